@@ -1,0 +1,47 @@
+"""Bit-widths: one for weights, one for activations, and the exceptions."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+from pydantic.dataclasses import dataclass
+
+from vitq.config.base import RULES
+
+
+def _bits(value: Any) -> int | str:
+    if value == "fp" or (isinstance(value, int) and not isinstance(value, bool) and 2 <= value <= 8):
+        return value
+    raise ValueError("valid bit-widths: 2, 3, 4, 5, 6, 7, 8, or fp (left in floating point)")
+
+
+Bits = Annotated[int | str, BeforeValidator(_bits)]
+
+
+@dataclass(frozen=True, config=RULES)
+class BitsConfig:
+    """Bit-widths of a run.
+
+    weight, activation: the rule. kinds: exceptions by kind (`probs: 8`). sites: exceptions by site name or fnmatch
+    pattern (`blocks.0.*.weight: 8`); the last match wins, and a site beats a kind.
+    first_last: bit-width of patch embedding and head, weights and inputs (None: same as the rest).
+    image: bit-width of the image that enters the patch embedding (papers: unquantized or 8).
+    """
+
+    weight: Bits = 8
+    activation: Bits = 8
+    first_last: Bits | None = None
+    image: Bits = "fp"
+    kinds: dict[str, Bits] = field(default_factory=dict)
+    sites: dict[str, Bits] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """`W4A4`, `W8A8`, `FP` …, with `*` where exceptions exist."""
+        if self.weight == "fp" and self.activation == "fp" and not self.kinds and not self.sites:
+            return "FP"
+        name = {"fp": "32"}
+        star = "*" if self.kinds or self.sites or self.first_last is not None else ""
+        return f"W{name.get(str(self.weight), self.weight)}A{name.get(str(self.activation), self.activation)}{star}"

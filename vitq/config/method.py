@@ -1,0 +1,65 @@
+"""A method is a recipe: which quantizer each kind of site gets, and named steps in order."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import field
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator
+from pydantic.dataclasses import dataclass
+
+from vitq.config.base import RULES
+
+# What a site is in the transformer (design.md). `default` in a recipe stands for the kinds it does not name.
+KINDS = ("weight", "post_norm", "query", "key", "probs", "value", "post_gelu", "attn_out", "patch", "head", "other")
+
+_GRANULARITY = re.compile(r"tensor|channel|head|token|group:[1-9]\d*")
+
+
+def _granularity(value: str) -> str:
+    if not _GRANULARITY.fullmatch(value):
+        raise ValueError(
+            f"granularity {value!r}; valid: tensor, channel, head, token, group:N (N channels share a scale)"
+        )
+    return value
+
+
+Granularity = Annotated[str, AfterValidator(_granularity)]
+
+
+@dataclass(frozen=True, config=RULES)
+class QuantizerConfig:
+    """Quantizer of one kind of site.
+
+    quantizer: registered name (`uniform`, `log2`, `log_sqrt2` …).
+    granularity: what shares a scale: `tensor`, `channel`, `head`, `token`, or `group:N` (N neighbouring channels).
+    range: how the range is found: `minmax`, `percentile`, `mse`.
+    symmetric: zero point fixed to the middle code (uniform only).
+    options: further arguments of that quantizer or range search, checked when the recipe is built.
+    """
+
+    quantizer: str = "uniform"
+    granularity: Granularity = "tensor"
+    range: Literal["minmax", "percentile", "mse"] = "minmax"
+    symmetric: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=RULES)
+class MethodConfig:
+    """A recipe. `steps` maps a step's name to `{do: <registered step>, enabled: true, …its own options}`."""
+
+    name: str
+    kinds: dict[str, QuantizerConfig] = field(default_factory=dict)
+    steps: dict[str, dict[str, Any]] = field(default_factory=dict)
+    source: str = ""
+
+    @property
+    def quantizes(self) -> bool:
+        """False for the full-precision baseline: bits, calibration and seed do not matter to it."""
+        return bool(self.kinds)
+
+    def quantizer(self, kind: str) -> QuantizerConfig | None:
+        """Quantizer of a kind: its own entry, else `default`, else None (left in floating point)."""
+        return self.kinds.get(kind, self.kinds.get("default"))

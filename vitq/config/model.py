@@ -1,0 +1,50 @@
+"""Which model, which weights, and the preprocessing that its paper protocol prescribes."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Annotated, Any
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from vitq.config.base import RULES
+
+
+@dataclass(frozen=True, config=RULES)
+class TrainConfig:
+    """How vitq trains an embedded model on first use. Every value is part of the run's identity."""
+
+    seed: int = 0
+    epochs: Annotated[int, Field(ge=1)] = 30
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+@dataclass(frozen=True, config=RULES)
+class ModelConfig:
+    """A timm model.
+
+    name: timm name with its pretrained tag, e.g. `vit_base_patch16_224.augreg_in21k_ft_in1k`.
+    kwargs: passed to `timm.create_model`.
+    pretrained: take weights from the hub (ignored where `checkpoint` or `train` is given).
+    checkpoint: path of a safetensors or `.pth` file; replaces the hub. Volatile: `weights` is its content hash.
+    weights: sha256 of the checkpoint's content; filled in by the plan, part of the identity.
+    train: recipe of an embedded model that vitq trains itself.
+    fp_top1: published full-precision top-1 in percent, for reference beside the measured one.
+    """
+
+    name: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    pretrained: bool = True
+    checkpoint: str | None = None
+    weights: str | None = None
+    train: TrainConfig | None = None
+    input_size: Annotated[int, Field(ge=8)] = 224
+    crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.9
+    interpolation: str = "bicubic"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    fp_top1: float | None = None

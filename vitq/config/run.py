@@ -1,0 +1,86 @@
+"""One run: everything that a job needs to know."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from vitq.config.base import RULES
+from vitq.config.bits import BitsConfig
+from vitq.config.calib import CalibConfig
+from vitq.config.data import DataConfig
+from vitq.config.method import MethodConfig
+from vitq.config.model import ModelConfig
+
+
+@dataclass(frozen=True, config=RULES)
+class ProbeConfig:
+    """Which probes run after evaluation. None exists yet; `names` stays empty."""
+
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, config=RULES)
+class TrackerConfig:
+    """Where runs are mirrored to. Volatile: it never changes a result."""
+
+    name: Literal["none", "wandb"] = "none"
+    mode: Literal["offline", "online", "disabled"] = "offline"
+    project: str = "vitq"
+    entity: str | None = None
+    dir: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, config=RULES)
+class LauncherConfig:
+    """How runs are executed. Volatile: it never changes a result."""
+
+    name: str = "inline"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=RULES)
+class RunConfig:
+    """A resolved config. Build it with `RunConfig.parse`, which reports every problem at once."""
+
+    model: ModelConfig
+    data: DataConfig
+    method: MethodConfig
+    bits: BitsConfig = field(default_factory=BitsConfig)
+    calib: CalibConfig = field(default_factory=CalibConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    launcher: LauncherConfig = field(default_factory=LauncherConfig)
+    seed: Annotated[int, Field(ge=0)] = 0
+    device: str = "auto"
+    runs_dir: str = "runs"
+    cache_dir: str = "~/.cache/vitq"
+
+    @staticmethod
+    def parse(raw: dict[str, Any]) -> tuple[RunConfig | None, list[str]]:
+        """Plain dict → (config, []) or (None, problems), one line per bad key."""
+        try:
+            return _ADAPTER.validate_python(raw), []
+        except ValidationError as error:
+            return None, [_line(e) for e in error.errors(include_url=False)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-ready dict; `parse` of it gives the same config."""
+        plain: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        return plain
+
+
+_ADAPTER: TypeAdapter[RunConfig] = TypeAdapter(RunConfig)
+
+
+def _line(error: Any) -> str:
+    place = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("constrained-", "literal[")))
+    if error["type"] == "unexpected_keyword_argument":
+        return f"{place}: unknown key"
+    if error["type"] == "missing":
+        return f"{place}: missing"
+    return f"{place}={error['input']!r}: {error['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,62 @@
+"""The identity of a run: what is hashed, and what is not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+from vitq.config.bits import BitsConfig
+from vitq.config.run import RunConfig
+
+# Raised when the engine changes so that the same config means another result. Part of every signature.
+SCHEMA_VERSION = 1
+
+# Keys that do not change a result. Paths are volatile; the content hashes beside them (`model.weights`,
+# `data.fingerprint`) are not.
+VOLATILE = (
+    "runs_dir",
+    "cache_dir",
+    "device",
+    "tracker",
+    "launcher",
+    "data.root",
+    "data.class_map",
+    "data.workers",
+    "model.checkpoint",
+    "model.fp_top1",
+    "calib.cache",
+    "method.source",
+)
+
+
+def canonical(config: RunConfig) -> dict[str, Any]:
+    """The hashed part of a config as a plain dict.
+
+    A method that quantizes nothing has one identity whatever the bit-width, calibration or seed, so that a sweep over
+    bits × seeds holds one full-precision run and not one for each cell.
+    """
+    plain = config.to_dict()
+    if not config.method.quantizes:
+        plain["bits"] = asdict(BitsConfig(weight="fp", activation="fp"))
+        del plain["calib"], plain["seed"]
+    for key in VOLATILE:
+        *parents, leaf = key.split(".")
+        node = plain
+        for parent in parents:
+            node = node.get(parent, {})
+        node.pop(leaf, None)
+    return plain
+
+
+def signature(config: RunConfig) -> str:
+    """16 hex digits of sha256 over the canonical JSON of the resolved config and the schema version."""
+    text = json.dumps(
+        {"schema_version": SCHEMA_VERSION, "config": canonical(config)},
+        sort_keys=True,
+        separators=(",", ":"),
+        allow_nan=False,
+        ensure_ascii=True,
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,40 @@
+"""Errors that a user can act on. Each message names the operation, the value, the valid values, the next action."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+class VitqError(Exception):
+    """Base of every error that vitq raises on purpose; the command line prints it without a traceback, exit code 2."""
+
+
+class ConfigError(VitqError):
+    """One or more configs are invalid. `problems` lists all of them, so that one look repairs a whole sweep."""
+
+    def __init__(self, problems: Sequence[str]):
+        self.problems = list(problems)
+        head = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''} in the configuration; nothing was started"
+        super().__init__("\n".join([head, *(f"  - {p}" for p in self.problems)]))
+
+
+class DataError(VitqError):
+    """The images a run needs are missing or do not fit its config."""
+
+
+class ModelError(VitqError):
+    """A model cannot be loaded or is outside the supported families."""
+
+
+class StoreError(VitqError):
+    """A record under `runs_dir` cannot be read or written."""
+
+
+def unknown(what: str, value: object, valid: Iterable[str], action: str = "") -> str:
+    """The one wording for 'there is no such thing': `unknown('quantizer', 'logg2', ['log2', 'uniform'])`."""
+    import difflib
+
+    names = sorted(valid)
+    close = difflib.get_close_matches(str(value), names, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"unknown {what} {value!r}; valid: {', '.join(names)}.{hint}{' ' + action if action else ''}"
