@@ -1,0 +1,59 @@
+"""Granularity: which elements share a scale, for every kind of tensor."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vitq.quant.layout import Axes, Layout
+
+TOKENS = Axes(channel=-1, token=True)
+OPERAND = Axes(channel=-1, head=1, token=True)
+WEIGHT = Axes(channel=0, weight=True)
+IMAGE = Axes(channel=1)
+
+CASES = [
+    ("tensor", TOKENS, (2, 5, 8), 1),
+    ("channel", TOKENS, (2, 5, 8), 8),
+    ("token", TOKENS, (2, 5, 8), 5),
+    ("token", TOKENS, (2, 3, 5, 8), 15),
+    ("group:4", TOKENS, (2, 5, 8), 2),
+    ("group:4", TOKENS, (2, 3, 5, 8), 2),
+    ("head", OPERAND, (2, 3, 5, 8), 3),
+    ("token", OPERAND, (2, 3, 5, 8), 5),
+    ("channel", OPERAND, (2, 3, 5, 8), 8),
+    ("channel", WEIGHT, (6, 8), 6),
+    ("group:4", WEIGHT, (6, 8), 12),
+    ("group:6", WEIGHT, (6, 3, 2, 2), 12),
+    ("channel", IMAGE, (2, 3, 8, 8), 3),
+]
+
+
+@pytest.mark.parametrize(("granularity", "axes", "shape", "groups"), CASES)
+def test_rows_hold_exactly_the_elements_that_share_a_scale(
+    granularity: str, axes: Axes, shape: tuple[int, ...], groups: int
+) -> None:
+    layout = Layout.of(granularity, axes, shape)
+    x = torch.arange(torch.Size(shape).numel()).reshape(shape)
+    rows = layout.rows(x)
+    assert layout.groups == groups and rows.shape == (groups, x.numel() // groups)
+    # Broadcasting the group's number marks the same elements that `rows` collects.
+    mark = (layout.expand(torch.zeros_like(x)) + layout.view(torch.arange(groups))).reshape(x.shape)
+    for group in range(groups):
+        assert set(rows[group].tolist()) == set(x[mark == group].tolist())
+    assert torch.equal(layout.collapse(layout.expand(x), x.shape), x)
+
+
+@pytest.mark.parametrize(
+    ("granularity", "axes", "shape", "message"),
+    [
+        ("head", TOKENS, (2, 5, 8), "needs a head dimension"),
+        ("token", WEIGHT, (6, 8), "needs a token dimension"),
+        ("group:3", TOKENS, (2, 5, 8), "8 channels .* no multiple of 3"),
+        ("group:3", WEIGHT, (6, 8), "8 inputs .* no multiple of 3"),
+        ("row", TOKENS, (2, 5, 8), "unknown granularity 'row'"),
+    ],
+)
+def test_a_granularity_that_does_not_fit_is_refused(granularity: str, axes: Axes, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Layout.of(granularity, axes, shape)

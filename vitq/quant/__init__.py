@@ -1,0 +1,1 @@
+"""Quantizers, range search and quantized modules. Imports no Hydra, wandb or submitit."""

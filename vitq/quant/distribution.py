@@ -1,0 +1,81 @@
+"""What a range search sees of a tensor: values with counts, exact extrema, quantiles.
+
+A weight is seen exactly (`from_rows`), an activation through a streaming histogram (`Histogram.distribution`); every
+search is written once, against this class, vectorized over groups.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Distribution:
+    """G groups of weighted values.
+
+    values: (G, N) float32; counts: (G, N) float64 weights, or None where every value counts once.
+    low, high: (G,) exact minimum and maximum.
+    """
+
+    values: Tensor
+    counts: Tensor | None
+    low: Tensor
+    high: Tensor
+
+    @staticmethod
+    def from_rows(rows: Tensor) -> Distribution:
+        """Exact distribution of a (G, N) matrix."""
+        if rows.numel() == 0:
+            raise ValueError(f"cannot fit a quantizer to an empty tensor of shape {tuple(rows.shape)}")
+        values = rows.detach().float()
+        low, high = values.aminmax(dim=1)
+        return Distribution(values, None, low, high)
+
+    @property
+    def constant(self) -> Tensor:
+        """(G,) bool: groups that hold one value only."""
+        return self.low == self.high
+
+    def quantile(self, p: float) -> Tensor:
+        """(G,) p-quantile, 0 ≤ p ≤ 1, linearly interpolated, within [low, high]."""
+        if not 0.0 <= p <= 1.0:
+            raise ValueError(f"quantile {p} is outside [0, 1]")
+        if self.counts is None:
+            return _sorted_quantile(self._sorted(), p)
+        cumulative = self.counts.cumsum(dim=1)
+        total = cumulative[:, -1:]
+        # Rank of the sought order statistic; the bin that holds it gives the value.
+        rank = (total - 1) * p + 1
+        index = torch.searchsorted(cumulative, rank - 1e-9 * total).clamp_(max=self.values.shape[1] - 1)
+        value = self.values.gather(1, index).squeeze(1)
+        return value.clamp(self.low, self.high)
+
+    def _sorted(self) -> Tensor:
+        cached: Tensor | None = getattr(self, "_sorted_values", None)
+        if cached is None:
+            cached = self.values.sort(dim=1).values
+            self._sorted_values = cached
+        return cached
+
+    def error(self, reconstructed: Tensor) -> Tensor:
+        """(G,) float64 sum of squared differences between the values and `reconstructed` (G, N)."""
+        square = (reconstructed - self.values).square_().double()
+        if self.counts is not None:
+            square *= self.counts
+        return square.sum(dim=1)
+
+    def total(self) -> Tensor:
+        """(G,) float64 number of values."""
+        if self.counts is None:
+            return torch.full((self.values.shape[0],), float(self.values.shape[1]), dtype=torch.float64)
+        return self.counts.sum(dim=1)
+
+
+def _sorted_quantile(values: Tensor, p: float) -> Tensor:
+    position = p * (values.shape[1] - 1)
+    lower = int(position)
+    upper = min(lower + 1, values.shape[1] - 1)
+    return torch.lerp(values[:, lower], values[:, upper], position - lower)

@@ -1,0 +1,53 @@
+"""Linear and convolution layers with sites for their weight and their input, and the matmul with two operand sites."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vitq.quant.layout import Axes
+from vitq.quant.site import Site
+
+
+class QuantLinear(nn.Linear):
+    """`nn.Linear` whose weight and input pass their sites. Shares the parameters of the layer it replaces."""
+
+    def __init__(self, layer: nn.Linear, name: str, input_kind: str, input_axes: Axes):
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.weight, self.bias = layer.weight, layer.bias
+        self.weight_site = Site(f"{name}.weight", "weight", Axes(channel=0, weight=True), name)
+        self.input_site = Site(f"{name}.input", input_kind, input_axes, name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.input_site(x), self.weight_site(self.weight), self.bias)
+
+
+class QuantConv2d(nn.Conv2d):
+    """`nn.Conv2d` (the patch embedding) whose weight and input image pass their sites."""
+
+    def __init__(self, layer: nn.Conv2d, name: str, input_kind: str):
+        nn.Module.__init__(self)
+        for field in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode",
+                      "transposed", "output_padding", "_reversed_padding_repeated_twice"):  # fmt: skip
+            setattr(self, field, getattr(layer, field))
+        self.weight, self.bias = layer.weight, layer.bias
+        self.weight_site = Site(f"{name}.weight", "weight", Axes(channel=0, weight=True), name)
+        self.input_site = Site(f"{name}.input", input_kind, Axes(channel=1), name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(self.input_site(x), self.weight_site(self.weight), self.bias)
+
+
+class QuantMatmul(nn.Module):
+    """a @ b where both operands, (B, heads, N, M) each, are sites."""
+
+    def __init__(self, name: str, left: str, right: str):
+        super().__init__()
+        axes = Axes(channel=-1, head=1, token=True)
+        self.left_site = Site(f"{name}.{left}", left, axes, name)
+        self.right_site = Site(f"{name}.{right}", right, axes, name)
+
+    def forward(self, a: Tensor, b: Tensor, transpose: bool = False) -> Tensor:
+        b = self.right_site(b)
+        return self.left_site(a) @ (b.transpose(-2, -1) if transpose else b)

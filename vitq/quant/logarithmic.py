@@ -1,0 +1,89 @@
+"""Logarithmic quantizers for non-negative tensors: log2 and log√2."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vitq.quant.distribution import Distribution
+from vitq.quant.layout import Layout
+from vitq.quant.quantizer import QUANTIZERS, Quantizer
+from vitq.quant.search import CANDIDATES, PERCENTILES, best, candidates
+
+_TINY = 1e-30
+
+
+class LogQuantizer(Quantizer):
+    """x ≈ s·2^(−q/k), q = clamp(round(−k·log2(x/s)), 0, Q), with k steps to the octave.
+
+    scale: (G,) float32, the value of code 0. Values are non-negative; negative ones are taken as zero.
+
+    Options: zero_code: the last code 2^b − 1 decodes to exactly zero, so that Q = 2^b − 2; without it Q = 2^b − 1 and the
+    least value is s·2^(−Q/k). Public RepQ-ViT code decodes everything below its last level to zero *beside* 2^b levels,
+    which makes 2^b + 1; here the zero takes one of the 2^b codes. percentiles, candidates: see search.py.
+    """
+
+    options = {"percentiles": PERCENTILES, "candidates": CANDIDATES, "zero_code": False}
+    parameter_names = ("scale",)
+    steps_per_octave = 1
+    scale: Tensor
+
+    @property
+    def last(self) -> int:
+        """Largest code that stands for a power, Q."""
+        return self.codes - 2 if self.settings["zero_code"] else self.codes - 1
+
+    def fit(self, distribution: Distribution, layout: Layout) -> None:
+        if bool((distribution.low < -1e-6).any()):
+            raise ValueError(
+                f"{type(self).__name__} needs non-negative values, the least seen is {float(distribution.low.min()):.3g}; "
+                "use quantizer uniform for this kind"
+            )
+        tried = candidates(distribution, self.range, self.settings["percentiles"], self.settings["candidates"])
+
+        def roundtrip(low: Tensor, high: Tensor) -> Tensor:
+            scale = high.clamp(min=_TINY).unsqueeze(1)
+            return self._values(self._codes(distribution.values, scale), scale)
+
+        _, high = best(distribution, tried, roundtrip)
+        # A constant group is code 0 exactly; an all-zero group gets scale 1 and the smallest value there is.
+        high = torch.where(distribution.constant, distribution.high, high)
+        self._set(layout, scale=torch.where(high <= 0, torch.ones_like(high), high).clamp(min=_TINY))
+
+    def _codes(self, x: Tensor, scale: Tensor) -> Tensor:
+        octaves = torch.log2((x / scale).clamp_(min=_TINY)).neg_()
+        codes = octaves.mul_(self.steps_per_octave).round_()
+        # Beyond the last power: the zero code, or the last power itself. Both are `codes - 1`.
+        return codes.clamp_(0, self.codes - 1)
+
+    def _values(self, codes: Tensor, scale: Tensor) -> Tensor:
+        values = torch.exp2(codes * (-1.0 / self.steps_per_octave)) * scale
+        if self.settings["zero_code"]:
+            values = values.masked_fill_(codes == self.codes - 1, 0.0)
+        return values
+
+    def encode(self, x: Tensor) -> Tensor:
+        layout = self._layout()
+        return layout.collapse(self._codes(layout.expand(x).float(), layout.view(self.scale)), x.shape).to(torch.int64)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        layout = self._layout()
+        return layout.collapse(self._values(layout.expand(codes).float(), layout.view(self.scale)), codes.shape)
+
+
+@QUANTIZERS.register("log2")
+class Log2Quantizer(LogQuantizer):
+    """One code for each power of two: a multiplication by it is a bit shift (FQ-ViT, I&S-ViT's baseline)."""
+
+    steps_per_octave = 1
+
+
+@QUANTIZERS.register("log_sqrt2")
+class LogSqrt2Quantizer(LogQuantizer):
+    """Two codes for each power of two (RepQ-ViT eq. 10–13).
+
+    RepQ-ViT's change of base is part of it: s·√2^(−q) = [s·(1 + odd(q)·(√2 − 1))]·2^(−⌈q/2⌉), so that inference uses bit
+    shifts and one of two scales chosen by the code's parity; both forms give the same value.
+    """
+
+    steps_per_octave = 2

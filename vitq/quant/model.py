@@ -1,0 +1,126 @@
+"""A timm model with a site at every weight and every matmul operand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+
+from vitq.config import BitsConfig, MethodConfig
+from vitq.errors import ConfigError, unknown
+from vitq.models.anatomy import Anatomy, dissect
+from vitq.quant import logarithmic, uniform  # noqa: F401 - importing registers them
+from vitq.quant.attention import quantized_attention
+from vitq.quant.layers import QuantConv2d, QuantLinear
+from vitq.quant.layout import Axes
+from vitq.quant.quantizer import QUANTIZERS, Quantizer
+from vitq.quant.site import Site
+
+
+class QuantizedModel(nn.Module):
+    """The model, its anatomy and its sites by name. With all sites off it computes what timm computes.
+
+    The timm model is changed in place (layers are replaced by their quantized twins, which share its parameters).
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.anatomy: Anatomy = dissect(model)
+        self.model = model
+        for name, kind in self.anatomy.inputs.items():
+            _replace(model, name, _twin(model.get_submodule(name), name, kind))
+        for name in self.anatomy.attentions:
+            _replace(model, name, quantized_attention(model.get_submodule(name), name))
+        # Segments hold bound modules; the surgery replaced children only, so the chain still is the model.
+        self.sites: dict[str, Site] = {s.name: s for s in model.modules() if isinstance(s, Site)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.model(x)
+        return out
+
+    def layer(self, site: Site) -> QuantLinear | QuantConv2d:
+        """The layer that owns a weight or input site."""
+        layer = self.model.get_submodule(site.owner)
+        if not isinstance(layer, QuantLinear | QuantConv2d):
+            raise TypeError(f"site {site.name} belongs to a matmul, not to a layer with a weight")
+        return layer
+
+    def switch(self, sites: Iterable[Site], on: bool) -> None:
+        """Turn quantization of the given sites on or off."""
+        for site in sites:
+            site.on = on
+
+    def quantized(self) -> list[Site]:
+        """Sites that have a quantizer."""
+        return [site for site in self.sites.values() if site.quantizer is not None]
+
+    def equip(self, method: MethodConfig, bits: BitsConfig) -> None:
+        """Give every site the quantizer and the bit-width that method and bits prescribe.
+
+        Raises ConfigError naming every pattern in `bits.sites` that matches no site and every quantizer that cannot be
+        built.
+        """
+        problems = [
+            f"bits.sites.{pattern}: matches no site of this model; `vitq list sites` shows their names"
+            for pattern in bits.sites
+            if not any(fnmatchcase(name, pattern) for name in self.sites)
+        ]
+        for site in self.sites.values():
+            config = method.quantizer(site.kind)
+            width = site_bits(site, bits, self.anatomy)
+            if config is None or width == "fp":
+                site.quantizer = None
+                continue
+            if config.quantizer not in QUANTIZERS:
+                problems.append(unknown("quantizer", config.quantizer, QUANTIZERS))
+                continue
+            try:
+                site.quantizer = build(
+                    config.quantizer,
+                    int(width),
+                    site.axes,
+                    config.granularity,
+                    config.range,
+                    config.symmetric,
+                    config.options,
+                )
+            except ValueError as error:
+                problems.append(f"method.kinds.{site.kind}: {error}")
+        if problems:
+            raise ConfigError(list(dict.fromkeys(problems)))
+
+
+def build(
+    name: str, bits: int, axes: Axes, granularity: str, range: str, symmetric: bool, options: dict[str, object]
+) -> Quantizer:
+    """A quantizer by its registered name."""
+    return QUANTIZERS[name](bits, granularity, axes, range=range, symmetric=symmetric, **options)
+
+
+def site_bits(site: Site, bits: BitsConfig, anatomy: Anatomy) -> int | str:
+    """Bit-width of a site: the rule, then kind, then first/last layer, then the last matching site pattern."""
+    width: int | str = bits.weight if site.is_weight else bits.activation
+    if site.kind == "patch":
+        width = bits.image
+    width = bits.kinds.get(site.kind, width)
+    if bits.first_last is not None and site.owner in (*anatomy.stem, *anatomy.head) and site.kind != "patch":
+        width = bits.first_last
+    for pattern, exception in bits.sites.items():
+        if fnmatchcase(site.name, pattern):
+            width = exception
+    return width
+
+
+def _twin(layer: nn.Module, name: str, kind: str) -> nn.Module:
+    if isinstance(layer, nn.Conv2d):
+        return QuantConv2d(layer, name, kind)
+    if isinstance(layer, nn.Linear):
+        # Activations are (B, N, C), or (B, H, W, C) in Swin's MLP; the head's input is (B, C).
+        return QuantLinear(layer, name, kind, Axes(channel=-1, token=kind != "head"))
+    raise TypeError(f"{name}: no quantized twin for {type(layer).__name__}")
+
+
+def _replace(model: nn.Module, name: str, new: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, new)

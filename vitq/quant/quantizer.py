@@ -1,0 +1,117 @@
+"""The map float → code → float for one site."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitq.errors import unknown
+from vitq.quant.distribution import Distribution
+from vitq.quant.layout import Axes, Layout
+from vitq.registry import Registry
+
+QUANTIZERS: Registry[type[Quantizer]] = Registry("quantizer")
+
+
+class Quantizer(nn.Module):
+    """Base of all quantizers.
+
+    b bits means 2^b codes: `encode` returns integers in [0, 2^b), without exception. `forward` is decode∘encode with a
+    straight-through gradient. Parameters are float32 buffers of shape (G,), one entry for each group of the layout.
+
+    Lifecycle: construct → `fit` (range search on a `Distribution`) → `encode` / `decode` / `forward`.
+    """
+
+    # Names of the recipe options (`method.kinds.<kind>.options`) that the class understands, with their defaults.
+    options: dict[str, Any] = {}
+    # Buffers of shape (G,) that hold what `fit` found.
+    parameter_names: tuple[str, ...] = ()
+
+    def __init__(
+        self, bits: int, granularity: str, axes: Axes, range: str = "minmax", symmetric: bool = False, **options: Any
+    ):
+        super().__init__()
+        if not 2 <= bits <= 8:
+            raise ValueError(f"bits={bits}; valid bit-widths: 2 to 8")
+        for name in options:
+            if name not in self.options:
+                raise ValueError(unknown(f"option of quantizer {type(self).__name__}", name, self.options))
+        self.bits, self.granularity, self.axes, self.range, self.symmetric = bits, granularity, axes, range, symmetric
+        self.settings = {**self.options, **options}
+        self.layout: Layout | None = None
+        for name in self.parameter_names:
+            self.register_buffer(name, torch.zeros(0))
+
+    @property
+    def codes(self) -> int:
+        """Number of codes, 2^bits."""
+        return 1 << self.bits
+
+    @property
+    def fitted(self) -> bool:
+        return self.layout is not None
+
+    @torch.no_grad()
+    def fit_tensor(self, x: Tensor) -> None:
+        """Fit to one tensor that is known completely (a weight)."""
+        layout = Layout.of(self.granularity, self.axes, tuple(x.shape))
+        self.fit(Distribution.from_rows(layout.rows(x)), layout)
+
+    @abstractmethod
+    def fit(self, distribution: Distribution, layout: Layout) -> None:
+        """Search the range on `distribution` and set the parameters. Constant groups are reproduced exactly."""
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Tensor:
+        """Integer codes of x, int64, same shape, all in [0, 2^bits)."""
+
+    @abstractmethod
+    def decode(self, codes: Tensor) -> Tensor:
+        """Float32 values of the codes, same shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return straight_through(x, self.decode(self.encode(x.detach())))
+
+    def levels(self) -> Tensor:
+        """(G, 2^bits) float32: the value of every code, for each group."""
+        layout = self._layout()
+        grid = torch.arange(self.codes, device=self._device()).expand(layout.groups, -1)
+        # Codes lie along a trailing axis here, so the parameters broadcast as a column.
+        self.layout = Layout("channel", Axes(0), layout.groups, (layout.groups, 1))
+        try:
+            return self.decode(grid)
+        finally:
+            self.layout = layout
+
+    def parameter_bytes(self) -> int:
+        """Bytes that the parameters take in a packed checkpoint: float32 scales, one byte for each zero point."""
+        return sum(getattr(self, name).numel() * (1 if name == "zero_point" else 4) for name in self.parameter_names)
+
+    def _layout(self) -> Layout:
+        if self.layout is None:
+            raise RuntimeError(
+                f"{type(self).__name__} was used before it was fitted; add a `calibrate` step for its site"
+            )
+        return self.layout
+
+    def _device(self) -> torch.device:
+        return next(self.buffers()).device
+
+    def _set(self, layout: Layout, **parameters: Tensor) -> None:
+        """Store fitted parameters, float32, on the device of the distribution."""
+        for name, value in parameters.items():
+            if not torch.isfinite(value).all():
+                raise ValueError(f"{type(self).__name__}: the search gave a non-finite {name}")
+            setattr(self, name, value.detach().float().contiguous())
+        self.layout = layout
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, granularity={self.granularity}, range={self.range}"
+
+
+def straight_through(x: Tensor, quantized: Tensor) -> Tensor:
+    """Value of `quantized`, gradient of x."""
+    return x + (quantized - x).detach() if x.requires_grad else quantized

@@ -1,0 +1,46 @@
+"""A site: one tensor of the model that gets quantized."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from vitq.quant.layout import Axes
+from vitq.quant.quantizer import Quantizer
+
+
+class Observer(Protocol):
+    """Sees every tensor that passes a site while it is attached."""
+
+    def observe(self, site: Site, x: Tensor) -> None: ...
+
+
+class Site(nn.Module):
+    """The place where one tensor passes: identity while off, its quantizer's round trip while on.
+
+    name: e.g. `blocks.3.attn.qkv.input`. kind: see vitq.config.KINDS. axes: roles of the tensor's dimensions.
+    owner: name of the layer that the tensor belongs to (for first/last rules and reports).
+    quantizer: None for a site that stays in floating point.
+    """
+
+    def __init__(self, name: str, kind: str, axes: Axes, owner: str):
+        super().__init__()
+        self.name, self.kind, self.axes, self.owner = name, kind, axes, owner
+        self.quantizer: Quantizer | None = None
+        self.on = False
+        self.observer: Observer | None = None
+
+    @property
+    def is_weight(self) -> bool:
+        return self.kind == "weight"
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.observer is not None:
+            self.observer.observe(self, x)
+        if self.on and self.quantizer is not None:
+            return self.quantizer(x)
+        return x
+
+    def extra_repr(self) -> str:
+        return f"{self.name}, kind={self.kind}, on={self.on}"
