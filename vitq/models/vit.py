@@ -1,0 +1,75 @@
+"""Anatomy of timm's VisionTransformer: ViT, DeiT (distilled too), register tokens, qk-norm, layer scale, no class token."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from timm.layers.attention import Attention
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from vitq.models.anatomy import Anatomy, Link, Segment, foldable, layers_below, unsupported
+
+
+def dissect_vit(model: nn.Module) -> Anatomy:
+    """Anatomy of a VisionTransformer. Raises ModelError for blocks, stems or pools that the engine does not know."""
+    vit = cast(VisionTransformer, model)
+    if not isinstance(getattr(vit.patch_embed, "proj", None), nn.Conv2d) or hasattr(vit.patch_embed, "backbone"):
+        raise unsupported(vit, "patch embedding", type(vit.patch_embed).__name__, "one convolution (no hybrid stem)")
+    if vit.attn_pool is not None:
+        raise unsupported(vit, "pooling", "attention pooling", "token, avg, avgmax, max")
+    anatomy = Anatomy("vit", inputs={"patch_embed.proj": "patch"}, stem=("patch_embed.proj",))
+    anatomy.segments.append(Segment("patch_embed", lambda x: _stem(vit, x), ("patch_embed", "norm_pre")))
+    for index, block in enumerate(vit.blocks):
+        name = f"blocks.{index}"
+        _block(vit, anatomy, name, block)
+        anatomy.segments.append(Segment(name, block, (name,)))
+    anatomy.head = tuple(f"{part}" for part in ("head", "head_dist") if isinstance(getattr(vit, part, None), nn.Linear))
+    anatomy.inputs.update({name: "head" for name in anatomy.head})
+    anatomy.segments.append(Segment("head", lambda x: _tail(vit, x), ("norm", "fc_norm", *anatomy.head)))
+    return anatomy
+
+
+def _block(vit: VisionTransformer, anatomy: Anatomy, name: str, block: nn.Module) -> None:
+    if type(block) is not Block:
+        raise unsupported(vit, name, f"of type {type(block).__name__}", "timm's Block (pre-norm)")
+    attention = block.attn
+    if type(attention) is not Attention:
+        raise unsupported(vit, f"{name}.attn", f"of type {type(attention).__name__}", "timm's Attention")
+    anatomy.attentions.append(f"{name}.attn")
+    inputs = {layer: "other" for layer in layers_below(vit, name)}
+    readers = [f"{name}.attn.qkv"] + ([f"{name}.attn.gate"] if attention.gate is not None else [])
+    _link(vit, anatomy, inputs, f"{name}.norm1", readers)
+    inputs[f"{name}.attn.proj"] = "attn_out"
+    if attention.gate is None:
+        _link(vit, anatomy, inputs, f"{name}.attn.norm", [f"{name}.attn.proj"])
+    first = [layer for layer in inputs if layer.startswith(f"{name}.mlp.fc1")]  # gated MLPs split fc1 in two
+    _link(vit, anatomy, inputs, f"{name}.norm2", first)
+    if isinstance(getattr(block.mlp, "act", None), nn.GELU) and f"{name}.mlp.fc2" in inputs and len(first) == 1:
+        inputs[f"{name}.mlp.fc2"] = "post_gelu" if type(block.mlp).__name__ == "Mlp" else "other"
+    if f"{name}.mlp.fc2" in inputs:
+        _link(vit, anatomy, inputs, f"{name}.mlp.norm", [f"{name}.mlp.fc2"])
+    anatomy.inputs.update(inputs)
+
+
+def _link(vit: VisionTransformer, anatomy: Anatomy, inputs: dict[str, str], norm: str, readers: list[str]) -> None:
+    """Record that `readers` read the output of `norm`, where that norm exists."""
+    try:
+        module = vit.get_submodule(norm)
+    except AttributeError:
+        return
+    if isinstance(module, nn.Identity):
+        return
+    for reader in readers:
+        inputs[reader] = "post_norm"
+    if foldable(module):
+        anatomy.links.append(Link(norm, tuple(readers)))
+
+
+def _stem(vit: VisionTransformer, x: Tensor) -> Tensor:
+    out: Tensor = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(x))))
+    return out
+
+
+def _tail(vit: VisionTransformer, x: Tensor) -> Tensor:
+    return vit.forward_head(vit.norm(x))
