@@ -1,0 +1,111 @@
+"""Calibrate: observe what passes the sites and search the ranges of their quantizers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from vitq.config import KINDS, RunConfig
+from vitq.config.base import RULES
+from vitq.errors import unknown
+from vitq.quant.histogram import Histogram
+from vitq.quant.layout import Layout
+from vitq.quant.site import Site
+from vitq.steps.step import STEPS, Step, Workspace, select
+from vitq.steps.stream import Stream
+
+
+@STEPS.register("calibrate")
+@dataclass(frozen=True, config=RULES)
+class Calibrate(Step):
+    """Fit the quantizers of the chosen sites on the whole calibration set and switch them on.
+
+    sites: `weights`, `activations` or `all`; kinds narrows them.
+    input: what the sites see: `fp`, the full-precision network's activations, or `quantized`, those of the network whose
+        earlier segments are quantized already.
+    images: use only the first N calibration images (None: all).
+    """
+
+    sites: Literal["weights", "activations", "all"] = "all"
+    kinds: tuple[str, ...] = ()
+    input: Literal["fp", "quantized"] = "fp"
+    images: int | None = None
+
+    def check(self, config: RunConfig) -> list[str]:
+        problems = [unknown("kind", kind, KINDS) for kind in self.kinds if kind not in KINDS]
+        if self.images is not None and not 1 <= self.images <= config.calib.size:
+            problems.append(f"images={self.images}; valid: 1 to calib.size={config.calib.size}")
+        return problems
+
+    def run(self, work: Workspace) -> None:
+        chosen = select(work.model.quantized(), self.sites, self.kinds)
+        weights = [site for site in chosen if site.is_weight]
+        activations = [site for site in chosen if not site.is_weight]
+        for site in weights:
+            fit_weight(work, site)
+        if activations:
+            calibrate_activations(work, activations, self.input, self.images)
+        work.model.switch(chosen, on=True)
+
+
+def fit_weight(work: Workspace, site: Site) -> None:
+    """Fit one weight site to its layer's current weight."""
+    if site.quantizer is None:
+        raise ValueError(f"site {site.name} has no quantizer; its bit-width is fp")
+    site.quantizer.fit_tensor(work.model.layer(site).weight)
+
+
+def calibrate_activations(work: Workspace, sites: list[Site], input: str = "fp", images: int | None = None) -> None:
+    """Fit activation sites segment by segment, in one pass of the calibration set.
+
+    While a segment is observed its own sites are off; with `input=quantized` they (and its weights, where calibrated)
+    are on when its outputs are computed for the next segment.
+    """
+    before = [site for site in work.model.sites.values() if site.on]
+    work.model.switch(before, on=False)
+    stream = Stream(work, images)
+    segments = work.model.anatomy.segments
+    for segment in work.progress.over(segments, "calibrate", len(segments)):
+        here = [site for site in sites if segment.holds(site.owner)]
+        observer = HistogramObserver()
+        for site in here:
+            site.observer = observer
+        # In full precision the observing pass is the advancing pass: one evaluation of each segment.
+        if input == "fp":
+            stream.advance(segment)
+        elif here:
+            stream.feed(segment)
+        for site in here:
+            site.observer = None
+            observer.fit(site)
+        if input == "quantized":
+            earlier = [site for site in before if segment.holds(site.owner)]
+            work.model.switch([*earlier, *here], on=True)
+            stream.advance(segment)
+            work.model.switch([*earlier, *here], on=False)
+    work.model.switch(before, on=True)
+
+
+class HistogramObserver:
+    """One streaming histogram for each site that it watches."""
+
+    def __init__(self) -> None:
+        self._histograms: dict[str, Histogram] = {}
+
+    def observe(self, site: Site, x: Tensor) -> None:
+        if site.quantizer is None:
+            return
+        layout = Layout.of(site.quantizer.granularity, site.axes, tuple(x.shape))
+        self._histograms.setdefault(site.name, Histogram()).update(x, layout)
+
+    def fit(self, site: Site) -> None:
+        """Fit the site's quantizer to what was seen. Raises ValueError naming the site where that is impossible."""
+        histogram = self._histograms.pop(site.name, None)
+        if histogram is None or histogram.layout is None or site.quantizer is None:
+            raise ValueError(f"site {site.name} saw no activation during calibration; its segment does not run it")
+        try:
+            site.quantizer.fit(histogram.distribution(), histogram.layout)
+        except ValueError as error:
+            raise ValueError(f"site {site.name}: {error}") from error

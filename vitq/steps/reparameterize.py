@@ -1,0 +1,112 @@
+"""Reparameterize (RepQ-ViT, I&S-ViT stage 2): channel-wise post-LayerNorm quantization turned into tensor-wise."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from vitq.config import RunConfig
+from vitq.config.base import RULES
+from vitq.models.anatomy import Link
+from vitq.quant.layout import Layout
+from vitq.quant.layers import QuantLinear
+from vitq.quant.uniform import UniformQuantizer
+from vitq.steps.step import STEPS, Step, Workspace
+
+
+@STEPS.register("reparameterize")
+@dataclass(frozen=True, config=RULES)
+class Reparameterize(Step):
+    """Fold the differences between channels into LayerNorm and the next layer (RepQ-ViT eq. 6–9).
+
+    With s, z the channel-wise scale and zero point and s̃ = mean(s), z̃ = round(mean(z)), r1 = s/s̃, r2 = z − z̃:
+
+        γ̃ = γ / r1,  β̃ = (β + s·r2) / r1,  W̃ = W·diag(r1),  b̃ = b − W·(s·r2)
+
+    so that the full-precision function is unchanged and the norm's output is quantized with one (s̃, z̃). The paper and
+    public code keep mean(z) as a float; it is rounded here because codes are integers, and r2 takes up the difference.
+
+    A channel with a single value c (an affine weight of zero) has no scale of its own: it takes s̃ and is shifted onto
+    the zero point, where it is represented exactly. Where zeros are padded between norm and layer (some Swin sizes), or
+    where the norm has no bias, a shift cannot be folded: scales are evened out all the same (r2 = 0), and one range that
+    covers all channels' ranges becomes the tensor's.
+    """
+
+    changes_weights: ClassVar[bool] = True
+
+    def check(self, config: RunConfig) -> list[str]:
+        post_norm = config.method.quantizer("post_norm")
+        if post_norm is None or post_norm.quantizer != "uniform":
+            return ["reparameterize needs a uniform quantizer for kind post_norm"]
+        return []
+
+    def run(self, work: Workspace) -> None:
+        links = work.model.anatomy.links
+        for link in work.progress.over(links, "reparameterize", len(links)):
+            reparameterize_link(work, link)
+
+
+@torch.no_grad()
+def reparameterize_link(work: Workspace, link: Link) -> None:
+    """Fold one norm → consumers link. Tensor-wise sites are left alone: there is nothing to fold."""
+    norm = work.model.model.get_submodule(link.norm)
+    consumers = [_linear(work, name) for name in link.consumers]
+    quantizers = [layer.input_site.quantizer for layer in consumers]
+    first = quantizers[0]
+    if first is None or first.granularity == "tensor":
+        return
+    if not all(isinstance(q, UniformQuantizer) and q.granularity == "channel" and q.fitted for q in quantizers):
+        raise ValueError(
+            f"reparameterize: the inputs of {', '.join(link.consumers)} need fitted channel-wise uniform quantizers; calibrate them first"
+        )
+
+    scale, zero, constant = first.scale, first.zero_point, ~first.constants.isnan()
+    varying = ~constant
+    if not bool(varying.any()):
+        raise ValueError(f"reparameterize: every output channel of {link.norm} is constant; the checkpoint is broken")
+    target = scale[varying].mean()
+    even = torch.where(constant, target, scale)
+    ratio = even / target
+    if link.padded or getattr(norm, "bias", None) is None:
+        low, high = -zero[varying].max() * target, (first.codes - 1 - zero[varying].min()) * target
+        new_scale = (high - low) / (first.codes - 1)
+        new_zero = torch.round(-low / new_scale)
+        fold(norm, consumers, ratio, torch.zeros_like(even))
+    else:
+        new_scale, new_zero = target, torch.round(zero[varying].mean())
+        # A constant channel of value c moves onto zero, which code z̃ represents exactly.
+        shift = torch.where(constant, -first.constants.nan_to_num(), scale * (zero - new_zero))
+        fold(norm, consumers, ratio, shift)
+    for layer, old in zip(consumers, quantizers, strict=True):
+        layer.input_site.quantizer = _tensorwise(old, new_scale, new_zero)
+
+
+@torch.no_grad()
+def fold(norm: nn.Module, consumers: list[QuantLinear], ratio: Tensor, shift: Tensor) -> None:
+    """x̃ = (x + shift) / ratio in the norm's output, undone in the consumers. ratio, shift: (C,), ratio > 0. Lossless."""
+    norm.weight.div_(ratio)
+    if norm.bias is not None:
+        norm.bias.add_(shift).div_(ratio)
+    elif bool((shift != 0).any()):
+        raise ValueError("fold: a shift needs a norm with a bias")
+    for layer in consumers:
+        if bool((shift != 0).any()):
+            moved = layer.weight @ shift
+            layer.bias = nn.Parameter(-moved if layer.bias is None else layer.bias - moved)
+        layer.weight.mul_(ratio)
+
+
+def _tensorwise(old: UniformQuantizer, scale: Tensor, zero: Tensor) -> UniformQuantizer:
+    new = UniformQuantizer(old.bits, "tensor", old.axes, range=old.range, symmetric=old.symmetric, **old.settings)
+    new.assign(Layout("tensor", old.axes, 1, ()), scale.reshape(1), zero.reshape(1))
+    return new
+
+
+def _linear(work: Workspace, name: str) -> QuantLinear:
+    layer = work.model.model.get_submodule(name)
+    if not isinstance(layer, QuantLinear):
+        raise TypeError(f"reparameterize: {name} is a {type(layer).__name__}, not a linear layer")
+    return layer

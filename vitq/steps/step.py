@@ -1,0 +1,92 @@
+"""What a step is, and what it works on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as validated
+from torch import Tensor
+
+from vitq.config import RunConfig
+from vitq.config.base import RULES
+from vitq.errors import unknown
+from vitq.progress import Progress
+from vitq.quant.model import QuantizedModel
+from vitq.quant.site import Site
+from vitq.registry import Registry
+
+if TYPE_CHECKING:
+    from vitq.data import ImageSet
+
+STEPS: Registry[type[Step]] = Registry("step")
+
+
+@dataclass
+class Workspace:
+    """What the steps of one run share and change: the model; what they only read: calibration set and config."""
+
+    model: QuantizedModel
+    calib: ImageSet
+    config: RunConfig
+    device: torch.device
+    progress: Progress
+
+    def batches(self, images: int | None = None) -> Iterator[Tensor]:
+        """Normalized calibration images (B, 3, H, W) on the device: all of them, or the first `images`."""
+        left = len(self.calib) if images is None else images
+        for batch, _ in self.calib.batches(self.config.calib.batch_size, self.device):
+            if left <= 0:
+                return
+            yield batch[:left]
+            left -= len(batch)
+
+
+@validated(frozen=True, config=RULES)
+class Step(ABC):
+    """Base of all steps: a frozen config with a `run`. Subclasses are registered by the name that `do` gives.
+
+    enabled: an ablation switches a step off without removing it from the recipe.
+    """
+
+    do: str
+    enabled: bool = True
+    # Steps that change the model's full-precision weights must come before weights are calibrated.
+    changes_weights: ClassVar[bool] = False
+
+    @abstractmethod
+    def run(self, work: Workspace) -> None:
+        """Change `work.model`."""
+
+    def check(self, config: RunConfig) -> list[str]:
+        """Problems of this step's options with the rest of the config, found before anything starts."""
+        return []
+
+
+def parse_step(name: str, raw: dict[str, Any]) -> tuple[Step | None, list[str]]:
+    """A recipe's entry → (step, []) or (None, problems)."""
+    place = f"method.steps.{name}"
+    do = raw.get("do")
+    if do is None:
+        return None, [f"{place}.do: missing; valid: {', '.join(STEPS)}"]
+    if do not in STEPS:
+        return None, [f"{place}.do: {unknown('step', do, STEPS)}"]
+    try:
+        return TypeAdapter(STEPS[do]).validate_python(raw), []
+    except ValidationError as error:
+        problems = []
+        for entry in error.errors(include_url=False):
+            key = ".".join(str(part) for part in entry["loc"])
+            what = "unknown option" if entry["type"] == "unexpected_keyword_argument" else entry["msg"]
+            problems.append(f"{place}.{key}: {what}")
+        return None, problems
+
+
+def select(sites: list[Site], which: str, kinds: tuple[str, ...] = ()) -> list[Site]:
+    """Sites of a step: `weights`, `activations` or `all`, narrowed to some kinds where given."""
+    chosen = [s for s in sites if which == "all" or s.is_weight == (which == "weights")]
+    return [s for s in chosen if not kinds or s.kind in kinds]
