@@ -1,0 +1,7 @@
+"""The record of runs and sweeps under `runs_dir`: the truth, written atomically. Everything else mirrors it."""
+
+from vitq.store.rundir import RunDir
+from vitq.store.store import Store
+from vitq.store.sweeps import SweepRecord
+
+__all__ = ["RunDir", "Store", "SweepRecord"]

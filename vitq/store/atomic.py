@@ -1,0 +1,140 @@
+"""Files that are either the old one or the new one, whatever dies in between.
+
+A write goes to a temporary file in the same directory, is fsynced, renamed over the target, and the directory is
+fsynced, so that neither a killed process nor a lost machine leaves half a record. Temporary files carry host and
+process, so that the next writer in that directory can remove those whose writer is dead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import platform
+import re
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from vitq.errors import StoreError
+
+# A temporary file of another machine, or of a process id in use again, counts as abandoned after this many seconds.
+ABANDONED_AFTER = 24 * 3600
+
+_TEMPORARY = re.compile(r"\.(?P<target>.+)\.(?P<host>[^.]+)\.(?P<pid>\d+)\.\d+\.tmp")
+_counter = itertools.count()
+_mine: set[str] = set()  # temporary files this process is writing now
+_lock = threading.Lock()
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace the content of `path` by `data`, atomically and durably; missing directories are made.
+
+    Raises StoreError (disk full, read-only, quota, no permission …); the old content is then still there.
+    """
+    try:
+        make_dir(path.parent)
+        _remove_abandoned(path.parent)
+        with _temporary(path) as temporary:
+            _write_file(temporary, data)
+            os.replace(temporary, path)
+        _sync_dir(path.parent)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error.strerror or error}. The earlier content, if any, is untouched; "
+            "free space or permissions there, or choose another folder with runs_dir=DIR, and start again"
+        ) from error
+
+
+def make_dir(path: Path) -> None:
+    """Create `path` and its missing parents, each made durable in its own parent. Raises OSError."""
+    if path.is_dir():
+        return
+    if path.parent != path:
+        make_dir(path.parent)
+    with contextlib.suppress(FileExistsError):  # another process may have made it just now
+        os.mkdir(path)
+    if not path.is_dir():
+        raise NotADirectoryError(20, "a file of that name is in the way", str(path))
+    _sync_dir(path.parent)
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    name = f".{path.name}.{_host()}.{os.getpid()}.{next(_counter)}.tmp"
+    temporary = path.with_name(name)
+    with _lock:
+        _mine.add(str(temporary))
+    try:
+        yield temporary
+    except BaseException:
+        # The error that brought us here is the one to report; what cannot be removed now, the next writer removes.
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    finally:
+        with _lock:
+            _mine.discard(str(temporary))
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o644)
+    try:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(descriptor, left) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_dir(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_abandoned(directory: Path) -> None:
+    for entry in os.scandir(directory):
+        match = _TEMPORARY.fullmatch(entry.name)
+        if match and _abandoned(entry, match["host"], int(match["pid"])):
+            # Another writer may be removing the same file; a file that stays is tried again by the next writer.
+            with contextlib.suppress(OSError):
+                os.unlink(entry.path)
+
+
+def _abandoned(entry: os.DirEntry[str], host: str, pid: int) -> bool:
+    if host == _host():
+        if pid == os.getpid():
+            with _lock:
+                return entry.path not in _mine  # else: of a dead process that had our id
+        if not _alive(pid):
+            return True
+    try:
+        return time.time() - entry.stat().st_mtime > ABANDONED_AFTER
+    except FileNotFoundError:
+        return False  # its writer has just renamed it
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # exists, and belongs to somebody else
+    except OverflowError:
+        return False  # not a process id of this system
+    return True
+
+
+def _host() -> str:
+    """This machine and its process-id namespace: two containers may share a host name and not their processes."""
+    try:
+        namespace = str(os.stat("/proc/self/ns/pid").st_ino)
+    except OSError:
+        namespace = "0"  # not Linux: process ids are the machine's
+    return re.sub(r"[^A-Za-z0-9-]", "-", platform.node())[:48] + "-" + namespace

@@ -1,0 +1,209 @@
+"""The folder of one run: every path in it, and how each record is written and read."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from vitq.errors import StoreError
+from vitq.result import Record, Result, Status
+from vitq.store.atomic import write_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+R = TypeVar("R", bound=Record)
+
+# libyaml where PyYAML was built with it: ten times faster, same language.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+class _Dumper(_SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True  # `&id001` in a config file helps nobody
+
+
+class RunDir:
+    """The one class that owns the paths of a run. All writes are atomic; all failures are StoreError."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.signature = path.name
+        self.config_path = path / "config.yaml"
+        self.status_path = path / "status.json"
+        self.result_path = path / "result.json"
+        self.sites_path = path / "sites.parquet"
+        self.predictions_path = path / "predictions.npz"
+        self.probes_dir = path / "probes"
+        self.tracker_path = path / "tracker.json"
+        self.log_path = path / "log.txt"
+
+    def __repr__(self) -> str:
+        return f"RunDir({str(self.path)!r})"
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Store the resolved config (plain dicts, lists and scalars; `RunConfig.to_dict()`)."""
+        try:
+            text = yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+        except yaml.YAMLError as error:
+            raise StoreError(
+                f"cannot write {self.config_path}: not a plain config ({error}); pass RunConfig.to_dict()"
+            ) from error
+        write_bytes(self.config_path, text.encode())
+
+    def read_config(self) -> dict[str, Any]:
+        """The stored config. Raises StoreError when there is none (the run was never planned) or it is unreadable."""
+        data = read_bytes(self.config_path)
+        if data is None:
+            raise StoreError(
+                f"no config at {self.config_path}: run {self.signature} was never planned; "
+                "plan it with `vitq run` or `vitq sweep`"
+            )
+        try:
+            config = yaml.load(data, Loader=_Loader)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise _unreadable(self.config_path, error, "remove the file and plan the run again") from error
+        if not isinstance(config, dict):
+            raise _unreadable(
+                self.config_path,
+                f"a mapping is expected, found {type(config).__name__}",
+                "remove the file and plan the run again",
+            )
+        return config
+
+    def write_status(self, status: Status) -> None:
+        """Store where the run stands."""
+        write_bytes(self.status_path, status.to_json().encode())
+
+    def read_status(self) -> Status | None:
+        """The stored status, None when there is none. Raises StoreError when it is unreadable."""
+        return read_record(self.status_path, Status, "remove the file; the next start of the run writes it anew")
+
+    def status_hint(self) -> Status | None:
+        """The stored status, None when it is absent or unreadable: a hint never stops a run."""
+        try:
+            return self.read_status()
+        except StoreError:
+            return None
+
+    def write_result(self, result: Result) -> None:
+        """Store the result; from then on the run is done. Raises StoreError when it is of another run."""
+        if result.signature != self.signature:
+            raise StoreError(
+                f"cannot write {self.result_path}: the result is of run {result.signature}, this is {self.signature}"
+            )
+        write_bytes(self.result_path, result.to_json().encode())
+
+    def read_result(self) -> Result | None:
+        """The stored result, None when there is none.
+
+        Raises StoreError, naming the file and the remedy, when it is unreadable, invalid or of another run.
+        """
+        remedy = "move the file away and start the run again"
+        result = read_record(self.result_path, Result, remedy)
+        if result is not None and result.signature != self.signature:
+            raise _unreadable(self.result_path, f"it is of run {result.signature}", remedy)
+        return result
+
+    def is_done(self) -> bool:
+        """Whether a valid result is stored: False when it is absent, and when it is invalid.
+
+        Raises StoreError when the disk refuses to say: that is no reason to repeat a finished run.
+        """
+        if read_bytes(self.result_path) is None:
+            return False
+        try:
+            return self.read_result() is not None
+        except StoreError:
+            return False
+
+    def write_sites(self, sites: pd.DataFrame) -> None:
+        """Store the table of sites: one row each, columns site, kind, shape ('192x768'), elements, quantizer,
+        granularity, bits (32 = floating point), mse, sqnr_db."""
+        buffer = io.BytesIO()
+        sites.to_parquet(buffer, index=False)
+        write_bytes(self.sites_path, buffer.getvalue())
+
+    def read_sites(self) -> pd.DataFrame:
+        """The table of sites. Raises StoreError when it is absent or unreadable."""
+        import pandas as pd
+        import pyarrow as pa
+
+        data = self._required(self.sites_path)
+        try:
+            return pd.read_parquet(io.BytesIO(data))
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise _unreadable(self.sites_path, error, self._again) from error
+
+    def write_predictions(self, arrays: dict[str, np.ndarray]) -> None:
+        """Store what was predicted per image, N images in dataset order: `correct` bool (N,), `label` int64 (N,),
+        `topk_index` int32 (N, k), `topk_logit` float32 (N, k), k = min(5, classes). Equal arrays, equal bytes."""
+        import numpy as np
+
+        for name, array in arrays.items():
+            if np.asarray(array).dtype.hasobject:
+                raise StoreError(
+                    f"cannot write {self.predictions_path}: array {name!r} holds Python objects; pass numbers"
+                )
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        write_bytes(self.predictions_path, buffer.getvalue())
+
+    def read_predictions(self) -> dict[str, np.ndarray]:
+        """The arrays of `write_predictions`. Raises StoreError when they are absent or unreadable."""
+        import numpy as np
+
+        data = self._required(self.predictions_path)
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            raise _unreadable(self.predictions_path, error, self._again) from error
+
+    @property
+    def _again(self) -> str:
+        return f"move {self.path} away and start the run again"
+
+    def _required(self, path: Path) -> bytes:
+        data = read_bytes(path)
+        if data is None:
+            raise StoreError(
+                f"no {path.name} in {self.path}: the run is not finished, or the file was removed; {self._again}"
+            )
+        return data
+
+
+def read_bytes(path: Path) -> bytes | None:
+    """Content of a file, None when it does not exist. Raises StoreError when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise _unreadable(path, error.strerror or error, "check permissions and the disk") from error
+
+
+def read_record(path: Path, kind: type[R], remedy: str) -> R | None:
+    """A stored record, None when the file does not exist. Raises StoreError when it is not a valid `kind`."""
+    data = read_bytes(path)
+    if data is None:
+        return None
+    try:
+        return kind.model_validate(json.loads(data))
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'record'}: {e['msg']}" for e in error.errors()[:5])
+        raise _unreadable(path, problems, remedy) from error
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(path, f"not JSON ({error})", remedy) from error
+
+
+def _unreadable(path: Path, reason: object, remedy: str) -> StoreError:
+    return StoreError(f"cannot read {path}: {reason}; {remedy}")
