@@ -1,0 +1,58 @@
+"""Small image folders and configs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.image_folders import CLASSES, Make, write_image
+from vitq.config import RunConfig
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """train: 3 classes with 5, 4 and 2 images; val: 2 images each."""
+    place = tmp_path / "images"
+    for split, counts in (("train", (5, 4, 2)), ("val", (2, 2, 2))):
+        for rank, (name, count) in enumerate(zip(CLASSES, counts, strict=True)):
+            for number in range(count):
+                write_image(place / split / name / f"img{number + 8}.png", 100 * rank + number + len(split))
+    return place
+
+
+@pytest.fixture
+def class_map(tmp_path: Path) -> Path:
+    path = tmp_path / "classes.txt"
+    path.write_text("n0\nn1\nn2\nn3\nn10\n")
+    return path
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """make(model={…}, data={…}, …) → RunConfig with a cache of its own; the digits where `data` is not given."""
+
+    def build(**parts: Any) -> RunConfig:
+        raw: dict[str, Any] = {
+            "model": {"name": "vit_digits", "input_size": 32, "crop_pct": 1.0, "pretrained": False},
+            "data": {
+                "name": "digits",
+                "dataset": "digits",
+                "calib_split": "calib",
+                "eval_split": "test",
+                "num_classes": 10,
+            },
+            "method": {"name": "m", "kinds": {"default": {}}},
+            "calib": {"size": 6},
+            "cache_dir": str(tmp_path / "cache"),
+        }
+        data = parts.pop("data", None)
+        raw["data"] = raw["data"] if data is None else {"name": "folder", "num_classes": 3, **data}
+        for key, value in parts.items():
+            raw[key] = raw[key] | value if isinstance(value, dict) and key in raw else value
+        config, problems = RunConfig.parse(raw)
+        assert config is not None, problems
+        return config
+
+    return build

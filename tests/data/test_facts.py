@@ -1,0 +1,156 @@
+"""What a plan learns about the data, and how it is told what is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from timm.data import create_dataset
+
+from tests.image_folders import CLASSES, Make, write_image
+from vitq.data import describe, digits, folder, problems
+from vitq.errors import DataError
+
+
+def test_digits_are_whole_disjoint_and_stratified(make: Make) -> None:
+    train, calib, test = (set(digits.indices(split).tolist()) for split in ("train", "calib", "test"))
+    assert train | test == set(range(1797))
+    assert not train & test
+    assert calib < train
+    for split in ("train", "calib", "test"):
+        counts = np.bincount(digits.Digits(split).labels, minlength=10)
+        assert counts.max() - counts.min() <= 6
+    facts = describe(make())
+    assert (facts.calib_images, facts.eval_images, facts.num_classes) == (len(calib), len(test), 10)
+    assert problems(make()) == []
+
+
+def test_unknown_split_of_the_digits_lists_the_splits(make: Make) -> None:
+    with pytest.raises(DataError, match=r"'validation'.*calib, test, train"):
+        digits.indices("validation")
+
+
+def test_calibrating_on_scored_images_is_a_problem(make: Make, root: Path) -> None:
+    digits_config = make(data={**make().to_dict()["data"], "calib_split": "train", "eval_split": "calib"})
+    assert any("share images" in line for line in problems(digits_config))
+    same = make(data={"root": str(root), "calib_split": "val"})
+    assert any("share images" in line for line in problems(same))
+
+
+def test_folder_counts_and_fingerprint_follow_the_content(make: Make, root: Path, tmp_path: Path) -> None:
+    config = make(data={"root": str(root)})
+    before = describe(config)
+    assert (before.calib_images, before.eval_images, before.num_classes) == (11, 6, 3)
+    moved = tmp_path / "else where's"
+    root.rename(moved)
+    assert describe(make(data={"root": str(moved)})) == before
+    write_image(moved / "val" / "n1" / "more.png", 1)
+    after = describe(make(data={"root": str(moved)}))
+    assert after.eval_images == 7
+    calib, evaluation = before.fingerprint.split("-")
+    assert after.fingerprint.split("-")[0] == calib
+    assert after.fingerprint.split("-")[1] != evaluation
+
+
+def test_labels_are_part_of_the_fingerprint(make: Make, root: Path, class_map: Path) -> None:
+    ranked = describe(make(data={"root": str(root)}))
+    mapped = describe(make(data={"root": str(root), "class_map": str(class_map), "num_classes": 5}))
+    assert ranked.fingerprint != mapped.fingerprint
+    assert mapped.num_classes == 5
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_listing_agrees_with_timm(root: Path, class_map: Path, mapped: bool) -> None:
+    place = folder.split_folder(str(root), "training")
+    mapping = folder.class_map(str(class_map)) if mapped else None
+    found = folder.listing(place)
+    labels = folder.labels_of(found, mapping)
+    ours = {name: labels[label] for name, label in zip(found.names, found.classes, strict=True)}
+    dataset = create_dataset("", root=str(root), split="train", class_map=mapping)  # type: ignore[arg-type]
+    theirs = {dataset.filename(i): label for i, (_, label) in enumerate(dataset.reader.samples)}
+    assert ours == theirs
+    assert sorted(labels) == sorted(CLASSES)
+
+
+def test_every_fault_of_the_data_is_named_at_once(make: Make, root: Path) -> None:
+    with pytest.raises(DataError, match=r"no split 'calib'; folders there: train, val.*also.*no split 'holdout'"):
+        describe(make(data={"root": str(root), "calib_split": "calib", "eval_split": "holdout"}))
+    with pytest.raises(DataError, match=r"data\.root is not set"):
+        describe(make(data={}))
+    with pytest.raises(DataError, match=r"data\.root='/nowhere' is not a folder"):
+        describe(make(data={"root": "/nowhere"}))
+    with pytest.raises(DataError, match=r"unknown data\.dataset 'imagnet'"):
+        describe(make(data={"root": str(root), "dataset": "imagnet"}))
+
+
+def test_an_empty_split_is_an_error(make: Make, root: Path) -> None:
+    (root / "empty" / "n1").mkdir(parents=True)
+    with pytest.raises(DataError, match="no image below"):
+        describe(make(data={"root": str(root), "calib_split": "empty"}))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"n1\n\nn2\n", "empty line 2"),
+        (b"n1\nn2\nn1\n", "names 'n1' in lines 1 and 3"),
+        (b"", "is empty"),
+        (b"\xff\xfe\xff", "cannot be read"),
+        (b"n1\nn2\n", "1 class folders that data.class_map does not name: n10"),
+    ],
+)
+def test_bad_class_maps(make: Make, root: Path, tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "bad.txt"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        describe(make(data={"root": str(root), "class_map": str(path)}))
+
+
+def test_missing_and_foreign_class_map(make: Make, root: Path) -> None:
+    for path, message in ((str(root / "no.txt"), "cannot be read"), (str(root / "map.pkl"), r"expected a \.txt")):
+        with pytest.raises(DataError, match=message):
+            describe(make(data={"root": str(root), "class_map": path}))
+
+
+def test_problems_lists_all_of_them(make: Make, root: Path) -> None:
+    write_image(root / "val" / "n7" / "a.png", 0)
+    config = make(
+        data={"root": str(root), "num_classes": 1000, "std": [0.5, 0.0, 0.5]},
+        calib={"size": 12},
+        model={"kwargs": {"num_classes": 7}, "interpolation": "cubic"},
+    )
+    found = "\n".join(problems(config))
+    for text in (
+        "calib.size=12 exceeds the 11 images",
+        "data.num_classes=1000, but the data has 4 classes",
+        "different class folders",
+        "data.std",
+        "model.kwargs.num_classes=7",
+        "unknown model.interpolation 'cubic'",
+    ):
+        assert text in found
+
+
+def test_full_precision_needs_no_calibration_images(make: Make, root: Path) -> None:
+    config = make(data={"root": str(root)}, calib={"size": 500}, method={"kinds": {}})
+    assert problems(config) == []
+
+
+def test_no_torch_for_digits_folders_and_identities(root: Path) -> None:
+    code = f"""
+import sys
+from vitq.config import RunConfig
+from vitq.data import describe, problems
+from vitq.models.load import identify
+for data in ({{"name": "d", "dataset": "digits", "calib_split": "calib", "eval_split": "test", "num_classes": 10}},
+             {{"name": "f", "root": {str(root)!r}, "num_classes": 3}}):
+    config, bad = RunConfig.parse(dict(model=dict(name="vit_digits", train={{}}), data=data, method=dict(name="m")))
+    assert not bad and not problems(config), (bad, problems(config))
+    describe(config), identify(config.model)
+print([m for m in ("torch", "timm") if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")

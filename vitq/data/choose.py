@@ -1,0 +1,31 @@
+"""Which images calibrate: chosen by seed, equal numbers per class as far as the split has them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vitq.errors import DataError
+
+
+def choose(labels: np.ndarray, size: int, seed: int, balanced: bool) -> np.ndarray:
+    """Positions of `size` different images, int64, in the (random) order in which they are fed.
+
+    labels: int64 (N,); -1 where a split does not tell its labels. balanced: classes take turns, one image each in a
+    random order of classes, until `size` are chosen; so 32 images of 1,000 classes are 32 classes, and class counts
+    differ by at most one unless a class runs out. The first k of a choice of n are not the choice of k.
+    Raises DataError when the split has fewer than `size` images.
+    """
+    if size > len(labels):
+        raise DataError(f"calib.size={size} exceeds the {len(labels)} images of the calibration split")
+    rng = np.random.default_rng([seed, 0x5EED])
+    order = rng.permutation(len(labels))
+    if not balanced:
+        return order[:size]
+    shuffled = labels[order]
+    # Turn of an image: how many of its class come before it in the shuffled order.
+    by_class = np.argsort(shuffled, kind="stable")
+    _, first, counts = np.unique(shuffled[by_class], return_index=True, return_counts=True)
+    turn = np.empty(len(labels), dtype=np.int64)
+    turn[by_class] = np.arange(len(labels)) - np.repeat(first, counts)
+    chosen = order[np.argsort(turn, kind="stable")[:size]]
+    return rng.permutation(chosen)

@@ -1,0 +1,150 @@
+"""The image sets of a run, decoded once and kept on disk as uint8."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitq.config import DataConfig, ModelConfig, RunConfig
+from vitq.data.cache import locked, published_folder
+from vitq.data.choose import choose
+from vitq.data.decode import decode
+from vitq.data.facts import split_fingerprint
+from vitq.data.images import ImageSet
+from vitq.data.source import Source, Stream, open_source
+from vitq.errors import DataError
+from vitq.progress import Progress
+
+# Raised when decoding or choosing changes, so that old cache entries are not taken for new ones.
+VERSION = 1
+
+# A stream is read from its start, so its calibration images come from its first WINDOW × size (shards are shuffled
+# when they are written): 1.28 million images are not decoded to choose 32 of them.
+WINDOW = 64
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What to decode. choice: `{"first": N|null}` or `{"size", "seed", "balanced"}`; augment: seed or None (clean)."""
+
+    split: str
+    choice: dict[str, Any]
+    augment: int | None = None
+
+
+def eval_set(config: RunConfig, progress: Progress) -> ImageSet:
+    """Images that are scored: the evaluation split, or its first `data.eval_limit`, in the dataset's order.
+
+    The first call decodes, later calls (of any process) map the result. Raises DataError.
+    """
+    order = _Order(config.data.eval_split, {"first": config.data.eval_limit})
+    return _image_set(config.model, config.data, order, config.cache_dir, progress, _planned(config.data, 1))
+
+
+def calibration_set(config: RunConfig, progress: Progress) -> ImageSet:
+    """`calib.size` different images of the calibration split, chosen by `seed`; see `vitq.data.choose`.
+
+    Only these are decoded. Clean evaluation transform, or timm's training augmentation with `calib.augment`, seeded
+    image by image. Raises DataError when the split is smaller.
+    """
+    calib = config.calib
+    choice = {"size": calib.size, "seed": config.seed, "balanced": calib.balanced}
+    order = _Order(config.data.calib_split, choice, config.seed if calib.augment else None)
+    return _image_set(config.model, config.data, order, config.cache_dir, progress, _planned(config.data, 0))
+
+
+def split_set(model: ModelConfig, data: DataConfig, split: str, cache_dir: str | Path, progress: Progress) -> ImageSet:
+    """All images of a split, clean evaluation transform, in the dataset's order."""
+    return _image_set(model, data, _Order(split, {"first": None}), cache_dir, progress, None)
+
+
+def _planned(data: DataConfig, which: int) -> str | None:
+    """Fingerprint of a split as the plan saw it: 0 calibration, 1 evaluation; None for a config that is not planned."""
+    if data.fingerprint is None:
+        return None
+    parts = data.fingerprint.split("-")
+    if len(parts) != 2:
+        raise DataError(f"data.fingerprint={data.fingerprint!r}: the plan fills it in; leave it null in a config")
+    return parts[which]
+
+
+def _image_set(
+    model: ModelConfig,
+    data: DataConfig,
+    order: _Order,
+    cache_dir: str | Path,
+    progress: Progress,
+    planned: str | None,
+) -> ImageSet:
+    content = planned or split_fingerprint(data, order.split)
+    key = _key(model, order, content)
+    path = Path(cache_dir).expanduser() / "images" / key
+    found = _mapped(path)
+    if found is None:
+        with locked(path):
+            found = _mapped(path)  # another process may have made it while this one waited
+            if found is None:
+                _make(path, model, data, order, content, progress)
+                found = _mapped(path)
+    if found is None:
+        raise DataError(f"cache entry {str(path)!r} vanished while it was made; is another process clearing cache_dir?")
+    return ImageSet(*found, data.mean or model.mean, data.std or model.std, key)
+
+
+def _key(model: ModelConfig, order: _Order, content: str) -> str:
+    plain = {
+        "version": VERSION,
+        "content": content,
+        "choice": order.choice,
+        "augment": order.augment,
+        "input_size": model.input_size,
+        "interpolation": model.interpolation,
+        "crop_pct": None if order.augment is not None else model.crop_pct,
+    }
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _mapped(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """Pixels (read-only map) and labels of an entry; None where it is absent or cut short, so that it is made anew."""
+    try:
+        pixels = np.load(path / "images.npy", mmap_mode="r")
+        labels = np.load(path / "labels.npy")
+    except (OSError, ValueError, EOFError):
+        return None
+    return (pixels, labels) if len(pixels) == len(labels) else None
+
+
+def _make(path: Path, model: ModelConfig, data: DataConfig, order: _Order, content: str, progress: Progress) -> None:
+    source = open_source(data, order.split)
+    if source.fingerprint != content:
+        raise DataError(
+            f"the images of split {order.split!r} below {data.root!r} are not those of the plan (names, sizes or "
+            "labels differ); plan the run again, or restore the images"
+        )
+    indices = _indices(source, order)
+    with published_folder(path) as part:
+        labels = decode(source, indices, model, order.augment, part / "images.npy", data.workers, progress, order.split)
+        _check_labels(labels, data, order.split)
+        np.save(part / "labels.npy", labels)
+
+
+def _indices(source: Source, order: _Order) -> np.ndarray:
+    if "first" in order.choice:
+        return np.arange(min(len(source), order.choice["first"] or len(source)))
+    labels = source.labels
+    if isinstance(source, Stream):
+        labels = labels[: WINDOW * order.choice["size"]]
+    return choose(labels, order.choice["size"], order.choice["seed"], order.choice["balanced"])
+
+
+def _check_labels(labels: np.ndarray, data: DataConfig, split: str) -> None:
+    if labels.min() < 0 or labels.max() >= data.num_classes:
+        raise DataError(
+            f"labels of split {split!r} run from {labels.min()} to {labels.max()}, but data.num_classes="
+            f"{data.num_classes}; set data.class_map or data.num_classes"
+        )
