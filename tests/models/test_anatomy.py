@@ -75,7 +75,7 @@ def test_every_weight_and_every_operand_is_a_site(name: str, kwargs: dict[str, A
     sites = quantized.sites
     for module_name, module in quantized.model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
-            assert f"{module_name}.weight" in sites and f"{module_name}.input" in sites, module_name
+            assert {f"{module_name}.weight", f"{module_name}.input"} <= set(sites), module_name
         if isinstance(module, QuantAttention | QuantWindowAttention):
             operands = {f"{module_name}.scores.query", f"{module_name}.scores.key"}
             operands |= {f"{module_name}.context.probs", f"{module_name}.context.value"}

@@ -1,9 +1,10 @@
-"""Anatomy of timm's VisionTransformer: ViT, DeiT (distilled too), register tokens, qk-norm, layer scale, no class token."""
+"""Anatomy of timm's VisionTransformer: ViT, DeiT (also distilled), with registers, qk-norm, layer scale, gated MLP."""
 
 from __future__ import annotations
 
 from typing import cast
 
+from timm.layers import Mlp
 from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
@@ -24,8 +25,8 @@ def dissect_vit(model: nn.Module) -> Anatomy:
         name = f"blocks.{index}"
         _block(vit, anatomy, name, block)
         anatomy.segments.append(Segment(name, block, (name,)))
-    anatomy.head = tuple(f"{part}" for part in ("head", "head_dist") if isinstance(getattr(vit, part, None), nn.Linear))
-    anatomy.inputs.update({name: "head" for name in anatomy.head})
+    anatomy.head = tuple(part for part in ("head", "head_dist") if isinstance(getattr(vit, part, None), nn.Linear))
+    anatomy.inputs.update(dict.fromkeys(anatomy.head, "head"))
     anatomy.segments.append(Segment("head", lambda x: _tail(vit, x), ("norm", "fc_norm", *anatomy.head)))
     return anatomy
 
@@ -37,7 +38,7 @@ def _block(vit: VisionTransformer, anatomy: Anatomy, name: str, block: nn.Module
     if type(attention) is not Attention:
         raise unsupported(vit, f"{name}.attn", f"of type {type(attention).__name__}", "timm's Attention")
     anatomy.attentions.append(f"{name}.attn")
-    inputs = {layer: "other" for layer in layers_below(vit, name)}
+    inputs = dict.fromkeys(layers_below(vit, name), "other")
     readers = [f"{name}.attn.qkv"] + ([f"{name}.attn.gate"] if attention.gate is not None else [])
     _link(vit, anatomy, inputs, f"{name}.norm1", readers)
     inputs[f"{name}.attn.proj"] = "attn_out"
@@ -45,8 +46,9 @@ def _block(vit: VisionTransformer, anatomy: Anatomy, name: str, block: nn.Module
         _link(vit, anatomy, inputs, f"{name}.attn.norm", [f"{name}.attn.proj"])
     first = [layer for layer in inputs if layer.startswith(f"{name}.mlp.fc1")]  # gated MLPs split fc1 in two
     _link(vit, anatomy, inputs, f"{name}.norm2", first)
-    if isinstance(getattr(block.mlp, "act", None), nn.GELU) and f"{name}.mlp.fc2" in inputs and len(first) == 1:
-        inputs[f"{name}.mlp.fc2"] = "post_gelu" if type(block.mlp).__name__ == "Mlp" else "other"
+    # A gated MLP multiplies the activation's output, so that fc2 reads something else.
+    if type(block.mlp) is Mlp and isinstance(block.mlp.act, nn.GELU):
+        inputs[f"{name}.mlp.fc2"] = "post_gelu"
     if f"{name}.mlp.fc2" in inputs:
         _link(vit, anatomy, inputs, f"{name}.mlp.norm", [f"{name}.mlp.fc2"])
     anatomy.inputs.update(inputs)

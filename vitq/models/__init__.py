@@ -1,0 +1,1 @@
+"""Models: how they are built and loaded, and what their parts are."""

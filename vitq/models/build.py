@@ -1,0 +1,113 @@
+"""Architectures with untrained weights: the embedded ones by class, all others through `timm.create_model`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from vitq.config import DataConfig, ModelConfig
+from vitq.errors import ModelError
+from vitq.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# Embedded architectures: name → constructor. Their shape is `model.kwargs`, so it is part of a run's identity.
+EMBEDDED: Registry[Callable[..., nn.Module]] = Registry("embedded model")
+
+
+@EMBEDDED.register("vit_digits")
+def _vit_digits(**kwargs: Any) -> nn.Module:
+    from timm.models.vision_transformer import VisionTransformer
+
+    return VisionTransformer(**kwargs)
+
+
+@EMBEDDED.register("swin_digits")
+def _swin_digits(**kwargs: Any) -> nn.Module:
+    from timm.models.swin_transformer import SwinTransformer
+
+    return SwinTransformer(**kwargs)
+
+
+def classes(model: ModelConfig, data: DataConfig) -> int:
+    """Number of outputs of the head: `model.kwargs.num_classes` where given, else `data.num_classes`."""
+    return int(model.kwargs.get("num_classes", data.num_classes))
+
+
+def create(model: ModelConfig, data: DataConfig, seed: int = 0) -> nn.Module:
+    """The network with random weights that depend on `seed` alone, float32, on the CPU, dropout and drop path at 0.
+
+    Raises ModelError for a name that timm does not know, for keyword arguments that the architecture refuses, and for
+    an image size that differs from `model.input_size`.
+    """
+    import torch
+
+    kwargs = {**model.kwargs, "num_classes": classes(model, data)}
+    # Initial weights come from torch's global generator; the fork puts its state back.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = (
+            EMBEDDED[model.name](**kwargs) if model.name in EMBEDDED else through_timm(model, kwargs, pretrained=False)
+        )
+    return settle(network, model)
+
+
+def through_timm(model: ModelConfig, kwargs: dict[str, Any], pretrained: bool) -> nn.Module:
+    """`timm.create_model`; what timm raises for a wrong name, tag or argument becomes a ModelError."""
+    import timm
+
+    name = model.name.partition(".")[0]
+    if ":" not in model.name and not timm.is_model(name):
+        raise ModelError(_unknown_name(name))
+    try:
+        network: nn.Module = timm.create_model(model.name, pretrained=pretrained, **kwargs)
+    except TypeError as error:
+        raise ModelError(f"timm cannot build {model.name!r} with model.kwargs={model.kwargs}: {error}") from error
+    except RuntimeError as error:
+        raise ModelError(_refused(model, name, error)) from error
+    return network
+
+
+def _unknown_name(name: str) -> str:
+    import difflib
+
+    import timm
+
+    close = difflib.get_close_matches(name, [*timm.list_models(), *EMBEDDED], n=4)
+    hint = (
+        f"close names: {', '.join(close)}"
+        if close
+        else "`python -c 'import timm; print(timm.list_models())'` lists them"
+    )
+    return f"timm has no model {name!r} (model.name); {hint}"
+
+
+def _refused(model: ModelConfig, name: str, error: RuntimeError) -> str:
+    import timm
+
+    if "pretrained tag" not in str(error):
+        return f"timm cannot build {model.name!r} with model.kwargs={model.kwargs}: {error}"
+    tags = ", ".join(timm.list_pretrained(f"{name}.*")) or "none"
+    return f"timm has no pretrained tag {model.name.partition('.')[2]!r} for {name!r} (model.name); valid: {tags}"
+
+
+def settle(network: nn.Module, model: ModelConfig) -> nn.Module:
+    """Float32, evaluation mode, dropout and drop path at 0 (a step that trains must not meet noise); size checked."""
+    from timm.layers import DropPath
+    from torch import nn
+
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(module, DropPath):
+            module.drop_prob = 0.0
+    embed = getattr(network, "patch_embed", None)
+    size = getattr(embed, "img_size", None)
+    want = (model.input_size, model.input_size)
+    if size is not None and getattr(embed, "strict_img_size", True) and tuple(size) != want:
+        raise ModelError(
+            f"{model.name!r} is built for {size[0]}x{size[1]} images, but model.input_size={model.input_size}; "
+            f"set model.kwargs.img_size={model.input_size}, or model.input_size={size[0]}"
+        )
+    return network.float().eval()

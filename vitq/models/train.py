@@ -1,0 +1,155 @@
+"""Embedded models, trained by vitq on first use: plain supervised training, AdamW, cosine, shifted images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vitq.config import DataConfig, ModelConfig
+from vitq.data.cache import locked, publish
+from vitq.data.facts import split_fingerprint
+from vitq.errors import ModelError
+from vitq.models.build import classes, create
+from vitq.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+
+    from vitq.data.images import ImageSet
+
+# Raised when this file changes so that the same config trains other weights.
+RECIPE = 1
+
+SPLIT = "train"
+WARMUP = 0.1  # share of all steps in which the learning rate rises linearly
+SHIFT = 1 / 32  # largest shift of an image, as a share of its side
+CLIP = 1.0  # largest norm of the gradient
+
+
+def recipe(model: ModelConfig) -> str:
+    """What stands for the weights of a trained model in a run's identity; the data is in `data.fingerprint`."""
+    return f"trained-by-recipe-{RECIPE}"
+
+
+def trained(model: ModelConfig, data: DataConfig, cache_dir: str | Path, progress: Progress) -> Path:
+    """Path of the trained weights (safetensors), trained now if no earlier call did so.
+
+    One file per (model config, training data, recipe). Two processes at once: one trains, the other waits for it.
+    Raises ModelError when the config has no training recipe, DataError when the data has no `train` split.
+    """
+    folder = Path(cache_dir).expanduser() / "models"
+    path = folder / f"{model.name.replace('/', '_').replace(':', '_')}-{_key(model, data)}.safetensors"
+    if path.exists():
+        return path
+    with locked(path):
+        if not path.exists():
+            from safetensors.torch import save
+
+            with _one_thread():
+                state = fit(model, data, cache_dir, progress)
+            publish(path, save({name: tensor.contiguous() for name, tensor in state.items()}))
+    return path
+
+
+def _key(model: ModelConfig, data: DataConfig) -> str:
+    plain = asdict(model)
+    for name in ("checkpoint", "weights", "fp_top1", "pretrained"):
+        del plain[name]
+    plain |= {
+        "recipe": RECIPE,
+        "split": split_fingerprint(data, SPLIT),
+        "classes": classes(model, data),
+        "mean": data.mean or model.mean,
+        "std": data.std or model.std,
+    }
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def fit(model: ModelConfig, data: DataConfig, cache_dir: str | Path, progress: Progress) -> dict[str, torch.Tensor]:
+    """Train from scratch and return the state dict, float32 on the CPU. Every random number comes from `train.seed`.
+
+    Raises ModelError when the config has no training recipe.
+    """
+    import torch
+    from torch.nn import functional
+
+    from vitq.data.sets import split_set
+
+    rule = model.train
+    if rule is None:
+        raise ModelError(f"{model.name!r} has no training recipe; set model.train, or model.checkpoint to a file")
+    images = split_set(model, data, SPLIT, cache_dir, progress)
+    generator = torch.Generator().manual_seed(rule.seed)
+    network = create(model, data, seed=rule.seed).train()
+    matrices = [p for p in network.parameters() if p.ndim > 1]
+    vectors = [p for p in network.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": rule.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        lr=rule.lr,
+        fused=True,
+    )
+    steps = rule.epochs * math.ceil(len(images) / rule.batch_size)
+    step = 0
+    progress.stage(f"train {model.name}", rule.epochs)
+    for epoch in range(rule.epochs):
+        total = 0.0
+        for chosen in torch.randperm(len(images), generator=generator).split(rule.batch_size):
+            for group in optimizer.param_groups:
+                group["lr"] = rule.lr * _schedule(step / steps)
+            pixels, labels = _batch(images, chosen)
+            loss = functional.cross_entropy(
+                network(_shift(pixels, generator)), labels, label_smoothing=rule.label_smoothing
+            )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+            optimizer.step()
+            total += float(loss.detach()) * len(chosen)
+            step += 1
+        progress.advance(1, f"epoch {epoch + 1}, loss {total / len(images):.3f}")
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One torch thread: the same weights whatever the number of cores; tensors this small gain little from more."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _batch(images: ImageSet, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    subset = images.take(chosen.numpy())
+    return next(subset.batches(len(chosen), "cpu"))
+
+
+def _schedule(share: float) -> float:
+    """Factor of the learning rate after `share` of all steps: linear warm-up, then half a cosine to 0."""
+    if share < WARMUP:
+        return share / WARMUP
+    return 0.5 * (1 + math.cos(math.pi * (share - WARMUP) / (1 - WARMUP)))
+
+
+def _shift(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Each image (B, 3, H, W) moved by up to SHIFT of its side in x and y, its border pixels repeated."""
+    import torch
+
+    count, _, height, width = pixels.shape
+    reach = max(1, round(SHIFT * width))
+    padded = torch.nn.functional.pad(pixels, (reach,) * 4, mode="replicate")
+    start = torch.randint(0, 2 * reach + 1, (2, count), generator=generator)
+    rows = (start[0, :, None] + torch.arange(height))[:, None, :, None]
+    columns = (start[1, :, None] + torch.arange(width))[:, None, None, :]
+    which = torch.arange(count)[:, None, None, None]
+    return padded[which, torch.arange(3)[None, :, None, None], rows, columns]
