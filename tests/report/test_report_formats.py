@@ -1,0 +1,170 @@
+"""Markdown, LaTeX, terminal, CSV and the files of a report."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from vitq import report
+from vitq.config import RunConfig
+from vitq.errors import StoreError, VitqError
+from vitq.report import latex, words
+from vitq.report.markdown import grid
+from vitq.store import Store
+
+
+def terminal(store: Store, width: int) -> str:
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    console.print(report.rich_table(report.table(store, "demo")))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_markdown_of_the_demo(store: Store) -> None:
+    text = report.render(report.table(store, "demo"))
+    assert "13 runs: 11 done, 1 planned, 1 failed." in text
+    assert re.search(r"\| full precision +\| +98\.00 \| +98\.00 \| +98\.00 \| +98\.00 \|", text)
+    assert re.search(r"\| percentile +\| +97\.50 \(−0\.50\) \| +pending \| +90\.50 \(−7\.50\) \| +failed \|", text)
+    assert "**95.00** (−3.00)" in text
+    assert "**90.50**" not in text
+    assert "n = 400 evaluation images: the standard error of one accuracy is ±0.70 points" in text
+    assert "RuntimeError: out of memory \\<script>" in text
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    assert all(len(re.findall(r"(?<!\\)\|", line)) >= 5 for line in tables)
+
+
+def test_markdown_of_seeds_says_what_is_missing(seeded: Store) -> None:
+    text = report.render(report.table(seeded, "demo"))
+    assert "82.25 ± 0.75 (−15.75)" in text
+    assert "Mean ± sample standard deviation over up to 3 seeds" in text
+    assert "95.88 ± 0.53 (−2.12, 2/3 seeds)" in text
+
+
+def test_grid_escapes_what_would_break_the_table() -> None:
+    assert grid(["a|b", "c"], [["1\n2", "\\"]]).splitlines() == [
+        "| a\\|b | c   |",
+        "| ---- | --- |",
+        "| 1 2  | \\\\  |",
+    ]
+
+
+def test_latex_balances_and_escapes(store: Store) -> None:
+    text = latex.render(report.table(store, "demo"))
+    assert text.count(r"\begin{") == text.count(r"\end{") == 2
+    assert text.count("{") == text.count("}")
+    assert r"repq\_vit & \textbf{97.75} {\scriptsize($-$0.25)}" in text
+    assert r"Full precision & \multicolumn{4}{c}{98.00} \\" in text
+    body = [line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+    assert {line.count(" & ") for line in body} == {4}
+    assert all(ord(character) < 128 for character in text)
+    assert latex.escape(r"a_b%{x}\~^&#$<") == (
+        r"a\_b\%\{x\}\textbackslash{}\textasciitilde{}\textasciicircum{}\&\#\$\textless{}"
+    )
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_terminal_cuts_no_number(seeded: Store, width: int) -> None:
+    text = terminal(seeded, width)
+    assert "…" not in text
+    for number in ("82.25 ± 0.75", "(−15.75)", "22.25 ± 0.75", "0.079–0.082", "1.77"):
+        assert number in text, number
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_the_terminal_names_failures(store: Store) -> None:
+    text = terminal(store, 200)
+    assert "failed  vit_digits · percentile · W3A3 · 32 images · seed 0: RuntimeError: out of memory <script>" in text
+
+
+def test_calibration_sizes_have_a_column_and_holes_stay_empty(
+    make_config: Callable[..., RunConfig], make_sweep: Callable[..., Store]
+) -> None:
+    store = make_sweep((make_config("a", calib=32), 5), (make_config("a", bits=4, calib=64), 9))
+    df = report.table(store, "demo")
+    first, second = [line for line in report.render(df).splitlines() if line.startswith("| a ")]
+    assert [cell.strip() for cell in first.split("|")[1:-1]] == ["a", "32", "**96.75** (−1.25)", "", "2.05"]
+    assert [cell.strip() for cell in second.split("|")[1:-1]] == ["a", "64", "", "**95.75** (−2.25)", "1.65"]
+    assert r"a & 32 & \textbf{96.75} {\scriptsize($-$1.25)} &  \\" in latex.render(df)
+    assert re.search(r"a +32 +96\.75 \(−1\.25\) +2\.05", terminal(store, 100))
+    html = report.build(store, "demo", ["html"])["html"].read_text()
+    assert '<td class="n">64</td>' in html
+    assert "a, 64 images" in html
+
+
+def test_a_pair_that_cannot_be_compared_says_why(store: Store) -> None:
+    df = report.table(store, "demo")
+    first = df.loc[df["method"] == "repq_vit", "signature"].iloc[0]
+    store.run(first).predictions_path.unlink()
+    text = report.build(store, "demo", ["md"])["md"].read_text()
+    assert re.search(r"repq_vit − minmax +\| W8A8 \| +32 \| +0 \| no predictions\.npz in ", text)
+
+
+def test_csv_holds_every_run(store: Store) -> None:
+    files = report.build(store, "demo", ["csv"])
+    back = pd.read_csv(files["csv"])
+    assert list(back["signature"]) == store.read_sweep("demo").signatures
+    assert back["top1"].tolist() == pytest.approx(report.table(store, "demo")["top1"].tolist(), nan_ok=True)
+
+
+def test_files_lie_with_the_sweep_and_repeat_byte_by_byte(store: Store) -> None:
+    files = report.build(store, "demo")
+    folder = store.root / "sweeps" / "demo"
+    names = {"html": "report.html", "csv": "report.csv", "md": "report.md", "latex": "report.tex"}
+    assert files == {name: folder / file for name, file in names.items()}
+    before = {name: path.read_bytes() for name, path in files.items()}
+    report.build(store, "demo")
+    assert {name: path.read_bytes() for name, path in files.items()} == before
+
+
+def test_another_folder(store: Store, tmp_path: Path) -> None:
+    out = tmp_path / "a folder" / "that is not there"
+    assert report.build(store, "demo", ["md"], out) == {"md": out / "report.md"}
+    assert (out / "report.md").read_text().startswith("# demo\n\nRound-to-nearest against RepQ-ViT\n\n13 runs")
+    assert "### Paired comparison" in (out / "report.md").read_text()
+
+
+def test_errors(store: Store) -> None:
+    with pytest.raises(VitqError, match=r"unknown report format 'htm'.*Did you mean 'html'"):
+        report.build(store, "demo", ["csv", "htm"])
+    assert not (store.root / "sweeps" / "demo").exists(), "nothing is written when one format is unknown"
+    with pytest.raises(StoreError, match="unknown sweep"):
+        report.build(store, "other")
+
+
+def test_no_baseline_no_comparison(make_config: Callable[..., RunConfig], make_sweep: Callable[..., Store]) -> None:
+    files = report.build(make_sweep((make_config(), 1)), "demo", ["md", "html"])
+    assert "Paired" not in files["md"].read_text()
+    assert "sweep.baseline" in files["html"].read_text()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.5, "+0.50"), (-0.5, "−0.50"), (-0.001, "0.00"), (0.0, "0.00"), (float("nan"), "–")]
+)
+def test_signed(value: float, text: str) -> None:
+    assert words.signed(value) == text
+
+
+@pytest.mark.parametrize(
+    ("span", "text"),
+    [(None, "–"), ((0.21, 0.21), "0.210"), ((0.0788, 0.0818), "0.079–0.082"), ((5.71, 22.9), "5.7–22.9"),
+     ((344.1, 346.2), "344–346"), ((0.0012, 0.0012), "0.00120"), ((0.0, 0.0), "0.00")],
+)  # fmt: skip
+def test_size(span: tuple[float, float] | None, text: str) -> None:
+    assert words.size(span) == text
+
+
+def test_importing_the_package_stays_light() -> None:
+    """`vitq --help` may reach it: no pandas, plotly, scipy or torch on import."""
+    heavy = "pandas", "plotly", "scipy", "torch"
+    code = f"import sys, vitq.report, vitq.store; print([m for m in {heavy} if m in sys.modules])"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,168 @@
+"""The table: one row per run, whatever became of it, and labels that never blend two different things."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from vitq import report
+from vitq.config import RunConfig
+from vitq.errors import StoreError
+from vitq.report.rows import COLUMNS
+from vitq.result import Status
+from vitq.store import Store, SweepRecord
+
+Make = Callable[..., RunConfig]
+Sweep = Callable[..., Store]
+
+
+def one(df: pd.DataFrame, method: str, bits: str) -> pd.Series:
+    """The only row of a method at a bit-width."""
+    rows = df[(df["method"] == method) & (df["bits"] == bits)]
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+def test_one_row_per_run_in_the_order_of_the_plan(store: Store) -> None:
+    df = report.table(store, "demo")
+    assert list(df["signature"]) == store.read_sweep("demo").signatures
+    assert list(df.columns) == list(COLUMNS)
+    assert {name: str(kind) for name, kind in df.dtypes.items()} == COLUMNS
+    row = df[(df["method"] == "repq_vit") & (df["bits"] == "W4A4")].iloc[0]
+    assert (row["model"], row["data"], row["calib"], row["seed"], row["state"]) == (
+        "vit_digits",
+        "digits",
+        32,
+        0,
+        "done",
+    )
+    assert row["top1"] == 95.0
+    assert row["drop"] == 3.0
+    assert row["fp_top1"] == 98.0
+    assert row["n_eval"] == 400
+    assert row["mb"] == pytest.approx(0.108)
+    assert row["fp_mb"] == pytest.approx(0.84)
+    assert row["seconds"] == 1.65
+
+
+def test_full_precision_has_neither_calibration_nor_seed(store: Store) -> None:
+    row = report.table(store, "demo").iloc[0]
+    assert row["method"] == "fp32"
+    assert row["bits"] == "FP"
+    assert pd.isna(row["calib"])
+    assert pd.isna(row["seed"])
+
+
+def test_states_of_unfinished_runs(store: Store) -> None:
+    df = report.table(store, "demo")
+    failed = one(df, "percentile", "W3A3")
+    assert failed["state"] == "failed"
+    assert failed["error"].startswith("RuntimeError: out of memory")
+    assert math.isnan(failed["top1"])
+    pending = one(df, "percentile", "W6A6")
+    assert pending["state"] == "planned"
+    assert pending["error"] == ""
+
+
+def test_a_killed_run_shows_its_last_sign_of_life(store: Store) -> None:
+    signature = one(report.table(store, "demo"), "percentile", "W6A6")["signature"]
+    time = "2026-11-20T12:00:00+00:00"
+    store.run(signature).write_status(Status(state="running", stage="evaluate", updated_at=time, pid=7, host="node1"))
+    row = one(report.table(store, "demo"), "percentile", "W6A6")
+    assert row["state"] == "running"
+    assert row["error"] == f"evaluate; last sign of life {time}, process 7 on node1"
+
+
+def test_a_status_alone_proves_nothing_and_a_result_alone_does(store: Store) -> None:
+    df = report.table(store, "demo")
+    store.run(one(df, "percentile", "W6A6")["signature"]).write_status(Status(state="done"))
+    done = one(df, "minmax", "W8A8")["signature"]
+    store.run(done).write_status(Status(state="failed", error="a later attempt"))
+    again = report.table(store, "demo")
+    assert one(again, "percentile", "W6A6")["state"] == "planned"
+    assert one(again, "minmax", "W8A8")["state"] == "done"
+    assert one(again, "minmax", "W8A8")["error"] == ""
+
+
+def test_damaged_records_are_rows_too(store: Store) -> None:
+    signatures = store.read_sweep("demo").signatures
+    store.run(signatures[1]).result_path.write_text("{half")
+    store.run(signatures[2]).config_path.write_text("model: {nam: x}\n")
+    store.run(signatures[3]).config_path.unlink()
+    store.run(signatures[4]).status_path.write_text("{half")
+    df = report.table(store, "demo")
+    assert list(df["state"][1:5]) == ["unreadable", "unreadable", "unreadable", "done"]
+    assert "result.json" in df["error"][1]
+    assert "nam: unknown key" in df["error"][2]
+    assert "never planned" in df["error"][3]
+    assert df["method"][1] == "minmax"
+    assert df["method"][2] == "?"
+    assert len(report.render(df).splitlines()) > 10
+
+
+def test_an_ablation_is_two_rows_of_the_table_and_not_two_seeds(make_config: Make, make_sweep: Sweep) -> None:
+    runs = [make_config(method__steps={"stage1": {"do": "x", "enabled": enabled}}) for enabled in (True, False)]
+    store = make_sweep((runs[0], 5), (runs[1], 25), (make_config("repq_vit"), 1))
+    df = report.table(store, "demo")
+    assert list(df["method"]) == [
+        "minmax (steps.stage1.enabled=true)",
+        "minmax (steps.stage1.enabled=false)",
+        "repq_vit",
+    ]
+    assert list(df["method_name"]) == ["minmax", "minmax", "repq_vit"]
+    assert list(report.summary(df)["n"]) == [1, 1, 1]
+
+
+def test_other_weights_data_bits_and_protocol_get_labels(make_config: Make, make_sweep: Sweep) -> None:
+    store = make_sweep(
+        (make_config(model__weights="a" * 64), 1),
+        (make_config(model__weights="b" * 64), 2),
+        (make_config("mse", data__eval_limit=100, model__weights="a" * 64), 3),
+        (make_config("mse", bits__kinds={"probs": 8}, model__weights="a" * 64, bits=4), 4),
+        (make_config("mse", bits__kinds={"probs": 6}, model__weights="a" * 64, bits=4), 5),
+        (make_config("mse", calib__augment=True, model__weights="a" * 64), 6),
+        (make_config("fp32", model__weights="a" * 64), 0),
+    )
+    df = report.table(store, "demo")
+    assert list(df["model"][:2]) == ["vit_digits (weights=aaaaaaaa)", "vit_digits (weights=bbbbbbbb)"]
+    assert df["data"][2] == "digits (eval_limit=100)"
+    assert df["data"][0] == "digits (eval_limit=none)"
+    assert list(df["bits"][3:5]) == ["W4A4* (kinds.probs=8)", "W4A4* (kinds.probs=6)"]
+    assert df["method"][5] == "mse (calib.augment=true)"
+    assert df["method"][2] == "mse (calib.augment=false)"
+    assert df["protocol"][5] == "calib.augment=true"
+    assert df["protocol"][6] == ""
+    assert df["method"][6] == "fp32"
+    assert len(report.summary(df)) == 7
+
+
+def test_volatile_keys_make_no_label(make_config: Make, make_sweep: Sweep) -> None:
+    store = make_sweep((make_config(data__root="/a"), 1), (make_config(seed=1, data__root="/b"), 2))
+    df = report.table(store, "demo")
+    assert set(df["data"]) == {"digits"}
+    assert list(report.summary(df)["n"]) == [2]
+
+
+def test_a_signature_listed_twice_is_one_run(make_config: Make, make_sweep: Sweep) -> None:
+    store = make_sweep((make_config(), 1))
+    store.write_sweep(SweepRecord(name="twice", signatures=store.signatures() * 2))
+    assert len(report.table(store, "twice")) == 1
+
+
+def test_unknown_sweep(store: Store) -> None:
+    with pytest.raises(StoreError, match="Did you mean 'demo'"):
+        report.table(store, "dema")
+
+
+def test_an_empty_sweep(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write_sweep(SweepRecord(name="none", signatures=[], baseline="minmax"))
+    df = report.table(store, "none")
+    assert df.empty
+    assert report.summary(df).empty
+    assert report.render(df) == "0 runs.\n"
+    assert set(report.build(store, "none")) == {"html", "csv", "md", "latex"}

@@ -1,0 +1,132 @@
+"""The figures of the HTML page: colours of Okabe and Ito, told apart by shape and hatching too."""
+
+from __future__ import annotations
+
+import math
+
+import plotly.graph_objects as go
+
+from vitq.report import words
+from vitq.report.matrix import Cell, Matrix, Row
+
+# Okabe–Ito without black and yellow, which vanish on a dark and on a white page.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7")
+HATCHING = ("", "/", "x", ".", "\\", "+", "-", "|")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "pentagon")
+# Full precision is drawn in the text's colour, which the page sets for light and dark.
+INK = "#808080"
+
+_HOVER = (
+    "%{customdata[0]}<br>%{customdata[1]}<br>top-1 %{y:.2f} % (%{customdata[2]} points)"
+    "<br>%{customdata[3]} MB · %{customdata[4]} s · %{customdata[5]}<extra></extra>"
+)
+
+
+def style(index: int) -> tuple[str, str, str]:
+    """Colour, hatching and marker of the index-th row: no two of the first 48 are alike in colour and shape."""
+    again = index // len(PALETTE)
+    return PALETTE[index % len(PALETTE)], HATCHING[again % len(HATCHING)], SYMBOLS[(index + again) % len(SYMBOLS)]
+
+
+def bars(matrix: Matrix) -> go.Figure:
+    """Top-1 in percent per bit-width, one bar per method, whiskers ± std over seeds, a line at full precision."""
+    figure = go.Figure()
+    for index, row in enumerate(matrix.rows):
+        colour, hatching, _ = style(index)
+        points = _points(matrix, row)
+        stds = [0.0 if math.isnan(cell.std) else cell.std for _, cell in points]
+        figure.add_bar(
+            name=matrix.label(row),
+            x=[label for label, _ in points],
+            y=[cell.top1 for _, cell in points],
+            error_y={"type": "data", "array": stds, "visible": any(stds), "color": INK, "thickness": 1.5, "width": 3},
+            marker={"color": colour, "line": {"width": 0}, "pattern": {"shape": hatching, "fillmode": "overlay"}},
+            customdata=_hover(matrix, row),
+            hovertemplate=_HOVER,
+        )
+    if not math.isnan(matrix.fp_top1):
+        figure.add_hline(y=matrix.fp_top1, line={"color": INK, "width": 1.5, "dash": "dash"})
+        # A shape has no legend entry of its own; an empty line gives it one.
+        figure.add_scatter(
+            x=[None], y=[None], mode="lines", name=f"full precision, {matrix.fp_top1:.2f} %",
+            line={"color": INK, "width": 1.5, "dash": "dash"},
+        )  # fmt: skip
+    figure.update_xaxes(title="bits (W: weights, A: activations)", type="category", showgrid=False)
+    figure.update_xaxes(categoryorder="array", categoryarray=matrix.bits)
+    figure.update_yaxes(title="top-1 accuracy, %", range=[0, 104], dtick=20)
+    figure.update_layout(barmode="group", bargap=0.25, bargroupgap=0.06)
+    return _finish(figure)
+
+
+def scatter(matrix: Matrix) -> go.Figure:
+    """Top-1 in percent over model size in MB, one marker per method and bit-width, a star at full precision."""
+    figure = go.Figure()
+    for index, row in enumerate(matrix.rows):
+        colour, _, symbol = style(index)
+        points = sorted(zip(_points(matrix, row), _hover(matrix, row), strict=True), key=lambda p: p[0][1].mb)
+        figure.add_scatter(
+            name=matrix.label(row),
+            x=[cell.mb for (_, cell), _ in points],
+            y=[cell.top1 for (_, cell), _ in points],
+            mode="lines+markers",
+            line={"color": colour, "width": 1},
+            marker={"color": colour, "symbol": symbol, "size": 10, "line": {"width": 1, "color": INK}},
+            customdata=[text for _, text in points],
+            hovertemplate=_HOVER,
+        )
+    if not math.isnan(matrix.fp_top1) and not math.isnan(matrix.fp_mb):
+        figure.add_scatter(
+            x=[matrix.fp_mb], y=[matrix.fp_top1], mode="markers", name="full precision",
+            marker={"symbol": "star", "size": 15, "color": INK},
+            hovertemplate="full precision<br>top-1 %{y:.2f} %<br>%{x:.3g} MB<extra></extra>",
+        )  # fmt: skip
+    ticks = _log_ticks([float(mb) for trace in figure.data for mb in trace.x])
+    figure.update_xaxes(title="model size, MB (logarithmic)", type="log")
+    figure.update_xaxes(tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
+    figure.update_yaxes(title="top-1 accuracy, %", range=[0, 104], dtick=20)
+    return _finish(figure)
+
+
+def _points(matrix: Matrix, row: Row) -> list[tuple[str, Cell]]:
+    pairs = zip(matrix.bits, row.cells, strict=True)
+    return [(label, cell) for label, cell in pairs if cell is not None and not math.isnan(cell.top1)]
+
+
+def _hover(matrix: Matrix, row: Row) -> list[list[str]]:
+    rows = []
+    for label, cell in _points(matrix, row):
+        runs = f"{cell.n} run{'' if cell.n == 1 else 's, mean'}"
+        numbers = [words.signed(-cell.drop), words.number(cell.mb, 3), words.seconds(cell.seconds)]
+        rows.append([matrix.label(row), label, *numbers, runs])
+    return rows
+
+
+def _log_ticks(values: list[float]) -> list[float]:
+    """1, 2, 5, 10 … from below the smallest value to above the largest."""
+    positive = [value for value in values if value > 0]
+    if not positive:
+        return []
+    decades = range(math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive))) + 1)
+    return [factor * 10.0**decade for decade in decades for factor in (1, 2, 5)]
+
+
+def _finish(figure: go.Figure) -> go.Figure:
+    """Layout that all figures share. Ink and grid colours are set by the page, which knows light from dark."""
+    # Room for the legend below: its entries are all as wide as the widest, in a figure of about 500 pixels.
+    widest = max((len(trace.name) for trace in figure.data), default=0)
+    lines = math.ceil(len(figure.data) / max(1, 460 // (55 + 7 * widest)))
+    figure.update_layout(
+        template="none",
+        height=340 + 20 * lines,
+        margin={"l": 60, "r": 10, "t": 34, "b": 20 * lines + 70},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "maxheight": 0.7},
+        font={"family": "system-ui, sans-serif", "size": 13},
+        hovermode="closest",
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": INK, "activecolor": INK},
+        showlegend=True,
+    )
+    figure.update_xaxes(automargin=True, zeroline=False)
+    figure.update_yaxes(automargin=True, zeroline=False)
+    return figure

@@ -1,0 +1,106 @@
+"""The report as Markdown: reads well raw, and pastes into an issue."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+import pandas as pd
+
+from vitq.report import words
+from vitq.report.matrix import Cell, Matrix, matrices
+
+
+def render(df: pd.DataFrame, comparisons: pd.DataFrame | None = None) -> str:
+    """Markdown of a sweep's table (`df` from `table`), one method × bits table per model, unfinished runs with their
+    reasons, and the paired comparisons where given (from `paired`)."""
+    parts = [words.counts(df) + "."]
+    for matrix in matrices(df):
+        parts += [f"### {matrix.title}", words.caption(matrix), _matrix(matrix)]
+        if note := words.caution(matrix):
+            parts.append(note)
+    if comparisons is not None and len(comparisons):
+        parts += ["### Paired comparison", _paired(comparisons), PAIRED_NOTE]
+    rest = words.unfinished(df)
+    if len(rest):
+        rows = [[words.where(r), f"`{r['signature']}`", r["state"], r["error"]] for _, r in rest.iterrows()]
+        parts += ["### Not finished", grid(["run", "signature", "state", "reason"], rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+PAIRED_NOTE = (
+    "Difference: method minus baseline on the same images, percent points, with a 95 % interval from 10,000 paired "
+    "bootstrap resamples. Gained / lost: images that only the method / only the baseline has right. p: exact McNemar "
+    "test; p (Holm): corrected for the number of comparisons in this table. Both speak of the choice of evaluation "
+    "images, not of calibration seeds."
+)
+
+
+def _matrix(matrix: Matrix) -> str:
+    head = ["method", *(["images"] if matrix.with_calib else []), *matrix.bits, "s"]
+    gap = [""] * (len(head) - len(matrix.bits) - 2)
+    rows = []
+    if not math.isnan(matrix.fp_top1):
+        rows.append(["full precision", *gap, *[f"{matrix.fp_top1:.2f}"] * len(matrix.bits), ""])
+    for row in matrix.rows:
+        images = [str(row.calib)] if matrix.with_calib else []
+        rows.append([row.method, *images, *map(_cell, row.cells), words.seconds(row.seconds)])
+    full = (
+        f"size, MB (full precision {words.size((matrix.fp_mb, matrix.fp_mb))})"
+        if not math.isnan(matrix.fp_mb)
+        else "size, MB"
+    )
+    rows.append([full, *gap, *map(words.size, matrix.sizes), ""])
+    return grid(head, rows, right_from=1)
+
+
+def _cell(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    text = f"**{words.accuracy(cell)}**" if cell.best else words.accuracy(cell)
+    return f"{text} ({change})" if (change := words.change(cell)) else text
+
+
+def _paired(comparisons: pd.DataFrame) -> str:
+    head = [
+        "model",
+        "method − baseline",
+        "bits",
+        "images",
+        "seed",
+        "difference [95 %]",
+        "gained / lost",
+        "p",
+        "p (Holm)",
+    ]
+    rows = []
+    for _, r in comparisons.iterrows():
+        start = [r["model"], f"{r['method']} − {r['baseline']}", r["bits"], str(r["calib"]), str(r["seed"])]
+        if pd.isna(r["p"]):
+            rows.append([*start, r["note"], "", "", ""])
+            continue
+        interval = f"{words.signed(r['difference'])} [{words.signed(r['low'])}, {words.signed(r['high'])}]"
+        rows.append(
+            [*start, interval, f"{r['gained']} / {r['lost']}", words.p_value(r["p"]), words.p_value(r["p_holm"])]
+        )
+    return grid(head, rows, right_from=3)
+
+
+def grid(head: Sequence[str], rows: Sequence[Sequence[str]], right_from: int | None = None) -> str:
+    """A Markdown table, padded so that it lines up raw; columns from `right_from` on are right-aligned."""
+    text = [[_escape(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(3, *(len(row[i]) for row in text)) for i in range(len(head))]
+    right = [right_from is not None and i >= right_from for i in range(len(head))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True))
+        return f"| {' | '.join(cells)} |"
+
+    rule = ["-" * (w - 1) + ":" if r else "-" * w for w, r in zip(widths, right, strict=True)]
+    return "\n".join([line(text[0]), line(rule), *map(line, text[1:])])
+
+
+def _escape(text: str) -> str:
+    text = str(text).replace("\\", "\\\\").replace("|", "\\|")
+    return " ".join(re.sub(r"<(?=[A-Za-z/!?])", r"\\<", text).split())

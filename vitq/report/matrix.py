@@ -1,0 +1,150 @@
+"""Rows of runs → mean ± std over seeds → one method × bits matrix per model. Every output format draws these."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+import pandas as pd
+
+# What makes a cell: runs that agree in these differ in their seed alone.
+CELL = ["model", "data", "method", "bits", "calib"]
+
+
+def summary(df: pd.DataFrame) -> pd.DataFrame:
+    """Mean and sample standard deviation over seeds, one row per model × data × method × bits × calibration size.
+
+    df: from `table`. Columns: the five keys; top1, top5, drop, fp_top1, agreement, kl, mb, fp_mb, seconds (means over
+    finished runs); top1_std, drop_std (NaN below two finished runs); n (finished runs), runs (planned), failed, n_eval.
+    """
+    means = ["top1", "top5", "drop", "fp_top1", "agreement", "kl", "mb", "fp_mb", "seconds"]
+    groups = df.groupby(CELL, sort=False, dropna=False)
+    out = groups[means].mean()
+    for column in ("top1", "drop"):
+        out[f"{column}_std"] = groups[column].std(ddof=1)
+    out["n"] = groups["state"].agg(lambda states: int((states == "done").sum()))
+    out["runs"] = groups.size()
+    out["failed"] = groups["state"].agg(lambda states: int(states.isin(["failed", "unreadable"]).sum()))
+    out["n_eval"] = groups["n_eval"].min()
+    return out.reset_index()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method at one bit-width: accuracies in percent, `n` finished of `runs` planned."""
+
+    top1: float
+    std: float
+    drop: float
+    n: int
+    runs: int
+    failed: int
+    mb: float
+    seconds: float
+    best: bool = False
+
+    @property
+    def waiting(self) -> str:
+        """What a cell without a number says."""
+        return "failed" if self.failed else "pending"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method with one calibration size; `cells` follow the matrix's `bits`, None where nothing was planned."""
+
+    method: str
+    calib: int | None
+    cells: list[Cell | None]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The table of one model on one dataset. sizes: (smallest, largest) MB per bit-width over the methods."""
+
+    model: str
+    data: str
+    bits: list[str]
+    rows: list[Row]
+    sizes: list[tuple[float, float] | None]
+    fp_top1: float
+    fp_mb: float
+    n_eval: int
+
+    @property
+    def title(self) -> str:
+        return f"{self.model} on {self.data}"
+
+    @property
+    def standard_error(self) -> float:
+        """Of the full-precision top-1 over `n_eval` images, percent points; NaN when nothing is finished."""
+        return standard_error(self.fp_top1, self.n_eval)
+
+    @property
+    def with_calib(self) -> bool:
+        """Whether calibration size needs a column: it varies."""
+        return len({row.calib for row in self.rows}) > 1
+
+    def label(self, row: Row) -> str:
+        """Name of a row, with its calibration size where that varies."""
+        return f"{row.method}, {row.calib} images" if self.with_calib else row.method
+
+
+def standard_error(percent: float, n: int) -> float:
+    """Binomial standard error of an accuracy over n images, in percent points."""
+    if n <= 0 or math.isnan(percent):
+        return math.nan
+    p = percent / 100
+    return 100 * math.sqrt(p * (1 - p) / n)
+
+
+def matrices(df: pd.DataFrame) -> list[Matrix]:
+    """One matrix per model and dataset of a sweep's table, in the order of the plan."""
+    known = df[df["model"] != "?"]
+    return [
+        _matrix(str(model), str(data), part) for (model, data), part in known.groupby(["model", "data"], sort=False)
+    ]
+
+
+def _matrix(model: str, data: str, df: pd.DataFrame) -> Matrix:
+    cells = summary(df[df["bits"] != "FP"])
+    bits = sorted(dict.fromkeys(cells["bits"]), key=bits_order)
+    best = {b: cells.loc[(cells["bits"] == b), "top1"].round(2).max() for b in bits}
+    keys = list(
+        dict.fromkeys((m, None if pd.isna(c) else int(c)) for m, c in zip(cells["method"], cells["calib"], strict=True))
+    )
+    rows = []
+    for method, calib in keys:
+        mine = cells[
+            (cells["method"] == method) & (cells["calib"].isna() if calib is None else cells["calib"] == calib)
+        ]
+        by_bits = {str(c["bits"]): c for _, c in mine.iterrows()}
+        row = [_cell(by_bits[b], best[b], len(keys) > 1) if b in by_bits else None for b in bits]
+        rows.append(Row(method, calib, row, float(mine["seconds"].mean())))
+    sizes = [_span(cells.loc[cells["bits"] == b, "mb"]) for b in bits]
+    n_eval = df["n_eval"].dropna()
+    fp = df.loc[df["bits"] == "FP", "top1"].dropna()
+    fp_top1 = float(fp.iloc[0]) if len(fp) else float(df["fp_top1"].mean())
+    return Matrix(
+        model, data, bits, rows, sizes, fp_top1, float(df["fp_mb"].mean()), int(n_eval.min()) if len(n_eval) else 0
+    )
+
+
+def _cell(row: pd.Series, best: float, competes: bool) -> Cell:
+    return Cell(
+        top1=float(row["top1"]), std=float(row["top1_std"]), drop=float(row["drop"]), n=int(row["n"]),
+        runs=int(row["runs"]), failed=int(row["failed"]), mb=float(row["mb"]), seconds=float(row["seconds"]),
+        best=competes and round(float(row["top1"]), 2) == best,
+    )  # fmt: skip
+
+
+def _span(values: pd.Series[float]) -> tuple[float, float] | None:
+    values = values.dropna()
+    return (float(values.min()), float(values.max())) if len(values) else None
+
+
+def bits_order(label: str) -> tuple[list[int], str]:
+    """Sort key of bit labels: W8A8, W6A6, W4A4*, W4A4 (k=v), W3A3."""
+    return [-int(number) for number in re.findall(r"\d+", label.split(" ")[0])], label

@@ -1,0 +1,94 @@
+"""The report as one HTML page: nothing is fetched, so it can be mailed, archived and opened without a network."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from vitq.report import figures, words
+from vitq.report.markdown import PAIRED_NOTE
+from vitq.report.matrix import CELL, Matrix, matrices, standard_error, summary
+from vitq.report.provenance import provenance
+from vitq.store import Store, SweepRecord
+
+# Columns of the table of all runs: (column, heading, digits or None for text).
+RUN_COLUMNS: tuple[tuple[str, str, int | None], ...] = (
+    ("model", "model", None), ("data", "data", None), ("method", "method", None), ("bits", "bits", None),
+    ("calib", "calibration images", 0), ("seed", "seed", 0), ("state", "state", None),
+    ("top1", "top\u20111, %", 2), ("drop", "drop, points", 2), ("top5", "top\u20115, %", 2),
+    ("agreement", "agreement, %", 2), ("kl", "KL, nats", 4), ("nll", "NLL, nats", 4),
+    ("weight_bits", "weight bits, mean", 2), ("activation_bits", "activation bits, mean", 2), ("mb", "size, MB", 3),
+    ("seconds", "time, s", 2), ("n_eval", "images scored", 0), ("signature", "signature", None),
+)  # fmt: skip
+
+
+def page(store: Store, record: SweepRecord, df: pd.DataFrame, comparisons: pd.DataFrame | None) -> str:
+    """The page as text. df: from `table`; comparisons: from `paired`, None when the sweep names no baseline."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.globals["words"] = words
+    environment.globals["isnan"] = math.isnan
+    tables = matrices(df)
+    return environment.get_template("page.html.j2").render(
+        record=record,
+        counts=words.counts(df),
+        matrices=[(matrix, _figures(i, matrix)) for i, matrix in enumerate(tables)],
+        run_columns=RUN_COLUMNS,
+        runs=[_run(row) for _, row in df.iterrows()],
+        seeds=_seeds(df),
+        comparisons=None if comparisons is None else [_comparison(row) for _, row in comparisons.iterrows()],
+        paired_note=PAIRED_NOTE,
+        unfinished=[(words.where(row), row) for _, row in words.unfinished(df).iterrows()],
+        provenance=provenance(store, record, df),
+        # Plotly's script holds `</script>` nowhere else than in text, where this spelling means the same.
+        plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")),
+    )
+
+
+def _figures(index: int, matrix: Matrix) -> list[dict[str, Any]]:
+    if not any(cell and cell.n for row in matrix.rows for cell in row.cells):
+        return []
+    drawn = [("Accuracy per bit-width", figures.bars(matrix)), ("Size and accuracy", figures.scatter(matrix))]
+    # `<` as an escape, so that no name in the data can end the script element.
+    return [
+        {"id": f"figure-{index}-{n}", "title": title, "json": Markup(figure.to_json().replace("<", "\\u003c"))}
+        for n, (title, figure) in enumerate(drawn)
+    ]
+
+
+def _run(row: pd.Series) -> list[dict[str, Any]]:
+    cells = []
+    for column, _, digits in RUN_COLUMNS:
+        value = row[column]
+        missing = bool(pd.isna(value))
+        text = "–" if missing else str(value) if digits is None else f"{value:.{digits}f}"
+        order = "" if missing else value
+        cells.append({"text": text, "order": order, "column": column, "number": digits is not None})
+    return cells
+
+
+def _seeds(df: pd.DataFrame) -> list[dict[str, Any]]:
+    """Cells with more than one seed, for the table of spreads."""
+    cells = summary(df)
+    rows = []
+    for _, row in cells[cells["runs"] > 1].iterrows():
+        n_eval = 0 if pd.isna(row["n_eval"]) else int(row["n_eval"])
+        label = [("–" if pd.isna(row[key]) else row[key]) for key in CELL]
+        numbers = {key: row[key] for key in ("n", "runs", "top1", "top1_std", "drop")}
+        rows.append(numbers | {"label": label, "standard_error": standard_error(row["top1"], n_eval)})
+    return rows
+
+
+def _comparison(row: pd.Series) -> dict[str, Any]:
+    blank = {key: "–" for key in ("calib", "seed", "gained", "lost") if pd.isna(row[key])}
+    # Colour only what stands after correction for the number of comparisons.
+    verdict = "" if not row["p_holm"] < 0.05 else "better" if row["difference"] > 0 else "worse"
+    return {str(key): value for key, value in row.items()} | blank | {"verdict": verdict}

@@ -1,0 +1,127 @@
+"""Two runs compared image by image: is the difference larger than the luck of which images were drawn?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from vitq.errors import StoreError
+from vitq.store import Store
+
+RESAMPLES = 10_000
+# Of the resampling alone: the same report comes out twice the same.
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Method minus baseline over the same n images.
+
+    difference, low, high: percent points, with its 95 % paired-bootstrap interval. gained / lost: images that only the
+    method / only the baseline has right. p: exact two-sided McNemar test.
+    """
+
+    difference: float
+    low: float
+    high: float
+    gained: int
+    lost: int
+    n: int
+    p: float
+
+
+def compare(method: np.ndarray, baseline: np.ndarray, resamples: int = RESAMPLES, seed: int = SEED) -> Comparison:
+    """Compare correctness per image, bool (N,) each, of two runs over the same images in the same order.
+
+    Raises ValueError for different or empty shapes.
+    """
+    from scipy.stats import binomtest
+
+    method, baseline = np.asarray(method, bool), np.asarray(baseline, bool)
+    if method.shape != baseline.shape or method.ndim != 1 or not method.size:
+        raise ValueError(f"paired comparison of shapes {method.shape} and {baseline.shape}; both must be (N,), N > 0")
+    n = method.size
+    gained, lost = int((method & ~baseline).sum()), int((baseline & ~method).sum())
+    # Per image the difference is +1, -1 or 0, so N draws with replacement are one multinomial draw of those counts:
+    # the paired bootstrap itself, without an N × resamples table.
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(n, [gained / n, lost / n, (n - gained - lost) / n], size=resamples)
+    low, high = np.percentile(100 * (drawn[:, 0] - drawn[:, 1]) / n, [2.5, 97.5])
+    p = float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
+    return Comparison(100 * (gained - lost) / n, float(low), float(high), gained, lost, n, p)
+
+
+def holm(p: list[float]) -> list[float]:
+    """Holm's step-down correction: p-values that stay honest when many comparisons are made at once."""
+    order = np.argsort(p, kind="stable")
+    out = np.empty(len(p))
+    out[order] = np.minimum(np.maximum.accumulate((len(p) - np.arange(len(p))) * np.asarray(p)[order]), 1.0)
+    return [float(value) for value in out]
+
+
+def paired(store: Store, df: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Every finished quantized run of `df` (from `table`) against the baseline's run of the same model, data, bits,
+    calibration and seed; against its only run per model where the baseline is the full-precision method.
+
+    Columns: model, data, bits, calib, seed, method, baseline, difference, low, high, gained, lost, n, p, note, p_holm.
+    note says why a pair could not be compared; its numbers are then NaN.
+    """
+    done = df[df["state"] == "done"]
+    references: dict[tuple[object, ...], pd.Series] = {}
+    for _, row in done[done["method_name"] == baseline].iterrows():
+        references.setdefault(_key(row), row)  # of several variants, the first of the plan
+    cache: dict[str, dict[str, np.ndarray]] = {}
+    rows = []
+    for _, row in done[done["bits"] != "FP"].iterrows():
+        reference = references.get(_key(row))
+        if reference is None:
+            reference = references.get((row["model"], row["data"], "FP"))
+        if reference is not None and reference["signature"] == row["signature"]:
+            continue
+        head = {key: row[key] for key in ("model", "data", "bits", "calib", "seed", "method")} | {"note": ""}
+        if reference is None:
+            rows.append(head | {"baseline": baseline, "note": f"no finished run of {baseline} to compare with"})
+            continue
+        rows.append(head | {"baseline": reference["method"]} | _compare_runs(store, row, reference, cache))
+    columns = ["model", "data", "bits", "calib", "seed", "method", "baseline", "difference", "low", "high"]
+    out = pd.DataFrame(rows, columns=[*columns, "gained", "lost", "n", "p", "note"])
+    out = out.astype(
+        {"difference": float, "low": float, "high": float, "p": float, "gained": "Int64", "lost": "Int64", "n": "Int64"}
+    )
+    valid = out["p"].notna()
+    out["p_holm"] = np.nan
+    out.loc[valid, "p_holm"] = holm(out.loc[valid, "p"].tolist())
+    return out
+
+
+def _key(row: pd.Series) -> tuple[object, ...]:
+    if row["bits"] == "FP":
+        return (row["model"], row["data"], "FP")
+    return tuple(row[key] for key in ("model", "data", "bits", "calib", "seed", "protocol"))
+
+
+def _compare_runs(
+    store: Store, row: pd.Series, reference: pd.Series, cache: dict[str, dict[str, np.ndarray]]
+) -> dict[str, object]:
+    try:
+        mine, theirs = (_predictions(store, str(r["signature"]), cache) for r in (row, reference))
+    except StoreError as error:
+        return {"note": str(error)}
+    if not np.array_equal(mine["label"], theirs["label"]):
+        return {"note": f"not the same images: {len(mine['label'])} and {len(theirs['label'])} labels differ"}
+    return vars(compare(mine["correct"], theirs["correct"])).copy()
+
+
+def _predictions(store: Store, signature: str, cache: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    if signature not in cache:
+        run = store.run(signature)
+        arrays = run.read_predictions()
+        missing = {"correct", "label"} - set(arrays)
+        if missing:
+            raise StoreError(f"{run.predictions_path} lacks {', '.join(sorted(missing))}; start the run again")
+        if arrays["correct"].shape != arrays["label"].shape or not arrays["correct"].size:
+            raise StoreError(f"{run.predictions_path} has no or uneven predictions; start the run again")
+        cache[signature] = {"correct": arrays["correct"], "label": arrays["label"]}
+    return cache[signature]

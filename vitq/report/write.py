@@ -1,0 +1,69 @@
+"""The report's files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from vitq.errors import VitqError, unknown
+from vitq.report import latex, markdown
+from vitq.report.paired import paired
+from vitq.report.rows import table
+from vitq.store import Store, SweepRecord
+from vitq.store.atomic import write_bytes
+
+
+@dataclass(frozen=True)
+class Report:
+    """What all formats of one report draw from."""
+
+    store: Store
+    record: SweepRecord
+    df: pd.DataFrame
+
+    @cached_property
+    def comparisons(self) -> pd.DataFrame | None:
+        """Paired comparisons with the sweep's baseline; None when it names none."""
+        return paired(self.store, self.df, self.record.baseline) if self.record.baseline else None
+
+
+def _html(report: Report) -> str:
+    from vitq.report.page import page  # plotly and jinja2, for this format alone
+
+    return page(report.store, report.record, report.df, report.comparisons)
+
+
+def _markdown(report: Report) -> str:
+    title = f"# {report.record.name}\n\n{report.record.description}".rstrip()
+    return f"{title}\n\n{markdown.render(report.df, report.comparisons)}"
+
+
+_WRITERS: dict[str, tuple[str, Callable[[Report], str]]] = {
+    "html": ("report.html", _html),
+    "csv": ("report.csv", lambda report: report.df.to_csv(index=False)),
+    "md": ("report.md", _markdown),
+    "latex": ("report.tex", lambda report: latex.render(report.df)),
+}
+
+
+def build(store: Store, sweep: str, formats: Sequence[str], out: Path | None = None) -> dict[str, Path]:
+    """Write the report of a sweep in each format (html, csv, md, latex) into `out`, default `<root>/sweeps/<sweep>/`.
+
+    Returns format → file. Failed and pending runs are part of the report. Raises VitqError for an unknown format,
+    StoreError for an unknown sweep or a folder that cannot be written.
+    """
+    for name in formats:
+        if name not in _WRITERS:
+            raise VitqError(unknown("report format", name, _WRITERS))
+    folder = store.sweep_folder(sweep) if out is None else Path(out)
+    report = Report(store, store.read_sweep(sweep), table(store, sweep))
+    files = {}
+    for name in dict.fromkeys(formats):
+        filename, writer = _WRITERS[name]
+        write_bytes(folder / filename, writer(report).encode())
+        files[name] = folder / filename
+    return files
