@@ -1,0 +1,533 @@
+"""The W&B mirror, read back with W&B's own reader: `wandb leet inspect`. No network beyond localhost."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import pytest
+
+from tests.fake_wandb import FakeWandb, serve
+from vitq import host, mirror, track
+from vitq.config import RunConfig, TrackerConfig, canonical, signature
+from vitq.errors import VitqError
+from vitq.result import Result, utc_now
+from vitq.store import RunDir, Store
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+KINDS = {"default": {"quantizer": "uniform"}}
+STEPS = {"weights": {"do": "calibrate", "sites": "weights"}, "activations": {"do": "calibrate", "sites": "activations"}}
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """W&B sees no variables, keys or settings of whoever runs the tests."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-settings"))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    yield
+    # The service remembers its environment (server, key); the next test starts its own.
+    if "wandb" in sys.modules:
+        track._drop_service()
+
+
+def make_config(tmp_path: Path, **changes: Any) -> RunConfig:
+    raw: dict[str, Any] = {
+        "model": {"name": "deit_tiny_patch16_224.fb_in1k", "checkpoint": str(tmp_path / "secret place" / "w.pth")},
+        "data": {"name": "imagenet", "root": "/somewhere/private"},
+        "method": {"name": "minmax", "kinds": KINDS, "steps": STEPS},
+        "bits": {"weight": 4, "activation": 4},
+        "tracker": {"name": "wandb"},
+        "runs_dir": str(tmp_path / "runs of 'mine'"),
+    }
+    for key, value in changes.items():
+        raw[key] = {**raw[key], **value} if isinstance(value, dict) and key in raw else value
+    config, problems = RunConfig.parse(raw)
+    assert config is not None, problems
+    return config
+
+
+def make_result(config: RunConfig, top1: float = 71.5) -> Result:
+    return Result.model_validate(
+        {
+            "signature": signature(config),
+            "config": config.to_dict(),
+            "metrics": {
+                "top1": top1,
+                "top5": 90.25,
+                "nll": float("nan"),
+                "fp_top1": 72.0,
+                "drop": 0.5,
+                "agreement": 95.0,
+                "kl": None,
+                "n_eval": 650,
+            },
+            "size": {"mean_weight_bits": 4.0, "mean_activation_bits": 4.5, "fp_bytes": 100, "quantized_bytes": 20},
+            "timings": {"total": 3.5, "stages": {"load": 1.5, "steps.weights": 2.0}},
+            "memory": {"peak_rss_bytes": 10**9, "peak_cuda_bytes": None},
+            "provenance": host.provenance(utc_now(), attempt=2).model_dump(),
+        }
+    )
+
+
+SITES = pd.DataFrame(
+    {
+        "site": ["patch_embed.proj.weight", "blocks.0.attn.qkv.input"],
+        "kind": ["weight", "post_norm"],
+        "shape": ["192x768", "197x192"],
+        "elements": [147456, 37824],
+        "quantizer": ["uniform", "uniform"],
+        "granularity": ["channel", "tensor"],
+        "bits": [4, 32],
+        "mse": [0.25, 0.0],
+        "sqnr_db": [21.5, float("inf")],
+    }
+)
+
+
+def execute(config: RunConfig, group: str | None = "demo", fail: BaseException | None = None) -> RunDir:
+    """What a job does with its tracker: the record first, then the mirror."""
+    run_dir = Store(config.runs_dir).run(signature(config))
+    with track.make(config.tracker).run(config, signature(config), group, run_dir) as tracked:
+        if fail is not None:
+            raise fail
+        run_dir.write_result(make_result(config))
+        tracked.result(make_result(config), SITES)
+    return run_dir
+
+
+def leet(folder: Path, *options: str) -> str:
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", *options, "--json", str(folder)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def offline_runs(config: RunConfig) -> list[Path]:
+    return sorted(track.folder(config).glob("offline-run-*"))
+
+
+def read_back(config: RunConfig) -> dict[str, Any]:
+    """The summary object of the config's one offline run."""
+    (folder,) = (path for path in offline_runs(config) if path.name.endswith(signature(config)))
+    summary: dict[str, Any] = json.loads(leet(folder, "--summary"))
+    return summary
+
+
+def run_record(config: RunConfig) -> dict[str, Any]:
+    """What the transaction log says about the run itself: group and job type are in no summary."""
+    (folder,) = offline_runs(config)
+    (record,) = (r["run"] for r in map(json.loads, leet(folder).splitlines()) if r["type"] == "run")
+    return dict(record)
+
+
+def log_of(run_dir: RunDir) -> str:
+    return run_dir.log_path.read_text() if run_dir.log_path.exists() else ""
+
+
+def kill_service() -> None:
+    """Kill the wandb-core process of this process, as an out-of-memory killer might."""
+    cores = [p for p in psutil.Process().children(recursive=True) if "wandb-core" in p.name()]
+    assert cores
+    for core in cores:
+        core.kill()
+        core.wait()
+
+
+def test_an_offline_run_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    config = make_config(tmp_path, seed=3, tracker={"tags": ["paper", "minmax"]})
+    run_dir = execute(config)
+    run = read_back(config)
+    assert (run["run_id"], run["project"]) == (signature(config), "vitq")
+    assert (run["state"], run["exit_code"]) == ("finished", 0)
+    assert run["name"] == "deit_tiny minmax W4A4 c32 s3"
+    assert run["tags"] == ["deit_tiny", "minmax", "W4A4", "paper"]
+    assert {key: run["summary"][key] for key in ("top1", "top5", "fp_top1", "drop", "agreement", "n_eval")} == {
+        "top1": 71.5,
+        "top5": 90.25,
+        "fp_top1": 72.0,
+        "drop": 0.5,
+        "agreement": 95.0,
+        "n_eval": 650,
+    }
+    assert run["summary"]["seconds"] == 3.5
+    assert run["summary"]["nonfinite"] == ["metrics.nll"]
+    assert "nll" not in run["summary"]
+    assert "kl" not in run["summary"]
+    assert run["summary"]["provenance"]["attempt"] == 2
+    assert log_of(run_dir) == ""
+
+
+def test_group_and_job_type(tmp_path: Path) -> None:
+    quantized = make_config(tmp_path / "a")
+    execute(quantized, group="paper_table_2")
+    record = run_record(quantized)
+    assert (record["run_group"], record["job_type"]) == ("paper_table_2", "ptq")
+
+    plain = make_config(tmp_path / "b", method={"name": "fp32", "kinds": {}, "steps": {}})
+    execute(plain, group=None)
+    record = run_record(plain)
+    assert record["job_type"] == "fp32"
+    assert record.get("run_group", "") == ""
+    assert record["display_name"] == "deit_tiny fp32"
+    assert record["tags"] == ["deit_tiny", "fp32", "FP"]
+
+
+def test_the_config_holds_the_hashed_fields_and_nothing_volatile(tmp_path: Path) -> None:
+    config = make_config(tmp_path, bits={"sites": {"blocks.0.*": 8}})
+    execute(config)
+    logged = read_back(config)["config"]
+    assert set(logged) == {*canonical(config), "signature", "schema_version", "label"}
+    assert logged["calib"] == canonical(config)["calib"]
+    assert logged["method"]["name"] == "minmax"
+    assert logged["bits"]["sites"] == {"blocks/0/*": 8}  # W&B reads a dot in a key as nesting
+    assert logged["label"]["steps"] == ["weights", "activations"]
+    text = json.dumps(logged)
+    assert "secret place" not in text
+    assert "/somewhere/private" not in text
+    assert "runs_dir" not in text
+
+
+def test_two_attempts_have_the_same_config(tmp_path: Path) -> None:
+    first, second = make_config(tmp_path / "a"), make_config(tmp_path / "b", device="cuda:1")
+    assert signature(first) == signature(second)
+    assert mirror.config_of(first, signature(first)) == mirror.config_of(second, signature(second))
+
+
+def test_sites_and_stages_are_one_table_each(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    execute(config)
+    (folder,) = offline_runs(config)
+    summary = read_back(config)["summary"]
+    assert (summary["sites"]["_type"], summary["sites"]["nrows"], summary["sites"]["ncols"]) == ("table-file", 2, 9)
+    text = (folder / "files" / summary["sites"]["path"]).read_text()
+    assert "Infinity" not in text
+    assert "NaN" not in text
+    table = json.loads(text)
+    assert table["columns"] == list(SITES.columns)
+    assert table["data"][1] == [
+        "blocks.0.attn.qkv.input",
+        "post_norm",
+        "197x192",
+        37824,
+        "uniform",
+        "tensor",
+        32,
+        0.0,
+        None,
+    ]
+    stages = json.loads((folder / "files" / summary["stages"]["path"]).read_text())
+    assert stages["data"] == [["load", 1.5], ["steps.weights", 2.0]]
+
+
+def test_all_that_wandb_writes_lies_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    config = make_config(tmp_path)
+    execute(config)
+    assert len(offline_runs(config)) == 1
+    assert track.folder(config) == tmp_path / "runs of 'mine'" / "wandb"
+    assert not list((tmp_path / "home").rglob("*staging*"))
+    assert not (tmp_path / "wandb").exists()
+    assert "WANDB_DATA_DIR" not in os.environ
+
+
+def test_a_data_folder_that_the_user_chose_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "chosen"))
+    execute(make_config(tmp_path))
+    assert list((tmp_path / "chosen").rglob("staging"))
+
+
+@pytest.mark.parametrize(("given", "expected"), [("logs", "logs/wandb"), ("logs/wandb", "logs/wandb")])
+def test_tracker_dir_moves_the_folder(tmp_path: Path, given: str, expected: str) -> None:
+    config = make_config(tmp_path, tracker={"dir": str(tmp_path / given)})
+    execute(config)
+    assert len(list((tmp_path / expected).glob("offline-run-*"))) == 1
+
+
+def test_a_failed_run_is_failed_in_wandb_and_its_exception_passes(tmp_path: Path, capfd: Any) -> None:
+    config = make_config(tmp_path)
+    with pytest.raises(RuntimeError, match="no such block"):
+        execute(config, fail=RuntimeError("no such block"))
+    run = read_back(config)
+    assert (run["state"], run["exit_code"]) == ("failed", 1)
+    assert "Traceback" not in capfd.readouterr().err  # the job prints it; once is enough
+
+
+@pytest.mark.parametrize("signal", [KeyboardInterrupt(), SystemExit(143)])
+def test_an_interrupted_run_is_failed_too(tmp_path: Path, signal: BaseException) -> None:
+    config = make_config(tmp_path)
+    with pytest.raises(type(signal)):
+        execute(config, fail=signal)
+    assert read_back(config)["exit_code"] == 1
+
+
+def test_runs_one_after_another_in_one_process_are_runs_of_their_own(tmp_path: Path) -> None:
+    configs = [make_config(tmp_path, seed=seed) for seed in range(3)]
+    execute(configs[0])
+    with pytest.raises(ValueError, match="second"):
+        execute(configs[1], fail=ValueError("second"))
+    execute(configs[2])
+    assert len(offline_runs(configs[0])) == 3
+    runs = [read_back(config) for config in configs]
+    assert [run["exit_code"] for run in runs] == [0, 1, 0]
+    assert [run["config"]["seed"] for run in runs] == [0, 1, 2]
+    assert ["top1" in run["summary"] for run in runs] == [True, False, True]
+
+
+def test_a_run_open_in_the_same_process_is_left_alone(tmp_path: Path) -> None:
+    import wandb
+
+    config = make_config(tmp_path)
+    settings = wandb.Settings(silent=True, console="off", disable_git=True)
+    outer = wandb.init(mode="offline", dir=str(tmp_path), id="outer", config={"a": 1}, settings=settings)
+    execute(config)
+    outer.log({"still": 1})
+    outer.finish()
+    assert read_back(config)["config"]["signature"] == signature(config)
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*-outer")
+    seen = json.loads(leet(folder, "--summary"))
+    assert (seen["config"], seen["summary"]["still"]) == ({"a": 1}, 1)
+
+
+def test_a_folder_that_cannot_be_written_costs_the_mirror_and_not_the_record(tmp_path: Path, caplog: Any) -> None:
+    blocked = tmp_path / "a file"
+    blocked.write_text("in the way")
+    config = make_config(tmp_path, tracker={"dir": str(blocked)})
+    with caplog.at_level(logging.WARNING, logger="vitq.track"):
+        run_dir = execute(config)
+    assert run_dir.is_done()
+    assert "init failed" in log_of(run_dir)
+    assert "not mirrored" in log_of(run_dir)
+    assert "init failed" in caplog.text
+
+
+@pytest.mark.parametrize("moment", ["before the result", "after the result"])
+def test_the_death_of_wandbs_service_costs_one_mirror_and_no_record(tmp_path: Path, moment: str) -> None:
+    config, after = make_config(tmp_path, seed=1), make_config(tmp_path, seed=2)
+    run_dir = Store(config.runs_dir).run(signature(config))
+    with track.make(config.tracker).run(config, signature(config), None, run_dir) as tracked:
+        run_dir.write_result(make_result(config))
+        if moment == "before the result":
+            kill_service()
+        tracked.result(make_result(config), SITES)
+        if moment == "after the result":
+            kill_service()
+    assert run_dir.is_done()
+    assert "finish failed" in log_of(run_dir)
+    execute(after)
+    seen = read_back(after)
+    assert (seen["exit_code"], seen["summary"]["top1"]) == (0, 71.5)
+
+
+def test_a_service_that_died_between_two_runs_is_started_again(tmp_path: Path) -> None:
+    first, second = make_config(tmp_path, seed=1), make_config(tmp_path, seed=2)
+    execute(first)
+    kill_service()
+    run_dir = execute(second)
+    assert "another service process" in log_of(run_dir)
+    last = json.loads(leet(Path(json.loads(run_dir.tracker_path.read_text())["sync_dir"]), "--summary"))
+    assert (last["exit_code"], last["summary"]["top1"]) == (0, 71.5)
+
+
+def test_the_runs_own_error_is_raised_when_wandb_fails_as_well(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    run_dir = Store(config.runs_dir).run(signature(config))
+
+    def both_fail() -> None:
+        with track.make(config.tracker).run(config, signature(config), None, run_dir):
+            kill_service()
+            raise RuntimeError("the real cause")
+
+    with pytest.raises(RuntimeError, match="the real cause"):
+        both_fail()
+    assert "finish failed" in log_of(run_dir)
+
+
+def test_a_table_that_wandb_refuses_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise TypeError("no table today")
+
+    monkeypatch.setattr(wandb, "Table", refuse)
+    config = make_config(tmp_path)
+    run_dir = execute(config)
+    assert run_dir.is_done()
+    assert "no table today" in log_of(run_dir)
+    run = read_back(config)
+    assert (run["exit_code"], run["summary"]["top1"]) == (0, 71.5)
+
+
+def test_a_log_that_cannot_be_written_leaves_the_warning_on_the_logger(tmp_path: Path, caplog: Any) -> None:
+    blocked = tmp_path / "a file"
+    blocked.write_text("in the way")
+    config = make_config(tmp_path, tracker={"dir": str(blocked)})
+    run_dir = Store(config.runs_dir).run(signature(config))
+    run_dir.log_path.mkdir(parents=True)
+    with caplog.at_level(logging.WARNING, logger="vitq.track"):
+        execute(config)
+    assert run_dir.is_done()
+    assert "cannot write" in caplog.text
+    assert "init failed" in caplog.text
+
+
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
+    """A server, a key for it, and a short wait where it refuses."""
+    with serve(FakeWandb()) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        monkeypatch.setenv("WANDB_INIT_TIMEOUT", "3")
+        yield server
+        track._drop_service()
+
+
+def test_an_id_that_was_deleted_gets_a_second_generation_which_is_remembered(tmp_path: Path, online: FakeWandb) -> None:
+    config = make_config(tmp_path, tracker={"mode": "online"})
+    run_id = signature(config)
+    online.deleted = {run_id}
+    run_dir = execute(config)
+    assert online.upserted == [run_id, f"{run_id}-g2"]
+    stored = json.loads(run_dir.tracker_path.read_text())
+    assert (stored["id"], stored["generation"], stored["mode"]) == (f"{run_id}-g2", 2, "online")
+    assert stored["url"] == f"{online.url}/lab/vitq/runs/{run_id}-g2"
+    assert "trying -g2" in log_of(run_dir)
+    assert run_dir.is_done()
+
+    online.upserted.clear()
+    execute(config)
+    assert set(online.upserted) == {f"{run_id}-g2"}
+
+
+def test_no_file_under_runs_holds_the_key(tmp_path: Path, online: FakeWandb) -> None:
+    config = make_config(tmp_path, tracker={"mode": "online"})
+    execute(config)
+    assert online.upserted == [signature(config)]
+    files = [path for path in Path(config.runs_dir).rglob("*") if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in files)
+    assert [path for path in files if KEY.encode() in path.read_bytes()] == []
+
+
+def test_a_warning_never_shows_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise ValueError(f"bad key {KEY}")
+
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setattr(wandb, "init", refuse)
+    assert "bad key ***" in log_of(execute(make_config(tmp_path)))
+
+
+def test_online_without_a_key_is_kept_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    config = make_config(tmp_path, tracker={"mode": "online"})
+    run_dir = execute(config)
+    assert "going online failed" in log_of(run_dir)
+    assert "No API key" in log_of(run_dir)
+    assert json.loads(run_dir.tracker_path.read_text())["mode"] == "offline"
+    assert read_back(config)["exit_code"] == 0
+
+
+def test_on_a_terminal_no_question_waits_for_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    script = (
+        "import sys, pathlib, test_track as t\n"
+        "assert sys.stdin.isatty() and sys.stderr.isatty()\n"
+        "t.execute(t.make_config(pathlib.Path(sys.argv[1]), tracker={'mode': 'online'}))"
+    )
+    ours, theirs = pty.openpty()
+    try:
+        subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path)],
+            stdin=theirs,
+            stderr=theirs,
+            stdout=theirs,
+            timeout=90,
+            check=True,
+        )
+    finally:
+        os.close(theirs)
+        os.close(ours)
+    assert read_back(make_config(tmp_path, tracker={"mode": "online"}))["exit_code"] == 0
+
+
+def test_a_damaged_tracker_json_is_a_warning(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    run_dir = Store(config.runs_dir).run(signature(config))
+    run_dir.path.mkdir(parents=True)
+    run_dir.tracker_path.write_text("{half a rec")
+    execute(config)
+    assert "reading tracker.json failed" in log_of(run_dir)
+    assert json.loads(run_dir.tracker_path.read_text())["generation"] == 1
+
+
+def test_an_id_that_cannot_be_remembered_is_a_warning(tmp_path: Path, caplog: Any) -> None:
+    config = make_config(tmp_path)
+    run_dir = Store(config.runs_dir).run(signature(config))
+    run_dir.path.parent.mkdir(parents=True)
+    run_dir.path.write_text("a file where the run's folder should be")
+    with (
+        caplog.at_level(logging.WARNING, logger="vitq.track"),
+        track.make(config.tracker).run(config, signature(config), None, run_dir) as tracked,
+    ):
+        tracked.result(make_result(config), SITES)
+    assert "remembering the run's id failed" in caplog.text
+    assert read_back(config)["summary"]["top1"] == 71.5
+
+
+@pytest.mark.parametrize("tracker", [{"name": "none"}, {"name": "wandb", "mode": "disabled"}])
+def test_no_tracker_writes_nothing(tmp_path: Path, tracker: dict[str, Any]) -> None:
+    config = make_config(tmp_path, tracker=tracker)
+    run_dir = execute(config)
+    assert sorted(path.name for path in Path(config.runs_dir).iterdir()) == [signature(config)]
+    assert [path.name for path in run_dir.path.iterdir()] == ["result.json"]
+
+
+def test_a_missing_wandb_is_said_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(track, "find_spec", lambda name: None)
+    with pytest.raises(VitqError, match="pip install"):
+        track.make(TrackerConfig(name="wandb"))
+    assert isinstance(track.make(TrackerConfig(name="none")), track.NullTracker)
+
+
+def test_importing_track_does_not_import_wandb() -> None:
+    script = "import sys, vitq.track; print([m for m in ('wandb', 'torch', 'pandas') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_one_module_alone_imports_wandb() -> None:
+    package = Path(track.__file__).parent
+    importers = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if any(line.split()[:2] in (["import", "wandb"], ["from", "wandb"]) for line in path.read_text().splitlines())
+    }
+    assert importers == {"track.py"}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("deit_tiny_patch16_224.fb_in1k", "deit_tiny"),
+        ("swin_small_patch4_window7_224.ms_in1k", "swin_small"),
+        ("vit_base_patch32_224.augreg_in21k_ft_in1k", "vit_base_patch32_224"),
+        ("vit_base_patch16_384", "vit_base_patch16_384"),
+        ("vit_digits", "vit_digits"),
+    ],
+)
+def test_model_labels(tmp_path: Path, name: str, expected: str) -> None:
+    assert mirror.model_label(make_config(tmp_path, model={"name": name})) == expected

@@ -1,0 +1,81 @@
+"""What a tracker is shown of a run: names, config, summary, rows. Plain Python values only."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+from vitq.config import SCHEMA_VERSION, RunConfig, canonical
+from vitq.result import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# What every model of its family has at 224 pixels, and what therefore tells nobody anything.
+_USUAL = re.compile(r"_patch(16|4_window7)_224$")
+
+
+def run_label(config: RunConfig) -> str:
+    """Model, method, bits, calibration images and seed: `deit_tiny repq_vit W4A4 c32 s0`; `deit_tiny fp32`."""
+    words = [model_label(config), config.method.name]
+    if config.method.quantizes:
+        words += [config.bits.label, f"c{config.calib.size}", f"s{config.seed}"]
+    return " ".join(words)
+
+
+def model_label(config: RunConfig) -> str:
+    """timm name without tag and without the usual patch, window and image size: `deit_tiny`, `swin_small`."""
+    return _USUAL.sub("", config.model.name.partition(".")[0])
+
+
+def bits_label(config: RunConfig) -> str:
+    """`W4A4`, `W8A8*` …; `FP` for a method that quantizes nothing, whatever bits its config holds."""
+    return config.bits.label if config.method.quantizes else "FP"
+
+
+def config_of(config: RunConfig, signature: str) -> dict[str, Any]:
+    """The hashed fields, and labels to group by. Nothing volatile, so that a second attempt has the same config."""
+    labels: dict[str, Any] = {
+        "name": run_label(config),
+        "model": model_label(config),
+        "bits": bits_label(config),
+        "steps": list(config.method.steps),  # in order, which the keys of `method.steps` lose on the way
+    }
+    plain: dict[str, Any] = _undotted(
+        {"signature": signature, "schema_version": SCHEMA_VERSION, "label": labels, **canonical(config)}
+    )
+    return plain
+
+
+def summary_of(result: Result) -> dict[str, Any]:
+    """The fixed vocabulary of a run's summary, under the names of result.json; missing values are left out.
+
+    Percent: top1, top5, fp_top1, agreement; percent points: drop; nats: nll, kl; bytes and bits as they are named;
+    `seconds` is the wall-clock total. Volatile facts are under `provenance`.
+    """
+    flat: dict[str, Any] = {
+        **result.metrics.model_dump(),
+        **result.size.model_dump(),
+        **result.memory.model_dump(),
+        "seconds": result.timings.total,
+    }
+    known = {name: value for name, value in flat.items() if value is not None}
+    return {**known, "provenance": _undotted(result.provenance.model_dump()), "nonfinite": result.nonfinite}
+
+
+def rows_of(table: pd.DataFrame) -> list[list[Any]]:
+    """Rows as plain Python; NaN and infinities, which are not JSON, become None."""
+    return [[_cell(value) for value in row] for row in table.to_numpy(dtype=object).tolist()]
+
+
+def _cell(value: Any) -> Any:
+    plain = value.item() if hasattr(value, "item") else value
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
+
+
+def _undotted(value: Any) -> Any:
+    """W&B reads a dot in a key as nesting: `blocks.0.attn` becomes `blocks/0/attn`."""
+    if isinstance(value, dict):
+        return {str(key).replace(".", "/"): _undotted(item) for key, item in value.items()}
+    return [_undotted(item) for item in value] if isinstance(value, list | tuple) else value
