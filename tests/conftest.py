@@ -1,0 +1,24 @@
+"""What many tests need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.fake_engine import FakeEngine
+from tests.tiny import workspace  # noqa: F401 - a fixture for the engine's tests
+
+
+@pytest.fixture
+def repo() -> Path:
+    """The checkout."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeEngine:
+    """A fake engine, in an empty working folder, so that `runs/` is the test's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VITQ_CACHE_DIR", str(tmp_path / "cache"))
+    return FakeEngine().install(monkeypatch)

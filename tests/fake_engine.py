@@ -1,0 +1,106 @@
+"""An engine of no weight: answers what the plan asks and stores results, without torch, images or seconds."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from vitq.config import ModelConfig, RunConfig
+from vitq.errors import DataError
+from vitq.progress import Progress
+from vitq.result import Memory, Metrics, Provenance, Result, Size, Status, Timings, utc_now
+from vitq.store import RunDir
+
+
+@dataclass(frozen=True)
+class Facts:
+    """As vitq.data.describe returns them."""
+
+    calib_images: int = 1000
+    eval_images: int = 500
+    fingerprint: str = "f" * 64
+    num_classes: int = 10
+
+
+@dataclass
+class FakeEngine:
+    """Counts what it is asked. `fail`: called with the config of a run before it executes; may raise."""
+
+    identified: int = 0
+    described: int = 0
+    validated: list[RunConfig] = field(default_factory=list)
+    executed: list[str] = field(default_factory=list)
+    groups: list[str | None] = field(default_factory=list)
+    fail: Callable[[RunConfig], None] = lambda config: None
+
+    def identify(self, model: ModelConfig) -> ModelConfig:
+        """Stands for vitq.models.load.identify."""
+        self.identified += 1
+        return replace(model, weights="a" * 64) if model.checkpoint else model
+
+    def describe(self, config: RunConfig) -> Facts:
+        """Stands for vitq.data.describe."""
+        self.described += 1
+        if config.data.root == "missing":
+            raise DataError("data.root='missing' does not exist; set data.root=DIR")
+        return Facts()
+
+    def data_problems(self, config: RunConfig) -> list[str]:
+        """Stands for vitq.data.problems."""
+        size = config.calib.size
+        return [] if size <= 1000 else [f"calib.size={size} is larger than the calibration split (1000 images)"]
+
+    def problems(self, config: RunConfig) -> list[str]:
+        """Stands for vitq.validate.problems."""
+        self.validated.append(config)
+        return [f"method.kinds.{kind}: unknown kind {kind!r}" for kind in config.method.kinds if kind == "prob"]
+
+    def execute(self, run_dir: RunDir, progress: Progress, tracker: Any, group: str | None = None) -> Result:
+        """Stands for vitq.job.execute."""
+        config, problems = RunConfig.parse(run_dir.read_config())
+        assert config is not None, problems
+        self.executed.append(run_dir.signature)
+        self.groups.append(group)
+        for block in progress.over(range(3), "steps.ranges"):
+            progress.advance(0, f"blocks.{block}")
+        self.fail(config)
+        result = result_of(config, run_dir.signature)
+        run_dir.write_result(result)
+        run_dir.write_status(Status(state="done"))
+        return result
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+        """Put it where plan and launchers import their engine from."""
+        parts: dict[str, dict[str, Any]] = {
+            "vitq.data": {"describe": self.describe, "problems": self.data_problems},
+            "vitq.models.load": {"identify": self.identify},
+            "vitq.validate": {"problems": self.problems},
+            "vitq.job": {"execute": self.execute},
+        }
+        for name, members in parts.items():
+            module = types.ModuleType(name)
+            module.__dict__.update(members)
+            monkeypatch.setitem(sys.modules, name, module)
+        return self
+
+
+def result_of(config: RunConfig, signature: str) -> Result:
+    """A result whose numbers follow from the bit-width."""
+    bits = config.bits.weight if isinstance(config.bits.weight, int) else 32
+    top1 = 98.0 - 40.0 / bits
+    return Result(
+        signature=signature,
+        config=config.to_dict(),
+        metrics=Metrics(
+            top1=top1, top5=99.0, nll=0.1, fp_top1=98.0, drop=98.0 - top1, agreement=97.0, kl=0.01, n_eval=4
+        ),
+        size=Size(mean_weight_bits=bits, mean_activation_bits=bits, fp_bytes=4000, quantized_bytes=125 * bits),
+        timings=Timings(total=0.5, stages={"steps.ranges": 0.2}),
+        memory=Memory(peak_rss_bytes=1),
+        provenance=Provenance(versions={}, host={}, code={}, started_at=utc_now(), finished_at=utc_now()),
+    )

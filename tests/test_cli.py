@@ -1,0 +1,279 @@
+"""The command line: exit codes, streams, and what is printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.fake_engine import FakeEngine
+from vitq.cli import COMMANDS, main
+from vitq.config import RunConfig
+from vitq.result import Result, Status
+from vitq.store import Store
+
+QUICK = ["tracker=none", "model=vit_digits"]
+
+
+def fail_at_4_bits(config: RunConfig) -> None:
+    if config.bits.weight == 4:
+        raise ValueError("no such thing")
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_is_fast_and_has_examples(command: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-X", "importtime", "-m", "vitq", *([command] if command else []), "--help"]
+    started = time.perf_counter()
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert time.perf_counter() - started < 1
+    assert f"vitq {command}".strip() in done.stdout
+    assert "examples:" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not imported & {"torch", "timm", "wandb", "pandas", "plotly", "hydra", "omegaconf", "numpy", "rich"}
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(["--version"])
+    assert exit.value.code == 0
+    assert capsys.readouterr().out.startswith("vitq ")
+
+
+def test_no_command_prints_help_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "commands:" in capsys.readouterr().err
+
+
+def test_unknown_command_is_corrected(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(["swep", "demo"])
+    assert exit.value.code == 2
+    assert "Did you mean 'sweep'?" in capsys.readouterr().err
+
+
+def test_run_prints_the_scores_and_the_record(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", *QUICK, "bits=w8a8"]) == 0
+    out = capsys.readouterr().out
+    (signature,) = Store("runs").signatures()
+    assert "vit_digits minmax w8a8" in out
+    assert "top-1 93" in out
+    assert str(Store("runs").run(signature).path) in out
+    assert not Store("runs").sweeps()
+    assert engine.groups == [None]
+
+
+def test_run_json_is_the_result_and_nothing_else(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    def chatter(config: RunConfig) -> None:
+        print("a library that prints")
+
+    engine.fail = chatter
+    for _ in range(2):  # executed, then skipped
+        assert main(["run", *QUICK, "--json", "bits=w8a8"]) == 0
+        captured = capsys.readouterr()
+        result = Result.model_validate(json.loads(captured.out))
+        assert result.signature in Store("runs").signatures()
+        assert result.metrics.top1 == 93.0
+    assert "skipped" in captured.err
+
+
+def test_options_between_overrides(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "bits=w8a8", "--json", "seed=1", "--dry-run", "method=mse"]) == 0
+    (run,) = json.loads(capsys.readouterr().out)["runs"]
+    assert (run["config"]["seed"], run["config"]["method"]["name"]) == (1, "mse")
+
+
+def test_failed_run_exits_1_and_names_the_log(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    engine.fail = fail_at_4_bits
+    assert main(["run", *QUICK, "bits=w4a4"]) == 1
+    out = capsys.readouterr().out
+    assert "ValueError: no such thing" in out
+    assert "log.txt" in out
+    assert main(["run", *QUICK, "bits=w4a4", "--json"]) == 1
+    assert capsys.readouterr().out == ""
+
+
+def test_invalid_config_exits_2_with_all_problems_and_writes_nothing(
+    engine: FakeEngine, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["run", "-m", "bits.weight=1,4", "methd=x", "calib.size=32,9999"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "2 problems in the configuration; nothing was started" in captured.err
+    assert "bits.weight=1: valid bit-widths" in captured.err
+    assert "unknown key 'methd'; valid: bits, cache_dir" in captured.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_values_without_m(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "bits=w8a8,w4a4"]) == 2
+    assert "`vitq run -m` runs them all" in capsys.readouterr().err
+
+
+def test_multirun_is_a_sweep_with_a_table(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "-m", "--name", "mine", *QUICK, "method=fp32,minmax", "bits=w8a8,w4a4"]) == 0
+    out = capsys.readouterr().out
+    assert "4 cells" in out
+    assert Store("runs").read_sweep("mine").axes["method"] == ["fp32", "minmax"]
+    assert "minmax" in out
+    assert str(Path("runs/sweeps/mine/report.html").absolute()) in out
+    assert Path("runs/sweeps/mine/report.html").stat().st_size > 0
+
+
+def test_hydra_style_primary_config(engine: FakeEngine, capsys: pytest.CaptureFixture[str], repo: Path) -> None:
+    words = ["run", "--config-dir", str(repo / "sweeps"), "--config-name", "demo", "--dry-run", "--json"]
+    assert main([*words, "bits=w8a8", "model=vit_digits"]) == 0
+    assert json.loads(capsys.readouterr().out)["sweep"] == "demo"
+
+
+SWEEP = """\
+defaults: [config, override /tracker: none, _self_]
+sweep: {name: small, baseline: minmax, cost: nothing, description: a test}
+hydra: {mode: MULTIRUN, sweeper: {params: {method: 'fp32,minmax,mse', bits: 'w8a8,w4a4'}}}
+"""
+
+
+@pytest.fixture
+def small(engine: FakeEngine, tmp_path: Path) -> str:
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "small.yaml").write_text(SWEEP)
+    return "small"
+
+
+def test_dry_run_lists_and_writes_nothing(
+    small: str, engine: FakeEngine, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["sweep", small, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "6 cells, 5 runs, 0 finished before; nothing was started or written" in out
+    assert "planned  vit_digits mse w4a4" in out
+    assert engine.executed == []
+    assert not (tmp_path / "runs").exists()
+
+
+def test_sweep_twice_repeats_nothing_and_prints_the_same_table(
+    small: str, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", small]) == 0
+    first = capsys.readouterr().out
+    assert len(engine.executed) == 5
+    assert engine.groups == ["small"] * 5
+    assert main(["sweep", small]) == 0
+    second = capsys.readouterr().out
+    assert len(engine.executed) == 5
+    assert second.count("finished before, skipped") == 5
+
+    def table(text: str) -> list[str]:
+        return [line for line in text.splitlines() if "skipped" not in line and not line.startswith(("[", "small:"))]
+
+    assert table(first) == table(second)
+    assert any("minmax" in line for line in table(first))
+
+
+def test_sweep_json(small: str, engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    engine.fail = fail_at_4_bits
+    assert main(["sweep", small, "--json"]) == 1
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert len(document["runs"]) == 5
+    assert len(document["failed"]) == 2
+    by_state = [row["state"] for row in document["runs"]]
+    assert (by_state.count("done"), by_state.count("failed")) == (3, 2)
+    assert "2 of 5 runs failed" in captured.err
+
+
+def test_status(small: str, engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    engine.fail = fail_at_4_bits
+    main(["sweep", small])
+    capsys.readouterr()
+    assert main(["status", small]) == 0
+    out = capsys.readouterr().out
+    assert "3 done, 2 failed of 5 runs" in out
+    assert "no such thing" in out
+    assert main(["status", small, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["counts"] == {"done": 3, "failed": 2}
+    assert document["command"] == "vitq sweep small"
+
+
+def test_status_of_a_run_whose_process_is_gone(
+    small: str, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import socket
+
+    main(["sweep", small])
+    store = Store("runs")
+    first, second, third, fourth, _ = store.read_sweep(small).signatures
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for signature, pid, host in ((first, gone.pid, socket.gethostname()), (second, gone.pid, "elsewhere")):
+        store.run(signature).result_path.unlink()
+        store.run(signature).write_status(Status(state="running", stage="ranges", done=3, total=9, pid=pid, host=host))
+    store.run(third).result_path.write_text("{")
+    store.run(fourth).status_path.write_text("{")
+    capsys.readouterr()
+    assert main(["status", small, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["runs"]
+    assert [row["state"] for row in rows] == ["interrupted", "running", "failed", "unreadable", "done"]
+    assert rows[0]["stage"] == "ranges 3/9"
+    assert "missing or invalid" in rows[2]["error"]
+
+
+def test_status_and_report_of_an_unknown_sweep(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("status", "report"):
+        assert main([command, "nothing"]) == 2
+        assert "unknown sweep 'nothing'" in capsys.readouterr().err
+
+
+def test_report_formats(small: str, engine: FakeEngine, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    main(["sweep", small])
+    capsys.readouterr()
+    assert main(["report", small, "--format", "csv", "--format", "md", "--out", str(tmp_path / "page")]) == 0
+    written = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert sorted(path.suffix for path in written) == [".csv", ".md"]
+    assert all(path.parent == tmp_path / "page" and path.stat().st_size for path in written)
+
+
+def test_ctrl_c_exits_130(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(config: RunConfig) -> None:
+        raise KeyboardInterrupt
+
+    engine.fail = interrupt
+    assert main(["run", *QUICK]) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("what", "name"), [("models", "swin_digits"), ("methods", "repq_vit"), ("sweeps", "demo")])
+def test_list(what: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", what]) == 0
+    assert any(line.startswith(name) for line in capsys.readouterr().out.splitlines())
+    assert main(["list", what, "--json"]) == 0
+    entries = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert entries[name]["about"]
+    assert Path(entries[name]["file"]).is_file()
+
+
+def test_list_takes_own_groups_and_refuses_stray_overrides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "mine.yaml").write_text("# My own\nname: mine\n")
+    assert main(["list", "methods", "--config-dir", str(tmp_path)]) == 0
+    assert "My own" in capsys.readouterr().out
+    assert main(["list", "methods", "bits=w4a4"]) == 2
+    assert "takes no overrides" in capsys.readouterr().err
+
+
+def test_list_sites_reports_problems(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "sites", "bits.weight=99"]) == 2
+    assert "bits.weight=99" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
+    shell = f"{sys.executable} -m vitq list methods | head -n 1; exit ${{PIPESTATUS[0]}}"
+    env = os.environ | {"PYTHONUNBUFFERED": "1"}
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=tmp_path, env=env, check=False)
+    assert done.stderr == ""
+    assert done.returncode in (0, 141)

@@ -1,0 +1,226 @@
+"""Composition by Hydra. Also run against Hydra's next version, by test_hydra_next.py: imports nothing heavy."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vitq import compose
+from vitq.compose import Cell
+from vitq.errors import ConfigError
+from vitq.roots import Roots, shipped, sweep_file
+
+
+def cells(*overrides: str, multirun: bool = False, config_dir: str | None = None) -> list[Cell]:
+    file, roots = compose.root_config(config_dir)
+    return list(compose.expand(compose.load(file, roots, overrides, multirun=multirun)))
+
+
+def raw(*overrides: str) -> dict[str, Any]:
+    (cell,) = cells(*overrides)
+    assert cell.problem is None
+    return cell.raw
+
+
+def test_defaults() -> None:
+    config = raw()
+    assert config["bits"] == {"weight": 8, "activation": 8}
+    assert config["tracker"]["mode"] == "offline"
+    assert config["launcher"]["name"] == "inline"
+    assert (config["seed"], config["device"], config["runs_dir"]) == (0, "auto", "runs")
+    assert "hydra" not in config
+
+
+def test_cache_dir_comes_from_the_environment_or_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VITQ_CACHE_DIR", raising=False)
+    assert raw()["cache_dir"] == "~/.cache/vitq"
+    monkeypatch.setenv("VITQ_CACHE_DIR", "/some where/else")
+    assert raw()["cache_dir"] == "/some where/else"
+
+
+def test_groups_and_values() -> None:
+    config = raw("bits=w3a4", "calib.size=64", "seed=7", "method=mse")
+    assert config["bits"] == {"weight": 3, "activation": 4}
+    assert (config["calib"]["size"], config["seed"], config["method"]["name"]) == (64, 7, "mse")
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("bits.kinds.probs=8", ("bits", "kinds", "probs"), 8),
+        ("bits.weight=fp", ("bits", "weight"), "fp"),
+        ("++bits.first_last=8", ("bits", "first_last"), 8),
+        ("model.kwargs={depth: 3, img_size: 64}", ("model", "kwargs", "depth"), 3),
+        ("method.steps.extra={do: calibrate, enabled: false}", ("method", "steps", "extra", "enabled"), False),
+        ("model.checkpoint='/a b/c,d=e.safetensors'", ("model", "checkpoint"), "/a b/c,d=e.safetensors"),
+        ("data.mean=[0.5,0.5,0.5]", ("data", "mean"), [0.5, 0.5, 0.5]),
+    ],
+)
+def test_values_may_add_keys_that_no_file_lists(override: str, path: tuple[str, ...], value: Any) -> None:
+    node: Any = raw(override)
+    for key in path:
+        node = node[key]
+    assert node == value
+
+
+def test_delete_and_plus_are_hydras_own() -> None:
+    config = raw("~calib.cache", "+bits.image=8", "calib.size=5")
+    assert "cache" not in config["calib"]
+    assert config["bits"]["image"] == 8
+    assert config["calib"]["size"] == 5
+
+
+def test_multirun_takes_the_product_in_order() -> None:
+    found = cells("method=minmax,mse", "bits=w8a8,w4a4", "seed=range(2)", multirun=True)
+    assert [cell.overrides for cell in found][:3] == [
+        ("method=minmax", "bits=w8a8", "seed=0"),
+        ("method=minmax", "bits=w8a8", "seed=1"),
+        ("method=minmax", "bits=w4a4", "seed=0"),
+    ]
+    assert len(found) == 8
+    for cell in found:
+        assert f"method={cell.raw['method']['name']}" in cell.overrides
+        assert f"seed={cell.raw['seed']}" in cell.overrides
+        assert f"bits=w{cell.raw['bits']['weight']}a{cell.raw['bits']['activation']}" in cell.overrides
+
+
+def test_cells_do_not_share_state() -> None:
+    first, second = cells("calib.size=5,6", multirun=True)
+    first.raw["calib"]["size"] = 99
+    assert second.raw["calib"]["size"] == 6
+
+
+def test_hydras_sweep_grammar() -> None:
+    assert [c.raw["seed"] for c in cells("seed=choice(3,1)", multirun=True)] == [3, 1]
+    assert [c.choices["bits"] for c in cells("bits=glob(w4*)", multirun=True)] == ["w4a4", "w4a8"]
+
+
+def test_fast_path_equals_plain_hydra() -> None:
+    """Values set on a copy of a composed config give what Hydra gives when it composes everything."""
+    overrides = ["bits=w4a4", "bits.weight=3", "model.kwargs={a: 1}", "model.kwargs.b=2", "data.mean=[0.1,0.2,0.3]"]
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(str(shipped("conf")), version_base=compose.VERSION_BASE):
+        plain = hydra_compose("config", [o if o.startswith("bits=") else f"++{o}" for o in overrides])
+    assert raw(*overrides) == OmegaConf.to_container(plain, resolve=True)
+
+
+def test_several_values_need_multirun() -> None:
+    with pytest.raises(ConfigError, match="vitq run -m"):
+        cells("seed=1,2")
+
+
+def test_override_that_does_not_parse_is_named() -> None:
+    with pytest.raises(ConfigError) as error:
+        cells("seed=[1", "method", multirun=True)
+    assert len(error.value.problems) == 2
+    assert "override 'seed=[1'" in error.value.problems[0]
+
+
+def test_unknown_option_names_the_valid_ones() -> None:
+    (cell,) = cells("bits=w4a5")
+    assert cell.problem == "unknown bits 'w4a5'; valid: fp, w3a3, w3a4, w4a4, w4a8, w6a6, w8a8. Did you mean 'w4a8'?"
+
+
+def test_one_bad_cell_does_not_hide_the_others() -> None:
+    good, bad, also = cells("bits=w8a8,w9a9,w4a4", multirun=True)
+    assert (good.problem, also.problem) == (None, None)
+    assert bad.problem is not None
+    assert bad.overrides == ("bits=w9a9",)
+
+
+def test_missing_value_is_named(tmp_path: Path) -> None:
+    (tmp_path / "calib").mkdir()
+    (tmp_path / "calib" / "mine.yaml").write_text("size: ???\n")
+    (cell,) = cells("calib=mine", config_dir=str(tmp_path))
+    assert cell.problem == "calib.size: missing; set it with calib.size=VALUE"
+
+
+def test_broken_yaml_is_a_problem_of_its_cell(tmp_path: Path) -> None:
+    (tmp_path / "calib").mkdir()
+    (tmp_path / "calib" / "mine.yaml").write_text("size: [1\n")
+    (cell,) = cells("calib=mine", config_dir=str(tmp_path))
+    assert cell.problem
+
+
+def test_own_groups_from_a_weird_folder(tmp_path: Path) -> None:
+    own = tmp_path / "it's my, conf [1]"
+    (own / "method").mkdir(parents=True)
+    (own / "method" / "mine.yaml").write_text("name: mine\n")
+    (cell,) = cells("method=mine", "bits=w4a4", config_dir=str(own))
+    assert cell.raw["method"] == {"name": "mine"}
+    found = cells("method=glob(mi*)", multirun=True, config_dir=str(own))
+    assert [c.choices["method"] for c in found] == ["mine", "minmax"]
+
+
+def test_config_dir_that_does_not_exist() -> None:
+    with pytest.raises(ConfigError, match="--config-dir"):
+        cells(config_dir="/no/such/folder")
+
+
+def test_sweep_outside_the_conf_folder(tmp_path: Path) -> None:
+    """A primary config anywhere: found groups, mode, axes, and command line on top of them."""
+    folder = tmp_path / "sweeps of mine"
+    folder.mkdir()
+    file = folder / "ablation.yaml"
+    file.write_text(
+        "defaults: [config, override /bits: w4a4, _self_]\n"
+        "calib: {size: 48}\n"
+        "sweep: {name: ablation, baseline: minmax}\n"
+        "hydra: {mode: MULTIRUN, sweeper: {params: {method: 'minmax,mse', seed: '0,1'}}}\n"
+    )
+    primary = compose.load(file, Roots.of(), ["seed=5,6,7", "bits.kinds.probs=8", "sweep.name=other"])
+    assert primary.multirun
+    assert primary.sweep == {"name": "other", "baseline": "minmax"}
+    assert primary.swept == {"method": ["minmax", "mse"], "seed": ["5", "6", "7"]}
+    found = list(compose.expand(primary))
+    assert len(found) == 6
+    assert found[0].raw["bits"] == {"weight": 4, "activation": 4, "kinds": {"probs": 8}}
+    assert found[0].raw["calib"]["size"] == 48
+    assert "sweep" not in found[0].raw
+    assert found[0].choices["bits"] == "w4a4"
+
+
+def test_own_searchpath_of_a_sweep_is_kept(tmp_path: Path) -> None:
+    groups = tmp_path / "lab" / "method"
+    groups.mkdir(parents=True)
+    (groups / "labs_own.yaml").write_text("name: labs_own\n")
+    file = tmp_path / "s.yaml"
+    file.write_text(
+        f"defaults: [config, override /method: labs_own, _self_]\nhydra: {{searchpath: ['file://{tmp_path}/lab']}}\n"
+    )
+    (cell,) = compose.expand(compose.load(file, Roots.of(), multirun=True))
+    assert cell.raw["method"] == {"name": "labs_own"}
+
+
+def test_sweep_files_are_found_by_name_here_and_as_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sweep_file("demo") == shipped("sweeps") / "demo.yaml"
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "demo.yaml").write_text("defaults: [config]\n")
+    assert sweep_file("demo") == tmp_path / "sweeps" / "demo.yaml"
+    assert sweep_file("sweeps/demo.yaml") == tmp_path / "sweeps" / "demo.yaml"
+    with pytest.raises(ConfigError, match="Did you mean 'demo'"):
+        sweep_file("demoo")
+    with pytest.raises(ConfigError, match="does not exist"):
+        sweep_file("other/demo.yaml")
+
+
+def test_hydras_state_is_put_back() -> None:
+    from hydra.core.global_hydra import GlobalHydra
+
+    cells()
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def test_cost_of_composition() -> None:
+    """Values cost far less than groups: 2,000 configs have to be planned within a minute."""
+    started = time.perf_counter()
+    found = cells("method=minmax,mse", "bits=w8a8,w4a4", "seed=range(100)", multirun=True)
+    assert len(found) == 400
+    assert time.perf_counter() - started < 12

@@ -1,0 +1,225 @@
+"""The plan: everything is checked before anything starts, and the identity is the resolved config's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.fake_engine import FakeEngine, result_of
+from vitq import compose, plan
+from vitq.config import RunConfig, signature
+from vitq.errors import ConfigError
+from vitq.plan import Plan
+from vitq.roots import Roots, shipped
+from vitq.store import Store
+
+
+def make(*overrides: str, multirun: bool = True) -> Plan:
+    file, roots = compose.root_config()
+    return plan.make(compose.load(file, roots, overrides, multirun=multirun), name="test")
+
+
+def problems(*overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as error:
+        make(*overrides)
+    assert not Path("runs").exists()
+    return error.value.problems
+
+
+def test_single_run(engine: FakeEngine, tmp_path: Path) -> None:
+    planned = make("bits=w4a4", "seed=3", multirun=False)
+    (run,) = planned.runs
+    assert planned.name is None
+    assert run.label == "vit_digits minmax w4a4"
+    assert run.signature == signature(run.config)
+    assert run.config.data.fingerprint == "f" * 64
+    assert run.config.runs_dir == str(tmp_path / "runs")
+    assert not run.done
+    assert not Path("runs").exists()
+
+
+def test_commit_writes_configs_that_parse_to_the_same_signature(engine: FakeEngine) -> None:
+    planned = make("method=minmax,mse", "bits=w8a8,w4a4")
+    planned.commit("vitq run -m …")
+    store = Store("runs")
+    assert store.signatures() == sorted(run.signature for run in planned.runs)
+    for run in planned.runs:
+        config, found = RunConfig.parse(store.run(run.signature).read_config())
+        assert config == run.config, found
+        assert signature(config) == run.signature
+        status = store.run(run.signature).read_status()
+        assert status is not None
+        assert status.state == "planned"
+    record = store.read_sweep("test")
+    assert record.signatures == [run.signature for run in planned.runs]
+    assert record.axes == {"method": ["minmax", "mse"], "bits": ["w8a8", "w4a4"]}
+    assert record.command == "vitq run -m …"
+
+
+def test_one_full_precision_run_for_all_bits_and_seeds(engine: FakeEngine) -> None:
+    planned = make("method=fp32,minmax", "bits=w8a8,w4a4", "seed=0,1", "calib.size=16,32")
+    assert planned.cells == 16
+    assert [run.label for run in planned.runs if run.config.method.name == "fp32"] == ["vit_digits fp32"]
+    assert len(planned.runs) == 1 + 8
+    fp = planned.runs[0].config
+    assert (fp.bits.label, fp.seed) == ("FP", 0)
+    alone = make("method=fp32", "bits=w3a3", "seed=9", multirun=False)
+    assert alone.runs[0].signature == planned.runs[0].signature
+    assert alone.runs[0].config == fp
+
+
+def test_identity_is_the_resolved_config_not_the_overrides(engine: FakeEngine) -> None:
+    by_group = make("bits=w4a4", multirun=False).runs[0]
+    by_value = make("bits.weight=4", "bits.activation=4", "tracker=none", "device=cpu", multirun=False).runs[0]
+    assert by_group.signature == by_value.signature
+    assert make("bits=w4a4", "bits.kinds.probs=8", multirun=False).runs[0].signature != by_group.signature
+
+
+def test_finished_runs_are_marked_and_not_checked_again(engine: FakeEngine) -> None:
+    first = make("bits=w8a8,w4a4")
+    first.commit()
+    done = first.runs[1]
+    first.store.run(done.signature).write_result(result_of(done.config, done.signature))
+    engine.validated.clear()
+    again = make("bits=w8a8,w4a4")
+    assert [run.done for run in again.runs] == [False, True]
+    assert [config.bits.weight for config in engine.validated] == [8]
+
+
+def test_questions_are_asked_once(engine: FakeEngine) -> None:
+    make("method=minmax,mse", "bits=w8a8,w4a4", "seed=0,1")
+    assert (engine.identified, engine.described) == (1, 1)
+    assert len(engine.validated) == 4  # seeds differ in nothing that the engine checks
+
+
+def test_all_problems_of_all_runs_at_once(engine: FakeEngine) -> None:
+    found = problems(
+        "method=minmax,minmaxx",
+        "bits.weight=4,9",
+        "calib.size=32,5000",
+        "calib.sizee=1",
+        "launcher=inline",
+    )
+    text = "\n".join(found)
+    assert "unknown method 'minmaxx'; valid: fp32" in text
+    assert "bits.weight=9: valid bit-widths: 2, 3, 4, 5, 6, 7, 8, or fp" in text
+    assert (
+        "calib.sizee: unknown key 'sizee'; valid: augment, balanced, batch_size, cache, size. Did you mean 'size'?"
+        in text
+    )
+    assert "4 of 8 runs" in text
+    assert len(found) == 3  # the calibration size is looked at once the schema is met
+
+
+def test_data_and_engine_problems_are_collected(engine: FakeEngine) -> None:
+    found = problems("calib.size=32,5000", "method.kinds.prob.bits=3,4")
+    assert any(line.startswith("method.kinds.prob.bits: unknown key 'bits'; valid: granularity") for line in found)
+    found = problems("calib.size=32,5000,6000", "method.kinds.prob={quantizer: uniform}")
+    assert found == [
+        "method.kinds.prob: unknown kind 'prob'  [all 3 runs]",
+        "calib.size=5000 is larger than the calibration split (1000 images)  "
+        "[1 of 3 runs: vit_digits minmax w8a8 calib.size=5000]",
+        "calib.size=6000 is larger than the calibration split (1000 images)  "
+        "[1 of 3 runs: vit_digits minmax w8a8 calib.size=6000]",
+    ]
+
+
+def test_missing_data_root_is_one_line_for_the_sweep(engine: FakeEngine) -> None:
+    assert problems("data.root=missing", "seed=0,1,2") == [
+        "data.root='missing' does not exist; set data.root=DIR  [all 3 runs]"
+    ]
+    assert engine.described == 1
+
+
+def test_one_look_shows_what_is_wrong_with_data_launcher_and_method(engine: FakeEngine) -> None:
+    found = problems("data.root=missing", "launcher.name=locl", "method.kinds.prob={quantizer: uniform}")
+    assert [line.split(" ")[0] for line in found] == ["unknown", "data.root='missing'", "method.kinds.prob:"]
+
+
+@pytest.mark.parametrize("name", ["local", "slurm"])
+def test_launchers_that_do_not_exist_yet(engine: FakeEngine, name: str) -> None:
+    assert problems(f"launcher={name}", "seed=0,1")[0].startswith(f"unknown launcher '{name}'; valid: inline")
+    assert problems(f"launcher.name={name}")[0].startswith(f"unknown launcher '{name}'; valid: inline")
+
+
+def test_one_store_and_one_launcher_per_sweep(engine: FakeEngine) -> None:
+    assert "runs_dir: one sweep uses one" in problems("runs_dir=a,b")[0]
+
+
+def sweep(folder: Path, section: str) -> Plan:
+    file = folder / "mine.yaml"
+    file.write_text(
+        f"defaults: [config, _self_]\nsweep: {section}\n"
+        "hydra: {mode: MULTIRUN, sweeper: {params: "
+        "{method: 'fp32,minmax,mse', bits: 'w8a8,w3a3', calib.size: '16,32'}}}\n"
+    )
+    return plan.make(compose.load(file, Roots.of()))
+
+
+def test_exclusions(engine: FakeEngine, tmp_path: Path) -> None:
+    planned = sweep(tmp_path, "{exclude: [{method: minmax, bits: w3a3}, {method: 'm*e', calib.size: [16, 64]}]}")
+    assert planned.name == "mine"
+    assert [run.label for run in planned.runs] == [
+        "vit_digits fp32",
+        "vit_digits minmax w8a8 calib.size=16",
+        "vit_digits minmax w8a8 calib.size=32",
+        "vit_digits mse w8a8 calib.size=32",
+        "vit_digits mse w3a3 calib.size=32",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("section", "line"),
+    [
+        ("{exclude: [{metod: minmax}]}", "sweep.exclude: unknown key 'metod'; valid: "),
+        ("{exclude: [{method: '*'}]}", "the sweep has no runs"),
+        ("{nam: x}", "sweep.nam='x'"),
+        ("{name: a/b}", "sweep.name='a/b': a sweep's name becomes a file name"),
+    ],
+)
+def test_a_wrong_sweep_section(engine: FakeEngine, tmp_path: Path, section: str, line: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        sweep(tmp_path, section)
+    assert len(error.value.problems) == 1
+    assert error.value.problems[0].startswith(line)
+
+
+def test_paths_that_exist_become_absolute_and_others_stay(engine: FakeEngine, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "weights.safetensors").write_bytes(b"")
+    run = make("data.root=images", "model.checkpoint=weights.safetensors", multirun=False).runs[0]
+    assert run.config.data.root == str(tmp_path / "images")
+    assert run.config.model.checkpoint == str(tmp_path / "weights.safetensors")
+    assert run.config.model.weights == "a" * 64
+    assert make("data.root='hfds://some/set'", multirun=False).runs[0].config.data.root == "hfds://some/set"
+
+
+def yaml_files() -> list[tuple[str, str]]:
+    conf = shipped("conf")
+    return [(path.parent.name, path.stem) for path in sorted(conf.glob("*/*.yaml"))]
+
+
+@pytest.mark.parametrize(("group", "option"), yaml_files())
+def test_every_option_of_every_group_is_a_valid_config(group: str, option: str) -> None:
+    file, roots = compose.root_config()
+    (cell,) = compose.expand(compose.load(file, roots, [f"{group}={option}"]))
+    assert cell.problem is None
+    config, found = RunConfig.parse(cell.raw)
+    assert config is not None, found
+    first = (shipped("conf") / group / f"{option}.yaml").read_text().splitlines()[0]
+    assert first.startswith("# "), "the first line says what it is: `vitq list` shows it"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in shipped("sweeps").glob("*.yaml")))
+def test_every_sweep_is_valid(engine: FakeEngine, name: str) -> None:
+    file = shipped("sweeps") / f"{name}.yaml"
+    planned = plan.make(compose.load(file, Roots.of()))
+    assert planned.sweep is not None
+    assert (planned.name, bool(planned.sweep.description), bool(planned.sweep.cost)) == (name, True, True)
+    text = file.read_text()
+    assert text.startswith("#")
+    assert f"vitq sweep {name}" in text
+    assert "Cost: " in text
+    assert "TODO" not in text, "measure it"
+    assert f"{len(planned.runs)} runs" in text, "the header says how many runs there are"

@@ -1,0 +1,7 @@
+"""`python -m vitq`."""
+
+import sys
+
+from vitq.cli import main
+
+sys.exit(main())

@@ -1,0 +1,156 @@
+"""What `run` and `sweep` share: plan, launch, table, and where to look."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vitq.compose import Primary
+    from vitq.plan import Plan
+
+
+def execute(primary: Primary, args: argparse.Namespace, name: str | None = None) -> int:
+    """Plan, launch and report; returns the exit code. With `args.json`, stdout gets one JSON document alone."""
+    from rich.console import Console
+
+    out = sys.stdout
+    if not args.json:
+        return _execute(primary, args, name, Console(), out)
+    # Libraries that print must not reach the reader of the JSON.
+    with redirect_stdout(sys.stderr):
+        return _execute(primary, args, name, Console(stderr=True), out)
+
+
+def _execute(primary: Primary, args: argparse.Namespace, name: str | None, console: Console, out: TextIO) -> int:
+    from vitq import plan as planning
+    from vitq import show
+    from vitq.launchers import LAUNCHERS
+
+    with console.status("planning") as status:
+        plan = planning.make(primary, name, watch=lambda cells: status.update(f"planning: {cells} configs checked"))
+    if args.dry_run:
+        _print_plan(plan, args.json, out)
+        return 0
+    plan.commit(shlex.join(["vitq", *args.argv]))
+    _announce(plan, console)
+    with show.make(console, plan.name or plan.runs[0].label, len(plan.runs)) as display:
+        failed = LAUNCHERS[plan.launcher.name](plan, display)
+    if args.json:
+        _print_json(plan, failed, out)
+    elif plan.name:
+        _print_table(plan, plan.name, console)
+    else:
+        _print_run(plan, console)
+    if failed:
+        _print_failures(plan, failed, console)
+    return 1 if failed else 0
+
+
+def _announce(plan: Plan, console: Console) -> None:
+    done = sum(run.done for run in plan.runs)
+    equal = f", {plan.cells} cells" if plan.cells != len(plan.runs) else ""
+    if plan.name:
+        runs = f"{len(plan.runs)} run{'s' if len(plan.runs) != 1 else ''}{equal}, {done} finished before"
+        console.print(f"[bold]{plan.name}[/]: {runs}; records under {plan.store.root}", highlight=False, soft_wrap=True)
+
+
+def _print_plan(plan: Plan, as_json: bool, out: TextIO) -> None:
+    if as_json:
+        runs = [
+            {
+                "signature": r.signature,
+                "label": r.label,
+                "overrides": r.overrides,
+                "done": r.done,
+                "config": r.config.to_dict(),
+            }
+            for r in plan.runs
+        ]
+        print(
+            json.dumps({"sweep": plan.name, "cells": plan.cells, "axes": plan.axes, "runs": runs}, indent=2), file=out
+        )
+        return
+    for run in plan.runs:
+        print(f"{run.signature}  {'done   ' if run.done else 'planned'}  {run.label}", file=out)
+    done = sum(run.done for run in plan.runs)
+    print(
+        f"{plan.cells} cells, {len(plan.runs)} runs, {done} finished before; nothing was started or written", file=out
+    )
+
+
+def _print_json(plan: Plan, failed: list[str], out: TextIO) -> None:
+    if plan.name is None:
+        result = plan.store.run(plan.runs[0].signature).read_result()
+        if result is not None:
+            print(result.to_json(), end="", file=out)
+        return
+    from vitq import report
+
+    table = report.table(plan.store, plan.name)
+    rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=15))
+    print(
+        json.dumps({"sweep": plan.name, "runs_dir": str(plan.store.root), "failed": failed, "runs": rows}, indent=2),
+        file=out,
+    )
+
+
+def _print_table(plan: Plan, sweep: str, console: Console) -> None:
+    from vitq import report
+
+    console.print(report.rich_table(report.table(plan.store, sweep)))
+    files = report.build(plan.store, sweep)
+    for kind, path in files.items():
+        console.print(f"{_KINDS.get(kind, kind):<9}{path}", highlight=False, markup=False, soft_wrap=True)
+    _print_tracker(plan, console)
+
+
+_KINDS = {"html": "report", "csv": "CSV", "md": "Markdown", "latex": "LaTeX"}
+
+
+def _print_run(plan: Plan, console: Console) -> None:
+    run = plan.runs[0]
+    run_dir = plan.store.run(run.signature)
+    result = run_dir.read_result()
+    if result is None:
+        return
+    scores = f"top-1 {result.metrics.top1} %, drop {result.metrics.drop} points"
+    line = f"{run.label}: {scores}, {result.size.quantized_bytes / 1e6:.2f} MB, {result.timings.total:.1f} s"
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"record   {run_dir.path}", highlight=False, markup=False, soft_wrap=True)
+    _print_tracker(plan, console)
+
+
+def _print_tracker(plan: Plan, console: Console) -> None:
+    """Where W&B's offline runs lie and how to look at them."""
+    from vitq import track
+
+    config = plan.runs[0].config
+    if config.tracker.name != "wandb" or config.tracker.mode != "offline":
+        return
+    place = track.folder(config)
+    if not any(place.glob("offline-run-*")):
+        return
+    where = shlex.quote(str(place))
+    console.print(f"W&B      {place}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"         look: wandb leet {where}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"         upload: wandb sync {where}/offline-run-*", highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_failures(plan: Plan, failed: list[str], console: Console) -> None:
+    console.print(
+        f"{len(failed)} of {len(plan.runs)} runs failed; the same command tries them again:",
+        style="red",
+        highlight=False,
+    )
+    for signature in failed:
+        run_dir = plan.store.run(signature)
+        status = run_dir.read_status()
+        error = status.error if status else "no status was recorded"
+        console.print(f"  {signature}  {error}\n    {run_dir.log_path}", highlight=False, markup=False, soft_wrap=True)

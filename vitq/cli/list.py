@@ -1,0 +1,87 @@
+"""`vitq list`: what exists."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from vitq.cli import options
+
+EXAMPLES = """\
+  vitq list models
+  vitq list methods --config-dir my_conf
+  vitq list sweeps
+  vitq list sites model=swin_digits method=repq_vit bits=w4a4
+"""
+
+WHAT = ("models", "methods", "sweeps", "sites")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Arguments of `vitq list`."""
+    usage = "{models,methods,sweeps,sites} [--json] [OVERRIDE ...]"
+    parser = options.parser(
+        "list", "Models, methods and sweeps that exist; the sites of one configuration.", EXAMPLES, usage
+    )
+    parser.add_argument("what", choices=WHAT)
+    options.overrides(parser)
+    options.as_json(parser, "the list")
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print one list. Raises ConfigError for an invalid configuration (sites)."""
+    if args.what == "sites":
+        return _sites(args)
+    from vitq.roots import Roots, headline, sweep_files
+
+    if args.overrides:
+        from vitq.errors import VitqError
+
+        raise VitqError(
+            f"`vitq list {args.what}` takes no overrides, found {' '.join(args.overrides)}; `vitq list sites` does"
+        )
+    roots = Roots.of(*([args.config_dir] if args.config_dir else []))
+    files = sweep_files() if args.what == "sweeps" else roots.files(args.what.removesuffix("s"))
+    if args.json:
+        print(
+            json.dumps(
+                [{"name": name, "about": headline(path), "file": str(path)} for name, path in files.items()], indent=2
+            )
+        )
+    else:
+        _print(files, args.what)
+    return 0
+
+
+def _print(files: dict[str, Path], what: str) -> None:
+    from vitq.roots import headline
+
+    width = max(map(len, files), default=0)
+    for name, path in files.items():
+        print(f"{name:<{width}}  {headline(path)}")
+    use = {"models": "model=NAME", "methods": "method=NAME", "sweeps": "vitq sweep NAME"}[what]
+    print(f"\nuse: {use}")
+
+
+def _sites(args: argparse.Namespace) -> int:
+    from vitq import compose
+    from vitq.errors import ConfigError
+    from vitq.problems import with_valid_keys
+
+    file, roots = compose.root_config(args.config_dir)
+    cell = next(compose.expand(compose.load(file, roots, args.overrides)))
+    from vitq.config import RunConfig
+
+    config, problems = RunConfig.parse(cell.raw) if cell.problem is None else (None, [cell.problem])
+    if config is None:
+        raise ConfigError([with_valid_keys(problem) for problem in problems])
+    from vitq.sites import table
+
+    sites = table(config)
+    if args.json:
+        print(sites.to_json(orient="records", indent=2))
+        return 0
+    print(sites.to_string(index=False))
+    return 0

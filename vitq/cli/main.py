@@ -1,0 +1,77 @@
+"""Dispatch. Each command is a module with `parser()` and `main(args)`; `--help` imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from vitq import __version__
+from vitq.errors import VitqError, unknown
+
+COMMANDS = {
+    "run": "execute one configuration, or with -m every combination of several values",
+    "sweep": "execute a sweep: a file that names methods, bit-widths, models, seeds",
+    "status": "where the runs of a sweep stand",
+    "report": "write a sweep's report: HTML, CSV, Markdown, LaTeX",
+    "list": "models, methods and sweeps that exist, or the quantized sites of a model",
+}
+
+EXAMPLES = """\
+examples:
+  vitq sweep demo                                   five methods, three bit-widths, two models; no download
+  vitq run model=vit_digits method=repq_vit bits=w4a4
+  vitq run -m method=minmax,mse bits=w8a8,w4a4      every combination
+  vitq status demo
+  vitq report demo --format html
+  vitq list methods
+
+exit codes: 0 all runs have a result; 1 a run failed; 2 a command or config is invalid, nothing was started;
+130 stopped by Ctrl-C, finished runs are kept and the same command goes on from there
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. SystemExit is argparse's, for `--help` and unknown options."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    top = _top()
+    if not words or words[0].startswith("-"):
+        top.parse_args(words)
+        top.print_help(sys.stderr)
+        return 2
+    name, rest = words[0], words[1:]
+    if name not in COMMANDS:
+        top.error(unknown("command", name, COMMANDS))
+    command = importlib.import_module(f"vitq.cli.{name}")
+    # Intermixed: overrides may stand before, between and after the options.
+    args = command.parser().parse_intermixed_args(rest)
+    args.argv = words
+    try:
+        code: int = command.main(args)
+        return code
+    except VitqError as error:
+        print(f"vitq {name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nvitq: stopped; finished runs are kept, the same command goes on from there", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (`| head`) has gone. Python would complain once more when it flushes at exit.
+        sys.stdout = None
+        return 141
+
+
+def _top() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="vitq",
+        usage="vitq COMMAND [OPTIONS] [OVERRIDES]",
+        description="Sweeps of post-training quantization methods over vision transformers.",
+        epilog=f"commands:\n{commands}\n\n`vitq COMMAND --help` says more.\n\n{EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"vitq {__version__}")
+    return parser

@@ -1,0 +1,45 @@
+"""`vitq run`: one configuration, or with `-m` the product of several values."""
+
+from __future__ import annotations
+
+import argparse
+
+from vitq.cli import options
+
+EXAMPLES = """\
+  vitq run                                                    the defaults of conf/config.yaml
+  vitq run model=swin_digits method=repq_vit bits=w4a4 seed=1
+  vitq run bits.weight=3 bits.activation=4 bits.kinds.probs=8
+  vitq run -m method=minmax,mse,repq_vit bits=w4a4 'seed=range(3)'
+  vitq run --config-dir my_conf method=mine                   with my_conf/method/mine.yaml
+  vitq run --json method=fp32 | python -m json.tool           the content of result.json
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Arguments of `vitq run`."""
+    parser = options.parser(
+        "run",
+        "Execute one configuration. A run that has its result already is not repeated.",
+        EXAMPLES,
+        "[-m] [--dry-run] [--json] [OVERRIDE ...]",
+    )
+    parser.add_argument("-m", "--multirun", action="store_true", help="several values per key: run all combinations")
+    parser.add_argument("--name", default="multirun", help="with -m: name of the sweep (default: multirun)")
+    parser.add_argument(
+        "--config-name", metavar="NAME", help="primary config in --config-dir or conf/ (default: config)"
+    )
+    options.overrides(parser)
+    options.dry_run(parser)
+    options.as_json(parser, "the run's result.json (with -m: the results of all runs)")
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+    """Execute. Raises VitqError for whatever is wrong before the start."""
+    from vitq import compose
+    from vitq.cli import execute
+
+    file, roots = compose.root_config(args.config_dir, args.config_name)
+    primary = compose.load(file, roots, args.overrides, multirun=args.multirun)
+    return execute.execute(primary, args, name=args.name if args.config_name is None else None)

@@ -1,0 +1,43 @@
+"""`vitq sweep`: a sweep file, with overrides on top."""
+
+from __future__ import annotations
+
+import argparse
+
+from vitq.cli import options
+
+EXAMPLES = """\
+  vitq sweep demo
+  vitq sweep demo --dry-run                             what would run, and what has its result already
+  vitq sweep demo method=repq_vit 'seed=range(3)'       an override of an axis replaces it, another one is added
+  vitq sweep my/sweeps/ablation.yaml tracker=none
+  vitq sweep demo --json > table.json
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Arguments of `vitq sweep`."""
+    parser = options.parser(
+        "sweep",
+        "Execute every run of a sweep that has no result yet, then print the table and write the report.",
+        EXAMPLES,
+        "NAME|PATH [--dry-run] [--json] [OVERRIDE ...]",
+    )
+    parser.add_argument(
+        "sweep", metavar="NAME|PATH", help="a sweep of `vitq list sweeps`, or the path of its YAML file"
+    )
+    options.overrides(parser)
+    options.dry_run(parser)
+    options.as_json(parser, "the table, one row per run,")
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+    """Execute. Raises VitqError for whatever is wrong before the start."""
+    from vitq import compose
+    from vitq.cli import execute
+    from vitq.roots import Roots, sweep_file
+
+    file = sweep_file(args.sweep)
+    roots = Roots.of(*([args.config_dir] if args.config_dir else []))
+    return execute.execute(compose.load(file, roots, args.overrides, multirun=True), args)
