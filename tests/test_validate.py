@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -26,26 +27,75 @@ def test_a_good_recipe_has_no_problems() -> None:
     assert found() == []
 
 
-KINDS = {"default": {}}
+KINDS: dict[str, Any] = {"default": {}}
 CALIBRATE = {"all": {"do": "calibrate"}}
 
 
 @pytest.mark.parametrize(
     ("method", "more", "message"),
     [
-        ({"kinds": {"wieght": {}}, "steps": CALIBRATE}, {}, "unknown kind 'wieght'; valid: attn_out, .*Did you mean 'weight'"),
+        (
+            {"kinds": {"wieght": {}}, "steps": CALIBRATE},
+            {},
+            "unknown kind 'wieght'; valid: attn_out, .*Did you mean 'weight'",
+        ),
         ({"kinds": {"probs": {"quantizer": "lgo2"}}, "steps": CALIBRATE}, {}, "unknown quantizer 'lgo2'"),
-        ({"kinds": {"default": {"options": {"percentile": 1}}}, "steps": CALIBRATE}, {}, "unknown option .*'percentile'"),
-        ({"kinds": {"weight": {"granularity": "head"}}, "steps": CALIBRATE}, {}, "only query, key, probs and value have heads"),
-        ({"kinds": {"weight": {"granularity": "token"}}, "steps": CALIBRATE}, {}, "a weight tensor has no tokens"),
+        (
+            {"kinds": {"default": {"options": {"percentile": 1}}}, "steps": CALIBRATE},
+            {},
+            "unknown option .*'percentile'",
+        ),
+        (
+            {"kinds": {"weight": {"granularity": "head"}}, "steps": CALIBRATE},
+            {},
+            "only query, key, probs, value have heads, not weight; valid here: tensor, channel, group:N",
+        ),
+        (
+            {"kinds": {"weight": {"granularity": "token"}}, "steps": CALIBRATE},
+            {},
+            "granularity=token: weight tensors have no tokens",
+        ),
+        (
+            {"kinds": {"default": {"granularity": "token"}}, "steps": CALIBRATE},
+            {},
+            "kinds.default.granularity=token: weight, head tensors have no tokens",
+        ),
+        (
+            {"kinds": {"default": {"granularity": "head"}, "weight": {}}, "steps": CALIBRATE},
+            {},
+            "kinds.default.granularity=head: .* have heads, not post_norm, post_gelu, attn_out, head, other;",
+        ),
+        (
+            {"kinds": {"default": {"range": "percentile", "options": {"percentiles": [99.9]}}}, "steps": CALIBRATE},
+            {},
+            r"kinds.default: percentile 99.9 is outside \(0.5, 1\]",
+        ),
+        (
+            {"kinds": {"default": {"range": "mse", "options": {"candidates": 0}}}, "steps": CALIBRATE},
+            {},
+            "kinds.default: candidates=0",
+        ),
+        (
+            {"kinds": {"default": {}, "probs": {"quantizer": "log2", "symmetric": True}}, "steps": CALIBRATE},
+            {},
+            "kinds.probs: symmetric=true: Log2Quantizer has no negative codes",
+        ),
         ({"kinds": KINDS, "steps": {"a": {"do": "calibrat"}}}, {}, "unknown step 'calibrat'.*Did you mean 'calibrate'"),
-        ({"kinds": KINDS, "steps": {"a": {}}}, {}, r"method.steps.a.do: missing; valid: calibrate, reparameterize"),
+        ({"kinds": KINDS, "steps": {"a": {}}}, {}, r"method.steps.a.do: missing; valid: calibrate, .*reparameterize"),
         ({"kinds": KINDS, "steps": {"a": {"do": "calibrate", "sits": "all"}}}, {}, r"steps.a.sits: unknown option"),
         ({"kinds": KINDS, "steps": {"a": {"do": "calibrate", "sites": "al"}}}, {}, r"steps.a.sites: .*'weights'"),
         ({"kinds": KINDS, "steps": {"a": {"do": "calibrate", "kinds": ["x"]}}}, {}, "unknown kind 'x'"),
-        ({"kinds": KINDS, "steps": {"a": {"do": "calibrate", "images": 99}}}, {}, "images=99; valid: 1 to calib.size=32"),
+        (
+            {"kinds": KINDS, "steps": {"a": {"do": "calibrate", "images": 99}}},
+            {},
+            "images=99; valid: 1 to calib.size=32",
+        ),
         ({"kinds": KINDS}, {}, "no step fits them"),
-        ({"kinds": {"weight": {}}, "steps": {"a": {"do": "reparameterize"}}}, {}, "needs a uniform quantizer for kind post_norm"),
+        (
+            {"kinds": {"weight": {}}, "steps": {"a": {"do": "reparameterize"}}},
+            {},
+            "needs a uniform quantizer for kind post_norm",
+        ),
         (
             {"kinds": KINDS, "steps": {"all": {"do": "calibrate"}, "fold": {"do": "reparameterize"}}},
             {},
@@ -56,10 +106,14 @@ CALIBRATE = {"all": {"do": "calibrate"}}
 )
 def test_each_mistake_is_named(method: dict[str, Any] | None, more: dict[str, Any], message: str) -> None:
     problems = found(method, **more)
-    assert problems
-    import re
-
     assert any(re.search(message, line) for line in problems), problems
+
+
+def test_a_default_answers_for_quantized_kinds_only() -> None:
+    kinds = {"default": {"granularity": "token"}, "head": {}}
+    assert found({"kinds": kinds, "steps": CALIBRATE}, bits={"weight": "fp"}) == []
+    assert found({"kinds": kinds | {"weight": {}}, "steps": CALIBRATE}) == []
+    assert len(found({"kinds": kinds | {"weight": {}}, "steps": CALIBRATE}, bits={"image": 8})) == 1
 
 
 def test_a_step_that_is_switched_off_is_not_checked_against_the_config() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 
 from vitq import methods
 from vitq.config import RunConfig
+from vitq.models.anatomy import dissect
 from vitq.progress import Progress
 from vitq.quant.model import QuantizedModel
+from vitq.quant.uniform import UniformQuantizer
 from vitq.steps import Workspace
 from vitq.steps.step import parse_step
 
@@ -30,6 +33,12 @@ class Images:
     def __len__(self) -> int:
         return len(self.x)
 
+    def take(self, indices: list[int]) -> Images:
+        """Some of them, in that order."""
+        chosen = Images(len(indices), self.x.shape[-1])
+        chosen.x = self.x[indices]
+        return chosen
+
     def batches(self, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(0, len(self.x), batch_size):
             batch = self.x[start : start + batch_size].to(device)
@@ -42,10 +51,25 @@ def tiny(family: str, **kwargs: Any) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         if family == "vit":
-            settings: dict[str, Any] = {"depth": 2, "img_size": 32, "patch_size": 8, "num_classes": 5, "embed_dim": 48, "num_heads": 3}
+            settings: dict[str, Any] = {
+                "depth": 2,
+                "img_size": 32,
+                "patch_size": 8,
+                "num_classes": 5,
+                "embed_dim": 48,
+                "num_heads": 3,
+            }
             model = timm.create_model("vit_tiny_patch16_224", pretrained=False, **settings | kwargs)
         else:
-            settings = {"depths": (2, 2), "num_heads": (2, 4), "embed_dim": 16, "num_classes": 5, "img_size": 32, "window_size": 4, "patch_size": 2}
+            settings = {
+                "depths": (2, 2),
+                "num_heads": (2, 4),
+                "embed_dim": 16,
+                "num_classes": 5,
+                "img_size": 32,
+                "window_size": 4,
+                "patch_size": 2,
+            }
             model = timm.create_model("swin_tiny_patch4_window7_224", pretrained=False, **settings | kwargs)
         for name, parameter in model.named_parameters():
             parameter.data.add_(torch.randn_like(parameter) * 0.05)
@@ -69,11 +93,30 @@ def workspace() -> Callable[..., Workspace]:
         }
         config, problems = RunConfig.parse(raw)
         assert config is not None, problems
+        teacher = dissect(copy.deepcopy(model))
         quantized = QuantizedModel(model)
         quantized.equip(config.method, config.bits)
-        return Workspace(quantized, Images(images, size), config, torch.device("cpu"), Progress())  # type: ignore[arg-type]
+        return Workspace(quantized, Images(images, size), config, torch.device("cpu"), Progress(), teacher)  # type: ignore[arg-type]
 
     return make
+
+
+def part(model: nn.Module, name: str) -> Any:
+    """A module by its name, as untyped as torch's attributes are."""
+    return model.get_submodule(name)
+
+
+def images(work: Workspace) -> Tensor:
+    """The calibration images of a workspace of these tests."""
+    assert isinstance(work.calib, Images)
+    return work.calib.x
+
+
+def uniform(work: Workspace, site: str) -> UniformQuantizer:
+    """The uniform quantizer of a site."""
+    quantizer = work.model.sites[site].quantizer
+    assert isinstance(quantizer, UniformQuantizer)
+    return quantizer
 
 
 def run(work: Workspace, *steps: dict[str, Any]) -> None:

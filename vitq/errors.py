@@ -14,7 +14,8 @@ class ConfigError(VitqError):
 
     def __init__(self, problems: Sequence[str]):
         self.problems = list(problems)
-        head = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''} in the configuration; nothing was started"
+        count = len(self.problems)
+        head = f"{count} problem{'' if count == 1 else 's'} in the configuration; nothing was started"
         super().__init__("\n".join([head, *(f"  - {p}" for p in self.problems)]))
 
 

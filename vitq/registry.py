@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from vitq.errors import VitqError, unknown
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 
 class Registry(Generic[T]):
@@ -24,15 +25,18 @@ class Registry(Generic[T]):
         self.what = what
         self._items: dict[str, T] = {}
 
-    def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that stores the object under `name`. Raises ValueError when the name is taken."""
+    def register(self, name: str) -> Callable[[C], C]:
+        """Decorator that stores the object under `name`. Raises ValueError when the name is taken.
 
-        def add(item: T) -> T:
+        It takes any type: mypy loses a class's own type where pydantic's `dataclass` stands between it and this.
+        """
+
+        def add(item: C) -> C:
             if name in self._items:
                 raise ValueError(
                     f"{self.what} {name!r} is already registered by {self._items[name]!r}; pick another name"
                 )
-            self._items[name] = item
+            self._items[name] = cast(T, item)
             return item
 
         return add

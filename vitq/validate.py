@@ -2,83 +2,117 @@
 
 from __future__ import annotations
 
-from vitq.config import KINDS, RunConfig
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from vitq.config import KINDS, BitsConfig, QuantizerConfig, RunConfig
 from vitq.errors import unknown
+
+if TYPE_CHECKING:
+    from vitq.steps import Step
+
+# Kinds whose tensors have a dimension of heads, and kinds whose tensors have none of tokens.
+_WITH_HEADS = ("query", "key", "probs", "value")
+_WITHOUT_TOKENS = ("weight", "patch", "head")
 
 
 def problems(config: RunConfig) -> list[str]:
     """Everything wrong with method and bits, one line each; [] where the recipe can be built."""
     from vitq import methods
+
+    methods.load()
+    return [*_kinds(config), *_steps(config)]
+
+
+def _kinds(config: RunConfig) -> Iterator[str]:
+    """Problems of `method.kinds` and `bits.kinds`."""
+    for kind in config.method.kinds:
+        if kind not in (*KINDS, "default"):
+            yield f"method.kinds.{kind}: {unknown('kind', kind, (*KINDS, 'default'))}"
+    for kind in config.bits.kinds:
+        if kind not in KINDS:
+            yield f"bits.kinds.{kind}: {unknown('kind', kind, KINDS)}"
+    for kind, quantizer in config.method.kinds.items():
+        place = f"method.kinds.{kind}"
+        yield from (f"{place}{line}" for line in _quantizer(quantizer))
+        # `default` speaks for the quantized kinds that have no entry of their own.
+        unnamed = [name for name in KINDS if name not in config.method.kinds and _quantized(name, config.bits)]
+        yield from (f"{place}{line}" for line in _granularity(quantizer, unnamed if kind == "default" else [kind]))
+
+
+def _quantizer(quantizer: QuantizerConfig) -> list[str]:
     from vitq.quant.layout import Axes
     from vitq.quant.model import build
     from vitq.quant.quantizer import QUANTIZERS
-    from vitq.steps import STEPS, Step
+
+    name = quantizer.quantizer
+    if name not in QUANTIZERS:
+        return [f".quantizer: {unknown('quantizer', name, QUANTIZERS)}"]
+    try:
+        # The width does not matter here: the config's own are checked by its type.
+        build(name, 4, Axes(0), quantizer.granularity, quantizer.range, quantizer.symmetric, quantizer.options)
+    except ValueError as error:
+        return [f": {error}"]
+    return []
+
+
+def _granularity(quantizer: QuantizerConfig, kinds: Sequence[str]) -> Iterator[str]:
+    """Problems of a granularity that some of the kinds it applies to cannot have."""
+    headless = [kind for kind in kinds if kind not in _WITH_HEADS]
+    tokenless = [kind for kind in kinds if kind in _WITHOUT_TOKENS]
+    valid = "tensor, channel, group:N" if tokenless else "tensor, channel, token, group:N"
+    if quantizer.granularity == "head" and headless:
+        yield (
+            f".granularity=head: only {', '.join(_WITH_HEADS)} have heads, not {', '.join(headless)}; "
+            f"valid here: {valid}"
+        )
+    if quantizer.granularity == "token" and tokenless:
+        yield f".granularity=token: {', '.join(tokenless)} tensors have no tokens; valid here: {valid}"
+
+
+def _quantized(kind: str, bits: BitsConfig) -> bool:
+    """Whether a bit-width applies to some site of this kind."""
+    rule = {"weight": bits.weight, "patch": bits.image}.get(kind, bits.activation)
+    exceptions = [bits.first_last] if kind in ("weight", "head") and bits.first_last is not None else []
+    return any(width != "fp" for width in (bits.kinds.get(kind, rule), *exceptions))
+
+
+def _steps(config: RunConfig) -> Iterator[str]:
+    """Problems of `method.steps`."""
+    from vitq.steps import STEPS
     from vitq.steps.step import parse_step
 
-    methods.load()
-    found = []
-    for kind in config.method.kinds:
-        if kind not in (*KINDS, "default"):
-            found.append(f"method.kinds.{kind}: {unknown('kind', kind, (*KINDS, 'default'))}")
-    for kind in config.bits.kinds:
-        if kind not in KINDS:
-            found.append(f"bits.kinds.{kind}: {unknown('kind', kind, KINDS)}")
-    for kind, quantizer in config.method.kinds.items():
-        place = f"method.kinds.{kind}"
-        if quantizer.quantizer not in QUANTIZERS:
-            found.append(f"{place}.quantizer: {unknown('quantizer', quantizer.quantizer, QUANTIZERS)}")
-            continue
-        if quantizer.granularity == "head" and kind not in ("query", "key", "probs", "value"):
-            found.append(
-                f"{place}.granularity=head: only query, key, probs and value have heads; valid here: tensor, channel, token, group:N"
-            )
-        if quantizer.granularity == "token" and kind in ("weight", "patch", "head"):
-            found.append(
-                f"{place}.granularity=token: a {kind} tensor has no tokens; valid here: tensor, channel, group:N"
-            )
-        try:
-            build(
-                quantizer.quantizer,
-                4,
-                Axes(0),
-                quantizer.granularity,
-                quantizer.range,
-                quantizer.symmetric,
-                quantizer.options,
-            )
-        except ValueError as error:
-            found.append(f"{place}: {error}")
-    steps: list[Step] = []
+    steps: dict[str, Step] = {}
     for name, raw in config.method.steps.items():
         step, wrong = parse_step(name, raw)
-        found.extend(wrong)
-        if step is not None:
-            steps.append(step)
-            if step.enabled:
-                found.extend(f"method.steps.{name}: {line}" for line in step.check(config))
+        yield from wrong
+        if step is not None and step.enabled:
+            steps[name] = step
+            yield from (f"method.steps.{name}: {line}" for line in step.check(config))
     if config.method.kinds and not config.method.steps:
-        found.append(
-            f"method {config.method.name!r} names quantizers but no step fits them; add a step with do: calibrate. Steps: {', '.join(STEPS)}"
+        yield (
+            f"method {config.method.name!r} names quantizers but no step fits them; add a step with do: calibrate. "
+            f"Steps: {', '.join(STEPS)}"
         )
-    found.extend(_order(config.method.steps, steps))
-    return found
+    yield from _order(steps)
 
 
-def _order(raw: dict[str, object], steps: list[object]) -> list[str]:
-    """Weights must not be calibrated before a step that changes them."""
+def _order(steps: dict[str, Step]) -> Iterator[str]:
+    """Weights must not be calibrated before a step that changes them. `steps`: the enabled ones by name, in order."""
     from vitq.steps.calibrate import Calibrate
+    from vitq.steps.reparameterize import Reparameterize
 
-    if len(raw) != len(steps):
-        return []
     calibrated: str | None = None
-    found = []
-    for name, step in zip(raw, steps, strict=True):
-        if not getattr(step, "enabled", True):
-            continue
-        if getattr(step, "changes_weights", False) and calibrated is not None:
-            found.append(
-                f"method.steps.{name}: changes weights after {calibrated!r} has calibrated them; move {calibrated!r} behind it"
+    observed = False
+    for name, step in steps.items():
+        if isinstance(step, Reparameterize) and not observed:
+            yield f"method.steps.{name}: folds post_norm ranges, but no step before it calibrates these activations"
+        if step.changes_weights and calibrated is not None:
+            yield (
+                f"method.steps.{name}: changes weights after {calibrated!r} has calibrated them; "
+                f"move {calibrated!r} behind it"
             )
         if isinstance(step, Calibrate) and step.sites in ("weights", "all"):
             calibrated = name
-    return found
+        if isinstance(step, Calibrate) and step.sites != "weights" and (not step.kinds or "post_norm" in step.kinds):
+            observed = True

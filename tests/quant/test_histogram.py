@@ -48,7 +48,8 @@ def test_values_and_quantiles_are_those_of_the_data(granularity: str) -> None:
     histogram = filled(list(x.split(2)), granularity)
     layout = Layout.of(granularity, AXES, tuple(x.shape))
     exact, streamed = Distribution.from_rows(layout.rows(x)), histogram.distribution()
-    assert torch.equal(exact.low, streamed.low) and torch.equal(exact.high, streamed.high)
+    assert torch.equal(exact.low, streamed.low)
+    assert torch.equal(exact.high, streamed.high)
     width = torch.exp2(histogram.exponent.float())
     for p in (0.0, 0.01, 0.5, 0.999, 1.0):
         # Near the tails the distance between neighbouring samples exceeds a bin.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from vitq.quant.histogram import Histogram
 from vitq.quant.layout import Axes, Layout
 
 TOKENS = Axes(channel=-1, token=True)
@@ -26,6 +27,19 @@ CASES = [
     ("group:4", WEIGHT, (6, 8), 12),
     ("group:6", WEIGHT, (6, 3, 2, 2), 12),
     ("channel", IMAGE, (2, 3, 8, 8), 3),
+    # Dimensions of size 1, kept or not.
+    ("channel", TOKENS, (1, 1, 8), 8),
+    ("channel", TOKENS, (2, 5, 1), 1),
+    ("token", TOKENS, (2, 1, 5, 8), 5),
+    ("token", TOKENS, (2, 1, 1, 8), 1),
+    ("head", OPERAND, (2, 1, 5, 8), 1),
+    ("head", OPERAND, (1, 3, 1, 1), 3),
+    ("channel", WEIGHT, (1, 8), 1),
+    ("group:4", WEIGHT, (1, 8), 2),
+    ("group:8", WEIGHT, (6, 8), 6),
+    ("group:1", TOKENS, (2, 5, 8), 8),
+    ("group:8", TOKENS, (2, 5, 8), 1),
+    ("channel", IMAGE, (1, 1, 8, 8), 1),
 ]
 
 
@@ -36,12 +50,19 @@ def test_rows_hold_exactly_the_elements_that_share_a_scale(
     layout = Layout.of(granularity, axes, shape)
     x = torch.arange(torch.Size(shape).numel()).reshape(shape)
     rows = layout.rows(x)
-    assert layout.groups == groups and rows.shape == (groups, x.numel() // groups)
+    assert layout.groups == groups
+    assert rows.shape == (groups, x.numel() // groups)
     # Broadcasting the group's number marks the same elements that `rows` collects.
     mark = (layout.expand(torch.zeros_like(x)) + layout.view(torch.arange(groups))).reshape(x.shape)
     for group in range(groups):
         assert set(rows[group].tolist()) == set(x[mark == group].tolist())
     assert torch.equal(layout.collapse(layout.expand(x), x.shape), x)
+    # The streaming histogram sees the same groups.
+    histogram = Histogram()
+    histogram.update(x.float(), layout)
+    assert torch.equal(histogram.low, rows.amin(dim=1).float())
+    assert torch.equal(histogram.high, rows.amax(dim=1).float())
+    assert histogram.counts.sum(dim=1).tolist() == [rows.shape[1]] * groups
 
 
 @pytest.mark.parametrize(
@@ -54,6 +75,8 @@ def test_rows_hold_exactly_the_elements_that_share_a_scale(
         ("row", TOKENS, (2, 5, 8), "unknown granularity 'row'"),
     ],
 )
-def test_a_granularity_that_does_not_fit_is_refused(granularity: str, axes: Axes, shape: tuple[int, ...], message: str) -> None:
+def test_a_granularity_that_does_not_fit_is_refused(
+    granularity: str, axes: Axes, shape: tuple[int, ...], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         Layout.of(granularity, axes, shape)

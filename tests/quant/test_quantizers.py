@@ -10,12 +10,15 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
+from vitq import methods
 from vitq.quant.layout import Axes
 from vitq.quant.model import build
 from vitq.quant.quantizer import Quantizer
 
+methods.load()
+
 # One row for each quantizer; a new one is added here. Second entry: does it take negative values?
-QUANTIZERS = [("uniform", True), ("log2", False), ("log_sqrt2", False)]
+QUANTIZERS = [("uniform", True), ("log2", False), ("log_sqrt2", False), ("sulq", False)]
 NAMES = [name for name, _ in QUANTIZERS]
 SIGNED = dict(QUANTIZERS)
 BITS = st.integers(2, 8)
@@ -27,13 +30,17 @@ ADVERSARIAL = {
     "zero": torch.zeros(2, 3, 4),
     "single element": torch.tensor([[[0.3]]]),
     "huge range": torch.tensor([[[1e-20, 1.0, 1e20, 3.0]]]),
-    "one outlier": torch.cat([torch.rand(1, 3, 4) * 1e-3, torch.full((1, 3, 4), 1e-3)]).index_fill(0, torch.tensor(1), 1e3),
+    "one outlier": torch.cat([torch.rand(1, 3, 4) * 1e-3, torch.full((1, 3, 4), 1e-3)]).index_fill(
+        0, torch.tensor(1), 1e3
+    ),
     "tiny": torch.rand(2, 3, 4) * 1e-30,
     "normal": torch.rand(4, 3, 4, generator=torch.Generator().manual_seed(0)),
 }
 
 
-def fitted(name: str, bits: int, x: Tensor, granularity: str = "tensor", range: str = "minmax", **more: object) -> Quantizer:
+def fitted(
+    name: str, bits: int, x: Tensor, granularity: str = "tensor", range: str = "minmax", **more: object
+) -> Quantizer:
     symmetric = bool(more.pop("symmetric", False))
     quantizer = build(name, bits, Axes(channel=-1, token=True), granularity, range, symmetric, dict(more))
     quantizer.fit_tensor(x)
@@ -44,7 +51,8 @@ def check(quantizer: Quantizer, x: Tensor) -> None:
     codes = quantizer.encode(x)
     assert codes.dtype == torch.int64
     assert codes.shape == x.shape
-    assert 0 <= int(codes.min()) and int(codes.max()) < 2**quantizer.bits
+    assert int(codes.min()) >= 0
+    assert int(codes.max()) < 2**quantizer.bits
     decoded = quantizer.decode(codes)
     assert torch.isfinite(decoded).all()
     assert torch.equal(quantizer(x), decoded), "forward must be decode∘encode, bit for bit"
@@ -90,7 +98,12 @@ def test_a_constant_tensor_is_reproduced(name: str, value: float) -> None:
     for sign in (1, -1) if SIGNED[name] else (1,):
         out = fitted(name, 4, sign * x)(sign * x)
         if value == 0.0 and not SIGNED[name]:
-            assert float(out.max()) <= 2 ** -(15 / (2 if name == "log_sqrt2" else 1)), "zero gets the least power of scale 1"
+            assert float(out.max()) <= 2 ** -(15 / (2 if name == "log_sqrt2" else 1)), (
+                "zero gets the least power of scale 1"
+            )
+        elif name == "sulq":
+            # Powers of two less a shift of at least 0.001: the nearest of these.
+            assert float((out - x).abs().max()) <= max(0.5 * value, 1e-3)
         else:
             assert torch.allclose(out, sign * x, rtol=1e-6, atol=0)
 
@@ -129,7 +142,7 @@ def test_uniform_without_zero_in_its_range() -> None:
 def test_symmetric_uniform_has_its_zero_in_the_middle() -> None:
     x = torch.tensor([[[-1.0, 0.5, 0.25, 1.0]]])
     quantizer = fitted("uniform", 4, x, symmetric=True)
-    assert float(quantizer.zero_point[0]) == 8.0  # type: ignore[operator,index]
+    assert float(quantizer.get_buffer("zero_point")[0]) == 8.0
     assert float(quantizer(torch.zeros(1, 1, 1))) == 0.0
     assert torch.allclose(quantizer(x), x, atol=1 / 14 + 1e-6), "both ends are covered"
 
@@ -143,10 +156,9 @@ def test_log_quantizers_match_the_float64_formula(name: str, steps: int, zero_co
     last = 2**bits - 2 if zero_code else 2**bits - 1
     for value, got in zip(x.flatten().tolist(), out.flatten().tolist(), strict=True):
         code = round(-steps * math.log2(value / scale))
-        if code > last:
-            expected = 0.0 if zero_code else scale * 2 ** (-last / steps)
-        else:
-            expected = scale * 2 ** (-code / steps)
+        expected = scale * 2 ** (-min(code, last) / steps)
+        if code > last and zero_code:
+            expected = 0.0
         assert got == pytest.approx(expected, rel=1e-5)
 
 
@@ -154,7 +166,7 @@ def test_log_sqrt2_equals_repq_vits_change_of_base() -> None:
     """RepQ-ViT eq. 12–13: s·√2^(−q) = s·(1 + odd(q)·(√2 − 1))·2^(−⌈q/2⌉)."""
     quantizer = fitted("log_sqrt2", 4, torch.rand(1, 8, 8))
     codes = torch.arange(16).view(1, 4, 4)
-    scale = float(quantizer.scale[0])  # type: ignore[operator,index]
+    scale = float(quantizer.get_buffer("scale")[0])
     shifted = scale * (1 + (codes % 2) * (math.sqrt(2) - 1)) * torch.exp2(-torch.ceil(codes.double() / 2))
     assert torch.allclose(quantizer.decode(codes).double(), shifted, rtol=1e-6)
 
@@ -162,8 +174,22 @@ def test_log_sqrt2_equals_repq_vits_change_of_base() -> None:
 def test_mse_search_beats_min_max_and_percentile_on_its_own_objective() -> None:
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(16, 50, 8, generator=generator) ** 3  # heavy tails
-    errors = {r: float((fitted("uniform", 4, x, range=r)(x) - x).square().sum()) for r in ("minmax", "percentile", "mse")}
-    assert errors["mse"] < 0.7 * errors["minmax"] and errors["percentile"] <= errors["minmax"], errors
+    errors = {
+        r: float((fitted("uniform", 4, x, range=r)(x) - x).square().sum()) for r in ("minmax", "percentile", "mse")
+    }
+    assert errors["mse"] < 0.7 * errors["minmax"], errors
+    assert errors["percentile"] <= errors["minmax"], errors
+
+
+@pytest.mark.parametrize("include_zero", [False, True])
+def test_a_percentile_range_without_extent_becomes_the_full_one(include_zero: bool) -> None:
+    """Nearly constant: 0.1 % of the values differ, fewer than every percentile cuts off."""
+    x = torch.full((1, 100, 100), 0.5)
+    x[0, 0, :2] = torch.tensor([0.0, 1.0])
+    quantizer = fitted("uniform", 4, x, range="percentile", percentiles=[0.999], include_zero=include_zero)
+    check(quantizer, x)
+    assert float((quantizer(x) - x).abs().max()) <= 1 / 15
+    assert float(quantizer.get_buffer("zero_point").abs().max()) <= 15
 
 
 def test_errors_name_value_and_remedy() -> None:

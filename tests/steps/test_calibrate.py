@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.tiny import Images, run, tiny
-from vitq.quant.uniform import UniformQuantizer
+from tests.tiny import Images, images, part, run, tiny, uniform
 from vitq.steps import Workspace
 
 UNIFORM = {"kinds": {"default": {"quantizer": "uniform", "range": "minmax"}}}
@@ -18,7 +17,7 @@ Make = Callable[..., Workspace]
 
 
 def scales(work: Workspace) -> dict[str, torch.Tensor]:
-    return {s.name: s.quantizer.scale for s in work.model.quantized()}  # type: ignore[union-attr,misc]
+    return {s.name: uniform(work, s.name).scale for s in work.model.quantized()}
 
 
 @pytest.mark.parametrize("family", ["vit", "swin"])
@@ -26,21 +25,20 @@ def test_ranges_are_those_of_all_images(workspace: Make, family: str) -> None:
     """The reference keeps every activation of every image; the engine streams them."""
     work = workspace(tiny(family), UNIFORM, images=20)
     run(work, ALL)
-    assert work.calib.served == 20  # type: ignore[attr-defined]
+    assert isinstance(work.calib, Images)
+    assert work.calib.served == 20
     reference = tiny(family)
     seen: dict[str, list[torch.Tensor]] = {}
     for name, module in reference.named_modules():
         if isinstance(module, torch.nn.Linear):
             module.register_forward_pre_hook(lambda _m, args, name=name: seen.setdefault(name, []).append(args[0]))
     with torch.no_grad():
-        reference(work.calib.x)  # type: ignore[attr-defined]
+        reference(images(work))
     assert seen
     for name, tensors in seen.items():
         x = torch.cat([t.flatten() for t in tensors])
         expected = (x.max().clamp(min=0) - x.min().clamp(max=0)) / 255
-        quantizer = work.model.sites[f"{name}.input"].quantizer
-        assert isinstance(quantizer, UniformQuantizer)
-        assert float(quantizer.scale[0]) == pytest.approx(float(expected), rel=1e-4), name
+        assert float(uniform(work, f"{name}.input").scale[0]) == pytest.approx(float(expected), rel=1e-4), name
 
 
 @pytest.mark.parametrize("input_", ["fp", "quantized"])
@@ -61,7 +59,9 @@ def test_quantized_input_sees_the_quantized_network(workspace: Make) -> None:
         work = workspace(tiny("vit"), UNIFORM, weight="fp", activation=3)
         run(work, {"do": "calibrate", "sites": "activations", "input": input_})
         found.append(scales(work))
-    assert torch.equal(found[0]["blocks.0.attn.qkv.input"], found[1]["blocks.0.attn.qkv.input"]), "nothing precedes block 0"
+    assert torch.equal(found[0]["blocks.0.attn.qkv.input"], found[1]["blocks.0.attn.qkv.input"]), (
+        "nothing precedes block 0"
+    )
     assert not torch.equal(found[0]["blocks.1.mlp.fc2.input"], found[1]["blocks.1.mlp.fc2.input"])
 
 
@@ -77,10 +77,38 @@ def test_sites_and_kinds_narrow_what_is_fitted(workspace: Make) -> None:
 def test_images_takes_the_first_n(workspace: Make) -> None:
     work = workspace(tiny("vit"), UNIFORM, images=16)
     run(work, {**ALL, "images": 3})
-    first = workspace(tiny("vit"), UNIFORM, images=3)
+    assert isinstance(work.calib, Images)
+    assert work.calib.served == 8, "no batch beyond the one that holds the last image is read"
+    first, whole = workspace(tiny("vit"), UNIFORM, images=3), workspace(tiny("vit"), UNIFORM, images=16)
+    assert torch.equal(images(work)[:3], images(first)), "both come from the same generator"
     run(first, ALL)
-    # 16 and 3 images come from the same generator, so the first three are equal.
-    assert torch.equal(Images(16, 32).x[:3], Images(3, 32).x) or scales(work).keys() == scales(first).keys()
+    run(whole, ALL)
+    for name, scale in scales(work).items():
+        assert torch.allclose(scale, scales(first)[name], rtol=1e-5), name
+    assert any(not torch.allclose(scale, scales(whole)[name], rtol=1e-2) for name, scale in scales(work).items())
+
+
+def test_weights_of_the_same_step_are_quantized_in_the_quantized_stream(workspace: Make) -> None:
+    found = []
+    for steps in (
+        [{**ALL, "input": "quantized"}],
+        [{"do": "calibrate", "sites": s, "input": "quantized"} for s in ("weights", "activations")],
+    ):
+        work = workspace(tiny("vit"), UNIFORM, weight=3, activation=3)
+        run(work, *steps)
+        found.append(scales(work))
+    assert all(torch.equal(scale, found[1][name]) for name, scale in found[0].items())
+
+
+@pytest.mark.parametrize("input_", ["fp", "quantized"])
+def test_a_failed_calibration_leaves_the_model_as_it_was(workspace: Make, input_: str) -> None:
+    work = workspace(tiny("vit"), UNIFORM)
+    run(work, {"do": "calibrate", "sites": "weights"})
+    part(work.model.model, "blocks.1.norm2").bias.data[0] = float("nan")
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        run(work, {"do": "calibrate", "sites": "activations", "input": input_})
+    assert all(site.observer is None for site in work.model.sites.values())
+    assert {site.kind for site in work.model.sites.values() if site.on} == {"weight"}
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel", "token", "group:8"])
@@ -98,7 +126,7 @@ def test_every_granularity_runs_through_the_model(workspace: Make, family: str, 
     work = workspace(tiny(family), method, weight=8, activation=8)
     run(work, ALL)
     with torch.no_grad():
-        x = work.calib.x  # type: ignore[attr-defined]
+        x = images(work)
         quantized = work.model(x)
         work.model.switch(work.model.sites.values(), on=False)
         exact = work.model(x)
@@ -112,27 +140,28 @@ def test_eight_bits_barely_change_the_output_and_three_bits_do(workspace: Make) 
         work = workspace(tiny("vit"), UNIFORM, weight=bits, activation=bits)
         run(work, ALL)
         with torch.no_grad():
-            quantized = work.model(work.calib.x)  # type: ignore[attr-defined]
+            quantized = work.model(images(work))
             work.model.switch(work.model.sites.values(), on=False)
-            exact = work.model(work.calib.x)  # type: ignore[attr-defined]
+            exact = work.model(images(work))
         errors[bits] = float((quantized - exact).norm() / exact.norm())
-    assert errors[8] < 0.1 and errors[3] > 5 * errors[8]
+    assert errors[8] < 0.1
+    assert errors[3] > 5 * errors[8]
 
 
 def test_a_constant_channel_is_ordinary_input(workspace: Make) -> None:
     model = tiny("vit")
-    model.blocks[0].norm2.weight.data[3] = 0  # type: ignore[union-attr,index,operator]
-    model.blocks[1].norm1.weight.data[5] = 0  # type: ignore[union-attr,index,operator]
-    model.blocks[1].norm1.bias.data[5] = 0  # type: ignore[union-attr,index,operator]
+    part(model, "blocks.0.norm2").weight.data[3] = 0
+    part(model, "blocks.1.norm1").weight.data[5] = 0
+    part(model, "blocks.1.norm1").bias.data[5] = 0
     channelwise = {"kinds": {"default": {"quantizer": "uniform", "granularity": "channel", "range": "percentile"}}}
     work = workspace(model, channelwise)
     run(work, ALL)
-    assert torch.isfinite(work.model(work.calib.x)).all()  # type: ignore[attr-defined]
+    assert torch.isfinite(work.model(images(work))).all()
 
 
 def test_a_model_that_gives_nan_is_refused_with_the_sites_name(workspace: Make) -> None:
     model = tiny("vit")
-    model.blocks[0].norm1.bias.data[0] = float("nan")  # type: ignore[union-attr,index,operator]
+    part(model, "blocks.0.norm1").bias.data[0] = float("nan")
     work = workspace(model, UNIFORM)
     with pytest.raises(ValueError, match="NaN or infinity"):
         run(work, ALL)

@@ -12,7 +12,9 @@ from vitq.config.base import RULES
 
 
 def _bits(value: Any) -> int | str:
-    if value == "fp" or (isinstance(value, int) and not isinstance(value, bool) and 2 <= value <= 8):
+    if value == "fp":
+        return "fp"
+    if isinstance(value, int) and not isinstance(value, bool) and 2 <= value <= 8:
         return value
     raise ValueError("valid bit-widths: 2, 3, 4, 5, 6, 7, 8, or fp (left in floating point)")
 
@@ -24,10 +26,10 @@ Bits = Annotated[int | str, BeforeValidator(_bits)]
 class BitsConfig:
     """Bit-widths of a run.
 
-    weight, activation: the rule. kinds: exceptions by kind (`probs: 8`). sites: exceptions by site name or fnmatch
-    pattern (`blocks.0.*.weight: 8`); the last match wins, and a site beats a kind.
-    first_last: bit-width of patch embedding and head, weights and inputs (None: same as the rest).
-    image: bit-width of the image that enters the patch embedding (papers: unquantized or 8).
+    weight, activation: the rule. image: bit-width of the image that enters the patch embedding (papers: unquantized
+    or 8). Then, each beating the ones before it: kinds, exceptions by kind (`probs: 8`); first_last, the weights of
+    patch embedding and head and the input of the head (None: same as the rest); sites, exceptions by site name or
+    fnmatch pattern (`blocks.0.*.weight: 8`), of which the last match wins.
     """
 
     weight: Bits = 8

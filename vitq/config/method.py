@@ -6,7 +6,7 @@ import re
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from vitq.config.base import RULES
@@ -48,12 +48,16 @@ class QuantizerConfig:
 
 @dataclass(frozen=True, config=RULES)
 class MethodConfig:
-    """A recipe. `steps` maps a step's name to `{do: <registered step>, enabled: true, …its own options}`."""
+    """A recipe. `steps` maps a step's name to `{do: <registered step>, enabled: true, …its own options}`.
+
+    iterations: overrides the iterations of every reconstructing step.
+    """
 
     name: str
     kinds: dict[str, QuantizerConfig] = field(default_factory=dict)
     steps: dict[str, dict[str, Any]] = field(default_factory=dict)
     source: str = ""
+    iterations: Annotated[int, Field(ge=1)] | None = None
 
     @property
     def quantizes(self) -> bool:

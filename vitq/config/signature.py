@@ -52,8 +52,11 @@ def canonical(config: RunConfig) -> dict[str, Any]:
 
 def signature(config: RunConfig) -> str:
     """16 hex digits of sha256 over the canonical JSON of the resolved config and the schema version."""
+    # Sorted keys forget the order of two mappings in which it has a meaning: steps run in order, the last pattern wins.
+    plain = canonical(config)
+    order = {"method.steps": list(plain["method"]["steps"]), "bits.sites": list(plain["bits"]["sites"])}
     text = json.dumps(
-        {"schema_version": SCHEMA_VERSION, "config": canonical(config)},
+        {"schema_version": SCHEMA_VERSION, "config": plain, "order": order},
         sort_keys=True,
         separators=(",", ":"),
         allow_nan=False,

@@ -46,8 +46,9 @@ class QuantWindowAttention(nn.Module):
         self.num_heads, self.window_area, self.scale = attention.num_heads, attention.window_area, attention.scale
         self.qkv, self.proj = attention.qkv, attention.proj
         self.relative_position_bias_table = attention.relative_position_bias_table
-        self.register_buffer("relative_position_index", attention.relative_position_index, persistent=False)
         self.relative_position_index: Tensor
+        index = attention.get_buffer("relative_position_index")
+        self.register_buffer("relative_position_index", index, persistent=False)
         self.scores = QuantMatmul(f"{name}.scores", "query", "key")
         self.context = QuantMatmul(f"{name}.context", "probs", "value")
 

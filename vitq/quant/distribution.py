@@ -70,7 +70,8 @@ class Distribution:
     def total(self) -> Tensor:
         """(G,) float64 number of values."""
         if self.counts is None:
-            return torch.full((self.values.shape[0],), float(self.values.shape[1]), dtype=torch.float64)
+            groups, count = self.values.shape
+            return torch.full((groups,), float(count), dtype=torch.float64, device=self.values.device)
         return self.counts.sum(dim=1)
 
 

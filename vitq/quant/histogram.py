@@ -43,7 +43,8 @@ class Histogram:
             self._start(layout, x.device)
         elif self.layout.groups != layout.groups:
             raise ValueError(
-                f"the number of groups changed from {self.layout.groups} to {layout.groups} between batches; use granularity tensor or channel"
+                f"the number of groups changed from {self.layout.groups} to {layout.groups} between batches; "
+                "use granularity tensor or channel"
             )
         self.low = torch.minimum(self.low, rows_low)
         self.high = torch.maximum(self.high, rows_high)

@@ -23,20 +23,36 @@ class QuantLinear(nn.Linear):
         return F.linear(self.input_site(x), self.weight_site(self.weight), self.bias)
 
 
+# What nn.Conv2d keeps beside its parameters.
+_CONV_FIELDS = (
+    "in_channels",
+    "out_channels",
+    "kernel_size",
+    "stride",
+    "padding",
+    "dilation",
+    "transposed",
+    "output_padding",
+    "groups",
+    "padding_mode",
+    "_reversed_padding_repeated_twice",
+)
+
+
 class QuantConv2d(nn.Conv2d):
     """`nn.Conv2d` (the patch embedding) whose weight and input image pass their sites."""
 
     def __init__(self, layer: nn.Conv2d, name: str, input_kind: str):
         nn.Module.__init__(self)
-        for field in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode",
-                      "transposed", "output_padding", "_reversed_padding_repeated_twice"):  # fmt: skip
+        for field in _CONV_FIELDS:
             setattr(self, field, getattr(layer, field))
         self.weight, self.bias = layer.weight, layer.bias
         self.weight_site = Site(f"{name}.weight", "weight", Axes(channel=0, weight=True), name)
         self.input_site = Site(f"{name}.input", input_kind, Axes(channel=1), name)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(self.input_site(x), self.weight_site(self.weight), self.bias)
+        out: Tensor = self._conv_forward(self.input_site(x), self.weight_site(self.weight), self.bias)
+        return out
 
 
 class QuantMatmul(nn.Module):
@@ -49,5 +65,5 @@ class QuantMatmul(nn.Module):
         self.right_site = Site(f"{name}.{right}", right, axes, name)
 
     def forward(self, a: Tensor, b: Tensor, transpose: bool = False) -> Tensor:
-        b = self.right_site(b)
-        return self.left_site(a) @ (b.transpose(-2, -1) if transpose else b)
+        a, b = self.left_site(a), self.right_site(b)
+        return a @ (b.transpose(-2, -1) if transpose else b)

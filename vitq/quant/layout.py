@@ -14,7 +14,8 @@ class Axes:
 
     channel: the channel dimension (0 for weights, -1 for activations, 1 for images).
     head: the attention-head dimension, None where there is none.
-    token: whether there are token dimensions: position within an image or window, (B, N, C), (B, H, W, C), (B, h, N, d).
+    token: whether there are token dimensions, positions within an image or window: N in (B, N, C) and (B, h, N, d),
+        H and W in (B, H, W, C).
     weight: True for weights, where `group:N` means N neighbouring inputs of one output channel.
     """
 
@@ -79,7 +80,8 @@ class Layout:
                 inputs *= extent
             if inputs % size:
                 raise ValueError(
-                    f"granularity {granularity!r}: {inputs} inputs per output channel (shape {shape}) are no multiple of {size}"
+                    f"granularity {granularity!r}: {inputs} inputs per output channel (shape {shape}) "
+                    f"are no multiple of {size}"
                 )
             return Layout(granularity, axes, rows * inputs // size, (rows, inputs // size, 1), size)
         channel = axes.channel % len(shape)
@@ -98,7 +100,8 @@ class Layout:
             return x
         if self.axes.weight:
             return x.reshape(x.shape[0], -1, self.split)
-        return x.unflatten(self.axes.channel, (-1, self.split))
+        grouped: Tensor = x.unflatten(self.axes.channel, (-1, self.split))
+        return grouped
 
     def collapse(self, x: Tensor, shape: torch.Size) -> Tensor:
         """Inverse of `expand`."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor
 
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Layout
-from vitq.quant.quantizer import QUANTIZERS, Quantizer
+from vitq.quant.quantizer import QUANTIZERS, Quantizer, straight_through
 from vitq.quant.search import CANDIDATES, PERCENTILES, best, candidates
 
 _TINY = 1e-30
@@ -18,15 +20,20 @@ class LogQuantizer(Quantizer):
 
     scale: (G,) float32, the value of code 0. Values are non-negative; negative ones are taken as zero.
 
-    Options: zero_code: the last code 2^b − 1 decodes to exactly zero, so that Q = 2^b − 2; without it Q = 2^b − 1 and the
-    least value is s·2^(−Q/k). Public RepQ-ViT code decodes everything below its last level to zero *beside* 2^b levels,
-    which makes 2^b + 1; here the zero takes one of the 2^b codes. percentiles, candidates: see search.py.
+    Options: zero_code: the last code 2^b − 1 decodes to exactly zero, so that Q = 2^b − 2; without it Q = 2^b − 1 and
+    the least value is s·2^(−Q/k). Public RepQ-ViT code decodes everything below its last level to zero *beside* 2^b
+    levels, which makes 2^b + 1; here the zero takes one of the 2^b codes. percentiles, candidates: see search.py.
     """
 
-    options = {"percentiles": PERCENTILES, "candidates": CANDIDATES, "zero_code": False}
+    options: ClassVar[dict[str, Any]] = {"percentiles": PERCENTILES, "candidates": CANDIDATES, "zero_code": False}
     parameter_names = ("scale",)
     steps_per_octave = 1
     scale: Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if self.symmetric:
+            raise ValueError(f"symmetric=true: {type(self).__name__} has no negative codes; leave symmetric out")
 
     @property
     def last(self) -> int:
@@ -35,8 +42,9 @@ class LogQuantizer(Quantizer):
 
     def fit(self, distribution: Distribution, layout: Layout) -> None:
         if bool((distribution.low < -1e-6).any()):
+            least = float(distribution.low.min())
             raise ValueError(
-                f"{type(self).__name__} needs non-negative values, the least seen is {float(distribution.low.min()):.3g}; "
+                f"{type(self).__name__} needs non-negative values, the least seen is {least:.3g}; "
                 "use quantizer uniform for this kind"
             )
         tried = candidates(distribution, self.range, self.settings["percentiles"], self.settings["candidates"])
@@ -64,11 +72,18 @@ class LogQuantizer(Quantizer):
 
     def encode(self, x: Tensor) -> Tensor:
         layout = self._layout()
-        return layout.collapse(self._codes(layout.expand(x).float(), layout.view(self.scale)), x.shape).to(torch.int64)
+        codes = self._codes(layout.expand(x).float(), layout.view(self.scale))
+        return layout.collapse(codes, x.shape).to(torch.int64)
 
     def decode(self, codes: Tensor) -> Tensor:
         layout = self._layout()
         return layout.collapse(self._values(layout.expand(codes).float(), layout.view(self.scale)), codes.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        layout = self._layout()
+        expanded, scale = layout.expand(x), layout.view(self.scale)
+        quantized = self._values(self._codes(expanded.detach().float(), scale), scale)
+        return layout.collapse(straight_through(expanded, quantized.to(x.dtype)), x.shape)
 
 
 @QUANTIZERS.register("log2")
@@ -82,8 +97,8 @@ class Log2Quantizer(LogQuantizer):
 class LogSqrt2Quantizer(LogQuantizer):
     """Two codes for each power of two (RepQ-ViT eq. 10–13).
 
-    RepQ-ViT's change of base is part of it: s·√2^(−q) = [s·(1 + odd(q)·(√2 − 1))]·2^(−⌈q/2⌉), so that inference uses bit
-    shifts and one of two scales chosen by the code's parity; both forms give the same value.
+    RepQ-ViT's change of base is part of it: s·√2^(−q) = [s·(1 + odd(q)·(√2 − 1))]·2^(−⌈q/2⌉), so that inference uses
+    bit shifts and one of two scales chosen by the code's parity; both forms give the same value.
     """
 
     steps_per_octave = 2

@@ -99,7 +99,7 @@ def build(
 
 
 def site_bits(site: Site, bits: BitsConfig, anatomy: Anatomy) -> int | str:
-    """Bit-width of a site: the rule, then kind, then first/last layer, then the last matching site pattern."""
+    """Bit-width of a site. A later one wins: the rule, its kind's, first/last layer's (not the image), a pattern's."""
     width: int | str = bits.weight if site.is_weight else bits.activation
     if site.kind == "patch":
         width = bits.image

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from vitq.errors import unknown
+from vitq.quant import search
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Axes, Layout
 from vitq.registry import Registry
@@ -26,9 +27,9 @@ class Quantizer(nn.Module):
     """
 
     # Names of the recipe options (`method.kinds.<kind>.options`) that the class understands, with their defaults.
-    options: dict[str, Any] = {}
+    options: ClassVar[dict[str, Any]] = {}
     # Buffers of shape (G,) that hold what `fit` found.
-    parameter_names: tuple[str, ...] = ()
+    parameter_names: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self, bits: int, granularity: str, axes: Axes, range: str = "minmax", symmetric: bool = False, **options: Any
@@ -41,6 +42,7 @@ class Quantizer(nn.Module):
                 raise ValueError(unknown(f"option of quantizer {type(self).__name__}", name, self.options))
         self.bits, self.granularity, self.axes, self.range, self.symmetric = bits, granularity, axes, range, symmetric
         self.settings = {**self.options, **options}
+        search.check(self.settings)
         self.layout: Layout | None = None
         for name in self.parameter_names:
             self.register_buffer(name, torch.zeros(0))
@@ -62,7 +64,7 @@ class Quantizer(nn.Module):
 
     @abstractmethod
     def fit(self, distribution: Distribution, layout: Layout) -> None:
-        """Search the range on `distribution` and set the parameters. Constant groups are reproduced exactly."""
+        """Search the range on `distribution` and set the parameters. A group of one value is ordinary input."""
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:

@@ -5,7 +5,9 @@ Vectorized over groups and streamed over candidates, on a `Distribution` that st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import builtins
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +23,18 @@ CANDIDATES = 100
 RoundTrip = Callable[[Tensor, Tensor], Tensor]
 
 
+def check(settings: Mapping[str, Any]) -> None:
+    """Raise ValueError where a quantizer's options `percentiles` and `candidates` cannot be searched over."""
+    percentiles, steps = settings.get("percentiles", PERCENTILES), settings.get("candidates", CANDIDATES)
+    if not isinstance(percentiles, list | tuple) or not percentiles:
+        raise ValueError(f"percentiles={percentiles!r}; a list of numbers is needed, e.g. [0.999, 0.9999]")
+    for p in percentiles:
+        if not isinstance(p, float | int) or not 0.5 < p <= 1.0:
+            raise ValueError(f"percentile {p!r} is outside (0.5, 1]; e.g. 0.9999")
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        raise ValueError(f"candidates={steps!r}; a whole number of at least 1 is needed")
+
+
 def candidates(
     distribution: Distribution, range: str, percentiles: Sequence[float], steps: int
 ) -> list[tuple[Tensor, Tensor]]:
@@ -29,15 +43,21 @@ def candidates(
     if range == "minmax":
         return [(low, high)]
     if range == "percentile":
-        for p in percentiles:
-            if not 0.5 < p <= 1.0:
-                raise ValueError(f"percentile {p} is outside (0.5, 1]; e.g. 0.9999")
-        return [(distribution.quantile(1.0 - p), distribution.quantile(p)) for p in percentiles]
+        return [_percentile(distribution, p) for p in percentiles]
     if range == "mse":
-        if steps < 1:
-            raise ValueError(f"candidates={steps}; at least 1 is needed")
-        return [(low * (1 - i / steps), high * (1 - i / steps)) for i in torch.arange(steps).tolist()]
+        return [(low * (1 - i / steps), high * (1 - i / steps)) for i in builtins.range(steps)]
     raise ValueError(f"unknown range search {range!r}; valid: minmax, percentile, mse")
+
+
+def _percentile(distribution: Distribution, p: float) -> tuple[Tensor, Tensor]:
+    """The range between the (1 − p)- and the p-quantile; the full one where these are equal.
+
+    They are in a group whose values are nearly all the same, or closer together than a bin of the histogram. A range
+    without extent has no step, and would clip the rest of the values onto one.
+    """
+    low, high = distribution.quantile(1.0 - p), distribution.quantile(p)
+    empty = low >= high
+    return torch.where(empty, distribution.low, low), torch.where(empty, distribution.high, high)
 
 
 def best(

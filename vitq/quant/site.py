@@ -21,13 +21,14 @@ class Site(nn.Module):
 
     name: e.g. `blocks.3.attn.qkv.input`. kind: see vitq.config.KINDS. axes: roles of the tensor's dimensions.
     owner: name of the layer that the tensor belongs to (for first/last rules and reports).
-    quantizer: None for a site that stays in floating point.
+    quantizer: None for a site that stays in floating point. rounding: stands in for it while its rounding is learned.
     """
 
     def __init__(self, name: str, kind: str, axes: Axes, owner: str):
         super().__init__()
         self.name, self.kind, self.axes, self.owner = name, kind, axes, owner
         self.quantizer: Quantizer | None = None
+        self.rounding: nn.Module | None = None
         self.on = False
         self.observer: Observer | None = None
 
@@ -39,7 +40,7 @@ class Site(nn.Module):
         if self.observer is not None:
             self.observer.observe(self, x)
         if self.on and self.quantizer is not None:
-            return self.quantizer(x)
+            x = self.quantizer(x) if self.rounding is None else self.rounding(x)
         return x
 
     def extra_repr(self) -> str:

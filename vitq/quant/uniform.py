@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Layout
-from vitq.quant.quantizer import QUANTIZERS, Quantizer, straight_through
+from vitq.quant.quantizer import QUANTIZERS, Quantizer
 from vitq.quant.search import CANDIDATES, PERCENTILES, best, candidates
 
 # Least scale: 1/s stays finite in float32.
@@ -25,10 +25,11 @@ class UniformQuantizer(Quantizer):
     constants: (G,) value of each group that held a single value when it was fitted, NaN for the others.
 
     Options: percentiles, candidates (see search.py); include_zero: widen the range so that zero is a code exactly, as
-    integer arithmetic wants it; channel-wise post-LayerNorm ranges that are to be reparameterized do without (RepQ-ViT).
+    integer arithmetic wants it; channel-wise post-LayerNorm ranges that are to be reparameterized do without
+    (RepQ-ViT).
     """
 
-    options = {"percentiles": PERCENTILES, "candidates": CANDIDATES, "include_zero": True}
+    options: ClassVar[dict[str, Any]] = {"percentiles": PERCENTILES, "candidates": CANDIDATES, "include_zero": True}
     parameter_names = ("scale", "zero_point")
     scale: Tensor
     zero_point: Tensor
@@ -37,6 +38,7 @@ class UniformQuantizer(Quantizer):
         super().__init__(*args, **kwargs)
         self._kernel: tuple[float, int] | None = None
         self.constants = torch.zeros(0)
+        self._learned = False
 
     def fit(self, distribution: Distribution, layout: Layout) -> None:
         tried = candidates(distribution, self.range, self.settings["percentiles"], self.settings["candidates"])
@@ -49,7 +51,6 @@ class UniformQuantizer(Quantizer):
         scale, zero = self._affine(*best(distribution, tried, roundtrip))
         scale, zero = self._constant_groups(distribution, scale, zero)
         self.assign(layout, scale, zero)
-
         self.constants = torch.where(distribution.constant, distribution.low, torch.nan)
 
     def assign(self, layout: Layout, scale: Tensor, zero_point: Tensor) -> None:
@@ -85,10 +86,7 @@ class UniformQuantizer(Quantizer):
         """A group that holds one value c only gets s = |c| and codes for 0 and c: no division by an empty range."""
         constant, value = distribution.constant, distribution.low
         exact_scale = torch.where(value == 0, torch.ones_like(value), value.abs()).clamp(min=_TINY)
-        if self.symmetric:
-            exact_zero = torch.full_like(zero, self.codes / 2)
-        else:
-            exact_zero = (value < 0).to(zero.dtype)
+        exact_zero = torch.full_like(zero, self.codes / 2) if self.symmetric else (value < 0).to(zero.dtype)
         return torch.where(constant, exact_scale, scale), torch.where(constant, exact_zero, zero)
 
     def encode(self, x: Tensor) -> Tensor:
@@ -107,10 +105,77 @@ class UniformQuantizer(Quantizer):
             return torch.fake_quantize_per_tensor_affine(x, *self._kernel, 0, self.codes - 1)
         layout = self._layout()
         expanded = layout.expand(x)
-        quantized = _affine_roundtrip(
-            expanded.detach(), layout.view(self.scale), layout.view(self.zero_point), self.codes
-        )
-        return layout.collapse(straight_through(expanded, quantized.to(x.dtype)), x.shape)
+        scale, zero = layout.view(self.scale), layout.view(self.zero_point)
+        if self._learned:
+            quantized = _Learned.apply(expanded.float(), scale, zero, self.codes)
+        elif x.requires_grad:
+            quantized = _ClippedStraightThrough.apply(expanded.float(), scale, zero, self.codes)
+        else:
+            quantized = _affine_roundtrip(expanded.float(), scale, zero, self.codes)
+        return layout.collapse(quantized.to(x.dtype), x.shape)
+
+    def learn(self, scale: bool, zero_point: bool) -> list[Tensor]:
+        """Make scale and zero point leaf tensors with LSQ gradients, until `freeze`; returns the ones to learn."""
+        self._layout()
+        self._learned, self._kernel = True, None
+        if scale:
+            self.scale = self.scale.clone().requires_grad_(True)
+        if zero_point:
+            self.zero_point = self.zero_point.clone().requires_grad_(True)
+        return [tensor for tensor in (self.scale, self.zero_point) if tensor.requires_grad]
+
+    def freeze(self) -> None:
+        """Ordinary parameters again: a positive scale, an integer zero point."""
+        self._learned = False
+        self.scale = self.scale.detach().abs().clamp(min=_TINY)
+        self.zero_point = self.zero_point.detach().round()
+        self.refresh()
+
+
+class _ClippedStraightThrough(torch.autograd.Function):
+    """Round trip whose gradient is 1 where x is inside the range and 0 where it is clipped."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor, codes: int) -> Tensor:
+        raw = (x * scale.reciprocal()).round_().add_(zero)
+        ctx.save_for_backward((raw >= 0) & (raw <= codes - 1))
+        return raw.clamp_(0, codes - 1).sub_(zero).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (inside,) = ctx.saved_tensors
+        return gradients[0] * inside, None, None, None
+
+
+class _Learned(torch.autograd.Function):
+    """Round trip with gradients to x, scale and zero point (LSQ, arXiv 1902.08153, eq. 3; LSQ+ for the zero point).
+
+    Inside the range ∂x̂/∂x = 1, ∂x̂/∂s = round(x/s) − x/s, ∂x̂/∂z = 0; where x is clipped to code q: 0, q − z, −s.
+    Gradients of scale and zero point are multiplied by g = 1/√(n·(2^b − 1)), n the number of elements that share them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor, codes: int) -> Tensor:
+        zero = zero.round()
+        ratio = x * scale.reciprocal()
+        raw = ratio.round().add_(zero)
+        code = raw.clamp(0, codes - 1)
+        inside = raw == code
+        ctx.save_for_backward(inside, torch.where(inside, code - zero - ratio, code - zero), scale, zero)
+        ctx.factor = (x.numel() / scale.numel() * (codes - 1)) ** -0.5
+        return code.sub_(zero).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        inside, slope, scale, zero = ctx.saved_tensors
+        gradient = gradients[0]
+        passed = gradient * inside
+        of_scale = of_zero = None
+        if ctx.needs_input_grad[1]:
+            of_scale = (gradient * slope).sum_to_size(scale.shape) * ctx.factor
+        if ctx.needs_input_grad[2]:
+            of_zero = ((gradient - passed) * -scale).sum_to_size(zero.shape) * ctx.factor
+        return passed, of_scale, of_zero, None
 
 
 def _affine_roundtrip(x: Tensor, scale: Tensor, zero: Tensor, codes: int) -> Tensor:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
+import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -14,7 +17,7 @@ from vitq.quant.histogram import Histogram
 from vitq.quant.layout import Layout
 from vitq.quant.site import Site
 from vitq.steps.step import STEPS, Step, Workspace, select
-from vitq.steps.stream import Stream
+from vitq.steps.stream import ImageStream, Stream, through
 
 
 @STEPS.register("calibrate")
@@ -23,8 +26,8 @@ class Calibrate(Step):
     """Fit the quantizers of the chosen sites on the whole calibration set and switch them on.
 
     sites: `weights`, `activations` or `all`; kinds narrows them.
-    input: what the sites see: `fp`, the full-precision network's activations, or `quantized`, those of the network whose
-        earlier segments are quantized already.
+    input: what the sites see: `fp`, the full-precision network's activations, or `quantized`, those of the network
+        whose earlier segments are quantized already.
     images: use only the first N calibration images (None: all).
     """
 
@@ -45,9 +48,10 @@ class Calibrate(Step):
         activations = [site for site in chosen if not site.is_weight]
         for site in weights:
             fit_weight(work, site)
+        work.model.switch(weights, on=True)
         if activations:
             calibrate_activations(work, activations, self.input, self.images)
-        work.model.switch(chosen, on=True)
+        work.model.switch(activations, on=True)
 
 
 def fit_weight(work: Workspace, site: Site) -> None:
@@ -61,31 +65,46 @@ def calibrate_activations(work: Workspace, sites: list[Site], input: str = "fp",
     """Fit activation sites segment by segment, in one pass of the calibration set.
 
     While a segment is observed its own sites are off; with `input=quantized` they (and its weights, where calibrated)
-    are on when its outputs are computed for the next segment.
+    are on when its outputs are computed for the next segment. Sites that were on before are on again afterwards.
     """
     before = [site for site in work.model.sites.values() if site.on]
     work.model.switch(before, on=False)
-    stream = Stream(work, images)
+    inputs: Stream = ImageStream(work, images)
     segments = work.model.anatomy.segments
-    for segment in work.progress.over(segments, "calibrate", len(segments)):
-        here = [site for site in sites if segment.holds(site.owner)]
-        observer = HistogramObserver()
-        for site in here:
-            site.observer = observer
-        # In full precision the observing pass is the advancing pass: one evaluation of each segment.
-        if input == "fp":
-            stream.advance(segment)
-        elif here:
-            stream.feed(segment)
-        for site in here:
+    try:
+        for segment in work.progress.over(segments, "calibrate", len(segments)):
+            here = [site for site in sites if segment.holds(site.owner)]
+            if input == "fp":
+                # The observing pass is the advancing pass: one evaluation of each segment.
+                with observed(here):
+                    inputs = through(segment.forward, inputs, work)
+                continue
+            if here:
+                with observed(here), torch.no_grad():
+                    for batch in inputs.batches():
+                        segment.forward(batch)
+            on = [*(site for site in before if segment.holds(site.owner)), *here]
+            work.model.switch(on, on=True)
+            inputs = through(segment.forward, inputs, work)
+            work.model.switch(on, on=False)
+    finally:
+        work.model.switch(sites, on=False)
+        work.model.switch(before, on=True)
+
+
+@contextmanager
+def observed(sites: list[Site]) -> Iterator[None]:
+    """Fit the sites' quantizers to what passes them inside the block. Nothing is fitted when the block raises."""
+    observer = HistogramObserver()
+    for site in sites:
+        site.observer = observer
+    try:
+        yield
+    finally:
+        for site in sites:
             site.observer = None
-            observer.fit(site)
-        if input == "quantized":
-            earlier = [site for site in before if segment.holds(site.owner)]
-            work.model.switch([*earlier, *here], on=True)
-            stream.advance(segment)
-            work.model.switch([*earlier, *here], on=False)
-    work.model.switch(before, on=True)
+    for site in sites:
+        observer.fit(site)
 
 
 class HistogramObserver:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from vitq.config import RunConfig
 from vitq.config.base import RULES
 from vitq.models.anatomy import Link
-from vitq.quant.layout import Layout
 from vitq.quant.layers import QuantLinear
+from vitq.quant.layout import Layout
+from vitq.quant.quantizer import Quantizer
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.step import STEPS, Step, Workspace
 
@@ -31,8 +32,8 @@ class Reparameterize(Step):
 
     A channel with a single value c (an affine weight of zero) has no scale of its own: it takes s̃ and is shifted onto
     the zero point, where it is represented exactly. Where zeros are padded between norm and layer (some Swin sizes), or
-    where the norm has no bias, a shift cannot be folded: scales are evened out all the same (r2 = 0), and one range that
-    covers all channels' ranges becomes the tensor's.
+    where the norm has no bias, a shift cannot be folded: scales are evened out all the same (r2 = 0), and one range
+    that covers all channels' ranges, single values included, becomes the tensor's.
     """
 
     changes_weights: ClassVar[bool] = True
@@ -54,15 +55,16 @@ def reparameterize_link(work: Workspace, link: Link) -> None:
     """Fold one norm → consumers link. Tensor-wise sites are left alone: there is nothing to fold."""
     norm = work.model.model.get_submodule(link.norm)
     consumers = [_linear(work, name) for name in link.consumers]
-    quantizers = [layer.input_site.quantizer for layer in consumers]
-    first = quantizers[0]
-    if first is None or first.granularity == "tensor":
+    site = consumers[0].input_site
+    if site.quantizer is None or site.quantizer.granularity == "tensor":
         return
-    if not all(isinstance(q, UniformQuantizer) and q.granularity == "channel" and q.fitted for q in quantizers):
+    quantizers = [_channelwise(layer.input_site.quantizer, link) for layer in consumers]
+    first = quantizers[0]
+    if len({quantizer.bits for quantizer in quantizers}) > 1:
         raise ValueError(
-            f"reparameterize: the inputs of {', '.join(link.consumers)} need fitted channel-wise uniform quantizers; calibrate them first"
+            f"reparameterize: {', '.join(link.consumers)} read one norm and share its scale, but have "
+            f"{[q.bits for q in quantizers]} bits; give them one bit-width in bits.sites"
         )
-
     scale, zero, constant = first.scale, first.zero_point, ~first.constants.isnan()
     varying = ~constant
     if not bool(varying.any()):
@@ -70,8 +72,11 @@ def reparameterize_link(work: Workspace, link: Link) -> None:
     target = scale[varying].mean()
     even = torch.where(constant, target, scale)
     ratio = even / target
-    if link.padded or getattr(norm, "bias", None) is None:
+    if link.padded or _bias(norm) is None:
         low, high = -zero[varying].max() * target, (first.codes - 1 - zero[varying].min()) * target
+        if bool(constant.any()):
+            values = first.constants[constant]
+            low, high = torch.minimum(low, values.min()), torch.maximum(high, values.max())
         new_scale = (high - low) / (first.codes - 1)
         new_zero = torch.round(-low / new_scale)
         fold(norm, consumers, ratio, torch.zeros_like(even))
@@ -86,17 +91,36 @@ def reparameterize_link(work: Workspace, link: Link) -> None:
 
 @torch.no_grad()
 def fold(norm: nn.Module, consumers: list[QuantLinear], ratio: Tensor, shift: Tensor) -> None:
-    """x̃ = (x + shift) / ratio in the norm's output, undone in the consumers. ratio, shift: (C,), ratio > 0. Lossless."""
-    norm.weight.div_(ratio)
-    if norm.bias is not None:
-        norm.bias.add_(shift).div_(ratio)
-    elif bool((shift != 0).any()):
+    """x̃ = (x + shift) / ratio in the norm's output, undone in the consumers: the function stays the same.
+
+    ratio, shift: (C,), ratio > 0. Raises ValueError for a shift where the norm has no bias.
+    """
+    weight, bias, shifted = norm.get_parameter("weight"), _bias(norm), bool((shift != 0).any())
+    weight.div_(ratio)
+    if bias is not None:
+        bias.add_(shift).div_(ratio)
+    elif shifted:
         raise ValueError("fold: a shift needs a norm with a bias")
     for layer in consumers:
-        if bool((shift != 0).any()):
+        if shifted:
             moved = layer.weight @ shift
             layer.bias = nn.Parameter(-moved if layer.bias is None else layer.bias - moved)
         layer.weight.mul_(ratio)
+
+
+def _bias(norm: nn.Module) -> nn.Parameter | None:
+    """None for norms without one (RMSNorm, LayerNorm(bias=False))."""
+    bias = getattr(norm, "bias", None)
+    return bias if isinstance(bias, nn.Parameter) else None
+
+
+def _channelwise(quantizer: Quantizer | None, link: Link) -> UniformQuantizer:
+    if isinstance(quantizer, UniformQuantizer) and quantizer.granularity == "channel" and quantizer.fitted:
+        return quantizer
+    raise ValueError(
+        f"reparameterize: the inputs of {', '.join(link.consumers)} need fitted channel-wise uniform quantizers; "
+        "calibrate them first"
+    )
 
 
 def _tensorwise(old: UniformQuantizer, scale: Tensor, zero: Tensor) -> UniformQuantizer:

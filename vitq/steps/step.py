@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from vitq.config import RunConfig
 from vitq.config.base import RULES
 from vitq.errors import unknown
+from vitq.models.anatomy import Anatomy, Segment
 from vitq.progress import Progress
 from vitq.quant.model import QuantizedModel
 from vitq.quant.site import Site
@@ -28,22 +29,34 @@ STEPS: Registry[type[Step]] = Registry("step")
 
 @dataclass
 class Workspace:
-    """What the steps of one run share and change: the model; what they only read: calibration set and config."""
+    """What the steps of one run share.
+
+    model: what they change. calib, config: what they only read. teacher: a copy of the model as it was before the first
+    step. curves: reconstruction losses of every segment, one tensor (iterations,) for each stage.
+    """
 
     model: QuantizedModel
     calib: ImageSet
     config: RunConfig
     device: torch.device
     progress: Progress
+    teacher: Anatomy | None = None
+    curves: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def teacher_segments(self) -> list[Segment]:
+        """The chain of the untouched full-precision model, kept where a step of the recipe needs it."""
+        if self.teacher is None:
+            raise RuntimeError("the recipe's steps declare no need of the full-precision model; set needs_teacher")
+        return self.teacher.segments
 
     def batches(self, images: int | None = None) -> Iterator[Tensor]:
         """Normalized calibration images (B, 3, H, W) on the device: all of them, or the first `images`."""
         left = len(self.calib) if images is None else images
         for batch, _ in self.calib.batches(self.config.calib.batch_size, self.device):
-            if left <= 0:
-                return
             yield batch[:left]
             left -= len(batch)
+            if left <= 0:
+                return
 
 
 @validated(frozen=True, config=RULES)
@@ -57,6 +70,8 @@ class Step(ABC):
     enabled: bool = True
     # Steps that change the model's full-precision weights must come before weights are calibrated.
     changes_weights: ClassVar[bool] = False
+    # Steps that compare with the untouched full-precision model.
+    needs_teacher: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, work: Workspace) -> None:

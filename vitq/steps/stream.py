@@ -1,42 +1,97 @@
-"""Block streaming: the inputs of one segment of the model for all calibration images, advanced segment by segment."""
+"""What waits between two segments of the model: one activation of every calibration image.
+
+A segment's outputs become the next one's inputs, so the work is one evaluation of each segment and the memory one
+activation of the whole set, whatever the depth (design.md, rule 3).
+"""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from vitq.models.anatomy import Segment
 from vitq.steps.step import Workspace
 
 
-class Stream:
-    """The tensors between two segments, one entry for each calibration batch.
+class Stream(Protocol):
+    """Inputs of one segment, for all calibration images in their order."""
 
-    A segment's outputs replace its inputs, so memory is one activation of the whole calibration set whatever the depth,
-    and the work is one evaluation of each segment (design.md, rule 3). `store` is where they wait: the compute device
-    or the host's memory.
-    """
+    def __len__(self) -> int: ...
+
+    def batches(self) -> Iterator[Tensor]:
+        """All of them, in batches of `calib.batch_size`, on the compute device."""
+
+    def select(self, indices: Tensor) -> Tensor:
+        """Those at some positions, int64 (B,), on the compute device."""
+
+
+class ImageStream:
+    """The inputs of the first segment: normalized images, read from the memory map when they are asked for."""
 
     def __init__(self, work: Workspace, images: int | None = None):
-        self._device = work.device
-        self._store = work.device if work.config.calib.cache == "device" else torch.device("cpu")
-        self._batches = list(work.batches(images))
+        self._work = work
+        self._count = len(work.calib) if images is None else images
 
-    @property
-    def images(self) -> int:
-        return sum(len(batch) for batch in self._batches)
+    def __len__(self) -> int:
+        return self._count
 
-    @torch.no_grad()
-    def advance(self, segment: Segment) -> None:
-        """Replace every batch by the segment's output."""
-        for index, batch in enumerate(self._batches):
-            self._batches[index] = segment.forward(batch.to(self._device)).to(self._store)
+    def batches(self) -> Iterator[Tensor]:
+        return self._work.batches(self._count)
 
-    @torch.no_grad()
-    def feed(self, segment: Segment) -> None:
-        """Run the segment on every batch for the sake of its observers; inputs stay."""
-        for batch in self._batches:
-            segment.forward(batch.to(self._device))
+    def select(self, indices: Tensor) -> Tensor:
+        chosen = self._work.calib.take(indices.tolist())
+        return next(iter(chosen.batches(len(chosen), self._work.device)))[0]
 
-    def batches(self) -> list[Tensor]:
-        return self._batches
+
+class TensorStream:
+    """The inputs of a later segment, (N, …) float32, kept where `calib.cache` says: device, host or disk."""
+
+    def __init__(self, work: Workspace, count: int):
+        self._work, self._count = work, count
+        self._values: Tensor | None = None
+        self._filled = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, batch: Tensor) -> None:
+        """Add the next batch."""
+        if self._values is None:
+            self._values = _room(self._work, (self._count, *batch.shape[1:]))
+        self._values[self._filled : self._filled + len(batch)] = batch
+        self._filled += len(batch)
+
+    def batches(self) -> Iterator[Tensor]:
+        for batch in self._tensor().split(self._work.config.calib.batch_size):
+            yield batch.to(self._work.device)
+
+    def select(self, indices: Tensor) -> Tensor:
+        values = self._tensor()
+        return values[indices.to(values.device)].to(self._work.device)
+
+    def _tensor(self) -> Tensor:
+        if self._values is None or self._filled != self._count:
+            raise RuntimeError(f"{self._filled} of {self._count} calibration images arrived between two segments")
+        return self._values
+
+
+@torch.no_grad()
+def through(forward: Callable[[Tensor], Tensor], inputs: Stream, work: Workspace) -> TensorStream:
+    """The outputs of `forward` for all inputs."""
+    outputs = TensorStream(work, len(inputs))
+    for batch in inputs.batches():
+        outputs.append(forward(batch))
+    return outputs
+
+
+def _room(work: Workspace, shape: tuple[int, ...]) -> Tensor:
+    cache = work.config.calib.cache
+    if cache == "disk":
+        # Unlinked while it is mapped: the space is free again as soon as the stream is, whatever ends the process.
+        with tempfile.TemporaryFile(prefix="vitq-stream-") as file:
+            return torch.from_numpy(np.memmap(file, dtype=np.float32, mode="w+", shape=shape))
+    return torch.empty(shape, device=work.device if cache == "device" else "cpu")

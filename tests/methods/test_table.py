@@ -1,0 +1,42 @@
+"""Every method, run from the command line on the embedded ViT: how many points of top-1 it may lose."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Method, bits, and the most points of top-1 that it may lose on vit_digits: 32 calibration images, seed 0.
+# A new method adds its row here (docs/adding-a-method.md).
+TABLE = [
+    ("fp32", "w8a8", 0.0),
+    ("minmax", "w8a8", 0.5),
+    ("percentile", "w8a8", 0.5),
+    ("mse", "w8a8", 0.5),
+    ("repq_vit", "w8a8", 1.0),
+    ("ias_vit", "w8a8", 1.0),
+]
+
+
+def test_every_method_has_a_row() -> None:
+    methods = {path.stem for path in (ROOT / "conf" / "method").glob("*.yaml")}
+    assert {method for method, _, _ in TABLE} == methods
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "bits", "may_lose"), TABLE)
+def test_top1_on_vit_digits(tmp_path: Path, method: str, bits: str, may_lose: float) -> None:
+    overrides = ["model=vit_digits", f"method={method}", f"bits={bits}", "tracker=none", f"runs_dir={tmp_path}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-m", "vitq", "run", "--json", *overrides]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads(done.stdout)["metrics"]
+    assert metrics["fp_top1"] >= 97.0
+    assert metrics["drop"] <= may_lose

@@ -1,0 +1,240 @@
+"""One run from its stored config to its record: complete, repeatable, never half-visible."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from tests.tiny import tiny
+from vitq import data, job, track
+from vitq.config import RunConfig, signature
+from vitq.errors import ConfigError
+from vitq.models.load import identify
+from vitq.progress import Progress
+from vitq.store import RunDir, Store
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+KWARGS = {"depth": 2, "img_size": 32, "patch_size": 8, "embed_dim": 48, "num_heads": 3}
+
+
+class Planner:
+    """Plans runs of a small random ViT on the digits."""
+
+    def __init__(self, folder: Path):
+        self.store = Store(folder / "runs")
+        self.cache = folder / "cache"
+        self.checkpoint = folder / "tiny.safetensors"
+        save_file(tiny("vit", num_classes=10).state_dict(), self.checkpoint)
+
+    def plan(self, method: str = "repq_vit", **more: Any) -> RunDir:
+        raw: dict[str, Any] = {
+            "model": {
+                "name": "vit_tiny_patch16_224",
+                "kwargs": KWARGS,
+                "checkpoint": str(self.checkpoint),
+                "input_size": 32,
+                "crop_pct": 1.0,
+            },
+            "data": yaml.safe_load((CONF / "data" / "digits.yaml").read_text()),
+            "method": yaml.safe_load((CONF / "method" / f"{method}.yaml").read_text()),
+            "bits": {"weight": 4, "activation": 4},
+            "device": "cpu",
+            "runs_dir": str(self.store.root),
+            "cache_dir": str(self.cache),
+            **more,
+        }
+        config, problems = RunConfig.parse(raw)
+        assert config is not None, problems
+        plain = config.to_dict()
+        plain["model"]["weights"] = identify(config.model).weights
+        plain["data"]["fingerprint"] = data.describe(config).fingerprint
+        final, problems = RunConfig.parse(plain)
+        assert final is not None, problems
+        run_dir = self.store.run(signature(final))
+        run_dir.write_config(final.to_dict())
+        return run_dir
+
+    def execute(self, run_dir: RunDir) -> Any:
+        return job.execute(run_dir, Progress(), track.NullTracker())
+
+
+@pytest.fixture
+def planner(tmp_path: Path) -> Planner:
+    return Planner(tmp_path)
+
+
+def test_a_run_leaves_a_complete_record(planner: Planner) -> None:
+    run_dir = planner.plan()
+    result = planner.execute(run_dir)
+    assert run_dir.is_done()
+    assert run_dir.read_result() == result
+    assert result.signature == run_dir.signature
+    config, problems = RunConfig.parse(result.config)
+    assert config is not None, problems
+    assert result.metrics.n_eval == data.describe(config).eval_images
+    assert result.metrics.drop == pytest.approx(result.metrics.fp_top1 - result.metrics.top1)
+    assert 0 < result.metrics.agreement < 100
+    assert result.metrics.kl > 0
+    assert result.size.mean_weight_bits == 4
+    assert 4 < result.size.mean_activation_bits < 32
+    assert result.size.quantized_bytes < result.size.fp_bytes
+    assert {"steps.activations", "steps.reparameterize", "steps.weights", "evaluate"} <= set(result.timings.stages)
+    assert result.timings.total > 0
+    assert result.memory.peak_rss_bytes > 1e8
+    sites = run_dir.read_sites()
+    assert {"blocks.0.attn.scores.query", "blocks.1.mlp.fc2.weight"} <= set(sites.site)
+    predictions = run_dir.read_predictions()
+    assert 100 * predictions["correct"].mean() == pytest.approx(result.metrics.top1)
+    status = run_dir.read_status()
+    assert status is not None
+    assert (status.state, status.attempt) == ("done", 1)
+    assert {"calibrate", "reparameterize", "evaluate"} <= set(run_dir.log_path.read_text().split())
+
+
+def test_two_runs_of_one_signature_are_bit_identical(planner: Planner, tmp_path: Path) -> None:
+    first = planner.plan()
+    planner.execute(first)
+    (tmp_path / "elsewhere").mkdir()
+    other = Planner(tmp_path / "elsewhere")
+    second = other.plan()
+    assert second.signature == first.signature, "paths are no part of the identity"
+    other.execute(second)
+    a, b = first.read_result(), second.read_result()
+    assert a is not None
+    assert b is not None
+    assert a.metrics == b.metrics
+    assert a.size == b.size
+    pd.testing.assert_frame_equal(first.read_sites(), second.read_sites(), check_exact=True)
+    assert first.predictions_path.read_bytes() == second.predictions_path.read_bytes()
+
+
+def test_full_precision_is_one_run_whatever_the_bits(planner: Planner) -> None:
+    plans = [planner.plan("fp32", bits={"weight": w}, seed=s, calib={"size": n}) for w, s, n in ((4, 0, 8), (8, 1, 16))]
+    assert plans[0].signature == plans[1].signature
+    result = planner.execute(plans[0])
+    assert (result.metrics.drop, result.metrics.agreement, result.metrics.kl) == (0, 100, 0)
+    assert result.size.mean_weight_bits == result.size.mean_activation_bits == 32
+    assert result.size.quantized_bytes == result.size.fp_bytes
+
+
+def test_the_reference_is_computed_once(planner: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vitq import evaluate, reference
+
+    stages: list[str] = []
+    original = evaluate.logits
+
+    def counted(*args: Any) -> torch.Tensor:
+        stages.append(args[-1])
+        return original(*args)
+
+    monkeypatch.setattr(reference, "logits", counted)
+    planner.execute(planner.plan("minmax"))
+    planner.execute(planner.plan("mse"))
+    assert stages == ["full precision"]
+    for damaged in (planner.cache / "logits").iterdir():
+        damaged.write_bytes(b"damaged")
+    planner.execute(planner.plan("percentile"))
+    assert stages == ["full precision"] * 2, "a damaged cache entry is computed anew"
+
+
+def test_a_failure_is_recorded_and_raised(planner: Planner) -> None:
+    broken = tiny("vit", num_classes=10).state_dict()
+    broken["blocks.0.norm1.bias"][0] = float("nan")
+    save_file(broken, planner.checkpoint)
+    run_dir = planner.plan()
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        planner.execute(run_dir)
+    status = run_dir.read_status()
+    assert status is not None
+    assert status.state == "failed"
+    assert "NaN or infinity" in str(status.error)
+    assert "Traceback" in str(status.traceback)
+    assert "Traceback" in run_dir.log_path.read_text()
+    assert not run_dir.is_done()
+    assert not run_dir.result_path.exists()
+    # Another try counts.
+    with pytest.raises(ValueError):
+        planner.execute(run_dir)
+    status = run_dir.read_status()
+    assert status is not None
+    assert status.attempt == 2
+
+
+def test_an_edited_config_is_refused(planner: Planner) -> None:
+    run_dir = planner.plan()
+    config = run_dir.read_config()
+    config["bits"]["weight"] = 8
+    run_dir.write_config(config)
+    with pytest.raises(ConfigError, match="the file was edited"):
+        planner.execute(run_dir)
+
+
+def test_the_module_records_a_config_that_it_refuses(planner: Planner) -> None:
+    run_dir = planner.plan()
+    run_dir.write_config(run_dir.read_config() | {"seed": 1})
+    assert job.main(["--runs-dir", str(planner.store.root), run_dir.signature]) == 1
+    status = run_dir.read_status()
+    assert status is not None
+    assert status.state == "failed"
+    assert "the file was edited" in str(status.error)
+
+
+def test_missing_cuda_is_an_error_and_never_the_cpu(planner: Planner) -> None:
+    run_dir = planner.plan(device="cuda:7")
+    with pytest.raises(ConfigError, match=r"device='cuda:7': .* CUDA devices are visible"):
+        planner.execute(run_dir)
+
+
+def test_the_module_runs_signatures_and_skips_finished_ones(planner: Planner) -> None:
+    signatures = [planner.plan(m).signature for m in ("fp32", "minmax")]
+    command = [sys.executable, "-m", "vitq.job", "--runs-dir", str(planner.store.root), *signatures]
+    first = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert first.returncode == 0, first.stderr
+    assert all(planner.store.run(s).is_done() for s in signatures)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert second.stderr.count("is finished; skipped") == 2
+
+
+def test_a_killed_run_shows_no_result_and_repeats_to_the_same_one(planner: Planner) -> None:
+    """SIGKILL at four moments: the reader sees no result or the whole one, and the next attempt ends the same."""
+    undisturbed = planner.plan()
+    expected = planner.execute(undisturbed).metrics
+    for path in undisturbed.path.iterdir():
+        if path != undisturbed.config_path:
+            path.unlink()
+    command = [sys.executable, "-m", "vitq.job", "--runs-dir", str(planner.store.root), undisturbed.signature]
+    # The run proper begins when its status appears; imports before it take seconds.
+    for delay in (0.0, 0.1, 0.3, 0.6):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+        until = time.monotonic() + 120
+        while not undisturbed.status_path.exists() and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.005)
+        time.sleep(delay)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if undisturbed.result_path.exists():
+            record = json.loads(undisturbed.result_path.read_text())
+            assert record["metrics"]["top1"] == expected.top1
+            assert undisturbed.sites_path.exists()
+            assert undisturbed.predictions_path.exists()
+            break
+        undisturbed.status_path.unlink(missing_ok=True)
+    if not undisturbed.is_done():
+        planner.execute(undisturbed)
+    result = undisturbed.read_result()
+    assert result is not None
+    assert result.metrics == expected
+    assert math.isfinite(expected.top1)

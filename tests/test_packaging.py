@@ -1,0 +1,115 @@
+"""What is installed: one package, with its configs inside, that works from an empty folder."""
+
+from __future__ import annotations
+
+import shutil
+import site
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    """pyproject.toml."""
+    return tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+
+
+def test_every_package_folder_is_listed(project: dict[str, Any], repo: Path) -> None:
+    code = {"vitq": "vitq", "launchers": "vitq.launchers"}
+    folders = {path.parent.relative_to(repo) for root in code for path in (repo / root).rglob("*.py")}
+    wanted = {".".join([code[folder.parts[0]], *folder.parts[1:]]) for folder in folders} | {"vitq.conf", "vitq.sweeps"}
+    assert set(project["tool"]["setuptools"]["packages"]) == wanted, (
+        "list it in pyproject.toml, [tool.setuptools] packages"
+    )
+
+
+def test_interpreters_and_hydra(project: dict[str, Any]) -> None:
+    assert project["project"]["requires-python"] == ">=3.11,<3.14"
+    assert "hydra-core>=1.3.8,<2" in project["project"]["dependencies"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel, built from a copy so that the checkout stays clean."""
+    repo = Path(__file__).parents[1]
+    folder = tmp_path_factory.mktemp("wheel")
+    copy = folder / "checkout"
+    shutil.copytree(
+        repo, copy, ignore=shutil.ignore_patterns(".*", "runs", "build", "dist", "*.egg-info", "__pycache__")
+    )
+    build = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(copy)]
+    done = subprocess.run([sys.executable, "-m", "pip", *build], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (file,) = folder.glob("*.whl")
+    return file
+
+
+def test_wheel_installs_one_name_and_ships_all_files(wheel: Path, repo: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"vitq"}
+    wanted = {
+        f"vitq/{path.relative_to(repo)}"
+        for folder in ("conf", "sweeps", "launchers")
+        for path in (repo / folder).rglob("*")
+        if path.suffix in (".yaml", ".py")
+    }
+    wanted |= {
+        str(path.relative_to(repo)) for path in (repo / "vitq").rglob("*") if path.suffix in (".py", ".j2", ".typed")
+    }
+    assert wanted <= names
+    assert not [name for name in names if "/tests/" in name or "__pycache__" in name]
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of executables of another environment with that wheel; its dependencies are this environment's."""
+    folder = tmp_path_factory.mktemp("elsewhere") / "env"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    show = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    target = Path(subprocess.run([python, "-c", show], capture_output=True, text=True, check=True).stdout.strip())
+    # A path in a .pth file is searched for modules, but its own .pth files (an editable vitq) are not followed.
+    (target / "dependencies.pth").write_text("\n".join(site.getsitepackages()) + "\n")
+    install = ["install", "--quiet", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run([sys.executable, "-m", "pip", "--python", str(python), *install], check=True)
+    return folder / "bin"
+
+
+def call(installed: Path, folder: Path, *words: str) -> str:
+    """Standard output of an installed command, run in an empty folder."""
+    done = subprocess.run([installed / words[0], *words[1:]], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_installed_vitq_works_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+    where = call(
+        installed, tmp_path, "python", "-c", "import vitq, vitq.launchers as l; print(vitq.__file__, l.__file__)"
+    )
+    assert all(path.startswith(str(installed.parent)) for path in where.split())
+    assert "repq_vit" in call(installed, tmp_path, "vitq", "list", "methods")
+    assert "demo" in call(installed, tmp_path, "python", "-m", "vitq", "list", "sweeps")
+    assert "3 runs, 0 finished before" in call(
+        installed,
+        tmp_path,
+        "vitq",
+        "sweep",
+        "demo",
+        "--dry-run",
+        "model=vit_digits",
+        "bits=w8a8",
+        "method=fp32,minmax,mse",
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["launchers", "conf", "sweeps", "tests"])
+def test_no_generic_name_is_installed(installed: Path, tmp_path: Path, name: str) -> None:
+    found = call(installed, tmp_path, "python", "-c", f"import importlib.util as u; print(u.find_spec({name!r}))")
+    assert found.strip() == "None"

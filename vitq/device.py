@@ -1,0 +1,40 @@
+"""Where a run computes, and the switches that make it repeatable there."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from vitq.errors import ConfigError
+
+
+def resolve(name: str) -> torch.device:
+    """`auto` (CUDA where there is one, else the CPU) or a torch device name.
+
+    Raises ConfigError for an unknown name, and for a CUDA device that is not there: a run never moves to the CPU by
+    itself.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError([f"device={name!r}: not a torch device; valid: auto, cpu, cuda, cuda:N"]) from error
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise ConfigError(
+            [f"device={name!r}: {torch.cuda.device_count()} CUDA devices are visible; valid here: auto, cpu"]
+        )
+    return device
+
+
+def make_repeatable() -> None:
+    """Full float32 precision and deterministic kernels, so that one signature has one result on one kind of machine.
+
+    Operations without a deterministic CUDA kernel warn and go on: their effect is below the printed precision.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)

@@ -1,0 +1,278 @@
+"""One planned run, from its stored config to its result. `python -m vitq.job --runs-dir DIR SIG…` runs several."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from vitq import host
+from vitq.config import RunConfig, signature
+from vitq.errors import ConfigError, VitqError
+from vitq.progress import Progress
+from vitq.result import Metrics, Result, Size, Status, Timings, utc_now
+from vitq.store import RunDir, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+    from torch import nn
+
+    from vitq.data import ImageSet
+    from vitq.steps import Step
+    from vitq.track import Tracker
+
+# Seconds between two writes of status.json while a stage advances.
+_STATUS_EVERY = 1.0
+
+
+def execute(run_dir: RunDir, progress: Progress, tracker: Tracker, group: str | None = None) -> Result:
+    """Run one planned config and record its result; the W&B mirror hears of it afterwards.
+
+    Raises whatever stopped the run, after `status.json` and `log.txt` tell of it. Nothing partial is visible: the sites
+    and the predictions are written before `result.json`, and only that file makes a run done.
+    """
+    journal = Journal(run_dir, progress)
+    try:
+        config = _load(run_dir)
+        with tracker.run(config, run_dir.signature, group, run_dir) as tracked:
+            result, sites = _measure(config, run_dir, journal)
+            run_dir.write_result(result)
+            journal.finish()
+            tracked.result(result, sites)
+        return result
+    except BaseException as error:
+        if not run_dir.is_done():
+            journal.fail(error)
+        raise
+
+
+class Journal(Progress):
+    """Writes `status.json` and `log.txt` while it passes progress on, and keeps the seconds of each stage."""
+
+    def __init__(self, run_dir: RunDir, listener: Progress):
+        previous = run_dir.status_hint()
+        self._run_dir, self._listener = run_dir, listener
+        self.attempt = previous.attempt + 1 if previous is not None and previous.state != "planned" else 1
+        self.started_at = utc_now()
+        self.timings: dict[str, float] = {}
+        self._begin = time.perf_counter()
+        self._stage, self._done, self._note = "", 0, ""
+        self._total: int | None = None
+        self._written = 0.0
+        self._log(f"attempt {self.attempt} on {socket.gethostname()}, pid {os.getpid()}")
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self._stage, self._done, self._total, self._note = name, 0, total, ""
+        self._listener.stage(name, total)
+        self._write("running")
+        self._log(name)
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        self._done += units
+        self._note = note
+        self._listener.advance(units, note)
+        if time.monotonic() - self._written >= _STATUS_EVERY:
+            self._write("running")
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Seconds of a part of the run, under `timings.stages`."""
+        start = time.perf_counter()
+        yield
+        self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - start
+
+    def total(self) -> float:
+        """Seconds since the run began."""
+        return time.perf_counter() - self._begin
+
+    def finish(self) -> None:
+        self._write("done")
+        self._log(f"done in {self.total():.1f} s")
+
+    def fail(self, error: BaseException) -> None:
+        text = "".join(traceback.format_exception(error))
+        line = str(error).strip() if isinstance(error, VitqError) else f"{type(error).__name__}: {error}"
+        self._write("failed", error=line, traceback=text)
+        self._log(text)
+
+    def _write(self, state: str, error: str | None = None, traceback: str | None = None) -> None:
+        self._written = time.monotonic()
+        self._run_dir.write_status(
+            Status(
+                state=state,
+                attempt=self.attempt,
+                stage=self._stage,
+                done=self._done,
+                total=self._total,
+                note=self._note,
+                started_at=self.started_at,
+                pid=os.getpid(),
+                host=socket.gethostname(),
+                error=error,
+                traceback=traceback,
+            )
+        )
+
+    def _log(self, text: str) -> None:
+        with self._run_dir.log_path.open("a", encoding="utf-8") as log:
+            log.write(f"{utc_now()} {text.rstrip()}\n")
+
+
+def _load(run_dir: RunDir) -> RunConfig:
+    config, problems = RunConfig.parse(run_dir.read_config())
+    if config is None:
+        raise ConfigError([f"{run_dir.config_path}: {line}" for line in problems])
+    if signature(config) != run_dir.signature:
+        raise ConfigError(
+            [
+                f"{run_dir.config_path} has signature {signature(config)}, its folder says {run_dir.signature}: "
+                "the file was edited, or planned by another version of vitq; plan the run again with `vitq run` or "
+                "`vitq sweep`"
+            ]
+        )
+    return config
+
+
+def _measure(config: RunConfig, run_dir: RunDir, journal: Journal) -> tuple[Result, pd.DataFrame]:
+    """Quantize, evaluate, and write everything but the result."""
+    import torch
+
+    from vitq import data, device, evaluate, reference
+    from vitq.models.load import load_model
+
+    device.make_repeatable()
+    where = device.resolve(config.device)
+    host.reset_peak_memory()
+    with journal.timed("data"):
+        images = data.eval_set(config, journal)
+    with journal.timed("model"):
+        model = load_model(config.model, config.data, config.cache_dir, journal).to(where).eval()
+    with journal.timed("full precision"):
+        fp = reference.reference_logits(config, model, images, where, journal)
+    labels = torch.from_numpy(images.labels)
+    size, sites, quantized = _quantize(config, model, where, journal)
+    if quantized is None:
+        logits = fp
+    else:
+        with journal.timed("evaluate"):
+            logits = evaluate.logits(quantized, images, config.data.batch_size, where, journal, "evaluate")
+    run_dir.write_sites(sites)
+    run_dir.write_predictions(evaluate.predictions(logits, labels))
+    result = Result(
+        signature=run_dir.signature,
+        config=config.to_dict(),
+        metrics=Metrics(**evaluate.metrics(logits, fp, labels), n_eval=len(images)),
+        size=size,
+        timings=Timings(total=journal.total(), stages=journal.timings),
+        memory=host.peak_memory(),
+        provenance=host.provenance(journal.started_at, journal.attempt),
+    )
+    return result, sites
+
+
+def _quantize(
+    config: RunConfig, model: nn.Module, where: torch.device, journal: Journal
+) -> tuple[Size, pd.DataFrame, nn.Module | None]:
+    """Apply the recipe. Returns sizes, the site table, and the quantized model (None where nothing is quantized)."""
+    from vitq import data, methods, sites
+    from vitq.models.anatomy import dissect
+    from vitq.quant.model import QuantizedModel
+    from vitq.steps import Workspace
+
+    methods.load()
+    fp_bytes = sites.model_bytes(model)
+    steps = _steps(config)
+    # The layers are replaced in place, so the untouched model that reconstruction aims at is copied first.
+    teacher = dissect(copy.deepcopy(model)) if any(step.needs_teacher for _, step in steps) else None
+    quantized = QuantizedModel(model)
+    quantized.equip(config.method, config.bits)
+    if not config.method.quantizes:
+        # Nothing is quantized: one blank image is enough to see the shapes.
+        table = sites.site_table(quantized, [sites.blank(config, where)])
+        weight_bits, activation_bits = sites.mean_bits(table)
+        return (
+            Size(
+                mean_weight_bits=weight_bits,
+                mean_activation_bits=activation_bits,
+                fp_bytes=fp_bytes,
+                quantized_bytes=fp_bytes,
+            ),
+            table,
+            None,
+        )
+    with journal.timed("calibration images"):
+        calib: ImageSet = data.calibration_set(config, journal)
+    work = Workspace(quantized, calib, config, where, journal, teacher)
+    for name, step in steps:
+        with journal.timed(f"steps.{name}"):
+            step.run(work)
+    with journal.timed("sites"):
+        journal.stage("sites")
+        # The error of each site is measured on the first calibration batch: it is a report, not a part of the method.
+        table = sites.site_table(quantized, work.batches(min(config.calib.size, config.calib.batch_size)))
+    weight_bits, activation_bits = sites.mean_bits(table)
+    size = Size(
+        mean_weight_bits=weight_bits,
+        mean_activation_bits=activation_bits,
+        fp_bytes=fp_bytes,
+        quantized_bytes=sites.quantized_bytes(quantized, sites.model_bytes(quantized)),
+    )
+    return size, table, quantized
+
+
+def _steps(config: RunConfig) -> list[tuple[str, Step]]:
+    """The recipe's steps in order; ones that are switched off leave no trace."""
+    from vitq.steps.step import parse_step
+
+    steps = []
+    for name, raw in config.method.steps.items():
+        step, problems = parse_step(name, raw)
+        if step is None:
+            raise ConfigError(problems)
+        if step.enabled:
+            steps.append((name, step))
+    return steps
+
+
+def _tracker(run_dir: RunDir) -> Tracker:
+    """The tracker that a stored config asks for. What keeps it from being made is recorded like any other failure."""
+    from vitq import track
+
+    try:
+        return track.make(_load(run_dir).tracker)
+    except VitqError as error:
+        Journal(run_dir, Progress()).fail(error)
+        raise
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the given signatures one after another; exit code 1 when one of them failed."""
+    parser = argparse.ArgumentParser(prog="python -m vitq.job", description=__doc__)
+    parser.add_argument("--runs-dir", required=True, help="the store, e.g. runs")
+    parser.add_argument("--group", default=None, help="name of the sweep, for the tracker")
+    parser.add_argument("signatures", nargs="+", metavar="SIGNATURE")
+    args = parser.parse_args(argv)
+    store, failed = Store(args.runs_dir), 0
+    for name in args.signatures:
+        run_dir = store.run(name)
+        if run_dir.is_done():
+            print(f"{name} is finished; skipped", file=sys.stderr)
+            continue
+        try:
+            execute(run_dir, Progress(), _tracker(run_dir), args.group)
+        except Exception as error:  # noqa: BLE001 - the next signature still runs; the record holds the traceback
+            print(f"{name} failed: {error}", file=sys.stderr)
+            failed += 1
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
