@@ -1,0 +1,105 @@
+"""I&S-ViT's shift-uniform-log2 quantizer (Zhong et al., arXiv 2311.10126, section 4.1, eq. 13–14)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from vitq.errors import unknown
+from vitq.quant.distribution import Distribution
+from vitq.quant.layout import Layout
+from vitq.quant.quantizer import QUANTIZERS, Quantizer, straight_through
+
+# Public code's candidates for the shift η.
+ETAS = (0.001, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.2, 0.5, 1.0)
+LEVELS = ("strict", "public")
+
+
+@QUANTIZERS.register("sulq")
+class SULQ(Quantizer):
+    """Uniform codes over a shifted logarithm, for post-softmax values in [0, 1].
+
+        q = UQ(−log2(x + η), b),  x̂ = 2^round(−DeUQ(q)) − η
+
+    The shift η opens the domain [0, 1] fully: small values, where post-softmax mass lies, keep levels that log2 spends
+    on vanishing powers. The inner round keeps exponents integer, so that a multiplication stays a bit shift. η is the
+    candidate of least squared error over the calibration set; the range of the logarithm is that of the data.
+
+    scale, zero_point: (G,) of the uniform quantizer on the logarithm. eta: (G,).
+
+    Options: etas; levels: `strict` is 2^b codes. `public` repeats public code: a step of (max − min)/2^b and codes
+    clamped to [0, 2^b], one level more than b bits hold. It exists to compare with that code's figures; its `encode`
+    returns 2^b too.
+    """
+
+    options: ClassVar[dict[str, Any]] = {"etas": ETAS, "levels": "strict"}
+    parameter_names = ("scale", "zero_point", "eta")
+    scale: Tensor
+    zero_point: Tensor
+    eta: Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if self.settings["levels"] not in LEVELS:
+            raise ValueError(unknown("levels of sulq", self.settings["levels"], LEVELS))
+        if not self.settings["etas"] or min(self.settings["etas"]) <= 0:
+            raise ValueError(f"etas={self.settings['etas']}; a list of positive shifts is needed, e.g. [0.01, 0.1]")
+
+    @property
+    def last(self) -> int:
+        """Largest code."""
+        return self.codes - 1 if self.settings["levels"] == "strict" else self.codes
+
+    def fit(self, distribution: Distribution, layout: Layout) -> None:
+        if bool((distribution.low < -1e-6).any()):
+            raise ValueError(
+                f"SULQ needs non-negative values, the least seen is {float(distribution.low.min()):.3g}; "
+                "use quantizer uniform for this kind"
+            )
+        low, high = distribution.low.clamp(min=0), distribution.high.clamp(min=0)
+        values = distribution.values.clamp(min=0)
+        found = [torch.ones_like(low) for _ in self.parameter_names]
+        least = torch.full_like(low, torch.inf, dtype=torch.float64)
+        for shift in self.settings["etas"]:
+            eta = torch.full_like(low, float(shift))
+            scale, zero = self._affine(-torch.log2(high + eta), -torch.log2(low + eta))
+            columns = (scale.unsqueeze(1), zero.unsqueeze(1), eta.unsqueeze(1))
+            error = distribution.error(self._values(self._codes(values, *columns), *columns))
+            better = error < least
+            least = torch.where(better, error, least)
+            for kept, new in zip(found, (scale, zero, eta), strict=True):
+                kept.copy_(torch.where(better, new, kept))
+        self._set(layout, scale=found[0], zero_point=found[1], eta=found[2])
+
+    def _affine(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        scale = (high - low) / self.last
+        # A constant group spans no logarithm: one step as long as the value itself, which then is a code exactly.
+        single = scale <= 0
+        scale = torch.where(single, low.abs().clamp(min=1e-6), scale)
+        return scale, torch.where(single, (low < 0).to(low.dtype), torch.round(-low / scale))
+
+    def _codes(self, x: Tensor, scale: Tensor, zero: Tensor, eta: Tensor) -> Tensor:
+        return (x.clamp(min=0) + eta).log2_().neg_().div_(scale).round_().add_(zero).clamp_(0, self.last)
+
+    def _values(self, codes: Tensor, scale: Tensor, zero: Tensor, eta: Tensor) -> Tensor:
+        return torch.exp2(((codes - zero) * scale).round_().neg_()).sub_(eta)
+
+    def _views(self) -> tuple[Tensor, Tensor, Tensor]:
+        layout = self._layout()
+        return layout.view(self.scale), layout.view(self.zero_point), layout.view(self.eta)
+
+    def encode(self, x: Tensor) -> Tensor:
+        layout = self._layout()
+        return layout.collapse(self._codes(layout.expand(x).float(), *self._views()), x.shape).to(torch.int64)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        layout = self._layout()
+        return layout.collapse(self._values(layout.expand(codes).float(), *self._views()), codes.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        layout, views = self._layout(), self._views()
+        expanded = layout.expand(x)
+        quantized = self._values(self._codes(expanded.detach().float(), *views), *views)
+        return layout.collapse(straight_through(expanded, quantized.to(x.dtype)), x.shape)

@@ -1,0 +1,179 @@
+"""Reconstruct: learn parts of the quantized model segment by segment, so that its outputs match full precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import ClassVar, Literal
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from vitq.config import RunConfig
+from vitq.config.base import RULES
+from vitq.models.anatomy import Segment
+from vitq.quant.site import Site
+from vitq.steps.learn import Learnt
+from vitq.steps.loss import LOSSES
+from vitq.steps.step import STEPS, Step, Workspace
+from vitq.steps.stream import ImageStream, Stream, through
+
+Group = Literal["weights", "activations"]
+Part = Literal["weights", "bias", "rounding", "activation_scales", "weight_scales", "zero_points"]
+
+
+@STEPS.register("reconstruct")
+@dataclass(frozen=True, config=RULES)
+class Reconstruct(Step):
+    """Block-wise reconstruction (BRECQ, QDrop, I&S-ViT): minimize loss(segment(input), target), one segment at a time.
+
+    The target is the output of the untouched full-precision model. Streams are advanced segment by segment, so L
+    segments cost O(L) evaluations; public code reruns the network from its first layer for each segment.
+
+    quantize: which sites are on while learning, and stay on.
+    learn: `weights`, `bias` (straight-through gradients), `rounding` (AdaRound), `activation_scales`, `weight_scales`,
+        `zero_points` (LSQ gradients).
+    input: what the segment reads: `fp`, the full-precision network's activations; `quantized`, those of the quantized
+        network; `qdrop`, the latter with each element replaced by the former with probability `drop`.
+    loss: see loss.py.
+    iterations, batch_size, schedule, warmup: Adam without weight decay for each segment; warmup is a share of the
+        iterations. `method.iterations` overrides `iterations`. lr: weights and biases; lr_scales: scales and zero
+        points; lr_rounding: rounding, whose regularizer weighs `rounding_weight` and anneals β from 20 to 2 after a
+        fifth of the iterations.
+    autocast: `bf16` runs the segment under bfloat16 autocast; parameters, quantizers and loss stay float32.
+
+    Dropout and stochastic depth are off (public I&S-ViT code leaves Swin's stochastic depth on). Every segment has its
+    own seed, so the result does not depend on what else this process computed.
+    """
+
+    quantize: tuple[Group, ...] = ("weights", "activations")
+    learn: tuple[Part, ...] = ("weights", "bias")
+    input: Literal["fp", "quantized", "qdrop"] = "quantized"
+    drop: float = 0.5
+    loss: str = "mse"
+    iterations: int = 1000
+    batch_size: int = 64
+    lr: float = 4e-5
+    lr_scales: float = 4e-5
+    lr_rounding: float = 1e-3
+    rounding_weight: float = 0.01
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: float = 0.0
+    autocast: Literal["none", "bf16"] = "none"
+    needs_teacher: ClassVar[bool] = True
+
+    def check(self, config: RunConfig) -> list[str]:
+        problems = []
+        if self.loss not in LOSSES:
+            problems.append(f"loss={self.loss!r}; valid: {', '.join(LOSSES)}")
+        if self.count(config) < 1 or self.batch_size < 1:
+            problems.append(f"iterations={self.count(config)}, batch_size={self.batch_size}; both must be at least 1")
+        if not 0 <= self.drop <= 1:
+            problems.append(f"drop={self.drop}; a probability between 0 and 1 is needed")
+        if not 0 <= self.warmup < 1:
+            problems.append(f"warmup={self.warmup}; a share of the iterations is needed, 0 ≤ warmup < 1")
+        if not self.learn or not self.quantize:
+            problems.append("learn and quantize name at least one part each; leave the step out, or enabled=false")
+        if {"weights", "rounding"} <= set(self.learn):
+            problems.append("learn names weights and rounding; learned rounding keeps the weights: choose one of them")
+        on_weights = {"rounding", "weight_scales"} & set(self.learn)
+        if on_weights and "weights" not in self.quantize:
+            problems.append(f"learn={sorted(on_weights)} needs weights in quantize")
+        return problems
+
+    def count(self, config: RunConfig) -> int:
+        """Iterations for each segment."""
+        return self.iterations if config.method.iterations is None else config.method.iterations
+
+    def run(self, work: Workspace) -> None:
+        chosen = [s for s in work.model.quantized() if ("weights" if s.is_weight else "activations") in self.quantize]
+        work.model.switch(work.model.sites.values(), on=False)
+        segments, teachers = work.model.anatomy.segments, work.teacher_segments()
+        work.progress.stage("reconstruct", len(segments) * self.count(work.config))
+        exact: Stream = ImageStream(work)
+        noisy: Stream = exact
+        for index, (segment, teacher) in enumerate(zip(segments, teachers, strict=True)):
+            here = [site for site in chosen if segment.holds(site.owner)]
+            target = through(teacher.forward, exact, work)
+            work.model.switch(here, on=True)
+            learn_segment(self, work, index, segment, here, exact, noisy, target)
+            if self.input != "fp":
+                noisy = through(segment.forward, noisy, work)
+            work.model.switch(here, on=False)
+            exact = target
+            if self.input == "fp":
+                noisy = exact
+        work.model.switch(chosen, on=True)
+
+
+def learn_segment(
+    step: Reconstruct,
+    work: Workspace,
+    index: int,
+    segment: Segment,
+    sites: list[Site],
+    exact: Stream,
+    noisy: Stream,
+    target: Stream,
+) -> None:
+    """Optimize one segment in place."""
+    iterations = step.count(work.config)
+    generator = torch.Generator().manual_seed(work.config.seed * 1_000_003 + index)
+    with Learnt(work.model, segment, sites, step.learn) as learnt:
+        if learnt.empty or not sites:  # nothing is quantized here yet: the target is met already
+            work.progress.advance(iterations, segment.name)
+            return
+        optimizer = learnt.optimizer(step.lr, step.lr_scales, step.lr_rounding)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: rate(step, i, iterations))
+        loss_of, losses = LOSSES[step.loss], []
+        for number, chosen in enumerate(batches(len(target), step.batch_size, iterations, generator)):
+            inputs = noisy.select(chosen)
+            if step.input == "qdrop":
+                keep = torch.rand(inputs.shape, generator=generator).to(inputs.device) < step.drop
+                inputs = torch.where(keep, exact.select(chosen), inputs)
+            with _autocast(step, work.device):
+                output = segment.forward(inputs)
+            loss = loss_of(output.float(), target.select(chosen))
+            for rounding in learnt.roundings:
+                beta = anneal(number / iterations)
+                if beta is not None:
+                    loss = loss + step.rounding_weight * rounding.regularizer(beta)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.detach())
+            work.progress.advance(1, segment.name)
+    work.curves.setdefault(segment.name, []).append(torch.stack(losses).cpu())
+
+
+def batches(count: int, size: int, iterations: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """`iterations` batches of min(size, count) positions, each drawn without replacement."""
+    for _ in range(iterations):
+        yield torch.randperm(count, generator=generator)[:size]
+
+
+def rate(step: Reconstruct, iteration: int, iterations: int) -> float:
+    """Factor of the learning rate: linear warmup, then constant or cosine to zero."""
+    begin = step.warmup * iterations
+    if iteration < begin:
+        return (iteration + 1) / (begin + 1)
+    if step.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (iteration - begin) / max(1.0, iterations - begin)))
+
+
+def anneal(progress: float, start: float = 20.0, end: float = 2.0, warmup: float = 0.2) -> float | None:
+    """β of the rounding regularizer: none during the warmup, then from 20 to 2 along a cosine (AdaRound)."""
+    if progress < warmup:
+        return None
+    done = (progress - warmup) / (1 - warmup)
+    return end + 0.5 * (start - end) * (1 + math.cos(math.pi * done))
+
+
+def _autocast(step: Reconstruct, device: torch.device) -> AbstractContextManager[object]:
+    if step.autocast == "none":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
