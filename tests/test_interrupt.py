@@ -42,7 +42,14 @@ def start_and_signal(folder: Path, repo: Path, after: int, number: signal.Signal
     env = os.environ | {"PYTHONPATH": str(repo)}
     command = [sys.executable, "-c", SCRIPT, *WORDS]
     process = subprocess.Popen(
-        command, cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=folder,
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where the tests run in the background of a shell, SIGINT is ignored and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while len(list(folder.glob("runs/*/result.json"))) < after:

@@ -104,6 +104,17 @@ def test_a_run_leaves_a_complete_record(planner: Planner) -> None:
     assert {"calibrate", "reparameterize", "evaluate"} <= set(run_dir.log_path.read_text().split())
 
 
+def test_tables_that_a_step_leaves_are_stored(planner: Planner) -> None:
+    """Greedy's path ends where the site table and the result say that the bits are."""
+    run_dir = planner.plan("mixed_precision")
+    result = planner.execute(run_dir)
+    end, sites = run_dir.read_artifact("allocation_path").iloc[-1], run_dir.read_sites()
+    assert end.mean_weight_bits == pytest.approx(result.size.mean_weight_bits)
+    assert end.mean_weight_bits <= 4
+    assert end.size_mb == pytest.approx(result.size.quantized_bytes / 1e6)
+    assert sites[sites.kind == "weight"].bits.nunique() > 1
+
+
 def test_two_runs_of_one_signature_are_bit_identical(planner: Planner, tmp_path: Path) -> None:
     first = planner.plan()
     planner.execute(first)

@@ -86,6 +86,20 @@ def test_sites_round_trip(tmp_path: Path, mse: list[float], bits: int, site: str
     pd.testing.assert_frame_equal(run.read_sites(), sites)
 
 
+def test_artifacts_round_trip_beside_each_other(run: RunDir) -> None:
+    path = pd.DataFrame({"step": [0, 1], "site": [None, "head.weight"], "to_bits": pd.array([None, 7], dtype="Int64")})
+    run.write_artifact("allocation_path", path)
+    run.write_artifact("other", path.head(1))
+    pd.testing.assert_frame_equal(run.read_artifact("allocation_path"), path)
+    assert len(run.read_artifact("other")) == 1
+    assert run.artifact_path("other") == run.path / "artifacts" / "other.parquet"
+    run.artifact_path("other").write_bytes(b"broken")
+    with pytest.raises(StoreError, match=r"cannot read .*other\.parquet"):
+        run.read_artifact("other")
+    with pytest.raises(StoreError, match=r"no absent\.parquet"):
+        run.read_artifact("absent")
+
+
 @SETTINGS
 @given(seed=st.integers(0, 9), n=st.integers(0, 40), k=st.integers(1, 5))
 def test_predictions_round_trip(tmp_path: Path, seed: int, n: int, k: int) -> None:

@@ -46,6 +46,7 @@ def execute(run_dir: RunDir, progress: Progress, tracker: Tracker, group: str | 
             result, sites = _measure(config, run_dir, journal)
             run_dir.write_result(result)
             journal.finish()
+            run_dir.clear_state()
             tracked.result(result, sites)
         return result
     except BaseException as error:
@@ -158,7 +159,7 @@ def _measure(config: RunConfig, run_dir: RunDir, journal: Journal) -> tuple[Resu
     with journal.timed("full precision"):
         fp = reference.reference_logits(config, model, images, where, journal)
     labels = torch.from_numpy(images.labels)
-    size, sites, quantized = _quantize(config, model, where, journal)
+    size, sites, quantized = _quantize(config, model, where, journal, run_dir)
     if quantized is None:
         logits = fp
     else:
@@ -179,13 +180,17 @@ def _measure(config: RunConfig, run_dir: RunDir, journal: Journal) -> tuple[Resu
 
 
 def _quantize(
-    config: RunConfig, model: nn.Module, where: torch.device, journal: Journal
+    config: RunConfig, model: nn.Module, where: torch.device, journal: Journal, run_dir: RunDir
 ) -> tuple[Size, pd.DataFrame, nn.Module | None]:
-    """Apply the recipe. Returns sizes, the site table, and the quantized model (None where nothing is quantized)."""
+    """Apply the recipe and store its artifacts.
+
+    Returns sizes, the site table, and the quantized model (None where nothing is quantized).
+    """
     from vitq import data, methods, sites
     from vitq.models.anatomy import dissect
     from vitq.quant.model import QuantizedModel
     from vitq.steps import Workspace
+    from vitq.steps.checkpoint import Checkpoint
 
     methods.load()
     fp_bytes = sites.model_bytes(model)
@@ -210,10 +215,13 @@ def _quantize(
         )
     with journal.timed("calibration images"):
         calib: ImageSet = data.calibration_set(config, journal)
-    work = Workspace(quantized, calib, config, where, journal, teacher)
+    work = Workspace(quantized, calib, config, where, journal, teacher, Checkpoint(run_dir.state_dir))
     for name, step in steps:
+        work.step = name
         with journal.timed(f"steps.{name}"):
             step.run(work)
+    for name, artifact in work.artifacts.items():
+        run_dir.write_artifact(name, artifact)
     with journal.timed("sites"):
         journal.stage("sites")
         # The error of each site is measured on the first calibration batch: it is a report, not a part of the method.

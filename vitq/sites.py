@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vitq.config import RunConfig
+from vitq.quant.layers import QuantLinear
 from vitq.quant.model import QuantizedModel
 from vitq.quant.quantizer import Quantizer
 from vitq.quant.site import Site
@@ -130,7 +131,9 @@ def model_bytes(model: nn.Module) -> int:
 
 
 def quantized_bytes(model: QuantizedModel, fp_bytes: int) -> int:
-    """Bytes at the run's bit-widths: packed weights, all scales and zero points, the rest in float32."""
+    """Bytes at the run's bit-widths: packed weights, all scales and zero points, one for each exponent of an input that
+    is balanced at run time, the rest in float32.
+    """
     total = fp_bytes
     for site in model.quantized():
         quantizer = site.quantizer
@@ -140,4 +143,5 @@ def quantized_bytes(model: QuantizedModel, fp_bytes: int) -> int:
         if site.is_weight:
             elements = model.layer(site).weight.numel()
             total += -(-elements * quantizer.bits // 8) - elements * 4
-    return total
+    balanced = (layer.balance for layer in model.modules() if isinstance(layer, QuantLinear))
+    return total + sum(balance.numel() for balance in balanced if balance is not None)

@@ -21,6 +21,12 @@ TABLE = [
     ("mse", "w8a8", 0.5),
     ("repq_vit", "w8a8", 1.0),
     ("ias_vit", "w8a8", 1.0),
+    ("mptq_vit", "w8a8", 1.0),
+    ("aocq", "w8a8", 1.0),
+    ("gptq", "w8a8", 1.0),
+    ("erq", "w8a8", 1.0),
+    ("adalog", "w8a8", 1.0),
+    ("mixed_precision", "w6a6", 1.0),
 ]
 
 

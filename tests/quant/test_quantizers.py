@@ -18,7 +18,15 @@ from vitq.quant.quantizer import Quantizer
 methods.load()
 
 # One row for each quantizer; a new one is added here. Second entry: does it take negative values?
-QUANTIZERS = [("uniform", True), ("log2", False), ("log_sqrt2", False), ("sulq", False)]
+QUANTIZERS = [
+    ("uniform", True),
+    ("log2", False),
+    ("log_sqrt2", False),
+    ("sulq", False),
+    ("adalog", False),
+    ("twin_uniform", True),
+    ("twin_softmax", False),
+]
 NAMES = [name for name, _ in QUANTIZERS]
 SIGNED = dict(QUANTIZERS)
 BITS = st.integers(2, 8)

@@ -44,6 +44,7 @@ class Anatomy:
     attentions: names of the attention modules.
     links: norm → consumers. segments: the chain; composed, it equals the model's forward.
     stem, head: names of the first and the last layers (`bits.first_last`).
+    model: the module that the names belong to; `dissect` sets it.
     """
 
     family: str
@@ -53,6 +54,7 @@ class Anatomy:
     segments: list[Segment] = field(default_factory=list)
     stem: tuple[str, ...] = ()
     head: tuple[str, ...] = ()
+    model: nn.Module | None = None
 
 
 Dissector = Callable[[nn.Module], Anatomy]
@@ -73,7 +75,9 @@ def dissect(model: nn.Module) -> Anatomy:
     """Anatomy of a timm model. Raises ModelError for a model outside the supported families."""
     for supported, dissector in families().items():
         if isinstance(model, supported):
-            return dissector(model)
+            anatomy = dissector(model)
+            anatomy.model = model
+            return anatomy
     names = ", ".join(f"{cls.__module__}.{cls.__name__}" for cls in families())
     raise ModelError(
         f"model of class {type(model).__module__}.{type(model).__name__} is outside the supported families ({names}); "

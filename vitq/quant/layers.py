@@ -10,7 +10,14 @@ from vitq.quant.site import Site
 
 
 class QuantLinear(nn.Linear):
-    """`nn.Linear` whose weight and input pass their sites. Shares the parameters of the layer it replaces."""
+    """`nn.Linear` whose weight and input pass their sites. Shares the parameters of the layer it replaces.
+
+    balance: (in_features,) float32 powers of two that the input is multiplied by at run time, before it is quantized,
+        where no norm stands in front into which they could be folded; None where there are none. One exponent each is
+        stored. equalized: the strength that the step `equalize` chose for this layer's input, None without one.
+    """
+
+    balance: Tensor | None
 
     def __init__(self, layer: nn.Linear, name: str, input_kind: str, input_axes: Axes):
         nn.Module.__init__(self)
@@ -18,8 +25,12 @@ class QuantLinear(nn.Linear):
         self.weight, self.bias = layer.weight, layer.bias
         self.weight_site = Site(f"{name}.weight", "weight", Axes(channel=0, weight=True), name)
         self.input_site = Site(f"{name}.input", input_kind, input_axes, name)
+        self.register_buffer("balance", None)
+        self.equalized: float | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.balance is not None:
+            x = x * self.balance
         return F.linear(self.input_site(x), self.weight_site(self.weight), self.bias)
 
 

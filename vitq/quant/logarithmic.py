@@ -26,7 +26,7 @@ class LogQuantizer(Quantizer):
     """
 
     options: ClassVar[dict[str, Any]] = {"percentiles": PERCENTILES, "candidates": CANDIDATES, "zero_code": False}
-    parameter_names = ("scale",)
+    parameter_names: ClassVar[tuple[str, ...]] = ("scale",)
     steps_per_octave = 1
     scale: Tensor
 

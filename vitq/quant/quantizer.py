@@ -88,6 +88,9 @@ class Quantizer(nn.Module):
         finally:
             self.layout = layout
 
+    def refresh(self) -> None:
+        """Recompute what is derived from the parameters. Call it after changing them in place."""
+
     def parameter_bytes(self) -> int:
         """Bytes that the parameters take in a packed checkpoint: float32 scales, one byte for each zero point."""
         return sum(getattr(self, name).numel() * (1 if name == "zero_point" else 4) for name in self.parameter_names)

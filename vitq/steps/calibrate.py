@@ -28,7 +28,7 @@ class Calibrate(Step):
     sites: `weights`, `activations` or `all`; kinds narrows them.
     input: what the sites see: `fp`, the full-precision network's activations, or `quantized`, those of the network
         whose earlier segments are quantized already.
-    images: use only the first N calibration images (None: all).
+    images: use the first N calibration images, all where there are fewer (None: all).
     """
 
     sites: Literal["weights", "activations", "all"] = "all"
@@ -38,8 +38,8 @@ class Calibrate(Step):
 
     def check(self, config: RunConfig) -> list[str]:
         problems = [unknown("kind", kind, KINDS) for kind in self.kinds if kind not in KINDS]
-        if self.images is not None and not 1 <= self.images <= config.calib.size:
-            problems.append(f"images={self.images}; valid: 1 to calib.size={config.calib.size}")
+        if self.images is not None and self.images < 1:
+            problems.append(f"images={self.images}; valid: 1 or more (at most calib.size={config.calib.size} are used)")
         return problems
 
     def run(self, work: Workspace) -> None:

@@ -98,7 +98,11 @@ class Reconstruct(Step):
             here = [site for site in chosen if segment.holds(site.owner)]
             target = through(teacher.forward, exact, work)
             work.model.switch(here, on=True)
-            learn_segment(self, work, index, segment, here, exact, noisy, target)
+            # A segment without quantized sites meets its target already.
+            if here:
+                self._learn_or_restore(work, index, segment, here, exact, noisy, target)
+            else:
+                work.progress.advance(self.count(work.config), segment.name)
             if self.input != "fp":
                 noisy = through(segment.forward, noisy, work)
             work.model.switch(here, on=False)
@@ -106,6 +110,25 @@ class Reconstruct(Step):
             if self.input == "fp":
                 noisy = exact
         work.model.switch(chosen, on=True)
+
+    def _learn_or_restore(
+        self,
+        work: Workspace,
+        index: int,
+        segment: Segment,
+        sites: list[Site],
+        exact: Stream,
+        noisy: Stream,
+        target: Stream,
+    ) -> None:
+        curve = work.checkpoint.restore(work.step, segment, work.model) if work.checkpoint else None
+        if curve is not None:
+            work.progress.advance(self.count(work.config), f"{segment.name} was finished before")
+        else:
+            curve = learn_segment(self, work, index, segment, sites, exact, noisy, target)
+            if work.checkpoint:
+                work.checkpoint.save(work.step, segment, work.model, curve)
+        work.curves.setdefault(segment.name, []).append(curve)
 
 
 def learn_segment(
@@ -117,14 +140,14 @@ def learn_segment(
     exact: Stream,
     noisy: Stream,
     target: Stream,
-) -> None:
-    """Optimize one segment in place."""
+) -> Tensor:
+    """Optimize one segment in place. Returns the loss of every iteration, empty where there is nothing to learn."""
     iterations = step.count(work.config)
     generator = torch.Generator().manual_seed(work.config.seed * 1_000_003 + index)
     with Learnt(work.model, segment, sites, step.learn) as learnt:
-        if learnt.empty or not sites:  # nothing is quantized here yet: the target is met already
+        if learnt.empty:
             work.progress.advance(iterations, segment.name)
-            return
+            return torch.zeros(0)
         optimizer = learnt.optimizer(step.lr, step.lr_scales, step.lr_rounding)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: rate(step, i, iterations))
         loss_of, losses = LOSSES[step.loss], []
@@ -146,7 +169,7 @@ def learn_segment(
             schedule.step()
             losses.append(loss.detach())
             work.progress.advance(1, segment.name)
-    work.curves.setdefault(segment.name, []).append(torch.stack(losses).cpu())
+    return torch.stack(losses).cpu()
 
 
 def batches(count: int, size: int, iterations: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
@@ -15,6 +15,7 @@ from vitq.quant.layers import QuantLinear
 from vitq.quant.layout import Layout
 from vitq.quant.quantizer import Quantizer
 from vitq.quant.uniform import UniformQuantizer
+from vitq.steps.fold import bias_of, fold
 from vitq.steps.step import STEPS, Step, Workspace
 
 
@@ -72,7 +73,7 @@ def reparameterize_link(work: Workspace, link: Link) -> None:
     target = scale[varying].mean()
     even = torch.where(constant, target, scale)
     ratio = even / target
-    if link.padded or _bias(norm) is None:
+    if link.padded or bias_of(norm) is None:
         low, high = -zero[varying].max() * target, (first.codes - 1 - zero[varying].min()) * target
         if bool(constant.any()):
             values = first.constants[constant]
@@ -87,31 +88,6 @@ def reparameterize_link(work: Workspace, link: Link) -> None:
         fold(norm, consumers, ratio, shift)
     for layer, old in zip(consumers, quantizers, strict=True):
         layer.input_site.quantizer = _tensorwise(old, new_scale, new_zero)
-
-
-@torch.no_grad()
-def fold(norm: nn.Module, consumers: list[QuantLinear], ratio: Tensor, shift: Tensor) -> None:
-    """x̃ = (x + shift) / ratio in the norm's output, undone in the consumers: the function stays the same.
-
-    ratio, shift: (C,), ratio > 0. Raises ValueError for a shift where the norm has no bias.
-    """
-    weight, bias, shifted = norm.get_parameter("weight"), _bias(norm), bool((shift != 0).any())
-    weight.div_(ratio)
-    if bias is not None:
-        bias.add_(shift).div_(ratio)
-    elif shifted:
-        raise ValueError("fold: a shift needs a norm with a bias")
-    for layer in consumers:
-        if shifted:
-            moved = layer.weight @ shift
-            layer.bias = nn.Parameter(-moved if layer.bias is None else layer.bias - moved)
-        layer.weight.mul_(ratio)
-
-
-def _bias(norm: nn.Module) -> nn.Parameter | None:
-    """None for norms without one (RMSNorm, LayerNorm(bias=False))."""
-    bias = getattr(norm, "bias", None)
-    return bias if isinstance(bias, nn.Parameter) else None
 
 
 def _channelwise(quantizer: Quantizer | None, link: Link) -> UniformQuantizer:

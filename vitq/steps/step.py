@@ -22,7 +22,10 @@ from vitq.quant.site import Site
 from vitq.registry import Registry
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from vitq.data import ImageSet
+    from vitq.steps.checkpoint import Checkpoint
 
 STEPS: Registry[type[Step]] = Registry("step")
 
@@ -32,7 +35,9 @@ class Workspace:
     """What the steps of one run share.
 
     model: what they change. calib, config: what they only read. teacher: a copy of the model as it was before the first
-    step. curves: reconstruction losses of every segment, one tensor (iterations,) for each stage.
+    step. checkpoint: where finished segments are kept for a later attempt. step: name of the step that runs now.
+    curves: reconstruction losses of every segment, one tensor (iterations,) for each stage. artifacts: tables
+    that a step leaves for later reports; the job stores each under its name beside the result.
     """
 
     model: QuantizedModel
@@ -41,7 +46,10 @@ class Workspace:
     device: torch.device
     progress: Progress
     teacher: Anatomy | None = None
+    checkpoint: Checkpoint | None = None
+    step: str = ""
     curves: dict[str, list[Tensor]] = field(default_factory=dict)
+    artifacts: dict[str, pd.DataFrame] = field(default_factory=dict)
 
     def teacher_segments(self) -> list[Segment]:
         """The chain of the untouched full-precision model, kept where a step of the recipe needs it."""

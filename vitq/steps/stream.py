@@ -34,7 +34,7 @@ class ImageStream:
 
     def __init__(self, work: Workspace, images: int | None = None):
         self._work = work
-        self._count = len(work.calib) if images is None else images
+        self._count = len(work.calib) if images is None else min(images, len(work.calib))
 
     def __len__(self) -> int:
         return self._count

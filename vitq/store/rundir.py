@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -42,6 +43,8 @@ class RunDir:
         self.result_path = path / "result.json"
         self.sites_path = path / "sites.parquet"
         self.predictions_path = path / "predictions.npz"
+        self.artifacts_dir = path / "artifacts"
+        self.state_dir = path / "state"
         self.probes_dir = path / "probes"
         self.tracker_path = path / "tracker.json"
         self.log_path = path / "log.txt"
@@ -128,20 +131,23 @@ class RunDir:
     def write_sites(self, sites: pd.DataFrame) -> None:
         """Store the table of sites: one row each, columns site, kind, shape ('192x768'), elements, quantizer,
         granularity, bits (32 = floating point), mse, sqnr_db."""
-        buffer = io.BytesIO()
-        sites.to_parquet(buffer, index=False)
-        write_bytes(self.sites_path, buffer.getvalue())
+        _write_table(self.sites_path, sites)
 
     def read_sites(self) -> pd.DataFrame:
         """The table of sites. Raises StoreError when it is absent or unreadable."""
-        import pandas as pd
-        import pyarrow as pa
+        return self._read_table(self.sites_path)
 
-        data = self._required(self.sites_path)
-        try:
-            return pd.read_parquet(io.BytesIO(data))
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise _unreadable(self.sites_path, error, self._again) from error
+    def artifact_path(self, name: str) -> Path:
+        """Where the table that a step left under `name` lies."""
+        return self.artifacts_dir / f"{name}.parquet"
+
+    def write_artifact(self, name: str, table: pd.DataFrame) -> None:
+        """Store a table that a step of the method left, e.g. the path of a bit allocation."""
+        _write_table(self.artifact_path(name), table)
+
+    def read_artifact(self, name: str) -> pd.DataFrame:
+        """A table of `write_artifact`. Raises StoreError when it is absent or unreadable."""
+        return self._read_table(self.artifact_path(name))
 
     def write_predictions(self, arrays: dict[str, np.ndarray]) -> None:
         """Store what was predicted per image, N images in dataset order: `correct` bool (N,), `label` int64 (N,),
@@ -167,6 +173,25 @@ class RunDir:
                 return {name: archive[name] for name in archive.files}
         except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
             raise _unreadable(self.predictions_path, error, self._again) from error
+
+    def _read_table(self, path: Path) -> pd.DataFrame:
+        import pandas as pd
+        import pyarrow as pa
+
+        data = self._required(path)
+        try:
+            return pd.read_parquet(io.BytesIO(data))
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise _unreadable(path, error, self._again) from error
+
+    def clear_state(self) -> None:
+        """Remove what a killed run would have gone on from. Raises StoreError when the disk refuses."""
+        try:
+            shutil.rmtree(self.state_dir)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreError(f"cannot remove {self.state_dir}: {error.strerror or error}; remove it by hand") from error
 
     @property
     def _again(self) -> str:
@@ -203,6 +228,12 @@ def read_record(path: Path, kind: type[R], remedy: str) -> R | None:
         raise _unreadable(path, problems, remedy) from error
     except (ValueError, RecursionError) as error:
         raise _unreadable(path, f"not JSON ({error})", remedy) from error
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> None:
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    write_bytes(path, buffer.getvalue())
 
 
 def _unreadable(path: Path, reason: object, remedy: str) -> StoreError:

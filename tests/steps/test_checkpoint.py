@@ -1,0 +1,89 @@
+"""A killed reconstruction goes on from its last finished segment and ends with the same model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.tiny import images, run, tiny
+from vitq.progress import Progress
+from vitq.steps import Workspace
+from vitq.steps.checkpoint import Checkpoint
+
+Make = Callable[..., Workspace]
+UNIFORM = {"kinds": {"weight": {"granularity": "channel"}, "default": {}}}
+STEPS: list[dict[str, Any]] = [
+    {"do": "calibrate"},
+    {
+        "do": "reconstruct",
+        "iterations": 10,
+        "batch_size": 8,
+        "learn": ["rounding", "activation_scales", "zero_points", "bias"],
+        "input": "qdrop",
+        "lr_scales": 1e-3,
+        "lr_rounding": 0.05,
+    },
+]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the engine catches it."""
+
+
+class Killer(Progress):
+    """Dies after a number of iterations, and counts those that ran."""
+
+    def __init__(self, after: int | None = None):
+        self.after, self.computed = after, 0
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        if units == 1:
+            self.computed += 1
+        if self.computed == self.after:
+            raise Killed
+
+
+def finished(workspace: Make, family: str, folder: Path | None, killer: Killer) -> tuple[Tensor, Workspace]:
+    work = workspace(tiny(family), UNIFORM, weight=3, activation=4)
+    work.progress = killer
+    work.checkpoint = Checkpoint(folder) if folder else None
+    work.step = "learn"
+    run(work, *STEPS)
+    with torch.no_grad():
+        return work.model(images(work)), work
+
+
+@pytest.mark.parametrize("family", ["vit", "swin"])
+def test_the_second_attempt_continues_and_ends_the_same(workspace: Make, tmp_path: Path, family: str) -> None:
+    whole = Killer()
+    expected, undisturbed = finished(workspace, family, None, whole)
+    first = Killer(after=whole.computed - 4)
+    with pytest.raises(Killed):
+        finished(workspace, family, tmp_path, first)
+    second = Killer()
+    found, resumed = finished(workspace, family, tmp_path, second)
+    assert torch.equal(found, expected), "bit for bit"
+    assert second.computed < whole.computed / 2, "finished segments are not computed again"
+    assert {k: [c.tolist() for c in v] for k, v in resumed.curves.items()} == {
+        k: [c.tolist() for c in v] for k, v in undisturbed.curves.items()
+    }
+
+
+def test_damaged_or_foreign_state_is_computed_again(workspace: Make, tmp_path: Path) -> None:
+    whole = Killer()
+    expected, _ = finished(workspace, "vit", tmp_path, whole)
+    files = sorted(tmp_path.iterdir())
+    assert [path.name for path in files] == [
+        f"learn-{name}.safetensors" for name in ("blocks.0", "blocks.1", "head", "patch_embed")
+    ]
+    files[0].write_bytes(b"damaged")
+    files[1].write_bytes(files[2].read_bytes())
+    again = Killer()
+    found, _ = finished(workspace, "vit", tmp_path, again)
+    assert torch.equal(found, expected)
+    assert 20 <= again.computed < whole.computed

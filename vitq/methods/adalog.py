@@ -1,0 +1,211 @@
+"""AdaLog's logarithmic quantizer with an adaptive base (Wu et al., ECCV 2024, arXiv 2407.12951)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from vitq.errors import unknown
+from vitq.quant.distribution import Distribution
+from vitq.quant.layout import Layout
+from vitq.quant.logarithmic import LogQuantizer
+from vitq.quant.quantizer import QUANTIZERS, straight_through
+from vitq.quant.search import candidates
+
+_TINY = 1e-30
+# Bases are 2^(q/r) for q = 1 … 2r: from 37 codes for an octave to two octaves for a code, where r = 37.
+_WIDEST = 2
+TABLES = ("integer", "exact")
+# Coarse grid of the progressive search: bases × scales, the scales within four octaves below the maximum.
+_BASES, _SCALES, _OCTAVES = 16, 8, 4.0
+# A kept pair is refined to itself and its neighbours in base and in scale.
+_NEIGHBOURS = tuple((base, scale) for base in (-1, 0, 1) for scale in (-1, 0, 1))
+
+
+@QUANTIZERS.register("adalog")
+class AdaLogQuantizer(LogQuantizer):
+    """x ≈ s·B^(−c) − shift, c = clamp(round(−log_B((x + shift)/s)), 0, Q), B = 2^(q/r) with a whole q.
+
+    scale: (G,) float32, value of code 0 before the shift is undone. base: (G,) float32, the whole number q. The base is
+    fitted to the tensor: a power q·c/r splits into a whole part, a bit shift, and a remainder of r possible values, a
+    table. `shift` opens the domain of GELU's output, which never lies below −0.17, to the logarithm (the paper's bias
+    reparameterization): W·(x̂' − shift) + b = W·x̂' + (b − shift·W·1), so that the shift disappears into the next
+    layer's bias; `folded_bias` gives it. Here it is undone in `decode`, which is that same function exactly, with the
+    quantized weights and whatever changes them later.
+
+    Options: resolution: r. shift. zero_code: the last code is zero (less the shift) instead of a power, as in
+    LogQuantizer; public code has that zero beside 2^b codes. tables: `integer` rounds the table of remainders to
+    multiples of 1/(2^(b+1) − 2), as public code's inference does; `exact` does not. search_steps, keep: steps of the
+    progressive search and pairs kept by each.
+
+    range: `mse` searches base and scale together, progressively: from a coarse grid, the best `keep` pairs are refined
+    to their neighbours at half the distance, `search_steps` times. `minmax` and `percentile` try every base at the
+    scale that their name gives. The criterion is the squared error over the calibration set.
+    """
+
+    options: ClassVar[dict[str, Any]] = {
+        **LogQuantizer.options,
+        "resolution": 37,
+        "shift": 0.0,
+        "tables": "integer",
+        "search_steps": 6,
+        "keep": 14,
+    }
+    parameter_names: ClassVar[tuple[str, ...]] = ("scale", "base")
+    base: Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if self.settings["tables"] not in TABLES:
+            raise ValueError(unknown("tables of adalog", self.settings["tables"], TABLES))
+        for name in ("resolution", "search_steps", "keep"):
+            value = self.settings[name]
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name}={value!r}; a whole number of at least 1 is needed")
+        if not isinstance(self.shift, float | int) or self.shift < 0:
+            raise ValueError(f"shift={self.shift!r}; a number of at least 0 is needed, e.g. 0.17 after GELU")
+
+    @property
+    def shift(self) -> float:
+        """What is added before the logarithm."""
+        shift: float = self.settings["shift"]
+        return shift
+
+    @property
+    def resolution(self) -> int:
+        """r: the steps that an octave is divided into."""
+        resolution: int = self.settings["resolution"]
+        return resolution
+
+    def folded_bias(self, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Bias of the next layer that undoes the shift: b − shift·W·1.
+
+        weight: (out, in) as inference uses it, quantized that is. bias: (out,) or None. Gives (out,), weight's dtype.
+        """
+        folded = weight.sum(dim=1) * -self.shift
+        return folded if bias is None else bias + folded
+
+    def fit(self, distribution: Distribution, layout: Layout) -> None:
+        if bool((distribution.low + self.shift < -1e-6).any()):
+            least = float(distribution.low.min())
+            raise ValueError(
+                f"adalog needs values of at least {-self.shift:g}, the least seen is {least:.3g}; "
+                "set options.shift (0.17 after GELU), or use quantizer uniform for this kind"
+            )
+        shifted = _shifted(distribution, self.shift)
+        high = shifted.high.clamp(min=_TINY)
+        search = _Best(self, shifted)
+        if self.range == "mse":
+            self._progressive(search, high)
+        else:
+            for _, bound in candidates(shifted, self.range, self.settings["percentiles"], self.settings["candidates"]):
+                for q in range(1, _WIDEST * self.resolution + 1):
+                    search.offer(bound.clamp(min=_TINY), torch.full_like(bound, float(q)))
+        scale, base = search.scale, search.base
+        # A constant group is code 0 exactly; an all-zero group gets scale 1 and the widest base: the least value.
+        single, empty = shifted.constant, shifted.high <= 0
+        scale = torch.where(empty, torch.ones_like(scale), torch.where(single, high, scale))
+        base = torch.where(empty, torch.full_like(base, float(_WIDEST * self.resolution)), base)
+        self._set(layout, scale=scale, base=base)
+
+    def _progressive(self, search: _Best, high: Tensor) -> None:
+        widest = _WIDEST * self.resolution
+        step_base, step_scale = widest ** (1 / (_BASES - 1)), _OCTAVES / (_SCALES - 1)
+        pairs = [
+            (high * 2 ** (-step_scale * i), torch.full_like(high, round(step_base**j)))
+            for j in range(_BASES)
+            for i in range(_SCALES)
+        ]
+        # What the fixed bases have: log2, and the nearest to log√2.
+        pairs += [(high, torch.full_like(high, float(round(self.resolution / k)))) for k in (1, 2)]
+        for step in range(self.settings["search_steps"]):
+            errors = torch.stack([search.offer(scale, base) for scale, base in pairs])
+            if step == self.settings["search_steps"] - 1:
+                break
+            kept = errors.topk(min(self.settings["keep"], len(pairs)), dim=0, largest=False).indices
+            scales = torch.stack([scale for scale, _ in pairs]).gather(0, kept)
+            bases = torch.stack([base for _, base in pairs]).gather(0, kept)
+            step_base, step_scale = step_base**0.5, step_scale / 2
+            pairs = list(_refined(scales, bases, step_base, step_scale, widest))
+
+    def _codes(self, x: Tensor, scale: Tensor, base: Tensor | None = None) -> Tensor:
+        base = self._base() if base is None else base
+        octaves = torch.log2((x / scale).clamp_(min=_TINY)).neg_()
+        return octaves.mul_(self.resolution).div_(base).round_().clamp_(0, self.codes - 1)
+
+    def _values(self, codes: Tensor, scale: Tensor, base: Tensor | None = None) -> Tensor:
+        # Whole numbers below 2^15, exact in float32: 255 codes × 74.
+        power = codes * (self._base() if base is None else base)
+        whole = (power / self.resolution).floor_()
+        remainder = torch.exp2((power - whole * self.resolution) * (-1.0 / self.resolution))
+        if self.settings["tables"] == "integer":
+            steps = 2.0 * self.codes - 2
+            remainder = remainder.mul_(steps).round_().div_(steps)
+        values = torch.exp2(whole.neg_()) * remainder * scale
+        if self.settings["zero_code"]:
+            values = values.masked_fill_(codes == self.codes - 1, 0.0)
+        return values
+
+    def _base(self) -> Tensor:
+        return self._layout().view(self.base)
+
+    def encode(self, x: Tensor) -> Tensor:
+        layout = self._layout()
+        codes = self._codes(layout.expand(x).float() + self.shift, layout.view(self.scale))
+        return layout.collapse(codes, x.shape).to(torch.int64)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        layout = self._layout()
+        values = self._values(layout.expand(codes).float(), layout.view(self.scale)) - self.shift
+        return layout.collapse(values, codes.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        layout = self._layout()
+        expanded, scale = layout.expand(x), layout.view(self.scale)
+        values = self._values(self._codes(expanded.detach().float() + self.shift, scale), scale) - self.shift
+        return layout.collapse(straight_through(expanded, values.to(x.dtype)), x.shape)
+
+
+class _Best:
+    """Scale and base of least squared error so far, (G,) each, chosen separately for each group."""
+
+    def __init__(self, quantizer: AdaLogQuantizer, distribution: Distribution):
+        self._quantizer, self._distribution = quantizer, distribution
+        self.scale = torch.ones_like(distribution.high)
+        self.base = torch.ones_like(distribution.high)
+        self._least = torch.full_like(distribution.high, torch.inf, dtype=torch.float64)
+
+    def offer(self, scale: Tensor, base: Tensor) -> Tensor:
+        """(G,) float64 squared error of this pair, which becomes the best one where it is lower."""
+        columns = scale.unsqueeze(1), base.unsqueeze(1)
+        values = self._quantizer._values(self._quantizer._codes(self._distribution.values, *columns), *columns)
+        error = self._distribution.error(values)
+        better = error < self._least
+        self._least = torch.where(better, error, self._least)
+        self.scale = torch.where(better, scale, self.scale)
+        self.base = torch.where(better, base, self.base)
+        return error
+
+
+def _refined(
+    scales: Tensor, bases: Tensor, step_base: float, step_scale: float, widest: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The neighbours of the kept pairs, (keep, G) each: a factor apart in the base, some octaves apart in the scale."""
+    for scale, base in zip(scales, bases, strict=True):
+        for along_base, along_scale in _NEIGHBOURS:
+            # At least one apart, where the factor would round to nothing.
+            moved = base + along_base * (base * (step_base - 1)).round().clamp(min=1)
+            yield scale * 2 ** (step_scale * along_scale), moved.clamp(1, widest)
+
+
+def _shifted(distribution: Distribution, shift: float) -> Distribution:
+    """The distribution of x + shift, negative values taken as zero."""
+    return Distribution(
+        (distribution.values + shift).clamp_(min=0),
+        distribution.counts,
+        (distribution.low + shift).clamp(min=0),
+        (distribution.high + shift).clamp(min=0),
+    )

@@ -1,0 +1,205 @@
+"""ERQ (Zhong et al., ICML 2024, arXiv 2407.06794; TPAMI 2025): two quantization errors reduced by ridge regression."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass as plain
+from typing import Literal
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from vitq.config import RunConfig
+from vitq.config.base import RULES
+from vitq.quant.layers import QuantConv2d
+from vitq.quant.uniform import UniformQuantizer
+from vitq.steps.calibrate import fit_weight
+from vitq.steps.matrix import Grid, as_rows, cholesky, damped, needs_uniform_weights, put_weight
+from vitq.steps.step import STEPS, Step, Workspace
+from vitq.steps.walk import Lane, Layer, Unquantized, layers, quantized_lane
+
+
+@STEPS.register("erq")
+@dataclass(frozen=True, config=RULES)
+class Erq(Step):
+    """For each layer in the order they run: Aqer, then Wqer, then on to the next one with both done.
+
+    Aqer (activation quantization error reduction): W ← W + δW, δW the least of ‖WX − (W + δW)X̄‖² + λ‖δW‖², where the
+    layer reads X̄ in the quantized network; its weight quantizer is fitted anew to the result.
+    Wqer (weight quantization error reduction): half of the input channels that are left is rounded, `refine` flips
+    single roundings that lower the proxy δw(μμᵀ + Σ)δwᵀ of the output error, and `ridge` lets the channels still
+    left take up the error of the rounded ones; and so on with these until all are rounded.
+
+    aqer, wqer, refine, ridge: the parts, each an ablation switch. Without wqer the weights are rounded to nearest.
+    reference: X, `fp`: what the layer reads in the full-precision network (folded as it is now), or `quantized`: X̄
+        before this layer's own input is quantized. bias: regress with an intercept, so that the bias takes the mean.
+    penalty, penalty_head: λ for the sums over all images and positions, of the layers and of the last ones.
+    flips: most flips for each output channel and half. choose: the flip of largest `gradient` among those that go
+        against it (the paper's), or of largest `decrease` of the proxy. patch: update the patch embedding too.
+    """
+
+    aqer: bool = True
+    wqer: bool = True
+    refine: bool = True
+    ridge: bool = True
+    reference: Literal["fp", "quantized"] = "fp"
+    bias: bool = False
+    penalty: float = 1000.0
+    penalty_head: float = 0.1
+    flips: int = 100
+    choose: Literal["gradient", "decrease"] = "gradient"
+    patch: bool = False
+
+    def check(self, config: RunConfig) -> list[str]:
+        problems = needs_uniform_weights(config, "erq")
+        for name in ("penalty", "penalty_head"):
+            if getattr(self, name) <= 0:
+                problems.append(f"{name}={getattr(self, name)}; a number above 0 is needed, e.g. 1000")
+        if self.flips < 1:
+            problems.append(f"flips={self.flips}; a whole number of at least 1 is needed; refine=false has none")
+        if not (self.aqer or self.wqer):
+            problems.append("aqer and wqer are both off; use enabled=false to leave the step out")
+        return problems
+
+    def run(self, work: Workspace) -> None:
+        quantized, exact = quantized_lane(work), Unquantized(work)
+        for name, layer in layers(work, [quantized, exact], "erq"):
+            if self.patch or not isinstance(layer, QuantConv2d):
+                self._update(work, layer, moments(layer, name, quantized, exact if self.reference == "fp" else None))
+
+    def _update(self, work: Workspace, layer: Layer, seen: Moments) -> None:
+        penalty = self.penalty_head if layer.weight_site.owner in work.model.anatomy.head else self.penalty
+        weight = layer.weight.data.flatten(1).double()
+        if self.aqer:
+            weight, shift = aqer(weight, seen, penalty, self.bias)
+            put_weight(layer, weight)
+            _add_bias(layer, shift)
+        site = layer.weight_site
+        if site.quantizer is None:
+            return
+        if not isinstance(site.quantizer, UniformQuantizer):
+            raise TypeError(f"erq: {site.name} has a {type(site.quantizer).__name__}, not a uniform quantizer")
+        fit_weight(work, site)
+        site.on = True
+        if self.wqer:
+            grid = Grid.of(site.quantizer, layer.weight.data)
+            gram = seen.gram(centred=self.bias)
+            rounded = wqer(weight, gram, grid, penalty if self.ridge else None, self.flips * self.refine, self.choose)
+            put_weight(layer, rounded)
+            if self.bias:
+                _add_bias(layer, (weight - rounded) @ seen.mean)
+
+
+@plain
+class Moments:
+    """Sums over all images and positions, float64. x: a layer's full-precision input; x̄: its quantized one.
+
+    square: Σ x̄x̄ᵀ (I, I). cross: Σ (x − x̄)x̄ᵀ (I, I). mean, difference: means of x̄ and of x − x̄ (I,). count: how many.
+    """
+
+    square: Tensor
+    cross: Tensor
+    mean: Tensor
+    difference: Tensor
+    count: int
+
+    def gram(self, centred: bool) -> Tensor:
+        """Σ x̄x̄ᵀ, of deviations from the mean where an intercept takes the mean."""
+        return self.square - self.count * torch.outer(self.mean, self.mean) if centred else self.square
+
+    def mixed(self, centred: bool) -> Tensor:
+        """Σ (x − x̄)x̄ᵀ, likewise."""
+        return self.cross - self.count * torch.outer(self.difference, self.mean) if centred else self.cross
+
+
+@torch.no_grad()
+def moments(layer: Layer, name: str, quantized: Lane, exact: Lane | None) -> Moments:
+    """Stream a layer's inputs. exact None: x is x̄ before quantization."""
+    site = f"{name}.input_site"
+    inputs = layer.weight[0].numel()
+    square, cross = (torch.zeros(inputs, inputs, dtype=torch.float64, device=layer.weight.device) for _ in range(2))
+    mean, difference = square.new_zeros(inputs), square.new_zeros(inputs)
+    count = 0
+    others = quantized.arriving(site) if exact is None else exact.arriving(site)
+    for noisy, x in zip(quantized.arriving(site), others, strict=True):
+        rows = as_rows(layer, layer.input_site(noisy))
+        error = as_rows(layer, x) - rows
+        square += rows.T @ rows
+        cross += error.T @ rows
+        mean += rows.sum(dim=0, dtype=torch.float64)
+        difference += error.sum(dim=0, dtype=torch.float64)
+        count += len(rows)
+    return Moments(square, cross, mean / count, difference / count, count)
+
+
+def aqer(weight: Tensor, seen: Moments, penalty: float, bias: bool) -> tuple[Tensor, Tensor]:
+    """(W + δW, δb): δW = W·Σ(x − x̄)x̄ᵀ·(Σx̄x̄ᵀ + λI)⁻¹; δb is zero without an intercept.
+
+    weight: (O, I) float64; returns (O, I) and (O,).
+    """
+    factor = cholesky(damped(seen.gram(bias), penalty), "raise the penalty")
+    change = torch.cholesky_solve((weight @ seen.mixed(bias)).T, factor).T
+    shift = weight @ seen.difference - change @ seen.mean
+    return weight + change, shift if bias else torch.zeros_like(shift)
+
+
+def wqer(weight: Tensor, gram: Tensor, grid: Grid, penalty: float | None, flips: int, choose: str) -> Tensor:
+    """The quantized weight, (O, I) float64 values on the grid.
+
+    weight: (O, I) float64. gram: Σ x̄x̄ᵀ. penalty: λ of the ridge, None for no ridge. flips: 0 for no refinement.
+    """
+    rest, left = weight.clone(), torch.arange(weight.shape[1], device=weight.device)
+    while len(left):
+        half, left = left[: (len(left) + 1) // 2], left[(len(left) + 1) // 2 :]
+        before = rest[:, half]
+        after = refine(before, gram[half][:, half], grid.columns(half), flips, choose)
+        rest[:, half] = after
+        if penalty is not None and len(left):
+            # argmin over δ of ‖(after − before)x̄_half + δx̄_left‖² + λ‖δ‖².
+            pull = (after - before) @ gram[half][:, left]
+            factor = cholesky(damped(gram[left][:, left], penalty), "raise the penalty")
+            rest[:, left] -= torch.cholesky_solve(pull.T, factor).T
+    return rest
+
+
+def refine(weight: Tensor, gram: Tensor, grid: Grid, flips: int, choose: str) -> Tensor:
+    """Round to nearest, then flip at most `flips` roundings of each row to the weight's other neighbour on the grid.
+
+    A flip is made only where it lowers δw·gram·δwᵀ, δw = ŵ − w, which is the proxy times the number of positions: the
+    second moment is μμᵀ + Σ. All rows go on at once; a row that finds no such flip is finished.
+    """
+    codes = grid.encode(weight)
+    error = grid.decode(codes) - weight
+    # The other neighbour lies on the far side of w; codes at the end of the range have none beyond it.
+    move = torch.where(error > 0, -1.0, 1.0).to(weight.dtype)
+    outside = (codes + move < 0) | (codes + move > grid.codes - 1)
+    step = torch.where(outside, torch.zeros_like(move), move) * grid.scale
+    diagonal = gram.diagonal()
+    slope = 2 * error @ gram
+    active = torch.arange(len(weight), device=weight.device)
+    quantized = weight + error
+    for _ in range(flips):
+        here, by = slope[active], step[active]
+        linear = here * by
+        change = linear + by.square() * diagonal
+        if choose == "gradient":
+            column = torch.where(linear < 0, here.abs(), torch.zeros_like(here)).argmax(dim=1)
+        else:
+            column = change.argmin(dim=1)
+        falls = change.gather(1, column.unsqueeze(1)).squeeze(1) < 0
+        active, column = active[falls], column[falls]
+        if not len(active):
+            break
+        moved = step[active, column]
+        quantized[active, column] += moved
+        slope[active] += 2 * moved.unsqueeze(1) * gram[column]
+        step[active, column] = -moved
+    return grid.decode(grid.encode(quantized))
+
+
+def _add_bias(layer: Layer, shift: Tensor) -> None:
+    """Add (O,) to a layer's bias, as a new tensor; one that has none gets one where the shift is not zero."""
+    if layer.bias is None and not bool(shift.any()):
+        return
+    bias = torch.zeros_like(shift) if layer.bias is None else layer.bias.double()
+    layer.bias = nn.Parameter((bias + shift).to(layer.weight.dtype), requires_grad=False)

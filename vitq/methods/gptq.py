@@ -1,0 +1,104 @@
+"""GPTQ (Frantar et al., ICLR 2023, arXiv 2210.17323): weights rounded column by column, the error fed into the rest."""
+
+from __future__ import annotations
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from vitq.config import RunConfig
+from vitq.config.base import RULES
+from vitq.quant.uniform import UniformQuantizer
+from vitq.steps.calibrate import fit_weight
+from vitq.steps.matrix import Grid, as_rows, cholesky, damped, needs_uniform_weights, put_weight
+from vitq.steps.step import STEPS, Step, Workspace
+from vitq.steps.walk import Lane, Layer, layers, quantized_lane
+
+
+@STEPS.register("gptq")
+@dataclass(frozen=True, config=RULES)
+class Gptq(Step):
+    """Minimize ‖(W − Ŵ)X̄‖² of each layer over codes Ŵ on the grid of its fitted weight quantizer.
+
+    X̄ is what the layer reads in the quantized network, earlier layers done. Columns are rounded one by one, the error
+    of each is spread over those not yet rounded by the optimal-brain update; scales and zero points stay as they were
+    fitted to the full-precision weight. A weight quantizer that has no range yet is fitted first.
+
+    damping: share of the mean of H's diagonal that is added to it. act_order: columns in the order of falling H_jj
+        instead of their own. block: columns between two updates of the rest (speed only).
+    """
+
+    damping: float = 0.01
+    act_order: bool = False
+    block: int = 128
+
+    def check(self, config: RunConfig) -> list[str]:
+        problems = needs_uniform_weights(config, "gptq")
+        if self.damping < 0:
+            problems.append(f"damping={self.damping}; valid: 0 or more, e.g. 0.01")
+        if self.block < 1:
+            problems.append(f"block={self.block}; a whole number of at least 1 is needed")
+        return problems
+
+    def run(self, work: Workspace) -> None:
+        lane = quantized_lane(work)
+        for name, layer in layers(work, [lane], "gptq"):
+            site = layer.weight_site
+            if site.quantizer is None:
+                continue
+            if not isinstance(site.quantizer, UniformQuantizer):
+                raise TypeError(f"gptq: {site.name} has a {type(site.quantizer).__name__}, not a uniform quantizer")
+            if not site.quantizer.fitted:
+                fit_weight(work, site)
+            grid = Grid.of(site.quantizer, layer.weight.data)
+            weight = layer.weight.data.flatten(1).double()
+            put_weight(layer, solve(weight, hessian(lane, layer, name), grid, self.damping, self.act_order, self.block))
+            site.on = True
+
+
+@torch.no_grad()
+def hessian(lane: Lane, layer: Layer, name: str) -> Tensor:
+    """(I, I) float64: mean of x̄ x̄ᵀ over all images and positions."""
+    total: Tensor | None = None
+    count = 0
+    for x in lane.arriving(f"{name}.input_site"):
+        rows = as_rows(layer, layer.input_site(x))
+        gram = (rows.T @ rows).double()
+        total = gram if total is None else total + gram
+        count += len(rows)
+    if total is None:
+        raise RuntimeError(f"no calibration image reached {name}")
+    return total / count
+
+
+def solve(
+    weight: Tensor, H: Tensor, grid: Grid, damping: float = 0.01, act_order: bool = False, block: int = 128
+) -> Tensor:
+    """The quantized weight, (O, I) float64 values on the grid.
+
+    weight: (O, I) float64; H: (I, I) float64, symmetric. With U the upper Cholesky factor of (H + λI)⁻¹, the error of
+    column j divided by U_jj times row j of U is what the columns behind j lose.
+    """
+    inputs = weight.shape[1]
+    order = torch.argsort(H.diagonal(), descending=True, stable=True) if act_order else torch.arange(inputs)
+    order = order.to(weight.device)
+    grid, H = grid.columns(order), H[order][:, order]
+    damped_H = damped(H, damping * float(H.diagonal().mean()))
+    inverse = torch.cholesky_inverse(cholesky(damped_H, "raise damping"))
+    U = torch.linalg.cholesky(inverse, upper=True)
+    # Columns as rows: each one is contiguous.
+    left, scale, zero = (m.T.contiguous() for m in (weight[:, order], grid.scale, grid.zero))
+    done = torch.empty_like(left)
+    for start in range(0, inputs, block):
+        stop = min(start + block, inputs)
+        errors = torch.zeros_like(left[start:stop])
+        for j in range(start, stop):
+            # The errors of this block's earlier columns arrive when a column is due; later blocks get them all at once.
+            column = left[j] - U[start:j, j] @ errors[: j - start]
+            column_grid = Grid(scale[j], zero[j], grid.codes)
+            done[j] = column_grid.decode(column_grid.encode(column))
+            errors[j - start] = (column - done[j]) / U[j, j]
+        left[stop:] -= U[start:stop, stop:].T @ errors
+    quantized = torch.empty_like(weight)
+    quantized[:, order] = done.T
+    return quantized

@@ -1,0 +1,206 @@
+"""Two-region ("twin") uniform quantizers: PTQ4ViT's, and MPTQ-ViT's OPT-m, which finds the ratio of the regions."""
+
+from __future__ import annotations
+
+import builtins
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from vitq.quant.distribution import Distribution
+from vitq.quant.layout import Layout
+from vitq.quant.quantizer import QUANTIZERS, Quantizer, straight_through
+from vitq.quant.search import CANDIDATES, PERCENTILES, candidates
+
+_TINY = 1e-30
+# PTQ4ViT's published range of the ratio saturates here.
+MOST = 15
+# Elements of one temporary of the search.
+_CHUNK = 1 << 21
+
+
+class TwinQuantizer(Quantizer):
+    """One of the b bits says which of two regions a value is in; each has 2^(b−1) codes of its own step, Δ₂ = 2^m·Δ₁.
+
+    scale: (G,) Δ₁, the fine step. exponent: (G,) m, integer-valued. There is no zero point, zero is code 0: what
+    `symmetric` asks for always holds and changes nothing.
+
+    Options: m: a whole number, or `search` (OPT-m): the pair (m, Δ₂) of least squared error over the distribution, m in
+    0 … max_m, jointly with every range that `range` proposes (`minmax` one, `mse` a linear grid of `candidates` steps,
+    `percentile` the listed ones), for each group. Ties keep the smaller m, then the wider range.
+    """
+
+    options: ClassVar[dict[str, Any]] = {
+        "m": "search",
+        "max_m": MOST,
+        "percentiles": PERCENTILES,
+        "candidates": CANDIDATES,
+    }
+    parameter_names = ("scale", "exponent")
+    scale: Tensor
+    exponent: Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        for name in ("m", "max_m"):
+            value = self.settings[name]
+            if name == "m" and value == "search":
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST:
+                raise ValueError(f"{name}={value!r}; valid: 0 to {MOST}{', or search' if name == 'm' else ''}")
+
+    @property
+    def part(self) -> int:
+        """Codes of one region, 2^(b−1)."""
+        return self.codes // 2
+
+    @property
+    def exponents(self) -> list[int]:
+        """Values of m that are tried."""
+        m = self.settings["m"]
+        return list(builtins.range(self.settings["max_m"] + 1)) if m == "search" else [int(m)]
+
+    def fit(self, distribution: Distribution, layout: Layout) -> None:
+        self._check(distribution)
+        coarse = torch.stack([self._coarse(low, high) for low, high in self._ranges(distribution)])  # (K, G)
+        # Every range with every ratio, the ratios outermost: (M·K, G).
+        tried = self.exponents
+        exponent = torch.tensor(tried, dtype=torch.float32, device=coarse.device)
+        exponent = exponent.repeat_interleave(len(coarse)).unsqueeze(1).expand(-1, coarse.shape[1])
+        fine = (coarse.repeat(len(tried), 1) * torch.exp2(-exponent)).clamp_(min=_TINY)
+        best = self._errors(distribution, fine, exponent).argmin(dim=0, keepdim=True)
+        scale, exponent = fine.gather(0, best).squeeze(0), exponent.gather(0, best).squeeze(0)
+        # A group of one value c: a step as long as c itself, so that its first code is c exactly.
+        value = distribution.low.abs()
+        exact = torch.where(value == 0, torch.ones_like(value), value).clamp(min=_TINY)
+        exact = torch.where(self._coarse_value(distribution.low), exact * torch.exp2(-exponent), exact)
+        self._set(layout, scale=torch.where(distribution.constant, exact, scale), exponent=exponent)
+
+    def _ranges(self, distribution: Distribution) -> list[tuple[Tensor, Tensor]]:
+        return candidates(distribution, self.range, self.settings["percentiles"], self.settings["candidates"])
+
+    def _errors(self, distribution: Distribution, fine: Tensor, exponent: Tensor) -> Tensor:
+        """(K, G) float64 squared error of K candidates, each (K, G)."""
+        values, counts = distribution.values, distribution.counts
+        size = max(1, _CHUNK // values.numel())
+        errors = []
+        for first, second in zip(fine.split(size), exponent.split(size), strict=True):
+            reconstructed = self._roundtrip(values.unsqueeze(0), first.unsqueeze(2), second.unsqueeze(2))
+            square = (reconstructed.double() - values.double()).square_()
+            if counts is not None:
+                square *= counts
+            errors.append(square.sum(dim=2))
+        return torch.cat(errors)
+
+    def _check(self, distribution: Distribution) -> None:
+        """Raise ValueError for values that the regions cannot hold."""
+
+    @abstractmethod
+    def _coarse(self, low: Tensor, high: Tensor) -> Tensor:
+        """(G,) Δ₂ that covers a range."""
+
+    @abstractmethod
+    def _coarse_value(self, values: Tensor) -> Tensor:
+        """Whether a single value is to be the first code of the coarse region."""
+
+    @abstractmethod
+    def _roundtrip(self, x: Tensor, fine: Tensor, exponent: Tensor) -> Tensor:
+        """Nearest value that x is given; all three broadcast."""
+
+    def _views(self) -> tuple[Tensor, Tensor]:
+        layout = self._layout()
+        return layout.view(self.scale), layout.view(self.exponent)
+
+    def forward(self, x: Tensor) -> Tensor:
+        layout = self._layout()
+        expanded = layout.expand(x)
+        quantized = self._roundtrip(expanded.detach().float(), *self._views())
+        return layout.collapse(straight_through(expanded, quantized.to(x.dtype)), x.shape)
+
+
+@QUANTIZERS.register("twin_uniform")
+class TwinUniformQuantizer(TwinQuantizer):
+    """For post-GELU values: the region is the sign. Negative values, short, take the fine step, the others the coarse.
+
+        x < 0: x̂ = −p·Δ₁, p = min(round(−x/Δ₁), 2^(b−1));  x ≥ 0: x̂ = p·2^m·Δ₁, p = min(round(x/(2^m·Δ₁)), 2^(b−1) − 1)
+
+    Codes: p for x ≥ 0, 2^(b−1) + p − 1 for x < 0; what rounds to zero from below is code 0, so that no code is spent on
+    a second zero (PTQ4ViT's levels are the same).
+    """
+
+    def _coarse(self, low: Tensor, high: Tensor) -> Tensor:
+        return torch.maximum(high / (self.part - 1), -low / self.part).clamp(min=_TINY)
+
+    def _coarse_value(self, values: Tensor) -> Tensor:
+        return values > 0
+
+    def _roundtrip(self, x: Tensor, fine: Tensor, exponent: Tensor) -> Tensor:
+        step = torch.where(x < 0, fine, fine * torch.exp2(exponent))
+        return (x / step).round_().clamp_(-self.part, self.part - 1).mul_(step)
+
+    def encode(self, x: Tensor) -> Tensor:
+        layout = self._layout()
+        expanded = layout.expand(x).float()
+        fine, exponent = self._views()
+        step = torch.where(expanded < 0, fine, fine * torch.exp2(exponent))
+        signed = (expanded / step).round_().clamp_(-self.part, self.part - 1).to(torch.int64)
+        return layout.collapse(torch.where(signed < 0, self.part - 1 - signed, signed), x.shape)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        layout = self._layout()
+        expanded = layout.expand(codes)
+        fine, exponent = self._views()
+        negative = expanded >= self.part
+        signed = torch.where(negative, self.part - 1 - expanded, expanded).float()
+        return layout.collapse(signed * torch.where(negative, fine, fine * torch.exp2(exponent)), codes.shape)
+
+
+@QUANTIZERS.register("twin_softmax")
+class TwinSoftmaxQuantizer(TwinQuantizer):
+    """For post-softmax values, non-negative: small ones take the fine step, large ones the coarse.
+
+    Both regions have codes p = 0 … 2^(b−1) − 1 from zero on. A value takes the region whose nearest code is nearer: the
+    fine one below one threshold, halfway between its last value and the coarse region's next. PTQ4ViT's threshold
+    2^(b−1)·Δ₁ lies up to half a step beyond, or far short of it where 2^m > 2^(b−1).
+    """
+
+    def _check(self, distribution: Distribution) -> None:
+        if bool((distribution.low < -1e-6).any()):
+            least = float(distribution.low.min())
+            raise ValueError(
+                f"{type(self).__name__} needs non-negative values, the least seen is {least:.3g}; "
+                "use quantizer twin_uniform for this kind"
+            )
+
+    def _coarse(self, low: Tensor, high: Tensor) -> Tensor:
+        return (high / (self.part - 1)).clamp(min=_TINY)
+
+    def _coarse_value(self, values: Tensor) -> Tensor:
+        return torch.zeros_like(values, dtype=torch.bool)
+
+    def _payload(self, x: Tensor, fine: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
+        """(p, whether the region is the coarse one)."""
+        ratio = torch.exp2(exponent)
+        last = self.part - 1
+        following = (torch.floor(last / ratio) + 1).clamp(max=last) * ratio
+        coarse = x > fine * ((last + following) / 2)
+        return (x / torch.where(coarse, fine * ratio, fine)).round_().clamp_(0, last), coarse
+
+    def _roundtrip(self, x: Tensor, fine: Tensor, exponent: Tensor) -> Tensor:
+        payload, coarse = self._payload(x, fine, exponent)
+        return payload.mul_(torch.where(coarse, fine * torch.exp2(exponent), fine))
+
+    def encode(self, x: Tensor) -> Tensor:
+        layout = self._layout()
+        payload, coarse = self._payload(layout.expand(x).float(), *self._views())
+        return layout.collapse(payload.to(torch.int64) + coarse.to(torch.int64) * self.part, x.shape)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        layout = self._layout()
+        expanded = layout.expand(codes)
+        fine, exponent = self._views()
+        coarse = expanded >= self.part
+        payload = torch.where(coarse, expanded - self.part, expanded).float()
+        return layout.collapse(payload * torch.where(coarse, fine * torch.exp2(exponent), fine), codes.shape)

@@ -1,0 +1,156 @@
+"""Allocate: a bit-width for every site under a budget (mixed precision)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar, Literal
+
+from pydantic.dataclasses import dataclass
+
+from vitq.config import RunConfig
+from vitq.config.base import RULES
+from vitq.quant.model import site_bits
+from vitq.quant.site import Site
+from vitq.steps import search_bits
+from vitq.steps.budget import Budget, meters
+from vitq.steps.integer import milp
+from vitq.steps.sensitivity import Trial, menu, table
+from vitq.steps.step import STEPS, Step, Workspace
+
+# Steps that fit the weights to the bit-widths they have.
+_TUNED = ("reconstruct", "gptq", "erq", "bias_correction")
+
+
+@STEPS.register("allocate")
+@dataclass(frozen=True, config=RULES)
+class Allocate(Step):
+    """Give every calibrated site a bit-width of its own, so that the loss is small and a budget holds.
+
+    The loss is the mean KL(full precision ‖ quantized) over calibration images. At each width a site's quantizer is
+    fitted with the range search of its recipe; at the run's own width it is the recipe's own. Sites whose bits an
+    exception prescribes (`bits.kinds`, `bits.sites`, `bits.first_last`, `bits.image`) keep these. Goes after the steps
+    that calibrate and before those that learn.
+
+    policy: `greedy`, MPTQ-ViT's Greedy MP in our reading: from the widest width, one site at a time, one width lower,
+        by loss increase per saved bits, until the budget holds. `milp`: the least sum of the losses that each site
+        causes alone, by integer programming. `uniform`: one width for weights and one for activations.
+    widths: what is chosen from.
+    mean_bits: most mean bits of (weights, activations), weighted by the elements of the sites that are allocated, or
+        one number for both. size_mb: most megabytes of the packed checkpoint. bops: most bit operations for one image.
+        Several may be given; where none is, it is mean_bits, with the run's own bits: `bits=w4a4` is a mean of 4 and 4.
+    images: how many calibration images, spread over the set, measure the loss; all where there are fewer.
+    recompute: `lazy` measures a site again when it stands first, `always` all of them before each step (slow).
+    seconds: most the integer program may take.
+
+    Artifacts: `allocation_path`, one row for each step of the search with the loss and all four costs (a Pareto curve);
+    `allocation_sensitivity` (milp), the loss that each site causes alone at each width.
+    """
+
+    policy: Literal["greedy", "milp", "uniform"] = "greedy"
+    widths: tuple[int, ...] = (3, 4, 5, 6, 7, 8)
+    mean_bits: tuple[float, float] | float | None = None
+    size_mb: float | None = None
+    bops: float | None = None
+    images: int = 16
+    recompute: Literal["lazy", "always"] = "lazy"
+    seconds: float = 120.0
+    needs_teacher: ClassVar[bool] = True
+
+    def check(self, config: RunConfig) -> list[str]:
+        problems = []
+        if not self.widths or len(set(self.widths)) < len(self.widths) or not all(2 <= w <= 8 for w in self.widths):
+            return [
+                f"widths={list(self.widths)}; different whole numbers from 2 to 8 are needed, e.g. [3, 4, 5, 6, 7, 8]"
+            ]
+        for group, mean in zip(("weights", "activations"), self.means(config), strict=True):
+            if mean is not None and not min(self.widths) <= mean <= max(self.widths):
+                problems.append(
+                    f"a mean of {mean:g} bits for {group} is impossible with widths {min(self.widths)} to "
+                    f"{max(self.widths)}; a mean between these is feasible (mean_bits, else the run's bits)"
+                )
+        for name, value in (("size_mb", self.size_mb), ("bops", self.bops), ("seconds", self.seconds)):
+            if value is not None and value <= 0:
+                problems.append(f"{name}={value:g}; a number above 0 is needed")
+        if self.images < 1:
+            problems.append(f"images={self.images}; at least 1 is needed")
+        return problems + self._order(config)
+
+    def _order(self, config: RunConfig) -> list[str]:
+        """Problems with the enabled steps before this one."""
+        before = []
+        for raw in config.method.steps.values():
+            if raw.get("do") == self.do:
+                break
+            if raw.get("enabled", True):
+                before.append(raw.get("do"))
+        found = [
+            f"comes after a step {do!r}, which depends on the bit-widths; move it before"
+            for do in before
+            if do in _TUNED
+        ]
+        if "calibrate" not in before:
+            found.append("no step before it calibrates; only calibrated sites are allocated")
+        return found
+
+    def means(self, config: RunConfig) -> tuple[float | None, float | None]:
+        """Limits on the mean bits of weights and of activations; None where there is none."""
+        if isinstance(self.mean_bits, tuple):
+            return self.mean_bits
+        if self.mean_bits is not None:
+            return self.mean_bits, self.mean_bits
+        if self.size_mb is not None or self.bops is not None:
+            return None, None
+        weight, activation = (
+            None if bits == "fp" else float(bits) for bits in (config.bits.weight, config.bits.activation)
+        )
+        return weight, activation
+
+    def run(self, work: Workspace) -> None:
+        import pandas as pd
+
+        sites = free(work)
+        if not sites:
+            raise ValueError("allocate: no site is calibrated whose bits are free; put it behind a calibrate step")
+        names = [site.name for site in sites]
+        widths = sorted(self.widths)
+        budget = Budget(meters(work, sites, widths), self._limits(work.config, sites))
+        budget.check(names, widths)
+        trial = Trial(work, menu(work, sites, widths), self.images)
+        if self.policy == "greedy":
+            trial.start(dict.fromkeys(names, widths[-1]))
+            rows = search_bits.greedy(trial, budget, widths, self.recompute, work.progress)
+        elif self.policy == "milp":
+            alone = table(trial, names, widths, work)
+            trial.start(milp(alone, budget, self.seconds))
+            rows = search_bits.final(trial, budget)
+            work.artifacts["allocation_sensitivity"] = pd.DataFrame(
+                [
+                    {"site": name, "kind": work.model.sites[name].kind, "bits": width, "loss": loss}
+                    for name, losses in alone.items()
+                    for width, loss in losses.items()
+                ]
+            )
+        else:
+            trial.start(search_bits.uniform({site.name: site.is_weight for site in sites}, budget, widths))
+            rows = search_bits.final(trial, budget)
+        work.artifacts["allocation_path"] = pd.DataFrame(rows).astype({"from_bits": "Int64", "to_bits": "Int64"})
+
+    def _limits(self, config: RunConfig, sites: list[Site]) -> dict[str, float]:
+        weight, activation = self.means(config)
+        limits = {
+            "mean_weight_bits": weight if any(site.is_weight for site in sites) else None,
+            "mean_activation_bits": activation if any(not site.is_weight for site in sites) else None,
+            "size_mb": self.size_mb,
+            "bops": self.bops,
+        }
+        return {name: limit for name, limit in limits.items() if limit is not None}
+
+
+def free(work: Workspace) -> list[Site]:
+    """Calibrated sites whose bit-width is the run's rule, not an exception's."""
+    rule = dataclasses.replace(work.config.bits, weight="fp", activation="fp")
+    return [
+        site
+        for site in work.model.quantized()
+        if site.on and site.kind != "patch" and site_bits(site, rule, work.model.anatomy) == "fp"
+    ]

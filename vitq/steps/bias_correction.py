@@ -1,0 +1,60 @@
+"""Bias correction: the mean error of each output channel is taken out of the layer's bias."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from vitq.config.base import RULES
+from vitq.quant.layers import QuantConv2d
+from vitq.steps.step import STEPS, Step, Workspace
+from vitq.steps.walk import Lane, Layer, layers, quantized_lane, teacher_lane
+
+
+@STEPS.register("bias_correction")
+@dataclass(frozen=True, config=RULES)
+class BiasCorrection(Step):
+    """b ← b − E[y_q − y], the mean over all calibration images and positions (Nagel et al. 2019, arXiv 1906.04721).
+
+    y_q is what a linear or convolution layer of the quantized network gives, y what the same layer of the untouched
+    full-precision network gives. Layers are corrected in the order they run, each one on the network whose earlier
+    layers are corrected already, so that afterwards the mean error of every layer's output is zero. Closed form; it can
+    follow any recipe. A layer without a bias gets one.
+
+    input: what the full-precision side reads. `fp`: its own activations, so that the error that earlier layers have
+        left is corrected too. `quantized`: each segment of it reads what the quantized network's segment reads, so that
+        only the error made inside the segment is.
+    """
+
+    input: Literal["fp", "quantized"] = "fp"
+    needs_teacher: ClassVar[bool] = True
+
+    def run(self, work: Workspace) -> None:
+        quantized, exact = quantized_lane(work), teacher_lane(work)
+        for name, layer in layers(work, [quantized, exact], "bias_correction"):
+            if self.input == "quantized":
+                exact.inputs = quantized.inputs
+            correct(layer, mean_error(quantized, exact, name))
+
+
+@torch.no_grad()
+def mean_error(quantized: Lane, exact: Lane, name: str) -> Tensor:
+    """(channels,) float64: mean of the quantized layer's output less the full-precision layer's."""
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    layer, target = quantized.module(name), exact.module(name)
+    channel = 1 if isinstance(layer, QuantConv2d) else -1
+    for x_quantized, x_exact in zip(quantized.arriving(name), exact.arriving(name), strict=True):
+        error = (layer(x_quantized) - target(x_exact)).movedim(channel, -1).flatten(0, -2)
+        total = total.to(error.device) + error.sum(dim=0, dtype=torch.float64)
+        count += len(error)
+    return total / count
+
+
+@torch.no_grad()
+def correct(layer: Layer, error: Tensor) -> None:
+    """Take a mean output error (channels,) out of the layer's bias."""
+    bias = torch.zeros_like(error) if layer.bias is None else layer.bias.double()
+    layer.bias = nn.Parameter((bias - error).to(layer.weight.dtype), requires_grad=False)

@@ -1,0 +1,159 @@
+"""What an allocation of bit-widths costs: mean bits, bytes, bit operations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from vitq.errors import VitqError
+from vitq.quant.site import Site
+from vitq.sites import FP_BITS, model_bytes, quantized_bytes
+from vitq.steps.step import Workspace
+
+# Site name → bit-width.
+Bits = dict[str, int]
+# What meters are called, here and as columns of a path.
+METERS = ("mean_weight_bits", "mean_activation_bits", "size_mb", "bops")
+
+
+@dataclass(frozen=True)
+class Meter:
+    """One cost of an allocation: a constant, a cost for each site and width, and products of two sites' widths.
+
+    costs: site → width → cost. pairs: (left, right, factor), costing factor · bits(left) · bits(right).
+    """
+
+    name: str
+    constant: float = 0.0
+    costs: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    pairs: Sequence[tuple[str, str, float]] = ()
+
+    def measure(self, bits: Mapping[str, int]) -> float:
+        """The cost of a complete allocation."""
+        single = sum(self.costs[site][bits[site]] for site in self.costs)
+        return self.constant + single + sum(factor * bits[a] * bits[b] for a, b, factor in self.pairs)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Meters and the limits on some of them."""
+
+    meters: Mapping[str, Meter]
+    limits: Mapping[str, float]
+
+    def measures(self, bits: Mapping[str, int]) -> dict[str, float]:
+        """Every meter's reading, limited or not."""
+        return {name: meter.measure(bits) for name, meter in self.meters.items()}
+
+    def excess(self, bits: Mapping[str, int]) -> dict[str, float]:
+        """By how much each exceeded limit is exceeded; empty where the allocation is within the budget."""
+        over = {name: self.meters[name].measure(bits) - limit for name, limit in self.limits.items()}
+        # Sums of products of floats: equality is equality up to rounding.
+        return {name: value for name, value in over.items() if value > 1e-9 * abs(self.limits[name])}
+
+    def check(self, sites: Sequence[str], widths: Sequence[int]) -> None:
+        """Raise VitqError, saying what is feasible, where even the narrowest widths exceed a limit."""
+        least, most = dict.fromkeys(sites, min(widths)), dict.fromkeys(sites, max(widths))
+        for name in self.excess(least):
+            low, high = (self.meters[name].measure(bits) for bits in (least, most))
+            raise VitqError(
+                f"allocate: {name}={self.limits[name]:.6g} is impossible with widths {min(widths)} to {max(widths)}: "
+                f"from {low:.6g} (all at {min(widths)} bits) to {high:.6g} (all at {max(widths)} bits) is feasible; "
+                "raise the budget, or allow narrower widths"
+            )
+
+
+@torch.no_grad()
+def meters(work: Workspace, free: Sequence[Site], widths: Sequence[int]) -> dict[str, Meter]:
+    """The four meters of METERS for the sites whose bits are free; all others keep what they have.
+
+    Means weigh the elements of the free sites, for one image. size_mb: megabytes (10^6 bytes) of the packed checkpoint.
+    bops: Σ multiply–accumulates · bits · bits of the operands over all layers and matmuls, for one image; an operand in
+    floating point counts 32 bits.
+    """
+    shapes = _shapes(work)
+    names = {site.name for site in free}
+
+    def mean(name: str, chosen: list[Site]) -> Meter:
+        total = sum(shapes[site.name].numel() for site in chosen)
+        return Meter(name, costs={s.name: {b: shapes[s.name].numel() * b / total for b in widths} for s in chosen})
+
+    size = {s.name: {b: -(-shapes[s.name].numel() * b // 8) / 1e6 for b in widths} for s in free if s.is_weight}
+    now = {s.name: _bits(s) for s in free if s.is_weight}
+    rest = quantized_bytes(work.model, model_bytes(work.model.model)) / 1e6
+    rest -= sum(-(-shapes[name].numel() * bits // 8) for name, bits in now.items()) / 1e6
+    fixed, single, pairs = 0.0, {name: dict.fromkeys(widths, 0.0) for name in names}, []
+    for left, right, count in _products(work, shapes):
+        if left.name in names and right.name in names:
+            pairs.append((left.name, right.name, count))
+        elif left.name in names or right.name in names:
+            one, other = (left, right) if left.name in names else (right, left)
+            for b in widths:
+                single[one.name][b] += count * b * _bits(other)
+        else:
+            fixed += count * _bits(left) * _bits(right)
+    made = (
+        mean("mean_weight_bits", [site for site in free if site.is_weight]),
+        mean("mean_activation_bits", [site for site in free if not site.is_weight]),
+        Meter("size_mb", rest, size),
+        Meter("bops", fixed, single, pairs),
+    )
+    return {meter.name: meter for meter in made}
+
+
+def _bits(site: Site) -> int:
+    return site.quantizer.bits if site.on and site.quantizer is not None else FP_BITS
+
+
+class _Shapes:
+    """Sees the shape of every tensor that passes a site."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, torch.Size] = {}
+
+    def observe(self, site: Site, x: Tensor) -> None:
+        self.seen[site.name] = x.shape
+
+
+def _shapes(work: Workspace) -> dict[str, torch.Size]:
+    """The shape of every site's tensor when one image passes the model; Swin's windows are its first dimension."""
+    watch = _Shapes()
+    for site in work.model.sites.values():
+        site.observer = watch
+    try:
+        work.model(next(work.batches(1)))
+    finally:
+        for site in work.model.sites.values():
+            site.observer = None
+    return watch.seen
+
+
+def _products(work: Workspace, shapes: Mapping[str, torch.Size]) -> list[tuple[Site, Site, float]]:
+    """(operand, operand, multiply–accumulates for one image) of every layer and every matmul of attention."""
+    owners: dict[str, list[Site]] = {}
+    for site in work.model.sites.values():
+        owners.setdefault(site.owner, []).append(site)
+    found = []
+    for left, right in owners.values():
+        first, second = shapes[left.name], shapes[right.name]
+        if left.is_weight or right.is_weight:
+            weight, inputs = (left, second) if left.is_weight else (right, first)
+            count = shapes[weight.name].numel() * _positions(work, weight, inputs)
+        else:
+            # (B, h, N, M) times (B, h, M, K), or times the transpose of (B, h, K, M).
+            count = first.numel() * second[-2 if right.kind == "key" else -1]
+        found.append((left, right, float(count)))
+    return found
+
+
+def _positions(work: Workspace, weight: Site, inputs: torch.Size) -> int:
+    """How often a layer's weight is applied to one image."""
+    layer = work.model.layer(weight)
+    if isinstance(layer, torch.nn.Linear):
+        return inputs.numel() // layer.in_features
+    with torch.no_grad():
+        out: Tensor = layer(torch.zeros(inputs, device=layer.weight.device))
+    return out[0, 0].numel()

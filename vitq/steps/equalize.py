@@ -1,0 +1,255 @@
+"""Equalize: even out the channels of linear layers' inputs without changing the full-precision function."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass as plain
+from typing import ClassVar, Literal
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from vitq.config import RunConfig
+from vitq.config.base import RULES
+from vitq.errors import unknown
+from vitq.models.anatomy import Segment
+from vitq.quant.distribution import Distribution
+from vitq.quant.histogram import Histogram
+from vitq.quant.layers import QuantLinear
+from vitq.quant.layout import Axes, Layout
+from vitq.quant.quantizer import Quantizer
+from vitq.quant.site import Site
+from vitq.steps.balance import BALANCES, pooled, power_of_two
+from vitq.steps.fold import bias_of, fold
+from vitq.steps.step import STEPS, Step, Workspace
+from vitq.steps.stream import ImageStream, Stream, through
+
+# Kinds of linear inputs that no norm precedes.
+BARE = ("attn_out", "post_gelu", "other")
+GRID = tuple(i / 10 for i in range(11))
+
+
+@STEPS.register("equalize")
+@dataclass(frozen=True, config=RULES)
+class Equalize(Step):
+    """x̃ = (x + shift) / ratio for each channel of a linear layer's input, undone in the layer.
+
+    rule: `sq_b` (MPTQ-ViT) or `aocq`, see balance.py. strength: α or β, the same everywhere, or `search`: for each
+        layer the one of `candidates` whose quantized output is nearest to the full-precision one in squared error over
+        all calibration images, with the recipe's own quantizers of input and weight. Ties keep the earlier candidate.
+    shift: centre each channel first, b = (max + min)/2. It is left out where zeros are padded between norm and layer
+        (Swin windows that do not divide the feature map), which it would move, and where the norm has no bias.
+    power_of_two: round the ratios to powers of two.
+    norms: equalize the inputs of layers that read a norm; folded into the norm, so that nothing is added at run time.
+    bare: kinds of inputs that no norm precedes (attn_out, post_gelu, other) to equalize too: their ratios are always
+        powers of two, never shifted, and the input is multiplied by them at run time (`QuantLinear.balance`).
+
+    Every chosen strength is in the progress notes and in `QuantLinear.equalized`.
+    """
+
+    rule: str = "sq_b"
+    strength: float | Literal["search"] = "search"
+    candidates: tuple[float, ...] = GRID
+    shift: bool = True
+    power_of_two: bool = False
+    norms: bool = True
+    bare: tuple[str, ...] = ()
+    changes_weights: ClassVar[bool] = True
+
+    def check(self, config: RunConfig) -> list[str]:
+        problems = [] if self.rule in BALANCES else [unknown("rule of equalize", self.rule, BALANCES)]
+        problems += [unknown("kind without a norm", kind, BARE) for kind in self.bare if kind not in BARE]
+        strengths = self.candidates if self.strength == "search" else (float(self.strength),)
+        if not strengths or not all(0 <= value <= 1 for value in strengths):
+            problems.append(f"strength={self.strength}, candidates={list(self.candidates)}; valid: between 0 and 1")
+        if not (self.norms or self.bare):
+            problems.append("norms=false and no kind in bare: there is nothing to equalize; use enabled=false")
+        for kind in (*(("post_norm",) if self.norms else ()), *self.bare):
+            quantizer = config.method.quantizer(kind)
+            if self.strength == "search" and quantizer is not None and quantizer.granularity != "tensor":
+                problems.append(
+                    f"strength=search needs granularity tensor for kind {kind}, found {quantizer.granularity!r}; "
+                    "fix the strength or the granularity"
+                )
+        steps = [raw for raw in config.method.steps.values() if raw.get("enabled", True)]
+        names = [raw.get("do") for raw in steps]
+        last = len(names) - names[::-1].index("equalize") if "equalize" in names else 0
+        if any(raw.get("do") == "calibrate" and raw.get("sites") != "weights" for raw in steps[:last]):
+            problems.append("activations are calibrated before it moves them; put equalize before calibrate")
+        return problems
+
+    @torch.no_grad()
+    def run(self, work: Workspace) -> None:
+        targets = list(_targets(self, work))
+        before = [site for site in work.model.sites.values() if site.on]
+        work.model.switch(before, on=False)
+        work.progress.stage("equalize", len(targets))
+        inputs: Stream = ImageStream(work)
+        try:
+            for segment in work.model.anatomy.segments:
+                here = [target for target in targets if segment.holds(target.site.owner)]
+                outputs = _observe(segment, here, inputs, work)
+                _search(self, segment, here, inputs, work)
+                for target in here:
+                    work.progress.advance(1, f"{target.site.owner}: {self.rule} {_apply(target)}")
+                # What was folded changes no output, so the observing pass was the advancing one.
+                inputs = outputs
+        finally:
+            work.model.switch(before, on=True)
+
+
+@plain
+class Target:
+    """One input to equalize: the layers that read it, and the norm in front, if any."""
+
+    layers: list[QuantLinear]
+    norm: nn.Module | None
+    shiftable: bool
+    histogram: Histogram
+    options: list[Option]
+
+    @property
+    def site(self) -> Site:
+        return self.layers[0].input_site
+
+    @property
+    def quantized(self) -> bool:
+        """Whether any quantizer could profit."""
+        return any(s.quantizer is not None for layer in self.layers for s in (layer.input_site, layer.weight_site))
+
+    def observe(self, site: Site, x: Tensor) -> None:
+        self.histogram.update(x, Layout.of("channel", Axes(-1), tuple(x.shape)))
+
+
+class Option:
+    """One strength of one target: its ratio and shift, the quantizers that it would get, and its output's error."""
+
+    def __init__(self, step: Equalize, target: Target, channels: Distribution, strength: float):
+        self.strength = strength
+        self.shift = torch.zeros_like(channels.low)
+        if step.shift and target.shiftable:
+            self.shift = -(channels.low + channels.high) / 2
+        columns = torch.stack([layer.weight.abs().amax(dim=0) for layer in target.layers]).amax(dim=0)
+        ratio = BALANCES[step.rule](channels.low + self.shift, channels.high + self.shift, columns, strength)
+        self.ratio = power_of_two(ratio) if step.power_of_two or target.norm is None else ratio
+        self.error = 0.0
+
+    def prepare(self, target: Target, channels: Distribution) -> None:
+        """Fit copies of the target's quantizers to what they would see."""
+        seen = pooled(channels, self.ratio, self.shift)
+        self._input = _fitted(target.site.quantizer, seen)
+        self._weights = []
+        for layer in target.layers:
+            weight = layer.weight * self.ratio
+            quantizer = copy.deepcopy(layer.weight_site.quantizer)
+            if quantizer is not None:
+                quantizer.fit_tensor(weight)
+                weight = quantizer(weight)
+            self._weights.append(weight)
+
+    def measure(self, x: Tensor, outputs: list[Tensor]) -> None:
+        """Add the squared output error on one batch. outputs: (x + shift)·Wᵀ of every layer, in full precision."""
+        x = (x + self.shift) / self.ratio
+        if self._input is not None:
+            x = self._input(x)
+        for weight, output in zip(self._weights, outputs, strict=True):
+            self.error += float((x @ weight.T - output).square_().sum(dtype=torch.float64))
+
+
+class _Errors:
+    """Measures all options of one target on each batch that passes."""
+
+    def __init__(self, target: Target):
+        self._target = target
+
+    def observe(self, site: Site, x: Tensor) -> None:
+        shifted = x + self._target.options[0].shift
+        outputs = [shifted @ layer.weight.T for layer in self._target.layers]
+        for option in self._target.options:
+            option.measure(x, outputs)
+
+
+def _targets(step: Equalize, work: Workspace) -> list[Target]:
+    """What the step equalizes, in the order of the model."""
+    model = work.model.model
+    found: list[Target] = []
+    read: set[str] = set()
+    for link in work.model.anatomy.links:
+        layers = [layer for name in link.consumers if isinstance(layer := model.get_submodule(name), QuantLinear)]
+        read.update(link.consumers)
+        norm = model.get_submodule(link.norm)
+        if step.norms:
+            shiftable = not link.padded and bias_of(norm) is not None
+            found.append(Target(layers, norm, shiftable, Histogram(), []))
+    for name, layer in model.named_modules():
+        if isinstance(layer, QuantLinear) and name not in read and layer.input_site.kind in step.bare:
+            found.append(Target([layer], None, False, Histogram(), []))
+    if not found:
+        raise ValueError(
+            f"equalize: this model has no input to equalize for norms={step.norms}, bare={list(step.bare)}; "
+            "`vitq list sites` shows the kinds that it has"
+        )
+    return found
+
+
+def _observe(segment: Segment, targets: list[Target], inputs: Stream, work: Workspace) -> Stream:
+    """Run all calibration images through a segment while its targets watch their channels."""
+    for target in targets:
+        target.site.observer = target
+    try:
+        return through(segment.forward, inputs, work)
+    finally:
+        for target in targets:
+            target.site.observer = None
+
+
+def _search(step: Equalize, segment: Segment, targets: list[Target], inputs: Stream, work: Workspace) -> None:
+    """Make every target's options and, where there are several, measure them. Without quantizers there is no option."""
+    several = []
+    for target in targets:
+        if step.strength == "search" and not target.quantized:
+            continue
+        channels = target.histogram.distribution()
+        target.histogram = Histogram()
+        strengths = step.candidates if step.strength == "search" else (float(step.strength),)
+        target.options = [Option(step, target, channels, strength) for strength in strengths]
+        if step.strength == "search":
+            for option in target.options:
+                option.prepare(target, channels)
+            target.site.observer = _Errors(target)
+            several.append(target)
+    if not several:
+        return
+    try:
+        for batch in inputs.batches():
+            segment.forward(batch)
+    finally:
+        for target in several:
+            target.site.observer = None
+
+
+def _apply(target: Target) -> str:
+    """Fold the best option in; returns a note. A search where nothing is quantized has no options, changes nothing."""
+    if not target.options:
+        return "left in floating point"
+    best = min(target.options, key=lambda option: option.error)
+    if target.norm is not None:
+        fold(target.norm, target.layers, best.ratio, best.shift)
+    else:
+        for layer in target.layers:
+            layer.weight.mul_(best.ratio)
+            factor = best.ratio.reciprocal()
+            layer.balance = factor if layer.balance is None else layer.balance * factor
+    for layer in target.layers:
+        layer.equalized = best.strength
+    target.options = []
+    return f"{best.strength:g}"
+
+
+def _fitted(quantizer: Quantizer | None, seen: Distribution) -> Quantizer | None:
+    if quantizer is None:
+        return None
+    quantizer = copy.deepcopy(quantizer)
+    quantizer.fit(seen, Layout("tensor", quantizer.axes, 1, ()))
+    return quantizer

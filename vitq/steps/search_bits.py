@@ -1,0 +1,122 @@
+"""Two ways to choose bit-widths under a budget: greedily, and all alike."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vitq.errors import VitqError
+from vitq.progress import Progress
+from vitq.steps.budget import Bits, Budget
+from vitq.steps.sensitivity import Trial
+
+Row = dict[str, Any]
+# A quantizer's noise power grows fourfold with each bit less: what a site's next step is expected to cost before it is
+# measured. It only orders the measuring; no step is taken unmeasured.
+_NEXT = 4.0
+
+
+def greedy(trial: Trial, budget: Budget, widths: Sequence[int], recompute: str, progress: Progress) -> list[Row]:
+    """Lower one site by one width at a time until the budget holds; returns the path, `trial` is at its end.
+
+    The next one is the site of least loss increase per share of the budget's excess that it saves. `always` measures
+    every site anew before each step; `lazy` measures again only those that stand first, until the first one is measured
+    against the current allocation.
+    """
+    lower = {width: below for below, width in zip(sorted(widths), sorted(widths)[1:], strict=False)}
+    first = budget.excess(trial.bits)
+    rows, version = [_row(trial, budget)], 0
+    progress.stage("greedy", 100)
+    done = 0
+
+    def relief(name: str) -> float:
+        """Share of the excess that one step of this site removes, summed over the limits still exceeded.
+
+        What it saves beyond a limit is worth nothing, so that the path ends close to the budget.
+        """
+        before, after = trial.bits, {**trial.bits, name: lower[trial.bits[name]]}
+        share = 0.0
+        for limit, over in budget.excess(before).items():
+            meter = budget.meters[limit]
+            share += min(meter.measure(before) - meter.measure(after), over) / first[limit]
+        return share
+
+    def score(name: str) -> float:
+        return (trial.look(name, lower[trial.bits[name]]) - trial.loss) / relief(name)
+
+    # (score, position, site, version it was measured at)
+    order = {name: position for position, name in enumerate(trial.bits)}
+    heap = [(-np.inf, order[name], name, -1) for name in trial.bits if trial.bits[name] in lower]
+    while excess := budget.excess(trial.bits):
+        if recompute == "always":
+            heap = [(score(name), order[name], name, version) for _, _, name, _ in heap if relief(name) > 0]
+        heapq.heapify(heap)
+        while True:
+            if not heap:
+                raise VitqError(f"allocate: no site left to lower, {excess} above the budget")
+            value, position, name, at = heapq.heappop(heap)
+            if relief(name) <= 0:
+                continue  # saves nothing of what is still exceeded, and never will: limits stay met
+            if at == version:
+                break
+            heapq.heappush(heap, (score(name), position, name, version))
+        old, loss, saved = trial.bits[name], trial.loss, relief(name)
+        width = lower[old]
+        trial.take(name, width)
+        version += 1
+        rows.append(_row(trial, budget, len(rows), name, old, trial.loss - loss, saved, value))
+        if width in lower:
+            heap.append((_NEXT * max(value, 0.0), position, name, -1))
+        percent = int(100 * (1 - max((v / first[n] for n, v in budget.excess(trial.bits).items()), default=0.0)))
+        progress.advance(max(0, percent - done), name)
+        done = max(done, percent)
+    return rows
+
+
+def uniform(names: Mapping[str, bool], budget: Budget, widths: Sequence[int]) -> Bits:
+    """One width for all weights and one for all activations, as wide and as even as the budget allows.
+
+    names: site → whether it is a weight.
+    """
+    best: tuple[tuple[int, int, int], Bits] | None = None
+    for weight in widths:
+        for activation in widths:
+            bits = {name: weight if is_weight else activation for name, is_weight in names.items()}
+            rank = (min(weight, activation), weight + activation, weight)
+            if not budget.excess(bits) and (best is None or rank > best[0]):
+                best = (rank, bits)
+    if best is None:
+        raise VitqError("allocate: no single width fits the budget")
+    return best[1]
+
+
+def final(trial: Trial, budget: Budget) -> list[Row]:
+    """The path of a policy that takes no steps: its allocation alone."""
+    return [_row(trial, budget)]
+
+
+def _row(
+    trial: Trial,
+    budget: Budget,
+    step: int = 0,
+    site: str | None = None,
+    old: int | None = None,
+    increase: float = 0.0,
+    saved: float = 0.0,
+    score: float = 0.0,
+) -> Row:
+    return {
+        "step": step,
+        "site": site,
+        "from_bits": old,
+        "to_bits": None if site is None else trial.bits[site],
+        "loss": trial.loss,
+        "increase": increase,
+        "saved": saved,
+        "score": score,
+        "evaluations": trial.evaluations,
+        **budget.measures(trial.bits),
+    }

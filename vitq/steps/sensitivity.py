@@ -1,0 +1,212 @@
+"""What a bit-width of one site costs: quantizers for every width, and the loss of allocations of widths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vitq.quant.quantizer import Quantizer
+from vitq.quant.site import Site
+from vitq.sites import FP_BITS
+from vitq.steps.budget import Bits
+from vitq.steps.calibrate import HistogramObserver
+from vitq.steps.step import Workspace
+from vitq.steps.stream import ImageStream, Stream, through
+
+# Site name → width → fitted quantizer.
+Menu = dict[str, dict[int, Quantizer]]
+
+
+class _WidthsObserver(HistogramObserver):
+    """Fits one quantizer for each width to the same histogram."""
+
+    def fit_widths(self, site: Site, widths: Sequence[int]) -> dict[int, Quantizer]:
+        original, made = site.quantizer, {}
+        histogram = self._histograms.pop(site.name, None)
+        if original is None or histogram is None or histogram.layout is None:
+            raise ValueError(f"allocate: site {site.name} saw no activation; its segment does not run it")
+        distribution = histogram.distribution()
+        for width in widths:
+            made[width] = at_width(original, width)
+            if not made[width].fitted:
+                made[width].fit(distribution, histogram.layout)
+        return made
+
+
+def at_width(quantizer: Quantizer, bits: int) -> Quantizer:
+    """A quantizer like this one: itself at its own bit-width, else an unfitted one."""
+    if bits == quantizer.bits:
+        return quantizer
+    return type(quantizer)(
+        bits,
+        quantizer.granularity,
+        quantizer.axes,
+        range=quantizer.range,
+        symmetric=quantizer.symmetric,
+        **quantizer.settings,
+    )
+
+
+@torch.no_grad()
+def menu(work: Workspace, sites: Sequence[Site], widths: Sequence[int]) -> Menu:
+    """Quantizers of every width for the given calibrated sites, each with its recipe's range search.
+
+    At the width that a site has, its quantizer stays the one that the recipe's steps made, so that the run's own bits
+    everywhere are the recipe itself. Weights are seen as they are, activations in one pass of the whole calibration set
+    through the model with all sites off. Sites are on again afterwards where they were on.
+    """
+    made: Menu = {}
+    for site in sites:
+        if site.is_weight and site.quantizer is not None:
+            made[site.name] = {width: at_width(site.quantizer, width) for width in widths}
+            for quantizer in made[site.name].values():
+                if not quantizer.fitted:
+                    quantizer.fit_tensor(work.model.layer(site).weight)
+    before = [site for site in work.model.sites.values() if site.on]
+    work.model.switch(before, on=False)
+    inputs: Stream = ImageStream(work)
+    observer, segments = _WidthsObserver(), work.model.anatomy.segments
+    try:
+        for segment in work.progress.over(segments, "fit widths", len(segments)):
+            here = [site for site in sites if not site.is_weight and segment.holds(site.owner)]
+            for site in here:
+                site.observer = observer
+            inputs = through(segment.forward, inputs, work)
+            for site in here:
+                site.observer = None
+                made[site.name] = observer.fit_widths(site, widths)
+    finally:
+        for site in sites:
+            site.observer = None
+        work.model.switch(before, on=True)
+    return made
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One change that was evaluated, with the inputs of the segments behind it."""
+
+    name: str
+    width: int
+    loss: float
+    later: list[list[Tensor]]
+
+
+class Trial:
+    """The loss of allocations: mean KL(full precision ‖ quantized) over some calibration images, in nats.
+
+    The input of every segment is kept, so that changing one site costs the segments from its own to the last; what such
+    a look computed is kept too, and becomes current when that change is taken. Both are exact: no loss is approximated.
+
+    bits, loss: the current allocation, in which FP_BITS is a site that is off, and its loss. evaluations: looks so far.
+    """
+
+    def __init__(self, work: Workspace, choices: Menu, images: int):
+        self._work, self._menu = work, choices
+        self._segments = work.model.anatomy.segments
+        self._place = {name: self._segment_of(name) for name in choices}
+        self._last: _Look | None = None
+        batches = self._images(images)
+        self._targets = [_log_probabilities(self._teach(batch)) for batch in batches]
+        self._inputs: list[list[Tensor]] = [batches]
+        self.evaluations = 0
+        self.bits: Bits = {}
+        self.loss = float("nan")
+
+    def start(self, bits: Mapping[str, int]) -> float:
+        """Make an allocation current; returns its loss."""
+        self.bits = dict(bits)
+        for name, width in bits.items():
+            self._set(name, width)
+        self.loss, later = self._run(0)
+        self._inputs = [self._inputs[0], *later]
+        self._last = None
+        return self.loss
+
+    def look(self, name: str, width: int) -> float:
+        """The loss if site `name` had this width and everything else stayed."""
+        self._last = self._look(name, width)
+        return self._last.loss
+
+    def take(self, name: str, width: int) -> float:
+        """Make a change current; returns the loss. Costs nothing where it was the last one looked at."""
+        last = self._last
+        if last is None or (last.name, last.width) != (name, width):
+            last = self._look(name, width)
+        self._set(name, width)
+        self.bits[name] = width
+        self.loss = last.loss
+        self._inputs = [*self._inputs[: self._place[name] + 1], *last.later]
+        self._last = None
+        return self.loss
+
+    def _look(self, name: str, width: int) -> _Look:
+        self._set(name, width)
+        loss, later = self._run(self._place[name])
+        self._set(name, self.bits[name])
+        return _Look(name, width, loss, later)
+
+    def _set(self, name: str, width: int) -> None:
+        site = self._work.model.sites[name]
+        site.on = width != FP_BITS
+        if site.on:
+            site.quantizer = self._menu[name][width]
+
+    @torch.no_grad()
+    def _run(self, first: int) -> tuple[float, list[list[Tensor]]]:
+        """The loss from segment `first` on, and the inputs of the segments behind it."""
+        self.evaluations += 1
+        current, later = self._inputs[first], []
+        for number, segment in enumerate(self._segments[first:], first):
+            current = [segment.forward(batch) for batch in current]
+            if number < len(self._segments) - 1:
+                later.append(current)
+        total = torch.zeros((), dtype=torch.float64, device=self._work.device)
+        for logits, target in zip(current, self._targets, strict=True):
+            total += F.kl_div(_log_probabilities(logits), target, reduction="sum", log_target=True)
+        return float(total) / sum(len(target) for target in self._targets), later
+
+    def _segment_of(self, name: str) -> int:
+        owner = self._work.model.sites[name].owner
+        return next(number for number, segment in enumerate(self._segments) if segment.holds(owner))
+
+    @torch.no_grad()
+    def _teach(self, batch: Tensor) -> Tensor:
+        for segment in self._work.teacher_segments():
+            batch = segment.forward(batch)
+        return batch
+
+    def _images(self, count: int) -> list[Tensor]:
+        """Images spread evenly over the calibration set, whose order may be by class."""
+        total = len(self._work.calib)
+        chosen = torch.linspace(0, total - 1, min(count, total)).round().long().tolist()
+        size = self._work.config.calib.batch_size
+        return [batch for batch, _ in self._work.calib.take(chosen).batches(size, self._work.device)]
+
+
+def _log_probabilities(logits: Tensor) -> Tensor:
+    return F.log_softmax(logits.double(), dim=-1)
+
+
+def table(trial: Trial, names: Sequence[str], widths: Sequence[int], work: Workspace) -> dict[str, dict[int, float]]:
+    """The loss that each site causes alone at each width, all others in full precision: never negative.
+
+    What quantization does to the logits is close to a sum over sites and the loss close to quadratic in it, so that the
+    losses of sites whose errors are independent add up.
+    """
+    alone: dict[str, dict[int, float]] = {}
+    others = [site for site in work.model.sites.values() if site.on and site.name not in names]
+    work.model.switch(others, on=False)
+    trial.start(dict.fromkeys(names, FP_BITS))
+    work.progress.stage("sensitivity", len(names) * len(widths))
+    for name in names:
+        alone[name] = {}
+        for width in widths:
+            alone[name][width] = trial.look(name, width)
+            work.progress.advance(1, name)
+    work.model.switch(others, on=True)
+    return alone
