@@ -63,7 +63,7 @@ class Reader:
             "PATH": f"{self.checkout / 'bin'}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(self.checkout),
             "WANDB_MODE": "offline",
-            "OMP_NUM_THREADS": "2",
+            "OMP_NUM_THREADS": "1",
         }
         done = subprocess.run(
             ["bash", "-c", command], cwd=self.checkout, env=environment, capture_output=True, text=True, check=False

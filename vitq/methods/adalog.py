@@ -132,13 +132,15 @@ class AdaLogQuantizer(LogQuantizer):
             pairs = list(_refined(scales, bases, step_base, step_scale, widest))
 
     def _codes(self, x: Tensor, scale: Tensor, base: Tensor | None = None) -> Tensor:
-        base = self._base() if base is None else base
-        octaves = torch.log2((x / scale).clamp_(min=_TINY)).neg_()
-        return octaves.mul_(self.resolution).div_(base).round_().clamp_(0, self.codes - 1)
+        """Codes of x + shift, which is what x stands for here."""
+        factor = self.resolution / (self._layout().view(self.base) if base is None else base)
+        octaves = x.clamp(min=_TINY).log2_().mul_(-factor)
+        return octaves.add_(scale.log2() * factor).round_().clamp_(0, self.codes - 1)
 
     def _values(self, codes: Tensor, scale: Tensor, base: Tensor | None = None) -> Tensor:
+        """Values of codes, x + shift."""
         # Whole numbers below 2^15, exact in float32: 255 codes × 74.
-        power = codes * (self._base() if base is None else base)
+        power = codes * (self._layout().view(self.base) if base is None else base)
         whole = (power / self.resolution).floor_()
         remainder = torch.exp2((power - whole * self.resolution) * (-1.0 / self.resolution))
         if self.settings["tables"] == "integer":
@@ -149,24 +151,34 @@ class AdaLogQuantizer(LogQuantizer):
             values = values.masked_fill_(codes == self.codes - 1, 0.0)
         return values
 
-    def _base(self) -> Tensor:
-        return self._layout().view(self.base)
-
     def encode(self, x: Tensor) -> Tensor:
-        layout = self._layout()
-        codes = self._codes(layout.expand(x).float() + self.shift, layout.view(self.scale))
-        return layout.collapse(codes, x.shape).to(torch.int64)
+        return self._layout().collapse(self._encode(x), x.shape).to(torch.int64)
 
     def decode(self, codes: Tensor) -> Tensor:
         layout = self._layout()
-        values = self._values(layout.expand(codes).float(), layout.view(self.scale)) - self.shift
-        return layout.collapse(values, codes.shape)
+        return layout.collapse(self._decode(layout.expand(codes)), codes.shape)
 
     def forward(self, x: Tensor) -> Tensor:
         layout = self._layout()
-        expanded, scale = layout.expand(x), layout.view(self.scale)
-        values = self._values(self._codes(expanded.detach().float() + self.shift, scale), scale) - self.shift
-        return layout.collapse(straight_through(expanded, values.to(x.dtype)), x.shape)
+        quantized = self._decode(self._encode(x.detach())).to(x.dtype)
+        return layout.collapse(straight_through(layout.expand(x), quantized), x.shape)
+
+    def _encode(self, x: Tensor) -> Tensor:
+        """Codes of x, float32, in the layout's expanded shape."""
+        layout = self._layout()
+        expanded = layout.expand(x).float()
+        return self._codes(expanded + self.shift if self.shift else expanded, layout.view(self.scale))
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        """Values of codes in the layout's expanded shape, looked up in the (G, 2^b) table of all of them."""
+        layout = self._layout()
+        every = torch.arange(self.codes, device=codes.device, dtype=torch.float32).unsqueeze(0)
+        levels = self._values(every, self.scale.unsqueeze(1), self.base.unsqueeze(1)) - self.shift
+        index = codes.to(torch.int32)
+        if layout.groups > 1:
+            first = torch.arange(layout.groups, device=codes.device, dtype=torch.int32) * self.codes
+            index = index + layout.view(first)
+        return levels.reshape(-1).index_select(0, index.reshape(-1)).view(index.shape)
 
 
 class _Best:
