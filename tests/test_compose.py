@@ -140,6 +140,11 @@ def test_missing_value_is_named(tmp_path: Path) -> None:
     assert cell.problem == "calib.size: missing; set it with calib.size=VALUE"
 
 
+def test_missing_value_is_named_under_a_debugger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OC_CAUSE", "1")  # what OmegaConf does by itself where a debugger or coverage traces
+    test_missing_value_is_named(tmp_path)
+
+
 def test_broken_yaml_is_a_problem_of_its_cell(tmp_path: Path) -> None:
     (tmp_path / "calib").mkdir()
     (tmp_path / "calib" / "mine.yaml").write_text("size: [1\n")

@@ -230,7 +230,11 @@ def _explain(error: Exception, roots: Roots) -> str:
         group, _, option = error.missing_cfg_file.rpartition("/")
         options = roots.files(group) if group else {}
         return unknown(group, option, options) if options else _first_line(error)
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    # Only Hydra's own errors hide the one that matters. OmegaConf's name the full key, and under a debugger or coverage
+    # their __cause__ is the same error without it.
+    cause: BaseException = error
+    if not isinstance(error, OmegaConfBaseException) and isinstance(error.__cause__, OmegaConfBaseException):
+        cause = error.__cause__
     if isinstance(cause, MissingMandatoryValue):
         return f"{cause.full_key}: missing; set it with {cause.full_key}=VALUE"
     text = _first_line(error)
