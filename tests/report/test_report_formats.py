@@ -117,7 +117,13 @@ def test_csv_holds_every_run(store: Store) -> None:
 def test_files_lie_with_the_sweep_and_repeat_byte_by_byte(store: Store) -> None:
     files = report.build(store, "demo")
     folder = store.root / "sweeps" / "demo"
-    names = {"html": "report.html", "csv": "report.csv", "md": "report.md", "latex": "report.tex"}
+    names = {
+        "html": "report.html",
+        "csv": "report.csv",
+        "md": "report.md",
+        "latex": "report.tex",
+        "parquet": "report.parquet",
+    }
     assert files == {name: folder / file for name, file in names.items()}
     before = {name: path.read_bytes() for name, path in files.items()}
     report.build(store, "demo")

@@ -165,4 +165,4 @@ def test_an_empty_sweep(tmp_path: Path) -> None:
     assert df.empty
     assert report.summary(df).empty
     assert report.render(df) == "0 runs.\n"
-    assert set(report.build(store, "none")) == {"html", "csv", "md", "latex"}
+    assert set(report.build(store, "none")) == {"html", "csv", "md", "latex", "parquet"}

@@ -14,7 +14,8 @@ COMMANDS = {
     "run": "execute one configuration, or with -m every combination of several values",
     "sweep": "execute a sweep: a file that names methods, bit-widths, models, seeds",
     "status": "where the runs of a sweep stand",
-    "report": "write a sweep's report: HTML, CSV, Markdown, LaTeX",
+    "report": "write a sweep's report: HTML, CSV, Markdown, LaTeX, Parquet",
+    "serve": "show the reports live in a browser",
     "list": "models, methods and sweeps that exist, or the quantized sites of a model",
 }
 

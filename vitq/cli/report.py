@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vitq.cli import options
+
+if TYPE_CHECKING:
+    from vitq.store import Store
 
 EXAMPLES = """\
   vitq report demo                                     all formats, under runs/sweeps/demo/
   vitq report demo --format html --out ~/public_html
   vitq report demo --format md --format latex
+  vitq report demo --compare repq_vit minmax           which is better, in one line for each model and bit-width
 """
 
-FORMATS = ("html", "csv", "md", "latex")
+FORMATS = ("html", "csv", "md", "latex", "parquet")
 
 
 def parser() -> argparse.ArgumentParser:
     """Arguments of `vitq report`."""
-    usage = "SWEEP [--format html|csv|md|latex] [--out DIR] [--runs-dir DIR]"
+    usage = "SWEEP [--format html|csv|md|latex|parquet] [--compare A B] [--out DIR] [--runs-dir DIR]"
     parser = options.parser("report", "Write the report of a sweep and print where it lies.", EXAMPLES, usage)
     parser.add_argument(
         "sweep", metavar="SWEEP", help="name of a sweep that was started (`multirun` for `vitq run -m`)"
     )
     parser.add_argument("--format", action="append", choices=FORMATS, help="may be given several times (default: all)")
+    parser.add_argument(
+        "--compare", nargs=2, metavar=("A", "B"), help="print whether method A is better than B instead"
+    )
     parser.add_argument("--out", metavar="DIR", type=Path, help="folder to write to (default: RUNS_DIR/sweeps/SWEEP)")
     options.runs_dir(parser)
     return parser
@@ -34,7 +42,18 @@ def main(args: argparse.Namespace) -> int:
     from vitq import report
     from vitq.store import Store
 
+    if args.compare:
+        return _compare(Store(args.runs_dir), args.sweep, *args.compare)
     formats = tuple(args.format or FORMATS)
     for path in report.build(Store(args.runs_dir), args.sweep, formats=formats, out=args.out).values():
         print(path)
+    return 0
+
+
+def _compare(store: Store, sweep: str, a: str, b: str) -> int:
+    from vitq import report
+    from vitq.report.verdict import answers, pairwise
+
+    lines = answers(pairwise(store, report.table(store, sweep)), a, b)
+    print("\n".join(lines) or f"{a} and {b} never met under the same model, bits and calibration size")
     return 0

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from vitq.store import Store
 
-FORMATS = ("html", "csv", "md", "latex")
+FORMATS = ("html", "csv", "md", "latex", "parquet")
 
 
 def table(store: Store, sweep: str) -> pd.DataFrame:

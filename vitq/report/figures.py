@@ -55,7 +55,7 @@ def bars(matrix: Matrix) -> go.Figure:
     figure.update_xaxes(categoryorder="array", categoryarray=matrix.bits)
     figure.update_yaxes(title="top-1 accuracy, %", range=[0, 104], dtick=20)
     figure.update_layout(barmode="group", bargap=0.25, bargroupgap=0.06)
-    return _finish(figure)
+    return finish(figure)
 
 
 def scatter(matrix: Matrix) -> go.Figure:
@@ -74,6 +74,11 @@ def scatter(matrix: Matrix) -> go.Figure:
             customdata=[text for _, text in points],
             hovertemplate=_HOVER,
         )
+    if front := pareto(matrix):
+        figure.add_scatter(
+            x=[mb for mb, _ in front], y=[top1 for _, top1 in front], mode="lines", name="Pareto front",
+            line={"color": INK, "width": 2, "dash": "dot", "shape": "hv"}, hoverinfo="skip",
+        )  # fmt: skip
     if not math.isnan(matrix.fp_top1) and not math.isnan(matrix.fp_mb):
         figure.add_scatter(
             x=[matrix.fp_mb], y=[matrix.fp_top1], mode="markers", name="full precision",
@@ -84,7 +89,17 @@ def scatter(matrix: Matrix) -> go.Figure:
     figure.update_xaxes(title="model size, MB (logarithmic)", type="log")
     figure.update_xaxes(tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
     figure.update_yaxes(title="top-1 accuracy, %", range=[0, 104], dtick=20)
-    return _finish(figure)
+    return finish(figure)
+
+
+def pareto(matrix: Matrix) -> list[tuple[float, float]]:
+    """(MB, top-1) of the cells that no cell of at most the same size beats, by size."""
+    cells = [cell for row in matrix.rows for _, cell in _points(matrix, row) if not math.isnan(cell.mb)]
+    front: list[tuple[float, float]] = []
+    for cell in sorted(cells, key=lambda cell: (cell.mb, -cell.top1)):
+        if not front or cell.top1 > front[-1][1]:
+            front.append((cell.mb, cell.top1))
+    return front
 
 
 def _points(matrix: Matrix, row: Row) -> list[tuple[str, Cell]]:
@@ -110,7 +125,7 @@ def _log_ticks(values: list[float]) -> list[float]:
     return [factor * 10.0**decade for decade in decades for factor in (1, 2, 5)]
 
 
-def _finish(figure: go.Figure) -> go.Figure:
+def finish(figure: go.Figure) -> go.Figure:
     """Layout that all figures share. Ink and grid colours are set by the page, which knows light from dark."""
     # Room for the legend below: its entries are all as wide as the widest, in a figure of about 500 pixels.
     widest = max((len(trace.name) for trace in figure.data), default=0)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from vitq.report import figures, words
+from vitq.report import ablation, allocation, figures, words
 from vitq.report.markdown import PAIRED_NOTE
 from vitq.report.matrix import CELL, Matrix, matrices, standard_error, summary
+from vitq.report.payload import payload, read_sites
 from vitq.report.provenance import provenance
+from vitq.report.verdict import pairwise
 from vitq.store import Store, SweepRecord
 
 # Columns of the table of all runs: (column, heading, digits or None for text).
@@ -37,6 +43,7 @@ def page(store: Store, record: SweepRecord, df: pd.DataFrame, comparisons: pd.Da
     environment.globals["words"] = words
     environment.globals["isnan"] = math.isnan
     tables = matrices(df)
+    sites, pairs = read_sites(store, df), pairwise(store, df)
     return environment.get_template("page.html.j2").render(
         record=record,
         counts=words.counts(df),
@@ -48,18 +55,46 @@ def page(store: Store, record: SweepRecord, df: pd.DataFrame, comparisons: pd.Da
         paired_note=PAIRED_NOTE,
         unfinished=[(words.where(row), row) for _, row in words.unfinished(df).iterrows()],
         provenance=provenance(store, record, df),
-        # Plotly's script holds `</script>` nowhere else than in text, where this spelling means the same.
-        plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")),
+        pairs=len(pairs),
+        payload=Markup(payload(df, pairs, sites)),
+        has_sites=any((df["bits"] != "FP") & df["signature"].isin(list(sites))),
+        extra=_extra(df, sites),
+        plotly=Markup(_plotly()),
     )
+
+
+@cache
+def _plotly() -> str:
+    """Plotly's script as gzip in base64: 1.9 MB in place of 4.7. The time stamp is fixed: equal pages, equal bytes."""
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
+
+
+def _extra(df: pd.DataFrame, sites: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
+    """Groups of figures that only some sweeps have."""
+    groups = (
+        ("Bit allocation", "Bits of every site (rows, in the order of the model) in every run (columns, first seed). "
+         "fp: left in floating point.", "tall", allocation.heat_maps(df, sites)),
+        ("Ablations", "Variants of one method in the order of the sweep: the first in full, each further one as its "
+         "change from the one before, the last in full again.", "figures", ablation.waterfalls(df)),
+    )  # fmt: skip
+    return [
+        {"title": title, "note": note, "layout": layout, "figures": _drawn(title.replace(" ", "-").lower(), drawn)}
+        for title, note, layout, drawn in groups
+        if drawn
+    ]
 
 
 def _figures(index: int, matrix: Matrix) -> list[dict[str, Any]]:
     if not any(cell and cell.n for row in matrix.rows for cell in row.cells):
         return []
     drawn = [("Accuracy per bit-width", figures.bars(matrix)), ("Size and accuracy", figures.scatter(matrix))]
+    return _drawn(f"figure-{index}", drawn)
+
+
+def _drawn(name: str, drawn: list[tuple[str, go.Figure]]) -> list[dict[str, Any]]:
     # `<` as an escape, so that no name in the data can end the script element.
     return [
-        {"id": f"figure-{index}-{n}", "title": title, "json": Markup(figure.to_json().replace("<", "\\u003c"))}
+        {"id": f"{name}-{n}", "title": title, "json": Markup(figure.to_json().replace("<", "\\u003c"))}
         for n, (title, figure) in enumerate(drawn)
     ]
 

@@ -72,7 +72,7 @@ def paired(store: Store, df: pd.DataFrame, baseline: str) -> pd.DataFrame:
     references: dict[tuple[object, ...], pd.Series] = {}
     for _, row in done[done["method_name"] == baseline].iterrows():
         references.setdefault(_key(row), row)  # of several variants, the first of the plan
-    cache: dict[str, dict[str, np.ndarray]] = {}
+    predictions = Predictions(store)
     rows = []
     for _, row in done[done["bits"] != "FP"].iterrows():
         reference = references.get(_key(row))
@@ -84,7 +84,7 @@ def paired(store: Store, df: pd.DataFrame, baseline: str) -> pd.DataFrame:
         if reference is None:
             rows.append(head | {"baseline": baseline, "note": f"no finished run of {baseline} to compare with"})
             continue
-        rows.append(head | {"baseline": reference["method"]} | _compare_runs(store, row, reference, cache))
+        rows.append(head | {"baseline": reference["method"]} | _compare_runs(row, reference, predictions))
     columns = ["model", "data", "bits", "calib", "seed", "method", "baseline", "difference", "low", "high"]
     out = pd.DataFrame(rows, columns=[*columns, "gained", "lost", "n", "p", "note"])
     out = out.astype(
@@ -102,11 +102,9 @@ def _key(row: pd.Series) -> tuple[object, ...]:
     return tuple(row[key] for key in ("model", "data", "bits", "calib", "seed", "protocol"))
 
 
-def _compare_runs(
-    store: Store, row: pd.Series, reference: pd.Series, cache: dict[str, dict[str, np.ndarray]]
-) -> dict[str, object]:
+def _compare_runs(row: pd.Series, reference: pd.Series, predictions: Predictions) -> dict[str, object]:
     try:
-        mine, theirs = (_predictions(store, str(r["signature"]), cache) for r in (row, reference))
+        mine, theirs = (predictions.read(str(r["signature"])) for r in (row, reference))
     except StoreError as error:
         return {"note": str(error)}
     if not np.array_equal(mine["label"], theirs["label"]):
@@ -114,14 +112,22 @@ def _compare_runs(
     return vars(compare(mine["correct"], theirs["correct"])).copy()
 
 
-def _predictions(store: Store, signature: str, cache: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    if signature not in cache:
-        run = store.run(signature)
-        arrays = run.read_predictions()
-        missing = {"correct", "label"} - set(arrays)
-        if missing:
-            raise StoreError(f"{run.predictions_path} lacks {', '.join(sorted(missing))}; start the run again")
-        if arrays["correct"].shape != arrays["label"].shape or not arrays["correct"].size:
-            raise StoreError(f"{run.predictions_path} has no or uneven predictions; start the run again")
-        cache[signature] = {"correct": arrays["correct"], "label": arrays["label"]}
-    return cache[signature]
+class Predictions:
+    """What each run of a store got right, each file read once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[str, dict[str, np.ndarray]] = {}
+
+    def read(self, signature: str) -> dict[str, np.ndarray]:
+        """`correct` bool (N,) and `label` int64 (N,) of a run. Raises StoreError when they are absent or damaged."""
+        if signature not in self._known:
+            run = self._store.run(signature)
+            arrays = run.read_predictions()
+            missing = {"correct", "label"} - set(arrays)
+            if missing:
+                raise StoreError(f"{run.predictions_path} lacks {', '.join(sorted(missing))}; start the run again")
+            if arrays["correct"].shape != arrays["label"].shape or not arrays["correct"].size:
+                raise StoreError(f"{run.predictions_path} has no or uneven predictions; start the run again")
+            self._known[signature] = {"correct": arrays["correct"], "label": arrays["label"]}
+        return self._known[signature]

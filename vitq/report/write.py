@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,19 +43,26 @@ def _markdown(report: Report) -> str:
     return f"{title}\n\n{markdown.render(report.df, report.comparisons)}"
 
 
-_WRITERS: dict[str, tuple[str, Callable[[Report], str]]] = {
+def _parquet(report: Report) -> bytes:
+    buffer = io.BytesIO()
+    report.df.to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+_WRITERS: dict[str, tuple[str, Callable[[Report], str | bytes]]] = {
     "html": ("report.html", _html),
     "csv": ("report.csv", lambda report: report.df.to_csv(index=False)),
     "md": ("report.md", _markdown),
     "latex": ("report.tex", lambda report: latex.render(report.df)),
+    "parquet": ("report.parquet", _parquet),
 }
 
 
 def build(store: Store, sweep: str, formats: Sequence[str], out: Path | None = None) -> dict[str, Path]:
-    """Write the report of a sweep in each format (html, csv, md, latex) into `out`, default `<root>/sweeps/<sweep>/`.
+    """Write the report of a sweep in each format into `out`, default `<root>/sweeps/<sweep>/`.
 
-    Returns format → file. Failed and pending runs are part of the report. Raises VitqError for an unknown format,
-    StoreError for an unknown sweep or a folder that cannot be written.
+    formats: html, csv, md, latex, parquet. Returns format → file. Failed and pending runs are part of the report.
+    Raises VitqError for an unknown format, StoreError for an unknown sweep or a folder that cannot be written.
     """
     for name in formats:
         if name not in _WRITERS:
@@ -64,6 +72,7 @@ def build(store: Store, sweep: str, formats: Sequence[str], out: Path | None = N
     files = {}
     for name in dict.fromkeys(formats):
         filename, writer = _WRITERS[name]
-        write_bytes(folder / filename, writer(report).encode())
+        content = writer(report)
+        write_bytes(folder / filename, content.encode() if isinstance(content, str) else content)
         files[name] = folder / filename
     return files

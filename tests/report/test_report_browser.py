@@ -1,0 +1,206 @@
+"""The page in a real headless Chromium: charts render, tables sort and filter, nothing is written to the console."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.report.conftest import METHODS, config, correct, finish
+from vitq import report
+from vitq.report.serve import server
+from vitq.store import Store, SweepRecord
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Debian's chromium and chromium-driver"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1400,1200",
+                     f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):  # fmt: skip
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+    yield driver
+    driver.quit()
+
+
+def show(browser: Any, path: Path) -> None:
+    """Open a page and wait for its charts."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.get(path.as_uri())
+    WebDriverWait(browser, 60).until(
+        lambda b: b.execute_script("return document.documentElement.dataset.drawn") == "true"
+    )
+
+
+def complaints(browser: Any) -> list[str]:
+    return [entry["message"] for entry in browser.get_log("browser")]
+
+
+def column(browser: Any, table: int, index: int) -> list[str]:
+    """Texts of a column of the n-th sortable table, rows that a filter hides left out."""
+    script = (
+        "return [...document.querySelectorAll('table.sortable')[arguments[0]].tBodies[0].rows]"
+        ".filter(r => !r.hidden).map(r => r.cells[arguments[1]].textContent.trim())"
+    )
+    found: list[str] = browser.execute_script(script, table, index)
+    return found
+
+
+def sites(bits: list[int], seed: int) -> pd.DataFrame:
+    kinds = ["weight", "post_norm", "probs", "weight", "post_gelu"] * (len(bits) // 5)
+    noise = np.random.default_rng(seed).uniform(10, 40, len(bits))
+    return pd.DataFrame(
+        {
+            "site": [f"blocks.{i // 5}.site{i % 5}" for i in range(len(bits))], "kind": kinds, "shape": "4x4",
+            "elements": 16, "quantizer": "uniform", "granularity": "tensor", "bits": bits, "mse": 0.1, "sqnr_db": noise,
+        }
+    )  # fmt: skip
+
+
+@pytest.fixture
+def rich(tmp_path: Path) -> Store:
+    """Three seeds, an ablation of one method, and a mixed allocation; every run has its table of sites."""
+    store = Store(tmp_path / "runs")
+    signatures = [finish(store, config("fp32"), correct(0))]
+    wrong = {"minmax": 60, "percentile": 30, "repq_vit": 12}
+    for method in METHODS:
+        for seed in range(3):
+            signatures.append(finish(store, config(method, 4, seed), correct(wrong[method] + seed, seed)))
+            store.run(signatures[-1]).write_sites(sites([4] * 40, seed))
+    for value in ("true", "false"):
+        run = config("ias_vit", 4, method__steps={"stage1": {"do": "reconstruct", "enabled": value == "true"}})
+        signatures.append(finish(store, run, correct(10 if value == "true" else 25)))
+    mixed = config("mixed_precision", 4)
+    signatures.append(finish(store, mixed, correct(9)))
+    store.run(signatures[-1]).write_sites(sites([3, 4, 5, 8, 6] * 8, 9))
+    store.write_sweep(SweepRecord(name="demo", signatures=signatures, baseline="minmax"))
+    return store
+
+
+def test_charts_render_and_the_console_stays_empty(browser: Any, rich: Store) -> None:
+    show(browser, report.build(rich, "demo", ["html"])["html"])
+    drawn = browser.execute_script(
+        "return [...document.querySelectorAll('.plot')].map(p => [p.id, p.querySelectorAll('svg.main-svg').length])"
+    )
+    assert [name for name, _ in drawn] == ["figure-0-0", "figure-0-1", "bit-allocation-0", "ablations-0", "site-plot"]
+    assert all(count > 0 for _, count in drawn)
+    shown = browser.execute_script("return document.querySelectorAll('#bit-allocation-0 .heatmaplayer image').length")
+    assert shown == 1
+    assert complaints(browser) == []
+
+
+def test_tables_sort_and_filter(browser: Any, rich: Store) -> None:
+    show(browser, report.build(rich, "demo", ["html"])["html"])
+    heads = browser.execute_script(
+        "return [...document.querySelectorAll('table.sortable')]"
+        ".map(t => [...t.tHead.rows[0].cells].map(c => c.textContent))"
+    )
+    table, index = next((i, h.index("top‑1, %")) for i, h in enumerate(heads) if "top‑1, %" in h)
+    head = f"document.querySelectorAll('table.sortable')[{table}].tHead.rows[0].cells[{index}]"
+    button = f"{head}.querySelector('button').click()"
+    browser.execute_script(button)
+    up = [float(v) for v in column(browser, table, index)]
+    browser.execute_script(button)
+    assert up == sorted(up)
+    assert [float(v) for v in column(browser, table, index)] == up[::-1]
+    search = browser.find_elements("css selector", ".filter input")[-1]
+    search.send_keys("percentile 1")
+    methods = column(browser, table, heads[table].index("method"))
+    assert methods
+    assert set(methods) == {"percentile"}
+    assert complaints(browser) == []
+
+
+def test_pivot_and_verdict_answer(browser: Any, rich: Store) -> None:
+    from selenium.webdriver.support.ui import Select
+
+    show(browser, report.build(rich, "demo", ["html"])["html"])
+    df = report.table(rich, "demo")
+
+    def pivot() -> dict[str, list[str]]:
+        rows = browser.execute_script(
+            "return [...document.querySelectorAll('#pivot tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
+        )
+        return {row[0]: row[1:] for row in rows}
+
+    mean, std = df[df["method"] == "minmax"]["top1"].agg(["mean", "std"])
+    assert f"{mean:.2f} ± {std:.2f} (3)" in pivot()["minmax"]
+    Select(browser.find_element("id", "pivot-metric")).select_by_value("mb")
+    Select(browser.find_element("id", "pivot-columns")).select_by_value("seed")
+    assert pivot()["minmax"][:3] == ["0.105"] * 3
+
+    Select(browser.find_element("id", "verdict-a")).select_by_value("repq_vit")
+    Select(browser.find_element("id", "verdict-b")).select_by_value("minmax")
+    lines = browser.find_element("id", "verdict").text.splitlines()
+    assert len(lines) == 1
+    assert "repq_vit is better than minmax" in lines[0]
+    Select(browser.find_element("id", "verdict-b")).select_by_value("repq_vit")
+    assert "two different methods" in browser.find_element("id", "verdict").text
+    assert complaints(browser) == []
+
+
+def test_names_of_the_data_stay_text(browser: Any, tmp_path: Path) -> None:
+    evil = "</script><img src=x onerror=alert(1)>"
+    store = Store(tmp_path / "runs")
+    signatures = []
+    for name, wrong in ((evil, 3), ("b", 40)):
+        signatures.append(finish(store, config(name, model__name=evil), correct(wrong)))
+        store.run(signatures[-1]).write_sites(sites([4] * 10, 1))
+    store.write_sweep(SweepRecord(name="demo", signatures=signatures, baseline="b"))
+    show(browser, report.build(store, "demo", ["html"])["html"])
+    assert browser.execute_script("return document.querySelectorAll('img[onerror]').length") == 0
+    assert evil in browser.find_element("id", "verdict").text
+    assert complaints(browser) == []
+
+
+def test_two_hundred_runs_stay_below_five_megabytes(browser: Any, tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    signatures = []
+    for number in range(200):
+        run = config(f"method_{number % 10}", (8, 6, 4, 3)[number // 10 % 4], seed=number // 40)
+        signatures.append(finish(store, run, correct(number % 50, number)))
+        store.run(signatures[-1]).write_sites(sites([3, 4, 5, 8, 6] * 24, number))
+    store.write_sweep(SweepRecord(name="demo", signatures=signatures, baseline="method_0"))
+    path = report.build(store, "demo", ["html"])["html"]
+    assert path.stat().st_size < 5e6
+    show(browser, path)
+    assert complaints(browser) == []
+    assert (
+        len(json.loads(browser.execute_script("return document.getElementById('payload').textContent"))["runs"]) == 200
+    )
+
+
+def test_the_live_page_shows_a_new_result_by_itself(browser: Any, store: Store) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    with server(store, "127.0.0.1", 0) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        try:
+            browser.get(f"http://127.0.0.1:{running.server_address[1]}/sweep/demo")
+            WebDriverWait(browser, 60).until(lambda b: "11 done" in b.find_element("id", "live").text)
+            finish(store, config("percentile", 6), correct(4))
+            WebDriverWait(browser, 60).until(lambda b: "12 done" in b.find_element("css selector", "header").text)
+        finally:
+            running.shutdown()
+            thread.join()
+    assert [line for line in complaints(browser) if "favicon" not in line] == []

@@ -1,0 +1,60 @@
+"""What each change of a method brings: a waterfall over the variants of one method, in the order of the plan."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from vitq.report import words
+from vitq.report.figures import PALETTE, finish
+from vitq.report.matrix import summary
+
+# So many variants are drawn; more belong into the table.
+MOST = 16
+
+
+def waterfalls(df: pd.DataFrame) -> list[tuple[str, go.Figure]]:
+    """(title, figure) for every method of which a sweep holds several variants with the same model, data and bits.
+
+    df: from `table`. The first variant stands as it is, each further one as its change in points from the one before
+    it, the last one in full again: bars say what a step of the sweep's order changed, not what a part is worth alone.
+    """
+    names = df.drop_duplicates("method").set_index("method")["method_name"]
+    cells = summary(df[(df["bits"] != "FP") & (df["model"] != "?")])
+    cells = cells[cells["top1"].notna()].assign(name=lambda c: c["method"].map(names))
+    figures = []
+    for (model, data, bits, calib, name), part in cells.groupby(
+        ["model", "data", "bits", "calib", "name"], sort=False, dropna=False
+    ):
+        if 1 < len(part) <= MOST:
+            title = f"{name} on {model}, {data}, {bits}" + ("" if part["calib"].isna().any() else f", {calib} images")
+            figures.append((title, _waterfall(part, str(name))))
+    return figures
+
+
+def _waterfall(part: pd.DataFrame, name: str) -> go.Figure:
+    labels = [variant(str(m), name) for m in part["method"]]
+    values = part["top1"].tolist()
+    steps = [values[0], *(after - before for before, after in pairwise(values)), values[-1]]
+    texts = [f"{values[0]:.2f}", *(words.signed(step) for step in steps[1:-1]), f"{values[-1]:.2f}"]
+    figure = go.Figure(
+        go.Waterfall(
+            y=[*labels, f"= {labels[-1]}"], x=steps, text=texts, orientation="h", name=name,
+            measure=["absolute", *["relative"] * (len(values) - 1), "total"], textposition="outside",
+            increasing={"marker": {"color": PALETTE[2]}}, decreasing={"marker": {"color": PALETTE[3]}},
+            totals={"marker": {"color": PALETTE[0]}}, cliponaxis=False,
+            customdata=[*values, values[-1]], hovertemplate="%{y}<br>top-1 %{customdata:.2f} %<extra></extra>",
+        )
+    )  # fmt: skip
+    figure.update_xaxes(title="top-1 accuracy, %", range=[0, 112], tickvals=list(range(0, 101, 20)))
+    figure.update_yaxes(autorange="reversed", type="category", showgrid=False)
+    finish(figure)
+    figure.update_layout(height=110 + 30 * len(steps), showlegend=False)
+    return figure
+
+
+def variant(label: str, name: str) -> str:
+    """`steps.stage1.enabled=false` of `ias_vit (steps.stage1.enabled=false)`."""
+    return label.removeprefix(name).strip().removeprefix("(").removesuffix(")") or label
