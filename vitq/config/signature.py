@@ -20,7 +20,7 @@ VOLATILE = (
     "cache_dir",
     "device",
     "tracker",
-    "probe", # probes look at the quantized model and never change it
+    "probe",  # probes look at the quantized model and never change it
     "launcher",
     "data.root",
     "data.class_map",
