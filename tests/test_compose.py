@@ -235,3 +235,24 @@ def test_values_are_composed_once_for_each_combination_of_groups(monkeypatch: py
     found = cells("method=minmax,mse", "bits=w8a8,w4a4", "seed=range(100)", multirun=True)
     assert len(found) == 400
     assert len(composed) <= 8
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("calib.size=32,64", "seed=range(2)"),
+        ("bits.kinds.probs=8,4",),  # a key that the YAML does not have
+        ("bits.kinds={probs:8}", "method=repq_vit"),  # a mapping is merged
+        ("method.kinds.default.range=mse,percentile", "method=minmax,repq_vit"),
+        ("data.mean=[0.1]",),
+        ("calib.size='${seed}'", "seed=1,2"),
+        ("model.fp_top1=null", "calib.size=???"),
+        ("seed=true,1.5,'a b'",),
+        ("calib.size.x=1",),
+        ("method.steps.mine.do=calibrate",),
+    ],
+)
+def test_the_short_way_sets_what_omegaconf_sets(overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    short = cells(*overrides, multirun=True)
+    monkeypatch.setattr(compose, "_independent", lambda config: None)
+    assert short == cells(*overrides, multirun=True)
