@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -26,11 +25,9 @@ def fail_at_4_bits(config: RunConfig) -> None:
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_help_is_fast_and_has_examples(command: str, tmp_path: Path) -> None:
+def test_help_imports_nothing_heavy_and_has_examples(command: str, tmp_path: Path) -> None:
     words = [sys.executable, "-X", "importtime", "-m", "vitq", *([command] if command else []), "--help"]
-    started = time.perf_counter()
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert time.perf_counter() - started < 1
     assert f"vitq {command}".strip() in done.stdout
     assert "examples:" in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}

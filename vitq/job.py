@@ -67,11 +67,13 @@ class Journal(Progress):
         self._begin = time.perf_counter()
         self._stage, self._done, self._note = "", 0, ""
         self._total: int | None = None
+        self._stage_at: str | None = None
         self._written = 0.0
         self._log(f"attempt {self.attempt} on {socket.gethostname()}, pid {os.getpid()}")
 
     def stage(self, name: str, total: int | None = None) -> None:
         self._stage, self._done, self._total, self._note = name, 0, total, ""
+        self._stage_at = utc_now()
         self._listener.stage(name, total)
         self._write("running")
         self._log(name)
@@ -115,6 +117,7 @@ class Journal(Progress):
                 total=self._total,
                 note=self._note,
                 started_at=self.started_at,
+                stage_at=self._stage_at,
                 pid=os.getpid(),
                 host=socket.gethostname(),
                 error=error,

@@ -137,7 +137,8 @@ class Status(Record):
     """Where a run stands. A hint for people: whether a run is done is said by its result alone.
 
     attempt: 1 for the first execution, counting up with each retry.
-    stage, done, total, note: the current stage and its units. error: one line; traceback: the whole text.
+    stage, done, total, note: the current stage and its units, begun at stage_at.
+    error: one line; traceback: the whole text.
     """
 
     state: State
@@ -147,6 +148,7 @@ class Status(Record):
     total: Count | None = None
     note: str = ""
     started_at: Timestamp | None = None
+    stage_at: Timestamp | None = None
     updated_at: Timestamp = Field(default_factory=utc_now)
     pid: int | None = None
     host: str | None = None

@@ -31,12 +31,13 @@ def execute(primary: Primary, args: argparse.Namespace, name: str | None = None)
 def _execute(primary: Primary, args: argparse.Namespace, name: str | None, console: Console, out: TextIO) -> int:
     from vitq import plan as planning
     from vitq import show
+    from vitq.cli.preview import preview
     from vitq.launchers import LAUNCHERS
 
     with console.status("planning") as status:
         plan = planning.make(primary, name, watch=lambda cells: status.update(f"planning: {cells} configs checked"))
     if args.dry_run:
-        _print_plan(plan, args.json, out)
+        preview(plan, args.json, out)
         return 0
     plan.commit(shlex.join(["vitq", *args.argv]))
     _announce(plan, console)
@@ -59,30 +60,6 @@ def _announce(plan: Plan, console: Console) -> None:
     if plan.name:
         runs = f"{len(plan.runs)} run{'s' if len(plan.runs) != 1 else ''}{equal}, {done} finished before"
         console.print(f"[bold]{plan.name}[/]: {runs}; records under {plan.store.root}", highlight=False, soft_wrap=True)
-
-
-def _print_plan(plan: Plan, as_json: bool, out: TextIO) -> None:
-    if as_json:
-        runs = [
-            {
-                "signature": r.signature,
-                "label": r.label,
-                "overrides": r.overrides,
-                "done": r.done,
-                "config": r.config.to_dict(),
-            }
-            for r in plan.runs
-        ]
-        print(
-            json.dumps({"sweep": plan.name, "cells": plan.cells, "axes": plan.axes, "runs": runs}, indent=2), file=out
-        )
-        return
-    for run in plan.runs:
-        print(f"{run.signature}  {'done   ' if run.done else 'planned'}  {run.label}", file=out)
-    done = sum(run.done for run in plan.runs)
-    print(
-        f"{plan.cells} cells, {len(plan.runs)} runs, {done} finished before; nothing was started or written", file=out
-    )
 
 
 def _print_json(plan: Plan, failed: list[str], out: TextIO) -> None:

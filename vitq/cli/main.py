@@ -14,6 +14,8 @@ COMMANDS = {
     "run": "execute one configuration, or with -m every combination of several values",
     "sweep": "execute a sweep: a file that names methods, bit-widths, models, seeds",
     "status": "where the runs of a sweep stand",
+    "logs": "what a run wrote while it was executed",
+    "gc": "remove what belongs to no sweep, and what dead processes left",
     "report": "write a sweep's report: HTML, CSV, Markdown, LaTeX, Parquet",
     "serve": "show the reports live in a browser",
     "list": "models, methods and sweeps that exist, or the quantized sites of a model",

@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
-from typing import TYPE_CHECKING, Any
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
 
 from vitq.cli import options
 
 if TYPE_CHECKING:
-    from vitq.store import RunDir
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
+    from vitq.standing import Standing
+    from vitq.store import Store
 
 EXAMPLES = """\
+  vitq status                               all sweeps, one line each
   vitq status demo
+  vitq status demo --watch                  redrawn every two seconds until nothing is left to do
   vitq status demo --json
-  watch vitq status demo                    while it runs in another terminal
 """
 
-_STYLE = {"done": "green", "failed": "red", "running": "cyan", "interrupted": "yellow"}
+_STYLE = {"done": "green", "failed": "red", "unreadable": "red", "running": "cyan", "interrupted": "yellow"}
+# Runs that are listed before the rest is only counted; a live table has to fit a screen.
+_WATCHED = 30
 
 
 def parser() -> argparse.ArgumentParser:
     """Arguments of `vitq status`."""
-    parser = options.parser("status", "Where the runs of a sweep stand.", EXAMPLES, "SWEEP [--runs-dir DIR] [--json]")
+    usage = "[SWEEP] [--watch [SECONDS]] [--runs-dir DIR] [--json]"
+    parser = options.parser("status", "Where the runs of a sweep stand.", EXAMPLES, usage)
     parser.add_argument(
-        "sweep", metavar="SWEEP", help="name of a sweep that was started (`multirun` for `vitq run -m`)"
+        "sweep", metavar="SWEEP", nargs="?", help="name of a sweep that was started (`multirun` for `vitq run -m`)"
     )
+    parser.add_argument("--watch", metavar="SECONDS", nargs="?", type=float, const=2.0, help="redraw until it ends")
     options.runs_dir(parser)
     options.as_json(parser, "states")
     return parser
@@ -33,76 +46,81 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> int:
     """Print the states. Raises StoreError when there is no such sweep."""
+    from vitq.standing import standing
     from vitq.store import Store
 
     store = Store(args.runs_dir)
+    if args.sweep is None:
+        return _all(store, args.json)
     record = store.read_sweep(args.sweep)
-    rows = [_row(store.run(signature)) for signature in record.signatures]
-    counts = {
-        state: sum(row["state"] == state for row in rows) for state in dict.fromkeys(row["state"] for row in rows)
-    }
+
+    def read() -> list[Standing]:
+        return [standing(store.run(signature)) for signature in record.signatures]
+
     if args.json:
-        print(json.dumps({"sweep": record.name, "command": record.command, "counts": counts, "runs": rows}, indent=2))
+        rows = read()
+        runs = [dataclasses.asdict(row) for row in rows]
+        print(json.dumps({"sweep": record.name, "command": record.command, "counts": _counts(rows), "runs": runs}))
         return 0
-    _print(record.name, rows, counts)
-    return 0
-
-
-def _row(run_dir: RunDir) -> dict[str, Any]:
-    from vitq.errors import StoreError
-    from vitq.mirror import run_label
-
-    row: dict[str, Any] = {
-        "signature": run_dir.signature,
-        "run": "",
-        "state": "planned",
-        "stage": "",
-        "updated_at": None,
-        "error": None,
-    }
-    try:
-        from vitq.config import RunConfig
-
-        config, _ = RunConfig.parse(run_dir.read_config())
-        row["run"] = run_label(config) if config else ""
-        status = run_dir.read_status()
-    except StoreError as error:
-        return {**row, "state": "unreadable", "error": str(error)}
-    if status is not None:
-        count = f" {status.done}/{status.total}" if status.total else ""
-        stage = f"{status.stage}{count} {status.note}".strip() if status.state != "done" else ""
-        state = "interrupted" if status.state == "running" and _is_gone(status.pid, status.host) else status.state
-        row |= {"state": state, "stage": stage, "updated_at": status.updated_at, "error": status.error}
-    # Only the result says that a run is done; a status of `done` without one is not.
-    if run_dir.is_done():
-        row |= {"state": "done", "error": None, "stage": ""}
-    elif row["state"] == "done":
-        row |= {"state": "failed", "error": f"{run_dir.result_path} is missing or invalid; start the sweep again"}
-    return row
-
-
-def _is_gone(pid: int | None, host: str | None) -> bool:
-    """True when the process of a run was on this machine and no longer exists; on others nobody can tell from here."""
-    import socket
-
-    import psutil
-
-    return pid is not None and host == socket.gethostname() and not psutil.pid_exists(pid)
-
-
-def _print(name: str, rows: list[dict[str, Any]], counts: dict[str, int]) -> None:
     from rich.console import Console
+
+    console = Console()
+    if args.watch is None:
+        console.print(table(record.name, read()))
+        return 0
+    from rich.live import Live
+
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        while True:
+            rows = read()
+            live.update(table(record.name, rows, _WATCHED), refresh=True)
+            if not any(row.state in ("planned", "running") for row in rows):
+                return 0
+            time.sleep(args.watch)
+
+
+def _counts(rows: Sequence[Standing]) -> dict[str, int]:
+    return dict(Counter(row.state for row in rows))
+
+
+def table(name: str, rows: Sequence[Standing], most: int | None = None) -> RenderableType:
+    """The runs for rich's console; with `most`, what is under way or went wrong first, and the rest only counted."""
+    from rich.console import Group
     from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table("run", "state", "stage", "signature", title=f"sweep {name}", title_justify="left")
-    for row in rows:
-        state = f"[{_STYLE.get(row['state'], 'default')}]{row['state']}[/]"
-        table.add_row(escape(row["run"]), state, escape(row["stage"]), row["signature"])
-    console = Console()
-    console.print(table)
-    for row in rows:
-        if row["error"]:
-            console.print(f"{row['signature']}  {row['error']}", highlight=False, markup=False, soft_wrap=True)
-    total = ", ".join(f"{count} {state}" for state, count in counts.items())
-    console.print(f"{total} of {len(rows)} runs", highlight=False)
+    order = ("running", "failed", "unreadable", "interrupted", "planned", "done")
+    shown = sorted(rows, key=lambda row: order.index(row.state))[:most] if most else rows
+    out = Table("run", "state", "stage", "left", "signature", title=f"sweep {name}", title_justify="left")
+    for row in shown:
+        state = f"[{_STYLE.get(row.state, 'default')}]{row.state}[/]"
+        out.add_row(escape(row.run), state, escape(row.stage), _left(row.eta), row.signature)
+    reasons = [Text(f"{row.signature}  {row.error}", overflow="fold") for row in shown if row.error]
+    total = ", ".join(f"{count} {state}" for state, count in _counts(rows).items())
+    rest = f"; {len(rows) - len(shown)} more are not listed" if len(shown) < len(rows) else ""
+    return Group(out, *reasons, Text(f"{total} of {len(rows)} runs{rest}"))
+
+
+def _left(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
+
+
+def _all(store: Store, as_json: bool) -> int:
+    from vitq.standing import standing
+
+    counts = {
+        name: _counts([standing(store.run(signature)) for signature in store.read_sweep(name).signatures])
+        for name in store.sweeps()
+    }
+    if as_json:
+        print(json.dumps(counts))
+        return 0
+    for name, states in counts.items():
+        print(f"{name}: {', '.join(f'{count} {state}' for state, count in states.items()) or 'no runs'}")
+    if not counts:
+        print(f"no sweep was started with {store.root}; start one with `vitq sweep demo`")
+    return 0

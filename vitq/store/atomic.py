@@ -98,12 +98,18 @@ def _sync_dir(path: Path) -> None:
 
 
 def _remove_abandoned(directory: Path) -> None:
+    for path in abandoned(directory):
+        # Another writer may be removing the same file; a file that stays is tried again by the next writer.
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def abandoned(directory: Path) -> Iterator[Path]:
+    """Temporary files in a folder whose writer is dead. Raises OSError."""
     for entry in os.scandir(directory):
         match = _TEMPORARY.fullmatch(entry.name)
         if match and _abandoned(entry, match["host"], int(match["pid"])):
-            # Another writer may be removing the same file; a file that stays is tried again by the next writer.
-            with contextlib.suppress(OSError):
-                os.unlink(entry.path)
+            yield Path(entry.path)
 
 
 def _abandoned(entry: os.DirEntry[str], host: str, pid: int) -> bool:

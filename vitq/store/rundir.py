@@ -184,6 +184,10 @@ class RunDir:
         except (pa.ArrowException, OSError, ValueError) as error:
             raise _unreadable(path, error, self._again) from error
 
+    def read_log(self) -> str:
+        """What the attempts of the run wrote, empty before the first. Raises StoreError when it cannot be read."""
+        return (read_bytes(self.log_path) or b"").decode(errors="replace")
+
     def clear_state(self) -> None:
         """Remove what a killed run would have gone on from. Raises StoreError when the disk refuses."""
         try:

@@ -1,0 +1,72 @@
+"""What runs will cost: medians over the past runs that are most alike."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from tests.fake_engine import FakeEngine
+from tests.report.conftest import config, correct, finish
+from vitq.cli import main
+from vitq.estimate import Cost, History, facts, total
+from vitq.result import Timings
+from vitq.store import Store
+
+
+def test_the_most_alike_runs_count() -> None:
+    known = [(facts(config("mse", 4, calib=32)), s, 100) for s in (1.0, 2.0, 9.0)]
+    known += [(facts(config("mse", 4, calib=64)), 50.0, 300), (facts(config("gptq", 8)), 70.0, 10)]
+    history = History(known)
+    assert history.cost(config("mse", 4, calib=32)) == Cost(
+        2.0, 100, 3, ("model", "method", "bits", "calib", "iterations", "eval")
+    )
+    other_bits = history.cost(config("mse", 8, calib=32))
+    assert other_bits is not None
+    assert (other_bits.seconds, other_bits.runs) == (2.0, 3)
+    other_size = history.cost(config("mse", 4, calib=128))
+    assert other_size is not None
+    assert (other_size.seconds, other_size.runs) == (5.5, 4)
+    other_method = history.cost(config("erq", 4))
+    assert other_method is not None
+    assert other_method.runs == 5
+    assert history.cost(config("mse", 4, model__name="swin")) is None
+
+
+def test_iterations_are_part_of_the_cost() -> None:
+    history = History([(facts(config("ias_vit", 4, method__iterations=1000)), 600.0, 1)])
+    cost = history.cost(config("ias_vit", 4, method__iterations=10))
+    assert cost is not None
+    assert "iterations" not in cost.alike
+
+
+def test_the_store_is_the_history_and_damage_is_left_out(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    finish(store, config("mse", 4), correct(3), timings=Timings(total=7.0))
+    broken = finish(store, config("mse", 8), correct(3))
+    store.run(broken).result_path.write_text("{")
+    cost = History.of(store).cost(config("mse", 4))
+    assert cost is not None
+    assert (cost.seconds, cost.runs) == (7.0, 1)
+    assert History.of(Store(tmp_path / "none")).cost(config()) is None
+
+
+def test_runs_without_an_estimate_are_taken_as_the_mean() -> None:
+    some = total([Cost(1800.0, 5, 1, ()), Cost(1800.0, 7, 1, ()), None, None])
+    assert (some.unknown, some.memory_bytes, some.hours()) == (2, 7, 2.0)
+    assert math.isnan(total([None]).hours())
+
+
+def test_a_dry_run_says_what_the_rest_costs(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["run", "-m", "tracker=none", "method=minmax,mse"]
+    assert main([*words, "bits=w8a8", "--dry-run"]) == 0
+    assert "cost of the 2 runs to do: unknown" in capsys.readouterr().out
+    assert main([*words, "bits=w8a8"]) == 0
+    capsys.readouterr()
+    assert main([*words, "bits=w8a8,w4a4", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("about 0.5 s") == 2
+    assert "cost of the 2 runs to do: about 1 s, largest run 0.00 GB" in out
+    assert main([*words, "bits=w8a8", "--dry-run"]) == 0
+    assert "nothing left to compute" in capsys.readouterr().out

@@ -1,0 +1,133 @@
+"""Watching, reading logs, clearing up: commands that act on a store alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.report.conftest import config, correct, finish
+from vitq.cli import main
+from vitq.result import Status
+from vitq.standing import standing
+from vitq.store import Store, SweepRecord
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.chdir(tmp_path)
+    return Store("runs")
+
+
+def planned(store: Store, method: str, status: Status | None = None) -> str:
+    """A run without a result."""
+    from vitq.config import signature
+
+    made = config(method)
+    run = store.run(signature(made))
+    run.write_config(made.to_dict())
+    if status:
+        run.write_status(status)
+    return run.signature
+
+
+def test_eta_follows_the_pace_of_the_stage(store: Store) -> None:
+    times = {"stage_at": "2026-11-21T10:00:00+00:00", "updated_at": "2026-11-21T12:00:30+02:00"}
+    running = Status(state="running", stage="reconstruct", done=10, total=40, host="elsewhere", pid=1, **times)
+    stands = standing(store.run(planned(store, "a", running)))
+    assert (stands.state, stands.stage, stands.eta) == ("running", "reconstruct 10/40", 90.0)
+    unknown = running.model_copy(update={"done": 0})
+    assert standing(store.run(planned(store, "b", unknown))).eta is None
+
+
+def test_status_lists_all_sweeps(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status"]) == 0
+    assert "no sweep was started" in capsys.readouterr().out
+    store.write_sweep(SweepRecord(name="one", signatures=[finish(store, config("a"), correct(1)), planned(store, "b")]))
+    store.write_sweep(SweepRecord(name="two", signatures=[planned(store, "b")]))
+    assert main(["status"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["one: 1 done, 1 planned", "two: 1 planned"]
+
+
+def test_watch_ends_when_nothing_is_left_to_do(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    signature = planned(store, "a")
+    store.write_sweep(SweepRecord(name="one", signatures=[signature]))
+    later = threading.Timer(0.3, lambda: finish(store, config("a"), correct(1)))
+    later.start()
+    assert main(["status", "one", "--watch", "0.05"]) == 0
+    assert "1 done of 1 runs" in capsys.readouterr().out
+
+
+def test_logs_of_a_run_by_the_beginning_of_its_signature(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    failed = planned(
+        store, "a", Status(state="failed", error="ValueError: no", traceback="Traceback\nValueError: no\n")
+    )
+    store.run(failed).log_path.write_text("first attempt\n")
+    done = finish(store, config("b"), correct(1))
+    assert main(["logs", failed[:6]]) == 0
+    assert capsys.readouterr().out == "first attempt\n"
+    assert main(["logs", failed, "--traceback"]) == 0
+    assert capsys.readouterr().out.endswith("ValueError: no\n")
+    assert main(["logs", done, "--traceback"]) == 1
+    assert "has not failed" in capsys.readouterr().err
+    assert main(["logs", done]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["logs", "zz"]) == 2
+    assert "no run of" in capsys.readouterr().err
+    assert main(["logs", ""]) == 2
+    assert "2 runs begin with ''" in capsys.readouterr().err
+
+
+def test_logs_follow_a_run_to_its_end(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    signature = planned(store, "a", Status(state="running", pid=os.getpid(), host="elsewhere"))
+    log = store.run(signature).log_path
+    log.write_text("begin\n")
+
+    def work() -> None:
+        time.sleep(0.2)
+        with log.open("a") as file:
+            file.write("middle\n")
+        finish(store, config("a"), correct(1))
+        with log.open("a") as file:
+            file.write("end\n")
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    assert main(["logs", signature, "--follow"]) == 0
+    worker.join()
+    assert capsys.readouterr().out.startswith("begin\nmiddle\n")
+
+
+def test_gc_keeps_what_is_needed(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    done, loose = finish(store, config("a"), correct(1)), finish(store, config("b"), correct(1))
+    half = planned(store, "c", Status(state="failed", error="x"))
+    alive = planned(store, "d", Status(state="running", pid=os.getpid(), host="elsewhere"))
+    for signature in (done, half, alive):
+        store.run(signature).state_dir.mkdir()
+        (store.run(signature).state_dir / "block").write_bytes(b"x" * 1000)
+    store.write_sweep(SweepRecord(name="one", signatures=[done, half]))
+    code = "import os; from vitq.store.atomic import _host; print(_host(), os.getpid())"
+    writer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    host, pid = writer.stdout.split()
+    leaving = store.run(done).path / f".result.json.{host}.{pid}.0.tmp"
+    leaving.write_text("{")
+
+    assert main(["gc"]) == 0
+    assert "2 found" in capsys.readouterr().out
+    assert leaving.exists()
+    assert main(["gc", "--yes"]) == 0
+    assert not leaving.exists()
+    assert not store.run(done).state_dir.exists()
+    assert store.run(half).state_dir.exists()  # it goes on from there
+    assert main(["gc", "--yes", "--orphans"]) == 0
+    assert not store.run(loose).path.exists()
+    assert store.run(alive).path.exists()  # under way
+    assert store.run(done).is_done()
+    capsys.readouterr()
+    assert main(["gc"]) == 0
+    assert capsys.readouterr().out == "nothing to remove\n"

@@ -1,0 +1,62 @@
+"""`vitq logs`: what a run wrote while it was executed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from vitq.cli import options
+
+if TYPE_CHECKING:
+    from vitq.store import RunDir
+
+EXAMPLES = """\
+  vitq logs 3f09                      a signature, or its beginning as far as it is unique
+  vitq logs 3f09 --follow             until the run ends
+  vitq logs 3f09 --traceback          why it failed, and nothing else
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Arguments of `vitq logs`."""
+    usage = "SIGNATURE [--follow] [--traceback] [--runs-dir DIR]"
+    parser = options.parser("logs", "Print the log of a run, all attempts in order.", EXAMPLES, usage)
+    parser.add_argument("signature", metavar="SIGNATURE", help="of `vitq status SWEEP`; its beginning is enough")
+    parser.add_argument("--follow", "-f", action="store_true", help="go on printing until the run ends")
+    parser.add_argument("--traceback", action="store_true", help="the traceback of the last failure alone")
+    options.runs_dir(parser)
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print. Raises StoreError for an unknown or ambiguous signature; exit code 1 where there is no traceback."""
+    from vitq.store import Store
+
+    run_dir = Store(args.runs_dir).find(args.signature)
+    if args.traceback:
+        status = run_dir.read_status()
+        if status is None or status.traceback is None:
+            print(f"run {run_dir.signature} has not failed", file=sys.stderr)
+            return 1
+        print(status.traceback, end="")
+        return 0
+    _print(run_dir, args.follow)
+    return 0
+
+
+def _print(run_dir: RunDir, follow: bool) -> None:
+    from vitq.standing import standing
+
+    place = 0
+    while True:
+        ended = standing(run_dir).state not in ("planned", "running")
+        text = run_dir.read_log()
+        sys.stdout.write(text[place:])
+        sys.stdout.flush()
+        place = len(text)
+        # What is written between the question and the reading is printed before the end is believed.
+        if not follow or ended:
+            return
+        time.sleep(0.5)

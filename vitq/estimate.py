@@ -1,0 +1,106 @@
+"""What runs will cost, learnt from the runs that a store holds already."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from vitq.config import RunConfig
+from vitq.errors import StoreError
+from vitq.store import Store
+
+# What has to agree for a past run to count, from the most alike to the least.
+_LIKENESS = (
+    ("model", "method", "bits", "calib", "iterations", "eval"),
+    ("model", "method", "calib", "iterations", "eval"),
+    ("model", "method", "eval"),
+    ("model", "method"),
+    ("model",),
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one run: seconds and bytes of peak memory, as medians over `runs` past runs alike in `alike`."""
+
+    seconds: float
+    memory_bytes: int
+    runs: int
+    alike: tuple[str, ...]
+
+
+class History:
+    """Finished runs of a store. Unreadable records are left out: an estimate stops nothing."""
+
+    def __init__(self, known: Iterable[tuple[Mapping[str, Any], float, int]]) -> None:
+        """known: (facts, seconds, bytes) of past runs; facts as from `facts`."""
+        self._groups: dict[tuple[Any, ...], list[tuple[float, int]]] = defaultdict(list)
+        for found, seconds, memory in known:
+            for keys in _LIKENESS:
+                self._groups[keys, *(found[key] for key in keys)].append((seconds, memory))
+
+    @classmethod
+    def of(cls, store: Store) -> History:
+        """All finished runs of a store."""
+        known = []
+        for signature in store.signatures():
+            try:
+                result = store.run(signature).read_result()
+                config = RunConfig.parse(result.config)[0] if result else None
+            except StoreError:
+                continue  # damaged records are reported where they matter, by status and report
+            if result is not None and config is not None:
+                memory = result.memory.peak_cuda_bytes or result.memory.peak_rss_bytes
+                known.append((facts(config), result.timings.total, memory))
+        return cls(known)
+
+    def cost(self, config: RunConfig) -> Cost | None:
+        """Expected cost of a run, None where no past run has its model."""
+        mine = facts(config)
+        for keys in _LIKENESS:
+            group = self._groups.get((keys, *(mine[key] for key in keys)))
+            if group:
+                seconds, memory = zip(*group, strict=True)
+                return Cost(median(seconds), int(median(memory)), len(group), keys)
+        return None
+
+
+def facts(config: RunConfig) -> dict[str, Any]:
+    """What the time and memory of a run depend on."""
+    return {
+        "model": config.model.name,
+        "method": config.method.name,
+        "bits": config.bits.label,
+        "calib": config.calib.size,
+        "iterations": config.method.iterations,
+        "eval": (config.data.name, config.data.eval_limit),
+    }
+
+
+@dataclass(frozen=True)
+class Total:
+    """Of a plan. unknown: runs without an estimate; memory_bytes: of the largest run."""
+
+    runs: int
+    unknown: int
+    seconds: float
+    memory_bytes: int
+
+    def hours(self) -> float:
+        """Hours of compute, if the runs without an estimate cost as much as the others on average."""
+        known = self.runs - self.unknown
+        return self.seconds / 3600 * (self.runs / known if known else float("nan"))
+
+
+def total(costs: Sequence[Cost | None]) -> Total:
+    """Sum over the runs of a plan."""
+    known = [cost for cost in costs if cost is not None]
+    return Total(
+        runs=len(costs),
+        unknown=len(costs) - len(known),
+        seconds=sum(cost.seconds for cost in known),
+        memory_bytes=max((cost.memory_bytes for cost in known), default=0),
+    )

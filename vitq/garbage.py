@@ -1,0 +1,67 @@
+"""What a store holds and nobody needs: runs of no sweep, state of finished runs, leavings of dead processes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitq.errors import StoreError
+from vitq.standing import standing
+from vitq.store import Store
+from vitq.store.atomic import abandoned
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """One path that may go, why, and its size in bytes."""
+
+    path: Path
+    reason: str
+    size: int
+
+    def remove(self) -> None:
+        """Remove it. Raises StoreError when the disk refuses."""
+        try:
+            if self.path.is_dir():
+                shutil.rmtree(self.path)
+            else:
+                self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot remove {self.path}: {error.strerror or error}; remove it by hand") from error
+
+
+def garbage(store: Store, orphans: bool = False) -> Iterator[Garbage]:
+    """What may go. A run that is under way is never touched.
+
+    Always: temporary files whose writer is dead, and the resume state of finished runs. orphans: runs that no sweep
+    lists too, finished ones included (a run started with `vitq run` is in no sweep).
+    """
+    listed = {signature for name in store.sweeps() for signature in store.read_sweep(name).signatures}
+    for signature in store.signatures():
+        run = store.run(signature)
+        stands = standing(run)
+        if stands.state == "running":
+            continue
+        if orphans and signature not in listed:
+            yield Garbage(run.path, f"in no sweep ({stands.state})", _size(run.path))
+            continue
+        if stands.state == "done" and run.state_dir.exists():
+            yield Garbage(run.state_dir, "resume state of a finished run", _size(run.state_dir))
+        yield from _leavings(run.path)
+    if store.root.is_dir():
+        yield from _leavings(store.root)
+        for folder in (store.root / "sweeps", store.root / "sweeps" / "history"):
+            if folder.is_dir():
+                yield from _leavings(folder)
+
+
+def _leavings(folder: Path) -> Iterator[Garbage]:
+    for path in abandoned(folder):
+        yield Garbage(path, "temporary file of a dead process", _size(path))
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    return sum(file.stat().st_size for file in files)

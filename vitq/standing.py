@@ -1,0 +1,75 @@
+"""Where a run stands, read from the store alone: what `vitq status` shows and the other commands act on."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from vitq.config import RunConfig
+from vitq.errors import StoreError
+from vitq.mirror import run_label
+from vitq.result import Status
+from vitq.store import RunDir
+
+
+@dataclass(frozen=True)
+class Standing:
+    """state: planned, running, done, failed, interrupted (it was running and its process is gone) or unreadable.
+
+    stage: where it is, e.g. `reconstruct 120/600 blocks.3`. eta: seconds to the end of that stage, None where unknown.
+    error: why there is no result, one line.
+    """
+
+    signature: str
+    run: str
+    state: str
+    stage: str = ""
+    eta: float | None = None
+    updated_at: str | None = None
+    attempt: int = 0
+    error: str | None = None
+
+
+def standing(run_dir: RunDir) -> Standing:
+    """Only the result says that a run is done; its status is a hint."""
+    try:
+        config, _ = RunConfig.parse(run_dir.read_config())
+        label = run_label(config) if config else ""
+        status = run_dir.read_status()
+    except StoreError as error:
+        return Standing(run_dir.signature, "", "unreadable", error=str(error))
+    state: str = "planned" if status is None else status.state
+    if run_dir.is_done():
+        return Standing(run_dir.signature, label, "done", updated_at=status.updated_at if status else None)
+    if state == "done":
+        lost = f"{run_dir.result_path} is missing or invalid; start the sweep again"
+        return Standing(run_dir.signature, label, "failed", error=lost)
+    if status is None:
+        return Standing(run_dir.signature, label, state)
+    if state == "running" and is_gone(status.pid, status.host):
+        state = "interrupted"
+    return Standing(
+        run_dir.signature, label, state, _stage(status), _eta(status) if state == "running" else None,
+        status.updated_at, status.attempt, status.error,
+    )  # fmt: skip
+
+
+def is_gone(pid: int | None, host: str | None) -> bool:
+    """True when the process of a run was on this machine and no longer exists; on others nobody can tell from here."""
+    import psutil
+
+    return pid is not None and host == socket.gethostname() and not psutil.pid_exists(pid)
+
+
+def _stage(status: Status) -> str:
+    count = f" {status.done}/{status.total}" if status.total else ""
+    return f"{status.stage}{count} {status.note}".strip()
+
+
+def _eta(status: Status) -> float | None:
+    """Seconds left in this stage at the pace since it began, by the clock of the machine that wrote the status."""
+    if not status.total or not status.done or status.stage_at is None:
+        return None
+    begin, now = (datetime.fromisoformat(t).astimezone(UTC) for t in (status.stage_at, status.updated_at))
+    return (now - begin).total_seconds() / status.done * max(0, status.total - status.done)
