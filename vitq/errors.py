@@ -31,6 +31,12 @@ class StoreError(VitqError):
     """A record under `runs_dir` cannot be read or written."""
 
 
+def brief(error: BaseException) -> str:
+    """An error on one line: the message alone where vitq raised it on purpose, with the class before it otherwise."""
+    text = str(error) if isinstance(error, VitqError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
+
+
 def unknown(what: str, value: object, valid: Iterable[str], action: str = "") -> str:
     """The one wording for 'there is no such thing': `unknown('quantizer', 'logg2', ['log2', 'uniform'])`."""
     import difflib

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from vitq import host
 from vitq.config import RunConfig, signature
-from vitq.errors import ConfigError, VitqError
+from vitq.errors import ConfigError, VitqError, brief
 from vitq.progress import Progress
 from vitq.result import Metrics, Result, Size, Status, Timings, utc_now
 from vitq.store import RunDir, Store
@@ -102,8 +102,7 @@ class Journal(Progress):
 
     def fail(self, error: BaseException) -> None:
         text = "".join(traceback.format_exception(error))
-        line = str(error).strip() if isinstance(error, VitqError) else f"{type(error).__name__}: {error}"
-        self._write("failed", error=line, traceback=text)
+        self._write("failed", error=brief(error), traceback=text)
         self._log(text)
 
     def _write(self, state: str, error: str | None = None, traceback: str | None = None) -> None:

@@ -42,7 +42,7 @@ def config_of(config: RunConfig, signature: str) -> dict[str, Any]:
         "bits": bits_label(config),
         "steps": list(config.method.steps),  # in order, which the keys of `method.steps` lose on the way
     }
-    plain: dict[str, Any] = _undotted(
+    plain: dict[str, Any] = undotted(
         {"signature": signature, "schema_version": SCHEMA_VERSION, "label": labels, **canonical(config)}
     )
     return plain
@@ -61,21 +61,23 @@ def summary_of(result: Result) -> dict[str, Any]:
         "seconds": result.timings.total,
     }
     known = {name: value for name, value in flat.items() if value is not None}
-    return {**known, "provenance": _undotted(result.provenance.model_dump()), "nonfinite": result.nonfinite}
+    return {**known, "provenance": undotted(result.provenance.model_dump()), "nonfinite": result.nonfinite}
 
 
 def rows_of(table: pd.DataFrame) -> list[list[Any]]:
-    """Rows as plain Python; NaN and infinities, which are not JSON, become None."""
+    """Rows as plain Python; missing values, NaN and infinities, which are not JSON, become None."""
     return [[_cell(value) for value in row] for row in table.to_numpy(dtype=object).tolist()]
 
 
 def _cell(value: Any) -> Any:
     plain = value.item() if hasattr(value, "item") else value
+    if type(plain).__name__ in ("NAType", "NaTType"):  # pandas' own missing value, where a column holds integers
+        return None
     return None if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
-def _undotted(value: Any) -> Any:
-    """W&B reads a dot in a key as nesting: `blocks.0.attn` becomes `blocks/0/attn`."""
+def undotted(value: Any) -> Any:
+    """W&B reads a dot in a key as nesting: the key `blocks.0.attn` becomes `blocks/0/attn`, at every depth."""
     if isinstance(value, dict):
-        return {str(key).replace(".", "/"): _undotted(item) for key, item in value.items()}
-    return [_undotted(item) for item in value] if isinstance(value, list | tuple) else value
+        return {str(key).replace(".", "/"): undotted(item) for key, item in value.items()}
+    return [undotted(item) for item in value] if isinstance(value, list | tuple) else value

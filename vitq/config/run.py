@@ -25,7 +25,10 @@ class ProbeConfig:
 
 @dataclass(frozen=True, config=RULES)
 class TrackerConfig:
-    """Where runs are mirrored to. Volatile: it never changes a result."""
+    """Where runs are mirrored to. Volatile: it never changes a result.
+
+    log_model: upload what the run exported (its packed checkpoint) as an artifact too.
+    """
 
     name: Literal["none", "wandb"] = "none"
     mode: Literal["offline", "online", "disabled"] = "offline"
@@ -33,6 +36,7 @@ class TrackerConfig:
     entity: str | None = None
     dir: str | None = None
     tags: tuple[str, ...] = ()
+    log_model: bool = False
 
 
 @dataclass(frozen=True, config=RULES)

@@ -145,6 +145,10 @@ class RunDir:
         """Store a table that a step of the method left, e.g. the path of a bit allocation."""
         _write_table(self.artifact_path(name), table)
 
+    def artifacts(self) -> list[str]:
+        """Names of the tables that steps left, sorted."""
+        return sorted(path.stem for path in self.artifacts_dir.glob("*.parquet"))
+
     def read_artifact(self, name: str) -> pd.DataFrame:
         """A table of `write_artifact`. Raises StoreError when it is absent or unreadable."""
         return self._read_table(self.artifact_path(name))

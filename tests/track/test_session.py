@@ -8,139 +8,30 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import psutil
 import pytest
 
-from tests.fake_wandb import FakeWandb, serve
-from vitq import host, mirror, track
-from vitq.config import RunConfig, TrackerConfig, canonical, signature
-from vitq.errors import VitqError
-from vitq.result import Result, utc_now
-from vitq.store import RunDir, Store
-
-KEY = "0123456789abcdef0123456789abcdef01234567"
-KINDS = {"default": {"quantizer": "uniform"}}
-STEPS = {"weights": {"do": "calibrate", "sites": "weights"}, "activations": {"do": "calibrate", "sites": "activations"}}
-
-
-@pytest.fixture(autouse=True)
-def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """W&B sees no variables, keys or settings of whoever runs the tests."""
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
-    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-settings"))
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    yield
-    # The service remembers its environment (server, key); the next test starts its own.
-    if "wandb" in sys.modules:
-        track._drop_service()
-
-
-def make_config(tmp_path: Path, **changes: Any) -> RunConfig:
-    raw: dict[str, Any] = {
-        "model": {"name": "deit_tiny_patch16_224.fb_in1k", "checkpoint": str(tmp_path / "secret place" / "w.pth")},
-        "data": {"name": "imagenet", "root": "/somewhere/private"},
-        "method": {"name": "minmax", "kinds": KINDS, "steps": STEPS},
-        "bits": {"weight": 4, "activation": 4},
-        "tracker": {"name": "wandb"},
-        "runs_dir": str(tmp_path / "runs of 'mine'"),
-    }
-    for key, value in changes.items():
-        raw[key] = {**raw[key], **value} if isinstance(value, dict) and key in raw else value
-    config, problems = RunConfig.parse(raw)
-    assert config is not None, problems
-    return config
-
-
-def make_result(config: RunConfig, top1: float = 71.5) -> Result:
-    return Result.model_validate(
-        {
-            "signature": signature(config),
-            "config": config.to_dict(),
-            "metrics": {
-                "top1": top1,
-                "top5": 90.25,
-                "nll": float("nan"),
-                "fp_top1": 72.0,
-                "drop": 0.5,
-                "agreement": 95.0,
-                "kl": None,
-                "n_eval": 650,
-            },
-            "size": {"mean_weight_bits": 4.0, "mean_activation_bits": 4.5, "fp_bytes": 100, "quantized_bytes": 20},
-            "timings": {"total": 3.5, "stages": {"load": 1.5, "steps.weights": 2.0}},
-            "memory": {"peak_rss_bytes": 10**9, "peak_cuda_bytes": None},
-            "provenance": host.provenance(utc_now(), attempt=2).model_dump(),
-        }
-    )
-
-
-SITES = pd.DataFrame(
-    {
-        "site": ["patch_embed.proj.weight", "blocks.0.attn.qkv.input"],
-        "kind": ["weight", "post_norm"],
-        "shape": ["192x768", "197x192"],
-        "elements": [147456, 37824],
-        "quantizer": ["uniform", "uniform"],
-        "granularity": ["channel", "tensor"],
-        "bits": [4, 32],
-        "mse": [0.25, 0.0],
-        "sqnr_db": [21.5, float("inf")],
-    }
+from tests.track.fake_wandb import FakeWandb
+from tests.track.runs import (
+    KEY,
+    SITES,
+    execute,
+    kill_service,
+    leet,
+    log_of,
+    make_config,
+    make_result,
+    offline_runs,
+    read_back,
+    run_record,
 )
-
-
-def execute(config: RunConfig, group: str | None = "demo", fail: BaseException | None = None) -> RunDir:
-    """What a job does with its tracker: the record first, then the mirror."""
-    run_dir = Store(config.runs_dir).run(signature(config))
-    with track.make(config.tracker).run(config, signature(config), group, run_dir) as tracked:
-        if fail is not None:
-            raise fail
-        run_dir.write_result(make_result(config))
-        tracked.result(make_result(config), SITES)
-    return run_dir
-
-
-def leet(folder: Path, *options: str) -> str:
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", *options, "--json", str(folder)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def offline_runs(config: RunConfig) -> list[Path]:
-    return sorted(track.folder(config).glob("offline-run-*"))
-
-
-def read_back(config: RunConfig) -> dict[str, Any]:
-    """The summary object of the config's one offline run."""
-    (folder,) = (path for path in offline_runs(config) if path.name.endswith(signature(config)))
-    summary: dict[str, Any] = json.loads(leet(folder, "--summary"))
-    return summary
-
-
-def run_record(config: RunConfig) -> dict[str, Any]:
-    """What the transaction log says about the run itself: group and job type are in no summary."""
-    (folder,) = offline_runs(config)
-    (record,) = (r["run"] for r in map(json.loads, leet(folder).splitlines()) if r["type"] == "run")
-    return dict(record)
-
-
-def log_of(run_dir: RunDir) -> str:
-    return run_dir.log_path.read_text() if run_dir.log_path.exists() else ""
-
-
-def kill_service() -> None:
-    """Kill the wandb-core process of this process, as an out-of-memory killer might."""
-    cores = [p for p in psutil.Process().children(recursive=True) if "wandb-core" in p.name()]
-    assert cores
-    for core in cores:
-        core.kill()
-        core.wait()
+from vitq import mirror, track
+from vitq.config import TrackerConfig, canonical, signature
+from vitq.errors import VitqError
+from vitq.store import Store
+from vitq.track import base
 
 
 def test_an_offline_run_reads_back_as_it_was_written(tmp_path: Path) -> None:
@@ -208,13 +99,14 @@ def test_sites_and_stages_are_one_table_each(tmp_path: Path) -> None:
     execute(config)
     (folder,) = offline_runs(config)
     summary = read_back(config)["summary"]
-    assert (summary["sites"]["_type"], summary["sites"]["nrows"], summary["sites"]["ncols"]) == ("table-file", 2, 9)
+    assert (summary["sites"]["_type"], summary["sites"]["nrows"], summary["sites"]["ncols"]) == ("table-file", 2, 11)
     text = (folder / "files" / summary["sites"]["path"]).read_text()
     assert "Infinity" not in text
     assert "NaN" not in text
     table = json.loads(text)
-    assert table["columns"] == list(SITES.columns)
-    assert table["data"][1] == [
+    assert table["columns"] == [*SITES.columns, "params", "sensitivity"]
+    assert [row[-2:] for row in table["data"]] == [[147456, None], [0, None]]
+    assert table["data"][1][:-2] == [
         "blocks.0.attn.qkv.input",
         "post_norm",
         "197x192",
@@ -226,7 +118,7 @@ def test_sites_and_stages_are_one_table_each(tmp_path: Path) -> None:
         None,
     ]
     stages = json.loads((folder / "files" / summary["stages"]["path"]).read_text())
-    assert stages["data"] == [["load", 1.5], ["steps.weights", 2.0]]
+    assert stages["data"] == [["steps.weights", 2.0], ["load", 1.5]]
 
 
 def test_all_that_wandb_writes_lies_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,17 +274,6 @@ def test_a_log_that_cannot_be_written_leaves_the_warning_on_the_logger(tmp_path:
     assert "init failed" in caplog.text
 
 
-@pytest.fixture
-def online(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
-    """A server, a key for it, and a short wait where it refuses."""
-    with serve(FakeWandb()) as server:
-        monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        monkeypatch.setenv("WANDB_API_KEY", KEY)
-        monkeypatch.setenv("WANDB_INIT_TIMEOUT", "3")
-        yield server
-        track._drop_service()
-
-
 def test_an_id_that_was_deleted_gets_a_second_generation_which_is_remembered(tmp_path: Path, online: FakeWandb) -> None:
     config = make_config(tmp_path, tracker={"mode": "online"})
     run_id = signature(config)
@@ -442,9 +323,9 @@ def test_online_without_a_key_is_kept_offline(tmp_path: Path, monkeypatch: pytes
 
 def test_on_a_terminal_no_question_waits_for_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     script = (
-        "import sys, pathlib, test_track as t\n"
+        "import sys, pathlib, tests.track.runs as t\n"
         "assert sys.stdin.isatty() and sys.stderr.isatty()\n"
         "t.execute(t.make_config(pathlib.Path(sys.argv[1]), tracker={'mode': 'online'}))"
     )
@@ -497,7 +378,7 @@ def test_no_tracker_writes_nothing(tmp_path: Path, tracker: dict[str, Any]) -> N
 
 
 def test_a_missing_wandb_is_said_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(track, "find_spec", lambda name: None)
+    monkeypatch.setattr(base, "find_spec", lambda name: None)
     with pytest.raises(VitqError, match="pip install"):
         track.make(TrackerConfig(name="wandb"))
     assert isinstance(track.make(TrackerConfig(name="none")), track.NullTracker)
@@ -509,14 +390,19 @@ def test_importing_track_does_not_import_wandb() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_one_module_alone_imports_wandb() -> None:
-    package = Path(track.__file__).parent
+def test_one_package_alone_imports_wandb() -> None:
+    package = Path(track.__file__).parents[1]
     importers = {
         path.relative_to(package).as_posix()
         for path in package.rglob("*.py")
-        if any(line.split()[:2] in (["import", "wandb"], ["from", "wandb"]) for line in path.read_text().splitlines())
+        if any(
+            words[0] in ("import", "from") and words[1].startswith("wandb")
+            for words in map(str.split, path.read_text().splitlines())
+            if len(words) > 1
+        )
     }
-    assert importers == {"track.py"}
+    assert importers
+    assert all(path.startswith("track/") for path in importers)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,63 @@
+"""`vitq track rebuild`: the W&B mirror of runs, made again from the store alone."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from vitq.cli import options
+
+if TYPE_CHECKING:
+    from vitq.store import Store
+
+EXAMPLES = """\
+  vitq track rebuild demo                     every finished or failed run of a sweep
+  vitq track rebuild 3f2c9d1e4b5a6978         one run
+  vitq track rebuild --runs-dir ~/runs        every run of the store; `vitq sync` uploads them
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Arguments of `vitq track`."""
+    usage = "rebuild [SWEEP | SIGNATURE…] [--runs-dir DIR]"
+    parser = options.parser("track", "Make the offline W&B runs again, from runs/ alone.", EXAMPLES, usage)
+    parser.add_argument("action", choices=("rebuild",), help="what to do")
+    parser.add_argument("names", nargs="*", metavar="SWEEP|SIGNATURE", help="which runs (default: all of the store)")
+    options.runs_dir(parser)
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+    """Rebuild and print the folders; exit code 1 when one could not be rebuilt."""
+    from vitq.errors import StoreError
+    from vitq.store import Store
+    from vitq.track.base import need_wandb
+    from vitq.track.rebuild import rebuild
+
+    need_wandb("vitq track")
+    store, failed = Store(args.runs_dir), 0
+    for signature, group in chosen(store, args.names):
+        try:
+            print(rebuild(store.run(signature), group))
+        except StoreError as error:
+            print(f"vitq track: {error}", file=sys.stderr)
+            failed += 1
+    return 1 if failed else 0
+
+
+def chosen(store: Store, names: list[str]) -> list[tuple[str, str | None]]:
+    """(signature, sweep that named it) of the runs that are meant; all planned ones where nothing is named.
+
+    Raises StoreError for a name that is neither a sweep nor a planned run.
+    """
+    if not names:
+        return [(signature, None) for signature in store.signatures()]
+    planned, sweeps = set(store.signatures()), set(store.sweeps())
+    found: dict[str, str | None] = {}
+    for name in names:
+        if name in planned and name not in sweeps:
+            found.setdefault(name, None)
+        else:
+            found |= dict.fromkeys(store.read_sweep(name).signatures, name)
+    return list(found.items())

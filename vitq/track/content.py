@@ -1,0 +1,92 @@
+"""What a W&B run is told of a finished run, part by part: the live tracker and a rebuild say the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from vitq import mirror
+from vitq.result import Result
+from vitq.store.rundir import RunDir
+from vitq.track import charts, curves, probes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Tables that have a picture or an axis of their own.
+PATH, SENSITIVITY, CURVES = "allocation_path", "allocation_sensitivity", "curves"
+# W&B refuses tables of more rows.
+_MAX_ROWS = 200_000
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something to log, named for the warning where W&B refuses it."""
+
+    name: str
+    log: Callable[[Any], None]
+
+
+def of_result(result: Result, sites: pd.DataFrame, run_dir: RunDir) -> Iterator[Part]:
+    """Summary, tables of sites, stages and artifacts, the allocation's chart and path, reconstruction curves."""
+    yield Part("the result", lambda run: run.summary.update(mirror.summary_of(result)))
+    names = run_dir.artifacts()
+    yield Part("the tables", partial(_tables, result, sites, run_dir, names))
+    if charts.mixed(sites):
+        yield Part("the bit allocation", lambda run: run.log({"bits": _plotly(charts.bits(sites))}))
+    if PATH in names:
+        yield Part("the allocation's path", lambda run: curves.log_path(run, run_dir.read_artifact(PATH)))
+    if CURVES in names:
+        yield Part("the reconstruction curves", lambda run: curves.log(run, run_dir.read_artifact(CURVES)))
+
+
+def of_rest(run_dir: RunDir, log_model: bool) -> Iterator[Part]:
+    """What probes left, and the exported model where it is asked for."""
+    yield from (Part(f"the probe {name}", partial(probes.log, run_dir, name)) for name in probes.names(run_dir))
+
+
+def with_sensitivity(sites: pd.DataFrame, sensitivity: pd.DataFrame | None) -> pd.DataFrame:
+    """The table of sites with `params` (elements of weights, 0 for activations) and `sensitivity`.
+
+    sensitivity: table of site, bits, loss. A site's is the loss increase that it causes alone at the width it got, in
+    the units of that table, relative to nothing quantized; null where that was not measured.
+    """
+    table = sites.copy()
+    table["params"] = table["elements"].where(table["kind"] == "weight", 0)
+    if sensitivity is None:
+        table["sensitivity"] = None
+        return table
+    measured = {(row.site, int(row.bits)): float(row.loss) for row in sensitivity.itertuples()}
+    keys = zip(table["site"], table["bits"].astype(int), strict=True)
+    table["sensitivity"] = [measured.get(key) for key in keys]
+    return table
+
+
+def _tables(result: Result, sites: pd.DataFrame, run_dir: RunDir, names: list[str], run: Any) -> None:
+    # Longest first: the record has lost the order in which they ran.
+    stages = [list(item) for item in sorted(result.timings.stages.items(), key=lambda item: (-item[1], item[0]))]
+    sensitivity = run_dir.read_artifact(SENSITIVITY) if SENSITIVITY in names else probes.sensitivity(run_dir)
+    shown = with_sensitivity(sites, sensitivity)
+    tables = {
+        "sites": _table(list(shown.columns), mirror.rows_of(shown)),
+        "stages": _table(["stage", "seconds"], stages),
+    }
+    for name in names:
+        if name != CURVES:  # rows by the ten thousand, and a chart shows them better
+            frame = run_dir.read_artifact(name).head(_MAX_ROWS)
+            tables[name] = _table(list(frame.columns), mirror.rows_of(frame))
+    run.log(tables)
+
+
+def _table(columns: list[Any], rows: list[Any]) -> Any:
+    import wandb
+
+    return wandb.Table(columns=columns, data=rows, allow_mixed_types=True)
+
+
+def _plotly(figure: Any) -> Any:
+    import wandb
+
+    return wandb.Plotly(figure)

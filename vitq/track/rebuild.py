@@ -1,0 +1,82 @@
+"""The mirror of a run made again, from its record alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from vitq.config import RunConfig
+from vitq.errors import StoreError
+from vitq.result import Status
+from vitq.store import RunDir, Store
+from vitq.track import record
+from vitq.track.session import Session
+from vitq.track.warn import Warner
+
+
+def rebuild(run_dir: RunDir, group: str | None) -> Path:
+    """Write a new offline W&B run with what `runs/` knows; returns its folder, the newest of the run from now on.
+
+    The stored config says where it lies. Group, config, summary, tables and exit code are those of the live run; what
+    only W&B itself saw (system metrics, its clock) is not in `runs/`.
+    group: name of a sweep; None: that of the last attempt.
+    Raises StoreError where the run has neither a result nor a recorded failure, where its record is unreadable, and
+    where W&B does not take it.
+    """
+    config, status = _config(run_dir), run_dir.read_status()
+    result = run_dir.read_result()
+    if result is None and (status is None or status.state != "failed"):
+        raise StoreError(
+            f"cannot rebuild the mirror of {run_dir.signature}: the run is {status.state if status else 'planned'}; "
+            "only finished and failed runs have something to show"
+        )
+    sites = run_dir.read_sites() if result is not None else None
+    session = Session.start(
+        config, run_dir.signature, group or remembered(run_dir), run_dir, Warner(run_dir), "offline"
+    )
+    if session is None:
+        raise _refused(run_dir)
+    if result is not None and sites is not None:
+        session.result(result, sites)
+        complete = session.finished()
+    else:
+        complete = _fail(session, status)
+    known = record.read(run_dir)
+    if not complete or known is None:
+        raise _refused(run_dir)
+    return Path(known.sync_dir)
+
+
+def remembered(run_dir: RunDir) -> str | None:
+    """Name of the sweep under which the last attempt was mirrored, else of the first sweep that lists the run."""
+    try:
+        known = record.read(run_dir)
+    except StoreError:
+        known = None  # Session.start says so
+    if known is not None and known.group:
+        return known.group
+    store = Store(run_dir.path.parent)
+    for name in store.sweeps():
+        try:
+            if run_dir.signature in store.read_sweep(name).signatures:
+                return name
+        except StoreError:
+            continue  # another sweep's record is not this run's trouble; `vitq status` reports it
+    return None
+
+
+def _config(run_dir: RunDir) -> RunConfig:
+    config, problems = RunConfig.parse(run_dir.read_config())
+    if config is None:
+        raise StoreError(f"cannot read {run_dir.config_path}: {'; '.join(problems)}; plan the run again")
+    # Where the record lies now, wherever the run was executed.
+    return dataclasses.replace(config, runs_dir=str(run_dir.path.parent))
+
+
+def _fail(session: Session, status: Status | None) -> bool:
+    error = (status.error if status else None) or "no reason was recorded"
+    return session.failed(error, status.stage if status else "")
+
+
+def _refused(run_dir: RunDir) -> StoreError:
+    return StoreError(f"cannot rebuild the mirror of {run_dir.signature}; {run_dir.log_path} says why")

@@ -1,0 +1,247 @@
+"""One W&B run from its start to its end, whatever W&B does meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from vitq import mirror
+from vitq.config import RunConfig
+from vitq.errors import StoreError, brief
+from vitq.result import Result
+from vitq.store.rundir import RunDir
+from vitq.track import content, record
+from vitq.track.base import TrackedRun, Untracked, folder
+from vitq.track.warn import Warner, redacted
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LOG = logging.getLogger("vitq.track")
+
+# A W&B id that was deleted can never be used again; so many further generations of it are tried.
+_GENERATIONS = 9
+# Seconds to wait for W&B's service process: many runs that start on one node can pass its default of 30.
+_SERVICE_SECONDS = 300.0
+# Seconds that an online run may spend on uploading its rest at the end.
+_FINISH_SECONDS = 300.0
+# Seconds between two flushes of a run's file. W&B's own 15 leave nothing of a run that is killed before that.
+_FLUSH_SECONDS = 2.0
+
+
+class WandbTracker:
+    """One W&B run per run: id = signature, group = sweep.
+
+    Where W&B was told to use another id (the signature's run was deleted there), `tracker.json` in the run's folder
+    says which; it also names the folder that is to be uploaded.
+    """
+
+    @contextmanager
+    def run(self, config: RunConfig, signature: str, group: str | None, run_dir: RunDir) -> Iterator[TrackedRun]:
+        """See Tracker."""
+        warn = Warner(run_dir)
+        session = Session.start(config, signature, group, run_dir, warn)
+        if session is None:
+            yield Untracked()
+            return
+        # Not `with run`: leaving that prints the traceback a second time, and an error of W&B while it finishes
+        # would take the place of the run's own.
+        try:
+            yield session
+        except BaseException as error:
+            hint = run_dir.status_hint()
+            session.failed(brief(error), hint.stage if hint else "")
+            raise
+        session.finished()
+
+
+class Session:
+    """An open W&B run. No method raises what W&B raises."""
+
+    def __init__(self, run: Any, config: RunConfig, run_dir: RunDir, known: record.TrackerRecord, warn: Warner):
+        self._run, self._config, self._run_dir, self._known, self._warn = run, config, run_dir, known, warn
+
+    @classmethod
+    def start(
+        cls,
+        config: RunConfig,
+        signature: str,
+        group: str | None,
+        run_dir: RunDir,
+        warn: Warner,
+        mode: str | None = None,
+    ) -> Session | None:
+        """A W&B run; offline where online fails; None, with a warning, where W&B does not start at all.
+
+        mode: instead of the config's.
+        """
+        old = _known(run_dir, warn)
+        mode = mode or config.tracker.mode
+        first = generation = old.generation if old else 1
+        restarted = False
+        while True:
+            run_id = record.run_id(signature, generation)
+            try:
+                run = _init(config, signature, run_id, group, mode)
+                break
+            except Exception as error:  # noqa: BLE001 - W&B documents no base class, and the run must go on
+                if mode == "online" and id_is_taken(str(error)) and generation < first + _GENERATIONS:
+                    generation += 1
+                    warn(f"id {run_id}", error, f"it was deleted there and cannot be used again; trying -g{generation}")
+                elif service_died(error) and not restarted:
+                    restarted = True
+                    warn("init", error, "trying once more with another service process")
+                    drop_service()
+                elif mode == "online":
+                    mode = "offline"
+                    warn("going online", error, "this run is kept offline; upload it with `vitq sync`")
+                else:
+                    warn("init", error, "this run is not mirrored; `vitq track rebuild` makes up for it")
+                    return None
+        known = record.TrackerRecord(
+            id=run_id,
+            generation=generation,
+            mode=mode,  # type: ignore[arg-type]
+            sync_dir=str(run.sync_dir),
+            group=group,
+            url=run.url if mode == "online" else None,
+            uploaded=old.uploaded if old else None,
+        )
+        session = cls(run, config, run_dir, known, warn)
+        session._remember(known)
+        return session
+
+    def result(self, result: Result, sites: pd.DataFrame) -> None:
+        """See TrackedRun."""
+        self._tell(content.of_result(result, sites, self._run_dir))
+
+    def finished(self) -> bool:
+        """Close the run as a success; whether W&B said that it has all of it."""
+        self._tell(content.of_rest(self._run_dir, self._config.tracker.log_model))
+        return self._close(0)
+
+    def failed(self, error: str, stage: str) -> bool:
+        """Close the run as a failure. error: one line; stage: where it happened."""
+        self._tell([content.Part("the error", lambda run: run.summary.update(_failure(error, stage)))])
+        return self._close(1)
+
+    def _tell(self, parts: list[content.Part]) -> None:
+        """Each part for itself, so that what W&B refuses costs nothing else."""
+        for part in parts:
+            with (
+                self._warn.guard(f"mirroring {part.name}", "the mirror of this run is incomplete") as guarded,
+                _data_dir(self._config),
+            ):
+                part.log(self._run)
+            if guarded.error is not None and service_died(guarded.error):
+                return  # it takes nothing more
+
+    def _close(self, exit_code: int) -> bool:
+        with self._warn.guard("finish", "the mirror of this run may be incomplete; `vitq sync` repairs it") as guarded:
+            self._run.finish(exit_code=exit_code)
+        if guarded.error is not None:
+            drop_service()
+            return False
+        self._remember(self._known.model_copy(update={"exit_code": exit_code}))
+        return True
+
+    def _remember(self, known: record.TrackerRecord) -> None:
+        self._known = known
+        try:
+            record.write(self._run_dir, known)
+        except StoreError as error:
+            self._warn("remembering the run's id", error, f"the id is {known.id}")
+
+
+def _init(config: RunConfig, signature: str, run_id: str, group: str | None, mode: str) -> Any:
+    import wandb
+
+    place = folder(config)
+    place.mkdir(parents=True, exist_ok=True)
+    tracker = config.tracker
+    quantizes = config.method.quantizes
+    tags = [mirror.model_label(config), config.method.name, mirror.bits_label(config), *tracker.tags]
+    # The terminal belongs to vitq's progress display. And only where W&B is silent for the whole process is a missing
+    # API key an error at once; otherwise it is a question on the terminal that waits for ever (0.31 does not look at
+    # the login_timeout of a run's own settings).
+    wandb.setup(settings=wandb.Settings(silent=True, x_service_wait=_SERVICE_SECONDS))
+    return wandb.init(
+        dir=str(place.parent),
+        project=tracker.project,
+        entity=tracker.entity,
+        mode=mode,  # type: ignore[arg-type]
+        id=run_id,
+        name=mirror.run_label(config),
+        group=group,
+        job_type="ptq" if quantizes else "fp32",
+        tags=list(dict.fromkeys(tag[:64] for tag in tags)),  # 64 is the server's limit
+        config=mirror.config_of(config, signature),
+        # The default returns the run that is already open in this process, and drops our config.
+        reinit="create_new",
+        settings=wandb.Settings(
+            console="off",  # the run's own log.txt has it
+            silent=True,
+            # result.json has versions, host and commit. W&B's own look at them costs time, sees the command line, the
+            # user's mail address and the remote's URL, which may hold a token, and cannot be rebuilt from runs/.
+            disable_git=True,
+            save_code=False,
+            x_disable_meta=True,
+            x_disable_machine_info=True,
+            x_save_requirements=False,
+            x_service_wait=_SERVICE_SECONDS,
+            x_transaction_log_flush_interval=_FLUSH_SECONDS,
+            finish_timeout=_FINISH_SECONDS,
+        ),
+    )
+
+
+def drop_service() -> None:
+    """Forget W&B's service process, which is gone, so that the next run of this process starts another."""
+    import wandb
+
+    try:
+        wandb.teardown(exit_code=1)
+    except Exception:  # its goodbye to the dead process fails; it is forgotten all the same
+        LOG.debug("W&B: its service process was dropped", exc_info=True)
+    # One that was shared with other processes is not ours to end, but no longer of use.
+    os.environ.pop("WANDB_SERVICE", None)
+
+
+def id_is_taken(text: str) -> bool:
+    """Whether W&B says that the id belonged to a run that was deleted."""
+    return re.search(r"HTTP 409|\[409\]|previously created and deleted", text) is not None
+
+
+def service_died(error: Exception) -> bool:
+    names = ("MailboxClosedError", "HandleAbandonedError", "WandbServiceConnectionError", "WandbAttachFailedError")
+    return isinstance(error, ConnectionError) or type(error).__name__ in names
+
+
+def _failure(error: str, stage: str) -> dict[str, str]:
+    return {"error": redacted(error)[:2000], "error_stage": stage}
+
+
+def _known(run_dir: RunDir, warn: Warner) -> record.TrackerRecord | None:
+    """What the last attempt of this run remembered."""
+    try:
+        return record.read(run_dir)
+    except StoreError as error:
+        warn(f"reading {run_dir.tracker_path.name}", error, "the first generation of the id is tried")
+        return None
+
+
+@contextmanager
+def _data_dir(config: RunConfig) -> Iterator[None]:
+    """Keep what W&B stages for a table beside its run, instead of in the home directory, unless the user chose."""
+    if "WANDB_DATA_DIR" in os.environ:
+        yield
+        return
+    os.environ["WANDB_DATA_DIR"] = str(folder(config))
+    try:
+        yield
+    finally:
+        del os.environ["WANDB_DATA_DIR"]
