@@ -21,7 +21,7 @@ from vitq.progress import Progress
 from vitq.result import Status
 from vitq.store import RunDir, Store
 from vitq.store.sweeps import SweepRecord
-from vitq.track import charts, record
+from vitq.track import charts, curves, record
 from vitq.track.content import with_sensitivity
 from vitq.track.curves import thinned
 from vitq.track.rebuild import rebuild
@@ -109,9 +109,10 @@ def test_allocation_as_table_chart_path_and_wandb_table_agree(allocated: RunDir)
 
     path = allocated.read_artifact("allocation_path")
     widths = dict.fromkeys(path["site"].dropna(), 8)
-    for step in path.dropna(subset=["site"]).itertuples():
-        assert widths[step.site] == step.from_bits
-        widths[step.site] = int(step.to_bits)
+    steps = path.dropna(subset=["site"])
+    for site, old, new in zip(steps["site"], steps["from_bits"], steps["to_bits"], strict=True):
+        assert widths[site] == old
+        widths[site] = new
     assert {name: sites[name] for name in widths} == widths
 
     logged = json.loads((folder / "files" / summary["allocation_path"]["path"]).read_text())
@@ -179,6 +180,26 @@ def test_the_command_rebuilds_a_sweep_and_says_what_it_could_not(
     assert said(Path(out.strip()))["run"]["run_group"] == "both"
     assert main(["track", "rebuild", "bth", "--runs-dir", str(store.root)]) == 2
     assert "Did you mean 'both'?" in capsys.readouterr().err
+
+
+def test_curves_share_their_axis_and_a_missing_point_is_no_point() -> None:
+    class Recorder:
+        def __init__(self) -> None:
+            self.rows: list[dict[str, float]] = []
+
+        def define_metric(self, *args: object, **kwargs: object) -> None: ...
+
+        def log(self, row: dict[str, float]) -> None:
+            self.rows.append(row)
+
+    one = [("s1", "blocks.0", i, 1.0 / (i + 1)) for i in range(500)]
+    two = [("s1", "blocks.1", i, 2.0) for i in range(0, 500, 499)]
+    frame = pd.DataFrame([*one, *two], columns=["step", "segment", "iteration", "loss"])
+    run = Recorder()
+    curves.log(run, frame)
+    assert [row["curves/iteration"] for row in run.rows] == thinned(500)
+    assert run.rows[0] == {"curves/iteration": 0, "curves/s1/blocks/0": 1.0, "curves/s1/blocks/1": 2.0}
+    assert run.rows[1] == {"curves/iteration": 3, "curves/s1/blocks/0": 0.25}
 
 
 def test_sensitivity_is_that_of_the_width_a_site_got() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -29,22 +29,20 @@ class Part:
     log: Callable[[Any], None]
 
 
-def of_result(result: Result, sites: pd.DataFrame, run_dir: RunDir) -> Iterator[Part]:
+def of_result(result: Result, sites: pd.DataFrame, run_dir: RunDir) -> list[Part]:
     """Summary, tables of sites, stages and artifacts, the allocation's chart and path, reconstruction curves."""
-    yield Part("the result", lambda run: run.summary.update(mirror.summary_of(result)))
-    names = run_dir.artifacts()
-    yield Part("the tables", partial(_tables, result, sites, run_dir, names))
-    if charts.mixed(sites):
-        yield Part("the bit allocation", lambda run: run.log({"bits": _plotly(charts.bits(sites))}))
-    if PATH in names:
-        yield Part("the allocation's path", lambda run: curves.log_path(run, run_dir.read_artifact(PATH)))
-    if CURVES in names:
-        yield Part("the reconstruction curves", lambda run: curves.log(run, run_dir.read_artifact(CURVES)))
+    return [
+        Part("the result", lambda run: run.summary.update(mirror.summary_of(result))),
+        Part("the tables", partial(_tables, result, sites, run_dir)),
+        Part("the bit allocation", partial(_allocation, sites)),
+        Part("the allocation's path", partial(_artifact, run_dir, PATH, curves.log_path)),
+        Part("the reconstruction curves", partial(_artifact, run_dir, CURVES, curves.log)),
+    ]
 
 
-def of_rest(run_dir: RunDir, log_model: bool) -> Iterator[Part]:
+def of_rest(run_dir: RunDir, log_model: bool) -> list[Part]:
     """What probes left, and the exported model where it is asked for."""
-    yield from (Part(f"the probe {name}", partial(probes.log, run_dir, name)) for name in probes.names(run_dir))
+    return [Part(f"the probe {name}", partial(probes.log, run_dir, name)) for name in probes.names(run_dir)]
 
 
 def with_sensitivity(sites: pd.DataFrame, sensitivity: pd.DataFrame | None) -> pd.DataFrame:
@@ -58,13 +56,15 @@ def with_sensitivity(sites: pd.DataFrame, sensitivity: pd.DataFrame | None) -> p
     if sensitivity is None:
         table["sensitivity"] = None
         return table
-    measured = {(row.site, int(row.bits)): float(row.loss) for row in sensitivity.itertuples()}
+    columns = (sensitivity[name].tolist() for name in ("site", "bits", "loss"))
+    measured = {(site, int(bits)): float(loss) for site, bits, loss in zip(*columns, strict=True)}
     keys = zip(table["site"], table["bits"].astype(int), strict=True)
     table["sensitivity"] = [measured.get(key) for key in keys]
     return table
 
 
-def _tables(result: Result, sites: pd.DataFrame, run_dir: RunDir, names: list[str], run: Any) -> None:
+def _tables(result: Result, sites: pd.DataFrame, run_dir: RunDir, run: Any) -> None:
+    names = run_dir.artifacts()
     # Longest first: the record has lost the order in which they ran.
     stages = [list(item) for item in sorted(result.timings.stages.items(), key=lambda item: (-item[1], item[0]))]
     sensitivity = run_dir.read_artifact(SENSITIVITY) if SENSITIVITY in names else probes.sensitivity(run_dir)
@@ -86,7 +86,13 @@ def _table(columns: list[Any], rows: list[Any]) -> Any:
     return wandb.Table(columns=columns, data=rows, allow_mixed_types=True)
 
 
-def _plotly(figure: Any) -> Any:
+def _allocation(sites: pd.DataFrame, run: Any) -> None:
     import wandb
 
-    return wandb.Plotly(figure)
+    if charts.mixed(sites):
+        run.log({"bits": wandb.Plotly(charts.bits(sites))})
+
+
+def _artifact(run_dir: RunDir, name: str, log: Callable[[Any, pd.DataFrame], None], run: Any) -> None:
+    if name in run_dir.artifacts():
+        log(run, run_dir.read_artifact(name))

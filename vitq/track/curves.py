@@ -22,9 +22,11 @@ def log(run: Any, curves: pd.DataFrame) -> None:
     _axis(run, "curves", "iteration")
     table = curves.assign(name=[f"{s}/{g}".replace(".", "/") for s, g in zip(curves.step, curves.segment, strict=True)])
     wide = table.pivot_table(index="iteration", columns="name", values="loss", aggfunc="last", sort=True)
-    for iteration, losses in wide.iloc[thinned(len(wide))].iterrows():
-        row = {f"curves/{name}": float(loss) for name, loss in losses.items() if loss == loss}
-        run.log({"curves/iteration": int(iteration), **row})
+    chosen = wide.iloc[thinned(len(wide))]
+    names = [f"curves/{name}" for name in chosen.columns]
+    for iteration, losses in zip(chosen.index.tolist(), mirror.rows_of(chosen), strict=True):
+        known = {name: loss for name, loss in zip(names, losses, strict=True) if loss is not None}
+        run.log({"curves/iteration": iteration, **known})
 
 
 def log_path(run: Any, path: pd.DataFrame) -> None:

@@ -105,7 +105,7 @@ class Session:
         known = record.TrackerRecord(
             id=run_id,
             generation=generation,
-            mode=mode,  # type: ignore[arg-type]
+            mode=mode,
             sync_dir=str(run.sync_dir),
             group=group,
             url=run.url if mode == "online" else None,
