@@ -7,17 +7,49 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
+@dataclass
+class Arrived:
+    """What of a run arrived."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    group: str | None = None
+    exit_code: int | None = None
+
+
 class FakeWandb:
-    """`deleted`: ids refused, as W&B refuses those of deleted runs. `upserted`: ids asked for, in order."""
+    """What it was told, and whom it refuses.
+
+    deleted: ids refused, as W&B refuses those of deleted runs. broken: ids for which it is out of order. hanging: ids
+    that get no answer until `released`. upserted: ids asked for, in order. runs: what arrived of each id.
+    """
 
     def __init__(self, deleted: set[str] | None = None):
         self.deleted = deleted or set()
+        self.broken: set[str] = set()
+        self.hanging: set[str] = set()
+        self.released = threading.Event()
         self.upserted: list[str] = []
+        self.runs: dict[str, Arrived] = {}
         self.url = ""
+
+    def stream(self, run_id: str, body: dict[str, Any]) -> None:
+        """A run's file stream: lines of its history and summary, and how it ended."""
+        run = self.runs.setdefault(run_id, Arrived())
+        for name, chunk in (body.get("files") or {}).items():
+            lines = [json.loads(line) for line in chunk["content"]]
+            if "summary" in name:
+                run.summary.update(lines[-1])
+            elif "history" in name:
+                run.history += lines
+        if body.get("complete"):
+            run.exit_code = body.get("exitcode")
 
     def answer(self, request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         query, variables = request.get("query", ""), request.get("variables") or {}
@@ -25,9 +57,16 @@ class FakeWandb:
             name = str(variables["name"])
             if not self.upserted or self.upserted[-1] != name:
                 self.upserted.append(name)
+            if name in self.hanging:
+                self.released.wait(60)
+            if name in self.broken:
+                return 500, {"errors": [{"message": "out of order"}]}
             if name in self.deleted:
                 text = f"run lab/vitq/{name} was previously created and deleted; try a new run name (<Response [409]>)"
                 return 409, {"errors": [{"message": text}]}
+            run = self.runs.setdefault(name, Arrived())
+            run.config.update(json.loads(variables.get("config") or "{}"))
+            run.group = variables.get("groupName") or run.group
             project = {"id": "p", "name": "vitq", "entity": {"id": "e", "name": "lab"}}
             bucket = {"id": "b", "name": name, "displayName": "", "description": "", "config": "{}", "project": project}
             return 200, {"data": {"upsertBucket": {"bucket": {**bucket, "historyLineCount": 0}, "inserted": True}}}
@@ -60,8 +99,10 @@ def serve(server: FakeWandb) -> Iterator[FakeWandb]:
             self.wfile.write(body)
 
         def do_POST(self) -> None:
-            body = self._read()
-            self._reply(*(server.answer(json.loads(body)) if self.path == "/graphql" else (200, {})))
+            body = json.loads(self._read() or b"{}")
+            if self.path.endswith("/file_stream"):
+                server.stream(self.path.split("/")[-2], body)
+            self._reply(*(server.answer(body) if self.path == "/graphql" else (200, {})))
 
         def do_PUT(self) -> None:
             self._read()
@@ -78,5 +119,6 @@ def serve(server: FakeWandb) -> Iterator[FakeWandb]:
         try:
             yield server
         finally:
+            server.released.set()
             http.shutdown()
             thread.join()

@@ -113,11 +113,16 @@ def log_of(run_dir: RunDir) -> str:
     return run_dir.log_path.read_text() if run_dir.log_path.exists() else ""
 
 
+def cores() -> list[psutil.Process]:
+    """W&B's service processes that this process started; at least one."""
+    found = [p for p in psutil.Process().children(recursive=True) if "wandb-core" in p.name()]
+    assert found
+    return found
+
+
 def kill_service() -> None:
     """Kill the wandb-core process of this process, as an out-of-memory killer might."""
-    cores = [p for p in psutil.Process().children(recursive=True) if "wandb-core" in p.name()]
-    assert cores
-    for core in cores:
+    for core in cores():
         core.kill()
         core.wait()
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "status": "where the runs of a sweep stand",
     "logs": "what a run wrote while it was executed",
     "gc": "remove what belongs to no sweep, and what dead processes left",
+    "sync": "upload to W&B what was tracked offline",
     "track": "make the W&B mirror of runs again, from the store alone",
     "report": "write a sweep's report: HTML, CSV, Markdown, LaTeX, Parquet",
     "serve": "show the reports live in a browser",

@@ -1,0 +1,71 @@
+"""`vitq sync`: upload to W&B what was tracked offline."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+
+from vitq.cli import options
+
+EXAMPLES = """\
+  vitq sync                                 everything that is not there yet
+  vitq sync demo --dry-run                  what of a sweep would be uploaded
+  vitq sync demo --entity my-lab --project vits --jobs 8
+"""
+
+_WORDS = {
+    "upload": "to upload",
+    "rebuild": "to rebuild and upload",
+    "uploaded": "uploaded before",
+    "unfinished": "not finished",
+    "unreadable": "unreadable",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Arguments of `vitq sync`."""
+    usage = "[SWEEP | SIGNATURE…] [--entity E] [--project P] [--jobs N] [--dry-run] [--json] [--runs-dir DIR]"
+    parser = options.parser("sync", "Upload finished and failed runs that W&B does not have yet.", EXAMPLES, usage)
+    parser.add_argument("names", nargs="*", metavar="SWEEP|SIGNATURE", help="which runs (default: all of the store)")
+    parser.add_argument("--entity", help="instead of the one in the runs' configs")
+    parser.add_argument("--project", help="instead of the one in the runs' configs")
+    parser.add_argument("--jobs", "-n", type=int, default=4, metavar="N", help="uploads at a time (default: 4)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be uploaded; no network")
+    options.as_json(parser, "signatures by state")
+    options.runs_dir(parser)
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+    """Upload; exit code 1 when a run did not arrive. The same command goes on from there."""
+    from vitq.cli.track import chosen
+    from vitq.errors import VitqError
+    from vitq.store import Store
+    from vitq.track.base import need_wandb
+    from vitq.track.pending import Target
+    from vitq.track.sync import Sync
+
+    need_wandb("vitq sync")
+    if args.jobs < 1:
+        raise VitqError(f"--jobs={args.jobs}; a number from 1 is needed")
+    store = Store(args.runs_dir)
+    run_dirs = [store.run(signature) for signature, _ in chosen(store, args.names)]
+    out = sys.stderr if args.json else sys.stdout
+    sync = Sync(store, Target(args.entity, args.project), args.jobs, lambda line: print(line, file=out, flush=True))
+    items = sync.look(run_dirs)
+    counts: Counter[str] = Counter(item.state for item in items)
+    failed: list[str] = []
+    if not args.dry_run:
+        failed = sync.upload([item for item in items if item.state in ("upload", "rebuild")])
+    if args.json:
+        states = {state: [i.run_dir.signature for i in items if i.state == state] for state in _WORDS}
+        print(json.dumps({"dry_run": args.dry_run, "runs": states, "failed": failed}, indent=2))
+    for item in items:
+        if item.state == "unreadable":
+            print(f"vitq sync: {item.why}", file=sys.stderr)
+    said = ", ".join(f"{counts[state]} {words}" for state, words in _WORDS.items() if counts[state]) or "none"
+    again = f"; {len(failed)} failed, the same command tries again" if failed else ""
+    print(f"{len(items)} runs: {said}{again}", file=out)
+    return 1 if failed or counts["unreadable"] else 0
