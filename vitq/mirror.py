@@ -40,6 +40,7 @@ def config_of(config: RunConfig, signature: str) -> dict[str, Any]:
         "name": run_label(config),
         "model": model_label(config),
         "bits": bits_label(config),
+        "cell": f"{config.method.name} {bits_label(config)}",  # W&B's bars group by one key
         "steps": list(config.method.steps),  # in order, which the keys of `method.steps` lose on the way
     }
     plain: dict[str, Any] = undotted(

@@ -17,6 +17,7 @@ COMMANDS = {
     "logs": "what a run wrote while it was executed",
     "gc": "remove what belongs to no sweep, and what dead processes left",
     "sync": "upload to W&B what was tracked offline",
+    "dashboard": "create a saved view and a report at W&B",
     "track": "make the W&B mirror of runs again, from the store alone",
     "report": "write a sweep's report: HTML, CSV, Markdown, LaTeX, Parquet",
     "serve": "show the reports live in a browser",

@@ -1,0 +1,45 @@
+"""`vitq dashboard`: a saved view and a report at W&B."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from vitq.cli import options
+
+EXAMPLES = """\
+  vitq dashboard --entity my-lab --sweep demo             after `vitq sync demo`
+  vitq dashboard --entity my-lab --project vits           all sweeps of a project
+  vitq dashboard --entity my-lab --sweep demo --dry-run   print what would be sent; no network, no account
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Arguments of `vitq dashboard`."""
+    usage = "--entity E [--project P] [--sweep SWEEP] [--dry-run] [--json]"
+    parser = options.parser("dashboard", "Create a saved view and a report at W&B.", EXAMPLES, usage)
+    parser.add_argument("--entity", required=True, help="W&B user or team")
+    parser.add_argument("--project", default="vitq", help="W&B project (default: vitq)")
+    parser.add_argument("--sweep", help="show the runs of this sweep alone (its W&B group)")
+    parser.add_argument("--dry-run", action="store_true", help="print the spec as JSON and create nothing")
+    options.as_json(parser, "the spec, and the addresses where both were created,")
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+    """Create both and print their addresses. Raises VitqError without the extra, without a login, without a network."""
+    from vitq.track import dashboard
+
+    dashboard.need_workspaces()
+    board = dashboard.Dashboard(args.entity, args.project, args.sweep)
+    if args.dry_run:
+        print(json.dumps(board.spec(), indent=2))
+        return 0
+    dashboard.need_login()
+    view, report = board.save()
+    if args.json:
+        print(json.dumps({**board.spec(), "urls": {"workspace": view, "report": report}}, indent=2))
+    else:
+        print(f"view    {view}\nreport  {report}", file=sys.stdout)
+    return 0
