@@ -117,7 +117,8 @@ def _print_tracker(plan: Plan, console: Console) -> None:
     where = shlex.quote(str(place))
     console.print(f"W&B      {place}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"         look: wandb leet {where}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"         upload: wandb sync {where}/offline-run-*", highlight=False, markup=False, soft_wrap=True)
+    root = shlex.quote(str(plan.store.root))
+    console.print(f"         upload: vitq sync --runs-dir {root}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_failures(plan: Plan, failed: list[str], console: Console) -> None:
