@@ -151,7 +151,8 @@ def test_a_whole_run_writes_the_key_nowhere(tmp_path: Path) -> None:
 
     run_dir = Planner(tmp_path).plan("mse", tracker={"name": "wandb"}, calib={"size": 8, "batch_size": 8})
     (tmp_path / "home").mkdir()
-    environment = {**os.environ, "WANDB_API_KEY": KEY, "HOME": str(tmp_path / "home"), "WANDB_DEBUG": "true"}
+    debug = {"WANDB_DEBUG": "true", "WANDB_CORE_DEBUG": "true"}  # W&B's own debug logs would hold it
+    environment = {**os.environ, **debug, "WANDB_API_KEY": KEY, "HOME": str(tmp_path / "home")}
     command = [sys.executable, "-m", "vitq.job", "--runs-dir", str(run_dir.path.parent), run_dir.signature]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True, timeout=120)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -242,7 +242,9 @@ def test_a_sweep_is_refused_while_another_sync_runs(
     assert "another `vitq sync`" in capsys.readouterr().err
 
 
-def test_no_file_under_runs_holds_the_key(tmp_path: Path, online: FakeWandb) -> None:
+def test_no_file_under_runs_holds_the_key(tmp_path: Path, online: FakeWandb, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_CORE_DEBUG", "true")
+    monkeypatch.setenv("WANDB_DEBUG", "true")  # W&B's own debug logs would
     run_dir = tracked(tmp_path, seed=1)
     assert sync(run_dir) == 0
     files = [path for path in run_dir.path.parent.rglob("*") if path.is_file()]

@@ -31,6 +31,8 @@ _SERVICE_SECONDS = 300.0
 _FINISH_SECONDS = 300.0
 # Seconds between two flushes of a run's file. W&B's own 15 leave nothing of a run that is killed before that.
 _FLUSH_SECONDS = 2.0
+# Variables that raise the level of the service's logs.
+DEBUG = ("WANDB_DEBUG", "WANDB_CORE_DEBUG")
 
 
 class WandbTracker:
@@ -158,6 +160,15 @@ class Session:
 
 
 def _init(config: RunConfig, signature: str, run_id: str, group: str | None, mode: str) -> Any:
+    # W&B's service at debug level writes all settings, the API key among them, into the run's folder.
+    debug = {name: os.environ.pop(name) for name in DEBUG if name in os.environ}
+    try:
+        return _open(config, signature, run_id, group, mode)
+    finally:
+        os.environ.update(debug)
+
+
+def _open(config: RunConfig, signature: str, run_id: str, group: str | None, mode: str) -> Any:
     import wandb
 
     place = folder(config)

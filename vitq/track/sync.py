@@ -17,7 +17,7 @@ from vitq.store import RunDir, Store
 from vitq.track import record
 from vitq.track.pending import Item, Target, look
 from vitq.track.rebuild import rebuild
-from vitq.track.session import id_is_taken
+from vitq.track.session import DEBUG, id_is_taken
 from vitq.track.warn import redacted
 
 # Runs in one call of `wandb sync`. When none of them arrives, the rest is not tried.
@@ -130,7 +130,8 @@ class Sync:
         done = subprocess.run(
             [sys.executable, "-m", "wandb", "sync", *options, *arguments],
             cwd=self._store.root,  # its log goes to ./wandb
-            env={**_PATIENCE, **os.environ},
+            # At debug level its logs, which are kept in runs/, would hold the API key.
+            env={**_PATIENCE, **{name: value for name, value in os.environ.items() if name not in DEBUG}},
             stdin=subprocess.DEVNULL,  # no question may wait for an answer
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
