@@ -39,7 +39,7 @@ class Planner:
         self.checkpoint = folder / "tiny.safetensors"
         save_file(tiny("vit", num_classes=10).state_dict(), self.checkpoint)
 
-    def plan(self, method: str = "repq_vit", **more: Any) -> RunDir:
+    def plan(self, recipe: str = "repq_vit", **more: Any) -> RunDir:
         raw: dict[str, Any] = {
             "model": {
                 "name": "vit_tiny_patch16_224",
@@ -49,7 +49,7 @@ class Planner:
                 "crop_pct": 1.0,
             },
             "data": yaml.safe_load((CONF / "data" / "digits.yaml").read_text()),
-            "method": yaml.safe_load((CONF / "method" / f"{method}.yaml").read_text()),
+            "method": yaml.safe_load((CONF / "method" / f"{recipe}.yaml").read_text()),
             "bits": {"weight": 4, "activation": 4},
             "device": "cpu",
             "runs_dir": str(self.store.root),

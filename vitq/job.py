@@ -193,6 +193,7 @@ def _quantize(
     from vitq.quant.model import QuantizedModel
     from vitq.steps import Workspace
     from vitq.steps.checkpoint import Checkpoint
+    from vitq.steps.curves import Curves
 
     methods.load()
     fp_bytes = sites.model_bytes(model)
@@ -218,10 +219,14 @@ def _quantize(
     with journal.timed("calibration images"):
         calib: ImageSet = data.calibration_set(config, journal)
     work = Workspace(quantized, calib, config, where, journal, teacher, Checkpoint(run_dir.state_dir))
+    curves = Curves()
     for name, step in steps:
         work.step = name
         with journal.timed(f"steps.{name}"):
             step.run(work)
+        curves.note(name, work.curves)
+    if curves.found:
+        work.artifacts["curves"] = curves.table()
     for name, artifact in work.artifacts.items():
         run_dir.write_artifact(name, artifact)
     with journal.timed("sites"):

@@ -10,14 +10,16 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 
-from tests.test_job import Planner
+from tests.test_job import CONF, Planner
 from tests.track.runs import make_config, records, summary_in
-from vitq import job, track
+from vitq import job, report, track
 from vitq.cli import main
 from vitq.config import RunConfig, signature
 from vitq.errors import ModelError, StoreError
 from vitq.progress import Progress
+from vitq.report.allocation import heat_maps
 from vitq.result import Status
 from vitq.store import RunDir, Store
 from vitq.store.sweeps import SweepRecord
@@ -31,7 +33,7 @@ _OF_THE_ATTEMPT = ("file", "last_write", "start_time")
 _OF_THE_CLOCK = ("_timestamp", "_runtime")
 _RANDOM = ("artifact_path", "_latest_artifact_path")
 
-GREEDY = {"calib": {"size": 8, "batch_size": 8}, "tracker": {"name": "wandb"}}
+TRACKED: dict[str, Any] = {"calib": {"size": 8, "batch_size": 8}, "tracker": {"name": "wandb"}}
 
 
 def said(folder: Path) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def mirror_of(run_dir: RunDir) -> Path:
 @pytest.fixture(scope="module")
 def allocated(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """A run of Greedy MP on a small random ViT, tracked offline."""
-    run_dir = Planner(tmp_path_factory.mktemp("greedy")).plan("mixed_precision", **GREEDY)
+    run_dir = Planner(tmp_path_factory.mktemp("greedy")).plan("mixed_precision", **TRACKED)
     live(run_dir)
     assert "W&B" not in run_dir.log_path.read_text()
     return run_dir
@@ -97,7 +99,7 @@ def test_it_needs_nothing_but_the_run(allocated: RunDir, tmp_path: Path) -> None
 
 
 def test_allocation_as_table_chart_path_and_wandb_table_agree(allocated: RunDir) -> None:
-    """One allocation, four records of it: sites.parquet, the path replayed, W&B's table, W&B's chart."""
+    """One allocation: sites.parquet, the path replayed, W&B's table, W&B's chart, the report's chart."""
     folder = mirror_of(allocated)
     summary = summary_in(folder)["summary"]
     sites = allocated.read_sites().set_index("site")["bits"].astype(int).to_dict()
@@ -127,6 +129,14 @@ def test_allocation_as_table_chart_path_and_wandb_table_agree(allocated: RunDir)
                 drawn[f"{block}.{name}"] = 32 if text == "fp" else int(text)
     assert drawn == sites
 
+    store = Store(allocated.path.parent)
+    store.write_sweep(SweepRecord(name="greedy", signatures=[allocated.signature]))
+    ((_, figure),) = heat_maps(report.table(store, "greedy"), {allocated.signature: allocated.read_sites()})
+    texts = ["fp" if bits == 32 else str(bits) for bits in sites.values()]
+    assert dict(zip(figure.data[0].y, (line[0] for line in figure.data[0].text), strict=True)) == dict(
+        zip(sites, texts, strict=True)
+    )
+
 
 def test_the_path_has_an_axis_of_its_own(allocated: RunDir) -> None:
     path = allocated.read_artifact("allocation_path")
@@ -137,6 +147,26 @@ def test_the_path_has_an_axis_of_its_own(allocated: RunDir) -> None:
     metrics = [entry["metric"] for entry in records(mirror_of(allocated)) if entry["type"] == "metric"]
     axis = {m.get("glob_name") or m.get("name"): m.get("step_metric") for m in metrics}
     assert axis["allocation/*"] == "allocation/step"
+
+
+def test_reconstruction_curves_and_pictures_of_probes_reach_both(tmp_path: Path) -> None:
+    from PIL import Image
+
+    recipe = yaml.safe_load((CONF / "method" / "ias_vit.yaml").read_text())
+    run_dir = Planner(tmp_path).plan(method={**recipe, "iterations": 3}, **TRACKED)
+    run_dir.probes_dir.mkdir(parents=True)
+    Image.new("RGB", (4, 4), "red").save(run_dir.probes_dir / "landscape.png")
+    first = said(live(run_dir))
+    table = run_dir.read_artifact("curves")
+    assert set(table["segment"]) >= {"blocks.0", "blocks.1"}
+    assert len(set(table["step"])) > 1
+    rows = [row for row in first["history"] if "curves/iteration" in row]
+    assert [row["curves/iteration"] for row in rows] == [0, 1, 2]
+    shown = {key: value for row in rows if row["curves/iteration"] == 1 for key, value in row.items()}
+    for step, segment, loss in table[table["iteration"] == 1][["step", "segment", "loss"]].values.tolist():
+        assert shown[f"curves/{step}/{segment.replace('.', '/')}"] == pytest.approx(loss)
+    assert first["summary"]["probes/landscape"]["_type"] == "image-file"
+    assert said(rebuild(run_dir, None)) == first
 
 
 def test_a_failed_run_is_rebuilt_as_failed_with_its_reason(tmp_path: Path) -> None:

@@ -25,10 +25,7 @@ class ProbeConfig:
 
 @dataclass(frozen=True, config=RULES)
 class TrackerConfig:
-    """Where runs are mirrored to. Volatile: it never changes a result.
-
-    log_model: upload what the run exported (its packed checkpoint) as an artifact too.
-    """
+    """Where runs are mirrored to. Volatile: it never changes a result."""
 
     name: Literal["none", "wandb"] = "none"
     mode: Literal["offline", "online", "disabled"] = "offline"
@@ -36,7 +33,6 @@ class TrackerConfig:
     entity: str | None = None
     dir: str | None = None
     tags: tuple[str, ...] = ()
-    log_model: bool = False
 
 
 @dataclass(frozen=True, config=RULES)

@@ -40,8 +40,8 @@ def of_result(result: Result, sites: pd.DataFrame, run_dir: RunDir) -> list[Part
     ]
 
 
-def of_rest(run_dir: RunDir, log_model: bool) -> list[Part]:
-    """What probes left, and the exported model where it is asked for."""
+def of_probes(run_dir: RunDir) -> list[Part]:
+    """What probes left."""
     return [Part(f"the probe {name}", partial(probes.log, run_dir, name)) for name in probes.names(run_dir)]
 
 
@@ -67,7 +67,7 @@ def _tables(result: Result, sites: pd.DataFrame, run_dir: RunDir, run: Any) -> N
     names = run_dir.artifacts()
     # Longest first: the record has lost the order in which they ran.
     stages = [list(item) for item in sorted(result.timings.stages.items(), key=lambda item: (-item[1], item[0]))]
-    sensitivity = run_dir.read_artifact(SENSITIVITY) if SENSITIVITY in names else probes.sensitivity(run_dir)
+    sensitivity = run_dir.read_artifact(SENSITIVITY) if SENSITIVITY in names else None
     shown = with_sensitivity(sites, sensitivity)
     tables = {
         "sites": _table(list(shown.columns), mirror.rows_of(shown)),
