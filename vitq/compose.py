@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from vitq.bases import with_base
 from vitq.errors import ConfigError, unknown
 from vitq.roots import Roots
 
@@ -134,7 +135,12 @@ def expand(primary: Primary) -> Iterator[Cell]:
             except _hydra_errors() as error:
                 yield Cell(shown, {}, {}, _explain(error, primary.roots))
                 continue
-            yield Cell(shown, choices, {str(k): v for k, v in dict(raw).items() if k != "sweep"})
+            try:
+                full = with_base({str(k): v for k, v in dict(raw).items() if k != "sweep"}, primary.roots)
+            except ConfigError as error:
+                yield Cell(shown, choices, {}, "; ".join(error.problems))
+                continue
+            yield Cell(shown, choices, full)
 
 
 def _compose(compose: Any, name: str, overrides: list[str]) -> tuple[Any, dict[str, str]]:

@@ -104,7 +104,11 @@ def _order(steps: dict[str, Step]) -> Iterator[str]:
 
     calibrated: str | None = None
     observed = False
+    names = list(steps)
     for name, step in steps.items():
+        if step.last and name != names[-1]:
+            later = ", ".join(names[names.index(name) + 1 :])
+            yield f"method.steps.{name}: must be the last step; move {later} before it"
         if isinstance(step, Reparameterize) and not observed:
             yield f"method.steps.{name}: folds post_norm ranges, but no step before it calibrates these activations"
         if step.changes_weights and calibrated is not None:

@@ -27,6 +27,10 @@ TABLE = [
     ("erq", "w8a8", 1.0),
     ("adalog", "w8a8", 1.0),
     ("mixed_precision", "w6a6", 1.0),
+    ("adaround", "w8a8", 1.0),
+    ("brecq", "w8a8", 1.0),
+    ("qdrop", "w8a8", 1.0),
+    ("scale_predictor", "w8a8", 1.0),
 ]
 
 

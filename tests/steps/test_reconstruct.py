@@ -60,6 +60,8 @@ WAYS: dict[str, dict[str, Any]] = {
         "lr_rounding": 0.05,
     },
     "full-precision input": {"learn": ["weights"], "input": "fp"},
+    "fisher": {"learn": ["weights", "bias"], "loss": "fisher_diag"},
+    "hessian": {"learn": ["weights", "bias"], "loss": "hessian"},
     "token_channel": {"learn": ["weights", "bias"], "loss": "token_channel"},
 }
 
@@ -268,7 +270,7 @@ def test_schedules() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"loss": "mes"}, "loss='mes'; valid: mse, token_channel"),
+        ({"loss": "mes"}, "loss='mes'; valid: fisher_diag, hessian, mse, token_channel"),
         ({"drop": 1.5}, "drop=1.5"),
         ({"warmup": 1.0}, "warmup=1.0"),
         ({"iterations": 0}, "iterations=0"),

@@ -76,5 +76,6 @@ class QuantMatmul(nn.Module):
         self.right_site = Site(f"{name}.{right}", right, axes, name)
 
     def forward(self, a: Tensor, b: Tensor, transpose: bool = False) -> Tensor:
-        a, b = self.left_site(a), self.right_site(b)
+        # Contiguous before it is transposed: the product reads a transposed view, and nothing is copied across.
+        a, b = self.left_site(a).contiguous(), self.right_site(b).contiguous()
         return a @ (b.transpose(-2, -1) if transpose else b)

@@ -28,6 +28,8 @@ class QuantizedModel(nn.Module):
         super().__init__()
         self.anatomy: Anatomy = dissect(model)
         self.model = model
+        # What sites share beside their own quantizers, e.g. a predictor of their scales; moves and is saved with them.
+        self.predictor: nn.Module | None = None
         for name, kind in self.anatomy.inputs.items():
             _replace(model, name, _twin(model.get_submodule(name), name, kind))
         for name in self.anatomy.attentions:

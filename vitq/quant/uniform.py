@@ -101,7 +101,8 @@ class UniformQuantizer(Quantizer):
         return layout.collapse((layout.expand(codes).to(scale.dtype) - zero) * scale, codes.shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._kernel is not None and x.dtype == torch.float32:
+        # A compiler fuses the plain operations with their neighbours, and takes no scale for a constant.
+        if self._kernel is not None and x.dtype == torch.float32 and not torch.compiler.is_compiling():
             return torch.fake_quantize_per_tensor_affine(x, *self._kernel, 0, self.codes - 1)
         layout = self._layout()
         expanded = layout.expand(x)

@@ -8,14 +8,17 @@ import torch
 from torch import Tensor
 
 from vitq.registry import Registry
+from vitq.steps.fisher import diagonal, rank_one
 
-# (output, target), both (B, …, C) float32 → scalar.
-Loss = Callable[[Tensor, Tensor], Tensor]
+# (output, target, gradient), all (B, …, C) float32 → scalar. The gradient is given to the losses of FISHER alone.
+Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 LOSSES: Registry[Loss] = Registry("loss")
+# Losses that weigh with the task's gradient at the segment's output (fisher.py).
+FISHER = ("fisher_diag", "hessian")
 
 
 @LOSSES.register("mse")
-def mse(output: Tensor, target: Tensor) -> Tensor:
+def mse(output: Tensor, target: Tensor, gradient: Tensor | None = None) -> Tensor:
     """Squared error summed over dimension 1 (tokens, or classes at the head) and averaged over the rest.
 
     I&S-ViT's and BRECQ's reduction. Adam hardly minds the constant, but weight decay and the rounding loss do.
@@ -24,7 +27,7 @@ def mse(output: Tensor, target: Tensor) -> Tensor:
 
 
 @LOSSES.register("token_channel")
-def token_channel(output: Tensor, target: Tensor) -> Tensor:
+def token_channel(output: Tensor, target: Tensor, gradient: Tensor | None = None) -> Tensor:
     """Squared error weighted by the imbalance of the target across tokens and channels (AOCQ, loss level; our reading).
 
     The paper's body could not be had; its abstract transfers "the imbalanced activations across tokens and channels to
@@ -39,3 +42,29 @@ def token_channel(output: Tensor, target: Tensor) -> Tensor:
     weight = token * channel
     weight = weight / weight.mean().clamp(min=torch.finfo(weight.dtype).tiny)
     return ((output - target).square() * weight).sum(dim=1).mean()
+
+
+@LOSSES.register("fisher_diag")
+def fisher_diag(output: Tensor, target: Tensor, gradient: Tensor | None = None) -> Tensor:
+    """Σ g²·(output − target)², mean over images and channels as `mse` reduces (BRECQ, arXiv 2102.05426, eq. 10).
+
+    Raises ValueError without a gradient.
+    """
+    return diagonal(output - target, _given(gradient)).mean() / (target[0].numel() / target.shape[1])
+
+
+@LOSSES.register("hessian")
+def hessian(output: Tensor, target: Tensor, gradient: Tensor | None = None) -> Tensor:
+    """Δzᵀ·(diag(g²) + g·gᵀ)·Δz: the Fisher matrix as diagonal plus rank one, both with weight 1.
+
+    FIMA-Q (arXiv 2506.11543) adds a low-rank part of rank 5 to the diagonal; here the rank is that of one drawn label.
+    Raises ValueError without a gradient.
+    """
+    error, given = output - target, _given(gradient)
+    return (diagonal(error, given) + rank_one(error, given)).mean() / (target[0].numel() / target.shape[1])
+
+
+def _given(gradient: Tensor | None) -> Tensor:
+    if gradient is None:
+        raise ValueError(f"losses {', '.join(FISHER)} need the task's gradient at the segment's output")
+    return gradient

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, Literal
 
@@ -15,8 +15,10 @@ from vitq.config import RunConfig
 from vitq.config.base import RULES
 from vitq.models.anatomy import Segment
 from vitq.quant.site import Site
+from vitq.steps.compiled import forward_of, pays
+from vitq.steps.fisher import gradients
 from vitq.steps.learn import Learnt
-from vitq.steps.loss import LOSSES
+from vitq.steps.loss import FISHER, LOSSES
 from vitq.steps.step import STEPS, Step, Workspace
 from vitq.steps.stream import ImageStream, Stream, through
 
@@ -43,6 +45,7 @@ class Reconstruct(Step):
         points; lr_rounding: rounding, whose regularizer weighs `rounding_weight` and anneals β from 20 to 2 after a
         fifth of the iterations.
     autocast: `bf16` runs the segment under bfloat16 autocast; parameters, quantizers and loss stay float32.
+    compile: torch.compile for the segment; `auto` where the iterations are worth its seconds (compiled.py).
 
     Dropout and stochastic depth are off (public I&S-ViT code leaves Swin's stochastic depth on). Every segment has its
     own seed, so the result does not depend on what else this process computed.
@@ -62,6 +65,7 @@ class Reconstruct(Step):
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: float = 0.0
     autocast: Literal["none", "bf16"] = "none"
+    compile: Literal["auto", "on", "off"] = "auto"
     needs_teacher: ClassVar[bool] = True
 
     def check(self, config: RunConfig) -> list[str]:
@@ -94,18 +98,22 @@ class Reconstruct(Step):
         work.progress.stage("reconstruct", len(segments) * self.count(work.config))
         exact: Stream = ImageStream(work)
         noisy: Stream = exact
+        weights: list[Stream | None] = [None] * len(segments)
+        if self.loss in FISHER:
+            weights = list(gradients(work))
         for index, (segment, teacher) in enumerate(zip(segments, teachers, strict=True)):
             here = [site for site in chosen if segment.holds(site.owner)]
             target = through(teacher.forward, exact, work)
             work.model.switch(here, on=True)
             # A segment without quantized sites meets its target already.
             if here:
-                self._learn_or_restore(work, index, segment, here, exact, noisy, target)
+                self._learn_or_restore(work, index, segment, here, exact, noisy, target, weights[index])
             else:
                 work.progress.advance(self.count(work.config), segment.name)
             if self.input != "fp":
                 noisy = through(segment.forward, noisy, work)
             work.model.switch(here, on=False)
+            weights[index] = None
             exact = target
             if self.input == "fp":
                 noisy = exact
@@ -120,12 +128,13 @@ class Reconstruct(Step):
         exact: Stream,
         noisy: Stream,
         target: Stream,
+        weight: Stream | None,
     ) -> None:
         curve = work.checkpoint.restore(work.step, segment, work.model) if work.checkpoint else None
         if curve is not None:
             work.progress.advance(self.count(work.config), f"{segment.name} was finished before")
         else:
-            curve = learn_segment(self, work, index, segment, sites, exact, noisy, target)
+            curve = learn_segment(self, work, index, segment, sites, exact, noisy, target, weight)
             if work.checkpoint:
                 work.checkpoint.save(work.step, segment, work.model, curve)
         work.curves.setdefault(segment.name, []).append(curve)
@@ -140,8 +149,12 @@ def learn_segment(
     exact: Stream,
     noisy: Stream,
     target: Stream,
+    weight: Stream | None = None,
 ) -> Tensor:
-    """Optimize one segment in place. Returns the loss of every iteration, empty where there is nothing to learn."""
+    """Optimize one segment in place. Returns the loss of every iteration, empty where there is nothing to learn.
+
+    weight: gradients for the losses of FISHER.
+    """
     iterations = step.count(work.config)
     generator = torch.Generator().manual_seed(work.config.seed * 1_000_003 + index)
     with Learnt(work.model, segment, sites, step.learn) as learnt:
@@ -151,14 +164,15 @@ def learn_segment(
         optimizer = learnt.optimizer(step.lr, step.lr_scales, step.lr_rounding)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: rate(step, i, iterations))
         loss_of, losses = LOSSES[step.loss], []
+        forward = _forward(step, segment, exact, iterations)
         for number, chosen in enumerate(batches(len(target), step.batch_size, iterations, generator)):
             inputs = noisy.select(chosen)
             if step.input == "qdrop":
                 keep = torch.rand(inputs.shape, generator=generator).to(inputs.device) < step.drop
                 inputs = torch.where(keep, exact.select(chosen), inputs)
             with _autocast(step, work.device):
-                output = segment.forward(inputs)
-            loss = loss_of(output.float(), target.select(chosen))
+                output = forward(inputs)
+            loss = loss_of(output.float(), target.select(chosen), weight.select(chosen) if weight else None)
             for rounding in learnt.roundings:
                 beta = anneal(number / iterations)
                 if beta is not None:
@@ -170,6 +184,12 @@ def learn_segment(
             losses.append(loss.detach())
             work.progress.advance(1, segment.name)
     return torch.stack(losses).cpu()
+
+
+def _forward(step: Reconstruct, segment: Segment, inputs: Stream, iterations: int) -> Callable[[Tensor], Tensor]:
+    one = inputs.select(torch.zeros(1, dtype=torch.int64)).numel()
+    elements = one * min(step.batch_size, len(inputs))
+    return forward_of(segment, pays(step.compile, elements, iterations))
 
 
 def batches(count: int, size: int, iterations: int, generator: torch.Generator) -> Iterator[Tensor]:

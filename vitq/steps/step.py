@@ -80,6 +80,8 @@ class Step(ABC):
     changes_weights: ClassVar[bool] = False
     # Steps that compare with the untouched full-precision model.
     needs_teacher: ClassVar[bool] = False
+    # Steps after which the network no longer runs segment by segment.
+    last: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, work: Workspace) -> None:

@@ -69,6 +69,14 @@ class TensorStream:
         for batch in self._tensor().split(self._work.config.calib.batch_size):
             yield batch.to(self._work.device)
 
+    def elements(self) -> int:
+        """Number of values."""
+        return self._tensor().numel()
+
+    def scale(self, factor: float) -> None:
+        """Multiply all values."""
+        self._tensor().mul_(factor)
+
     def select(self, indices: Tensor) -> Tensor:
         values = self._tensor()
         return values[indices.to(values.device)].to(self._work.device)

@@ -1,0 +1,44 @@
+"""A method on top of another: `method.base` names the recipe whose kinds and steps come first."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from vitq.errors import ConfigError, unknown
+from vitq.roots import Roots
+
+
+def with_base(raw: dict[str, Any], roots: Roots) -> dict[str, Any]:
+    """The config with `method.base` resolved: the base's kinds and steps, then the method's own, merged key by key.
+
+    The name says both, `scale_predictor(ias_vit)`, and no `base` remains: the whole recipe is stored and signed.
+    Raises ConfigError for a base that does not exist, quantizes nothing, or has a base itself.
+    """
+    method = raw.get("method")
+    if not isinstance(method, Mapping) or "base" not in method:
+        return raw
+    base, files = method["base"], roots.files("method")
+    if base not in files:
+        raise ConfigError([f"method.base: {unknown('method', base, files)}"])
+    below = yaml.safe_load(files[base].read_text(encoding="utf-8"))
+    if "base" in below:
+        raise ConfigError([f"method.base={base}: that method stands on a base itself; name the recipe below it"])
+    if not below.get("kinds"):
+        raise ConfigError([f"method.base={base}: that method quantizes nothing, so it has no scales to predict"])
+    own = {key: value for key, value in method.items() if key != "base"}
+    merged = _merge(below, own)
+    return {**raw, "method": {**merged, "name": f"{own.get('name', base)}({below['name']})"}}
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    out = copy.deepcopy(dict(below))
+    for key, value in above.items():
+        if isinstance(value, Mapping) and isinstance(out.get(key), Mapping):
+            out[key] = _merge(out[key], value)
+        else:
+            out[key] = copy.deepcopy(value)
+    return out

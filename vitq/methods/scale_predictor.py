@@ -1,0 +1,340 @@
+"""ScalePredictor (Li et al., arXiv 2606.21947): activation scales of each image, predicted from its shallow ranges.
+
+Only the abstract and a third-party summary could be had, so what follows is our reading [I], each choice an option:
+
+- The output x (B, N, C) of a shallow module is cut into G chunks of tokens; M and m are the means over chunks of their
+  maximum and minimum (robust extrema). The feature r is M − m (or both), standardized over the calibration images.
+- One evaluation gives all deeper scales: s_q(r) = s_q0·(1 + Σ_{k=1..K} a_qk·r^k), the factor clamped. a = 0 is the base
+  method exactly. `constant` adds a term a_q0: the same factor for all images, a static scale searched anew.
+  Zero points stay, or are predicted the same way: z_q(r) = z_q0 + Σ b_qk·r^k, rounded.
+- a is fitted in closed form to each image's best factor (least squares with a ridge), or by gradient from a = 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar, Literal
+
+import pandas as pd
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from vitq.config import RunConfig
+from vitq.config.base import RULES
+from vitq.quant.per_image import Batch, Extrema, Percentile, PerImageUniform, Source, spread
+from vitq.quant.site import Site
+from vitq.quant.uniform import UniformQuantizer
+from vitq.steps.step import STEPS, Step, Workspace
+
+# Factors that an image's best one is searched among, beside 1: evenly spaced in the logarithm over the clamp.
+_TRIED = 24
+
+
+class Predictor(nn.Module):
+    """Listens to one module; knows the factors of the images that passed it last.
+
+    mean, std: (F,) of the features over the calibration images. scales, zeros: (P, Q) coefficients of the Q sites,
+    where P = K·F, and one more with a constant.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, sites: int, features: int, degree: int, chunks: int, clamp: tuple[float, float], constant: bool):
+        super().__init__()
+        self.degree, self.chunks, self.clamp, self.both = degree, chunks, clamp, features == 2
+        self.constant = constant
+        count = degree * features + constant
+        self.scales = nn.Parameter(torch.zeros(count, sites), requires_grad=False)
+        self.zeros = nn.Parameter(torch.zeros(count, sites), requires_grad=False)
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
+        self._factors: Tensor | None = None
+        self._shifts: Tensor | None = None
+
+    def listen(self, module: nn.Module) -> None:
+        """Predict anew whenever `module` has run."""
+        module.register_forward_hook(lambda _module, _inputs, output: self.see(output))
+
+    def see(self, x: Tensor) -> None:
+        """x: (B, N, C) or (B, H, W, C), output of the module that is listened to."""
+        powers = self.powers(self.features(x))
+        self._factors = (1 + powers @ self.scales).clamp(*self.clamp)
+        self._shifts = powers @ self.zeros
+
+    def features(self, x: Tensor) -> Tensor:
+        """(B, F) float32: robust extrema of each image, as a range or as both ends."""
+        tokens = x.float().flatten(1, -2)
+        low, high = zip(*(torch.aminmax(c.flatten(1), dim=1) for c in tokens.chunk(self.chunks, dim=1)), strict=True)
+        top, bottom = torch.stack(high).mean(dim=0), torch.stack(low).mean(dim=0)
+        return torch.stack([top, bottom], dim=1) if self.both else (top - bottom).unsqueeze(1)
+
+    def powers(self, features: Tensor) -> Tensor:
+        """(B, P): the standardized features r, r², …, r^K, and 1 with a constant."""
+        r = (features - self.mean) / self.std
+        first = [torch.ones_like(r[:, :1])] if self.constant else []
+        return torch.cat([*first, *(r**k for k in range(1, self.degree + 1))], dim=1)
+
+    def of(self, site: int, rows: int) -> tuple[Tensor, Tensor]:
+        """(rows, 1) each: factor of the scale and shift of the zero point. rows: images, or windows image by image."""
+        if self._factors is None or self._shifts is None or rows % len(self._factors):
+            known = "none" if self._factors is None else f"{len(self._factors)}"
+            raise RuntimeError(
+                f"predicted scales of {known} images meet a batch of {rows}: run the model from its first layer, so "
+                "that the predictor sees every batch; steps that run segments alone come before predict_scales"
+            )
+        windows = rows // len(self._factors)
+        chosen = self._factors[:, site : site + 1], self._shifts[:, site : site + 1]
+        return chosen if windows == 1 else tuple(c.repeat_interleave(windows, dim=0) for c in chosen)  # type: ignore[return-value]
+
+    def flops(self, tokens: int, width: int) -> int:
+        """Operations for one image: two comparisons an element, then the polynomial of every site."""
+        return 2 * tokens * width + 2 * self.scales.numel() + 2 * self.zeros.numel()
+
+
+class Predicted(Source):
+    """Static scale and zero point times and plus what the predictor says of the image."""
+
+    def __init__(self, predictor: Predictor, site: int):
+        self.predictor, self.site = predictor, site
+
+    def parameters(self, uniform: UniformQuantizer, x: Tensor) -> tuple[Tensor, Tensor]:
+        factor, shift = self.predictor.of(self.site, len(x))
+        scale = uniform.scale.unsqueeze(0) * factor
+        zero = (uniform.zero_point.unsqueeze(0) + shift).round().clamp(0, uniform.codes - 1)
+        if not bool((uniform.zero_point >= 0).all() and (uniform.zero_point < uniform.codes).all()):
+            zero = (uniform.zero_point.unsqueeze(0) + shift).round()  # ranges that leave zero out
+        return spread(uniform, scale), spread(uniform, zero)
+
+    def parameter_bytes(self) -> int:
+        """Float32 coefficients of one site."""
+        return 4 * (self.predictor.scales.shape[0] + self.predictor.zeros.shape[0])
+
+
+@STEPS.register("predict_scales")
+@dataclass(frozen=True, config=RULES)
+class PredictScales(Step):
+    """Per-image ranges for every uniform activation site behind a shallow module; the last step of a recipe.
+
+    ranges: `predicted`; or one of the baselines: `static`, `minmax` and `percentile` of each image as it comes.
+    tap: the module that is listened to: `stem` (patch embedding) or `block` (the first block).
+    feature: `range` (M − m) or `ends` (M and m). chunks: G. degree: K. constant: a term that all images
+        share. clamp: least and largest factor.
+    zero_points: `keep`, or `predict` them too. fit: `closed` or `gradient`. ridge: penalty on a, in units of the
+        number of images. images: so many calibration images are fitted to (None: all).
+    iterations, batch_size, lr: of the gradient fit, Adam from a = 0 on KL(full precision ‖ quantized) of the logits;
+        `method.iterations` overrides the first. percentile: p of the baseline.
+
+    Log-type quantizers (log2, SULQ …) and sites of the tap itself stay static.
+    """
+
+    ranges: Literal["predicted", "static", "minmax", "percentile"] = "predicted"
+    tap: Literal["stem", "block"] = "block"
+    feature: Literal["range", "ends"] = "range"
+    chunks: int = 8
+    degree: int = 1
+    constant: bool = False
+    clamp: tuple[float, float] = (0.5, 2.0)
+    zero_points: Literal["keep", "predict"] = "keep"
+    fit: Literal["closed", "gradient"] = "closed"
+    ridge: float = 0.1
+    images: int | None = None
+    iterations: int = 100
+    batch_size: int = 32
+    lr: float = 1e-3
+    percentile: float = 0.999
+    needs_teacher: ClassVar[bool] = True
+    last: ClassVar[bool] = True
+
+    def check(self, config: RunConfig) -> list[str]:
+        problems = []
+        if not 1 <= self.degree <= 3:
+            problems.append(f"degree={self.degree}; valid: 1, 2, 3")
+        if self.chunks < 1 or self.batch_size < 1 or self.iterations < 1:
+            problems.append(
+                f"chunks={self.chunks}, batch_size={self.batch_size}, iterations={self.iterations}; each at least 1"
+            )
+        if not 0 < self.clamp[0] <= 1 <= self.clamp[1]:
+            problems.append(f"clamp={list(self.clamp)}; two factors around 1 are needed, e.g. [0.5, 2]")
+        if self.ridge < 0:
+            problems.append(f"ridge={self.ridge}; zero or more")
+        if not 0.5 < self.percentile <= 1:
+            problems.append(f"percentile={self.percentile}; a share above 0.5 and at most 1, e.g. 0.999")
+        if self.images is not None and not 2 <= self.images <= config.calib.size:
+            problems.append(f"images={self.images}; valid: 2 to calib.size={config.calib.size}")
+        if self.ranges == "predicted" and (self.images or config.calib.size) < 2:
+            problems.append(f"calib.size={config.calib.size}; a prediction is fitted to at least 2 images")
+        return problems
+
+    def run(self, work: Workspace) -> None:
+        if self.ranges == "static":
+            return
+        segments = work.model.anatomy.segments
+        depth = 0 if self.tap == "stem" else 1
+        sites = _deeper(work, depth)
+        if self.ranges != "predicted":
+            batch = Batch(work.model.model)
+            source = Extrema(batch) if self.ranges == "minmax" else Percentile(batch, self.percentile)
+            for site, static in sites:
+                site.quantizer = PerImageUniform(static, source)
+            return
+        features = 2 if self.feature == "ends" else 1
+        predictor = Predictor(len(sites), features, self.degree, self.chunks, self.clamp, self.constant)
+        predictor.to(work.device)
+        tap = work.model.model.get_submodule(segments[depth].modules[0])
+        seen, best = search(work, predictor, tap, sites, self)
+        std = seen.std(dim=0, unbiased=False)
+        predictor.mean.copy_(seen.mean(dim=0))
+        predictor.std.copy_(torch.where(std > 0, std, torch.ones_like(std)))
+        if self.fit == "closed":
+            predictor.scales.data.copy_(solve(predictor.powers(seen), best - 1, self.ridge))
+        predictor.listen(tap)
+        # The predictor belongs to the model: it moves and is saved with it.
+        work.model.predictor = predictor
+        for index, (site, static) in enumerate(sites):
+            site.quantizer = PerImageUniform(static, Predicted(predictor, index))
+        if self.fit == "gradient":
+            descend(work, predictor, self)
+        work.artifacts["predicted_scales"] = _table(predictor, sites, best, seen)
+
+
+def _deeper(work: Workspace, depth: int) -> list[tuple[Site, UniformQuantizer]]:
+    """Sites that are on, activations, uniform, and in a segment behind the tap."""
+    deeper = work.model.anatomy.segments[depth + 1 :]
+    return [
+        (site, site.quantizer)
+        for site in work.model.sites.values()
+        if site.on and not site.is_weight and type(site.quantizer) is UniformQuantizer
+        if any(segment.holds(site.owner) for segment in deeper)
+    ]
+
+
+class _Best:
+    """Observes sites and finds each image's factor of least squared error, among candidates."""
+
+    def __init__(self, candidates: Tensor, images: int):
+        self.candidates, self.images = candidates, images
+        self.found: dict[str, Tensor] = {}
+
+    def observe(self, site: Site, x: Tensor) -> None:
+        uniform = site.quantizer
+        assert isinstance(uniform, UniformQuantizer)
+        layout = uniform._layout()
+        wide = layout.expand(x).float()
+        scale, zero = layout.view(uniform.scale), layout.view(uniform.zero_point)
+        errors = []
+        for factor in self.candidates.tolist():
+            s = scale * factor
+            rounded = (wide * s.reciprocal()).round_().add_(zero).clamp_(0, uniform.codes - 1).sub_(zero).mul_(s)
+            # Windows of one image lie side by side, so that an image is a run of rows.
+            errors.append(rounded.sub_(wide).square_().reshape(self.images, -1).sum(dim=1))
+        self.found[site.name] = self.candidates[torch.stack(errors).argmin(dim=0)]
+
+
+@torch.no_grad()
+def search(
+    work: Workspace,
+    predictor: Predictor,
+    tap: nn.Module,
+    sites: list[tuple[Site, UniformQuantizer]],
+    step: PredictScales,
+) -> tuple[Tensor, Tensor]:
+    """(images, F) features and (images, Q) best factors, of the network as it stands."""
+    low, high = (math.log(c) for c in step.clamp)
+    candidates = torch.cat([torch.linspace(low, high, _TRIED).exp(), torch.ones(1)]).unique().to(work.device)
+    seen: list[Tensor] = []
+    features, best = [], []
+    hook = tap.register_forward_hook(lambda _module, _inputs, output: seen.append(predictor.features(output)))
+    images = step.images or len(work.calib)
+    work.progress.stage("predict_scales", images)
+    try:
+        for batch in work.batches(images):
+            observer = _Best(candidates, len(batch))
+            with _observed(sites, observer):
+                work.model(batch)
+            features.append(seen.pop())
+            best.append(torch.stack([observer.found[site.name] for site, _ in sites], dim=1))
+            work.progress.advance(len(batch))
+    finally:
+        hook.remove()
+    return torch.cat(features), torch.cat(best)
+
+
+@contextmanager
+def _observed(sites: list[tuple[Site, UniformQuantizer]], observer: _Best) -> Iterator[None]:
+    for site, _ in sites:
+        site.observer = observer
+    try:
+        yield
+    finally:
+        for site, _ in sites:
+            site.observer = None
+
+
+def solve(powers: Tensor, target: Tensor, ridge: float) -> Tensor:
+    """(P, Q) coefficients a of least ‖powers·a − target‖² + ridge·n·‖a‖²; powers (n, P), target (n, Q)."""
+    x, y = powers.double(), target.double()
+    gram = x.T @ x + ridge * len(x) * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    # A feature that is the same for all images has a zero row: the least solution leaves its coefficient at zero.
+    return (torch.linalg.pinv(gram, hermitian=True) @ (x.T @ y)).float()
+
+
+def descend(work: Workspace, predictor: Predictor, step: PredictScales) -> None:
+    """Adam on the coefficients, everything else frozen, from a = 0: the base method."""
+    images = step.images or len(work.calib)
+    iterations = step.iterations if work.config.method.iterations is None else work.config.method.iterations
+    inputs = torch.cat(list(work.batches(images)))
+    with torch.no_grad():
+        target = torch.cat([_teach(work, batch) for batch in inputs.split(work.config.calib.batch_size)])
+    learned = [predictor.scales, *([predictor.zeros] if step.zero_points == "predict" else [])]
+    for parameter in work.model.parameters():
+        parameter.requires_grad_(False)
+    for parameter in learned:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.Adam(learned, lr=step.lr)
+    generator = torch.Generator().manual_seed(work.config.seed)
+    work.progress.stage("predict_scales", iterations)
+    losses = []
+    for _ in range(iterations):
+        chosen = torch.randperm(images, generator=generator)[: step.batch_size].to(inputs.device)
+        logits = work.model(inputs[chosen])
+        loss = nn.functional.kl_div(logits.log_softmax(-1), target[chosen], log_target=True, reduction="batchmean")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+        work.progress.advance()
+    for parameter in learned:
+        parameter.requires_grad_(False)
+    work.curves.setdefault("predict_scales", []).append(torch.stack(losses).cpu())
+
+
+def _teach(work: Workspace, batch: Tensor) -> Tensor:
+    for segment in work.teacher_segments():
+        batch = segment.forward(batch)
+    return batch.log_softmax(-1)
+
+
+def _table(
+    predictor: Predictor, sites: list[tuple[Site, UniformQuantizer]], best: Tensor, features: Tensor
+) -> pd.DataFrame:
+    """One row for each predicted site: spread of the images' best factors, what the fit explains of their distance
+    from 1, coefficients."""
+    with torch.no_grad():
+        fitted = (1 + predictor.powers(features) @ predictor.scales).clamp(*predictor.clamp)
+    residual, total = (best - fitted).square().sum(dim=0), (best - 1).square().sum(dim=0)
+    rows = {
+        "site": [site.name for site, _ in sites],
+        "best_mean": best.mean(dim=0).tolist(),
+        "best_std": best.std(dim=0).tolist(),
+        "explained": (1 - residual / total.clamp(min=1e-12)).tolist(),
+        "parameters": [predictor.scales.shape[0] + predictor.zeros.shape[0]] * len(sites),
+    }
+    for index, row in enumerate(predictor.scales.tolist()):
+        rows[f"a{index + 1}"] = row
+    for index, row in enumerate(predictor.zeros.tolist()):
+        rows[f"b{index + 1}"] = row
+    return pd.DataFrame(rows)

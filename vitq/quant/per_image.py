@@ -1,0 +1,139 @@
+"""Uniform quantizers whose range is each image's own, at inference."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from vitq.quant.uniform import _TINY, UniformQuantizer, _affine_roundtrip, _Learned
+
+
+class Source(ABC):
+    """Where the ranges of a batch come from."""
+
+    @abstractmethod
+    def parameters(self, uniform: UniformQuantizer, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(scale, zero point) for x (R, …) float32: both (R, …) so that they broadcast; R is B times the windows."""
+
+    def parameter_bytes(self) -> int:
+        """Bytes of what the source stores for one site beside the static scale."""
+        return 0
+
+
+class PerImageUniform(UniformQuantizer):
+    """Takes the place of a fitted uniform quantizer; its scale and zero point remain what the source starts from."""
+
+    def __init__(self, static: UniformQuantizer, source: Source):
+        super().__init__(
+            static.bits, static.granularity, static.axes, static.range, static.symmetric, **static.settings
+        )
+        self.source = source
+        self.constants = static.constants
+        self.assign(static._layout(), static.scale, static.zero_point)
+
+    def _range(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.source.parameters(self, x)
+
+    def encode(self, x: Tensor) -> Tensor:
+        scale, zero = self._range(x)
+        codes = (torch.round(self._expand(x).float() * scale.reciprocal()) + zero).clamp_(0, self.codes - 1)
+        return self._layout().collapse(codes, x.shape).to(torch.int64)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        raise NotImplementedError("codes of a per-image range mean something only with the image; use forward")
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale, zero = self._range(x)
+        learned = scale.requires_grad or zero.requires_grad
+        # One range for each image: torch's fused kernel, with the batch as its axis.
+        if scale.numel() == len(x) and x.dtype == torch.float32 and not learned and not x.requires_grad:
+            return torch.fake_quantize_per_channel_affine(
+                x, scale.reshape(-1), zero.reshape(-1).to(torch.int32), 0, 0, self.codes - 1
+            )
+        expanded = self._expand(x).float()
+        if learned or x.requires_grad:
+            quantized = _Learned.apply(expanded, scale, zero, self.codes)
+        else:
+            quantized = _affine_roundtrip(expanded, scale, zero, self.codes)
+        return self._layout().collapse(quantized.to(x.dtype), x.shape)
+
+    def _expand(self, x: Tensor) -> Tensor:
+        return self._layout().expand(x)
+
+    def parameter_bytes(self) -> int:
+        return super().parameter_bytes() + self.source.parameter_bytes()
+
+
+class Batch:
+    """Knows how many images are under way, so that the windows of one image find together. Listens to the model."""
+
+    def __init__(self, model: nn.Module):
+        self.images = 1
+        model.register_forward_pre_hook(self._see)
+
+    def _see(self, _model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.images = len(inputs[0])
+
+
+class Extrema(Source):
+    """Minimum and maximum of each image: what a just-in-time dynamic quantizer does."""
+
+    def __init__(self, batch: Batch):
+        self.batch = batch
+
+    def parameters(self, uniform: UniformQuantizer, x: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = self.ends(_grouped(uniform, x, self.batch.images))
+        windows = len(x) // self.batch.images
+        return _affine(uniform, low.repeat_interleave(windows, dim=0), high.repeat_interleave(windows, dim=0))
+
+    def ends(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, G) each: least and largest of (B, G, N)."""
+        low, high = torch.aminmax(values, dim=-1)
+        return low, high
+
+
+class Percentile(Extrema):
+    """The percentiles (1 − p, p) of each image, exact order statistics."""
+
+    def __init__(self, batch: Batch, p: float):
+        super().__init__(batch)
+        self.p = p
+
+    def ends(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, G) each: the two percentiles of (B, G, N)."""
+        # The k-th of n values cuts off a share of (k − 1)/(n − 1) below it.
+        skip = round((1 - self.p) * (values.shape[-1] - 1))
+        high = values.topk(skip + 1, dim=-1).values[..., -1]
+        low = values.topk(skip + 1, dim=-1, largest=False).values[..., -1]
+        return low, high
+
+
+def _grouped(uniform: UniformQuantizer, x: Tensor, images: int) -> Tensor:
+    """(B, G, N): the values of each group of each image; windows of one image lie side by side."""
+    layout = uniform._layout()
+    expanded = layout.expand(x).float()
+    kept = [dim for dim in range(1, expanded.ndim) if layout.params[dim] > 1]
+    rest = [dim for dim in range(1, expanded.ndim) if dim not in kept]
+    rows = expanded.permute(0, *kept, *rest).reshape(images, len(x) // images, layout.groups, -1)
+    return rows.transpose(1, 2).flatten(2)
+
+
+def _affine(uniform: UniformQuantizer, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of ranges (R, G), as tensors that broadcast against the expanded input."""
+    low, high = uniform._widen(low, high)
+    scale, zero = uniform._affine(low, high)
+    # A constant group: one step as long as the value, which then is a code exactly.
+    single = high <= low
+    scale = torch.where(single, torch.where(low == 0, torch.ones_like(low), low.abs().clamp(min=_TINY)), scale)
+    if not uniform.symmetric:
+        zero = torch.where(single, (low < 0).to(zero.dtype), zero)
+    return spread(uniform, scale), spread(uniform, zero)
+
+
+def spread(uniform: UniformQuantizer, parameter: Tensor) -> Tensor:
+    """(R, G), or (R, 1) for a value that all groups share, → broadcastable against the expanded input of R rows."""
+    params = uniform._layout().params
+    tail = params[1:] if parameter.shape[1] > 1 else (1,) * (len(params) - 1)
+    return parameter.reshape(len(parameter), *tail)

@@ -1,0 +1,52 @@
+"""Gradients of the task at the outputs of every segment: what the Fisher-weighted reconstruction losses weigh with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vitq.steps.step import Workspace
+from vitq.steps.stream import TensorStream
+
+
+def gradients(work: Workspace) -> list[TensorStream]:
+    """One stream for each segment: ∂ log p(y|x)/∂z at its output z, (images, …) float32, for every calibration image.
+
+    y is drawn from the full-precision model's own prediction p(·|x), one draw an image, seeded; so the mean of g² is
+    the diagonal of the true Fisher information, which to second order is the Hessian of KL(full precision ‖ quantized)
+    in z (BRECQ, arXiv 2102.05426, section 3.3; the labels of the calibration set are not used). One forward and one
+    backward for each batch; each stream is scaled by one factor, so that the mean of g² is 1.
+    """
+    segments = work.teacher_segments()
+    generator = torch.Generator().manual_seed(work.config.seed)
+    streams = [TensorStream(work, len(work.calib)) for _ in segments]
+    squares = [0.0] * len(segments)
+    for x in work.batches():
+        outputs = []
+        with torch.enable_grad():
+            for segment in segments:
+                # A leaf between two segments: the gradient reaches every output, and no parameter gets one.
+                x = segment.forward(x)
+                if not x.requires_grad:
+                    x = x.detach().requires_grad_(True)
+                outputs.append(x)
+            chosen = torch.multinomial(x.detach().softmax(dim=-1).cpu(), 1, generator=generator).to(x.device)
+            likelihood = x.log_softmax(dim=-1).gather(1, chosen).sum()
+            found = torch.autograd.grad(likelihood, outputs)
+        for index, gradient in enumerate(found):
+            streams[index].append(gradient.detach())
+            squares[index] += float(gradient.double().square().sum())
+    for index, stream in enumerate(streams):
+        count = stream.elements()
+        stream.scale(1.0 if squares[index] == 0 else (squares[index] / count) ** -0.5)
+    return streams
+
+
+def diagonal(error: Tensor, gradient: Tensor) -> Tensor:
+    """Δzᵀ·diag(g²)·Δz of each image: (B,) for error and gradient (B, …)."""
+    return (error * gradient).square().flatten(1).sum(dim=1)
+
+
+def rank_one(error: Tensor, gradient: Tensor) -> Tensor:
+    """Δzᵀ·g·gᵀ·Δz of each image: (B,)."""
+    return (error * gradient).flatten(1).sum(dim=1).square()
