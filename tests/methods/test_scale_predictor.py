@@ -50,10 +50,11 @@ def test_without_coefficients_it_is_the_base(workspace: Make, family: str) -> No
     run(work, CALIBRATE)
     base = logits(work)
     run(work, predict(degree=3, feature="ends", zero_points="predict"))
-    assert work.model.predictor is not None
     changed = logits(work)
     assert not torch.equal(changed, base)
-    work.model.predictor.scales.data.zero_()
+    predictor = work.model.predictor
+    assert isinstance(predictor, Predictor)
+    predictor.scales.data.zero_()
     assert torch.equal(logits(work), base)
 
 

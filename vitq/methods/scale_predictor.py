@@ -279,7 +279,8 @@ def solve(powers: Tensor, target: Tensor, ridge: float) -> Tensor:
     x, y = powers.double(), target.double()
     gram = x.T @ x + ridge * len(x) * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     # A feature that is the same for all images has a zero row: the least solution leaves its coefficient at zero.
-    return (torch.linalg.pinv(gram, hermitian=True) @ (x.T @ y)).float()
+    inverse: Tensor = torch.linalg.pinv(gram, hermitian=True)
+    return (inverse @ (x.T @ y)).float()
 
 
 def descend(work: Workspace, predictor: Predictor, step: PredictScales) -> None:
