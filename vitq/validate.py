@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from vitq.config import KINDS, BitsConfig, QuantizerConfig, RunConfig
+from vitq.config import FULL_KINDS, KINDS, BitsConfig, QuantizerConfig, RunConfig
 from vitq.errors import unknown
 
 if TYPE_CHECKING:
     from vitq.steps import Step
 
 # Kinds whose tensors have a dimension of heads, and kinds whose tensors have none of tokens.
-_WITH_HEADS = ("query", "key", "probs", "value")
+_WITH_HEADS = ("query", "key", "probs", "value", "scores")
 _WITHOUT_TOKENS = ("weight", "patch", "head")
 
 
@@ -27,11 +27,11 @@ def problems(config: RunConfig) -> list[str]:
 def _kinds(config: RunConfig) -> Iterator[str]:
     """Problems of `method.kinds` and `bits.kinds`."""
     for kind in config.method.kinds:
-        if kind not in (*KINDS, "default"):
-            yield f"method.kinds.{kind}: {unknown('kind', kind, (*KINDS, 'default'))}"
+        if kind not in (*KINDS, *FULL_KINDS, "default"):
+            yield f"method.kinds.{kind}: {unknown('kind', kind, (*KINDS, *FULL_KINDS, 'default'))}"
     for kind in config.bits.kinds:
-        if kind not in KINDS:
-            yield f"bits.kinds.{kind}: {unknown('kind', kind, KINDS)}"
+        if kind not in (*KINDS, *FULL_KINDS):
+            yield f"bits.kinds.{kind}: {unknown('kind', kind, (*KINDS, *FULL_KINDS))}"
     for kind, quantizer in config.method.kinds.items():
         place = f"method.kinds.{kind}"
         yield from (f"{place}{line}" for line in _quantizer(quantizer))

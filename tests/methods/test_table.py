@@ -31,6 +31,8 @@ TABLE = [
     ("brecq", "w8a8", 1.0),
     ("qdrop", "w8a8", 1.0),
     ("scale_predictor", "w8a8", 1.0),
+    ("fq_vit", "w8a8", 2.0),
+    ("ptq4vit", "w8a8", 1.0),
 ]
 
 

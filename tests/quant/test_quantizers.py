@@ -26,6 +26,7 @@ QUANTIZERS = [
     ("adalog", False),
     ("twin_uniform", True),
     ("twin_softmax", False),
+    ("int_scores", True),
 ]
 NAMES = [name for name, _ in QUANTIZERS]
 SIGNED = dict(QUANTIZERS)

@@ -3,12 +3,13 @@
 from vitq.config.bits import BitsConfig
 from vitq.config.calib import CalibConfig
 from vitq.config.data import DataConfig
-from vitq.config.method import KINDS, MethodConfig, QuantizerConfig
+from vitq.config.method import FULL_KINDS, KINDS, MethodConfig, QuantizerConfig
 from vitq.config.model import ModelConfig, TrainConfig
 from vitq.config.run import LauncherConfig, ProbeConfig, RunConfig, TrackerConfig
 from vitq.config.signature import SCHEMA_VERSION, canonical, signature
 
 __all__ = [
+    "FULL_KINDS",
     "KINDS",
     "SCHEMA_VERSION",
     "BitsConfig",

@@ -13,6 +13,9 @@ from vitq.config.base import RULES
 
 # What a site is in the transformer (design.md). `default` in a recipe stands for the kinds it does not name.
 KINDS = ("weight", "post_norm", "query", "key", "probs", "value", "post_gelu", "attn_out", "patch", "head", "other")
+# Inputs of LayerNorm and of softmax: sites of a fully quantized model. They exist where a recipe names the kind; the
+# recipe's `default` does not speak for them.
+FULL_KINDS = ("norm_input", "scores")
 
 _GRANULARITY = re.compile(r"tensor|channel|head|token|group:[1-9]\d*")
 
@@ -66,4 +69,4 @@ class MethodConfig:
 
     def quantizer(self, kind: str) -> QuantizerConfig | None:
         """Quantizer of a kind: its own entry, else `default`, else None (left in floating point)."""
-        return self.kinds.get(kind, self.kinds.get("default"))
+        return self.kinds.get(kind, None if kind in FULL_KINDS else self.kinds.get("default"))

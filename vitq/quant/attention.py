@@ -7,6 +7,7 @@ from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 
 from vitq.quant.layers import QuantMatmul
+from vitq.quant.softmax import QuantSoftmax
 
 
 class QuantAttention(nn.Module):
@@ -21,6 +22,7 @@ class QuantAttention(nn.Module):
         self.gate = attention.gate
         self.scores = QuantMatmul(f"{name}.scores", "query", "key")
         self.context = QuantMatmul(f"{name}.context", "probs", "value")
+        self.softmax = QuantSoftmax(name)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         if attn_mask is not None or is_causal:
@@ -29,7 +31,7 @@ class QuantAttention(nn.Module):
         gate = self.gate(x).sigmoid() if self.gate is not None else None
         q, k, v = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
         q, k = self.q_norm(q), self.k_norm(k)
-        probs = (self.scores(q, k, transpose=True) * self.scale).softmax(dim=-1)
+        probs = self.softmax(self.scores(q, k, transpose=True) * self.scale)
         x = self.context(probs, v).transpose(1, 2).reshape(batch, tokens, self.attn_dim)
         x = self.norm(x)
         if gate is not None:
@@ -51,16 +53,13 @@ class QuantWindowAttention(nn.Module):
         self.register_buffer("relative_position_index", index, persistent=False)
         self.scores = QuantMatmul(f"{name}.scores", "query", "key")
         self.context = QuantMatmul(f"{name}.context", "probs", "value")
+        self.softmax = QuantSoftmax(name)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         batch, tokens, _ = x.shape
         q, k, v = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         scores = self.scores(q, k, transpose=True) * self.scale + self._position_bias()
-        if mask is not None:
-            windows = mask.shape[0]
-            scores = scores.view(-1, windows, self.num_heads, tokens, tokens) + mask[:, None]
-            scores = scores.view(-1, self.num_heads, tokens, tokens)
-        probs = scores.softmax(dim=-1)
+        probs = self.softmax(scores, mask)
         out: Tensor = self.proj(self.context(probs, v).transpose(1, 2).reshape(batch, tokens, -1))
         return out
 

@@ -16,6 +16,7 @@ from vitq.quant.layers import QuantConv2d, QuantLinear
 from vitq.quant.layout import Axes
 from vitq.quant.quantizer import QUANTIZERS, Quantizer
 from vitq.quant.site import Site
+from vitq.quant.softmax import QuantSoftmax, attach
 
 
 class QuantizedModel(nn.Module):
@@ -63,6 +64,7 @@ class QuantizedModel(nn.Module):
         Raises ConfigError naming every pattern in `bits.sites` that matches no site and every quantizer that cannot be
         built.
         """
+        self._complete(method)
         problems = [
             f"bits.sites.{pattern}: matches no site of this model; `vitq list sites` shows their names"
             for pattern in bits.sites
@@ -91,6 +93,15 @@ class QuantizedModel(nn.Module):
                 problems.append(f"method.kinds.{site.kind}: {error}")
         if problems:
             raise ConfigError(list(dict.fromkeys(problems)))
+
+    def _complete(self, method: MethodConfig) -> None:
+        """Make the sites of a fully quantized model, where the method names their kinds."""
+        for name, module in self.model.named_modules():
+            if "norm_input" in method.kinds and isinstance(module, nn.LayerNorm):
+                attach(module, name)
+            if "scores" in method.kinds and isinstance(module, QuantSoftmax):
+                module.attach()
+        self.sites = {s.name: s for s in self.model.modules() if isinstance(s, Site)}
 
 
 def build(

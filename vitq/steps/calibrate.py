@@ -10,7 +10,7 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from vitq.config import KINDS, RunConfig
+from vitq.config import FULL_KINDS, KINDS, RunConfig
 from vitq.config.base import RULES
 from vitq.errors import unknown
 from vitq.quant.histogram import Histogram
@@ -37,7 +37,8 @@ class Calibrate(Step):
     images: int | None = None
 
     def check(self, config: RunConfig) -> list[str]:
-        problems = [unknown("kind", kind, KINDS) for kind in self.kinds if kind not in KINDS]
+        valid = (*KINDS, *FULL_KINDS)
+        problems = [unknown("kind", k, valid) for k in self.kinds if k not in valid]
         if self.images is not None and self.images < 1:
             problems.append(f"images={self.images}; valid: 1 or more (at most calib.size={config.calib.size} are used)")
         return problems

@@ -1,0 +1,109 @@
+"""Power-of-two factors and the integer softmax against float64 references; sites of a fully quantized model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.tiny import images, run, tiny
+from vitq.methods.fq_vit import PowerOfTwoFactor
+from vitq.quant.layout import Axes
+from vitq.quant.softmax import polynomial_exp
+from vitq.steps import Workspace
+
+Make = Callable[..., Workspace]
+FULL: dict[str, Any] = {
+    "kinds": {
+        "weight": {"granularity": "channel"},
+        "norm_input": {"quantizer": "ptf", "granularity": "channel"},
+        "scores": {"quantizer": "int_scores"},
+        "probs": {"quantizer": "log2"},
+        "default": {},
+    }
+}
+CALIBRATE = {"do": "calibrate"}
+
+
+@given(st.integers(2, 8), st.integers(0, 4), st.integers(0, 1000))
+def test_factors_are_those_of_the_paper(bits: int, most: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(6, 5, 4)) * np.array([0.05, 0.3, 1.0, 4.0])
+    quantizer = PowerOfTwoFactor(bits, "channel", Axes(-1, token=True), K=most)
+    quantizer.fit_tensor(torch.tensor(x, dtype=torch.float32))
+    step = (x.max() - x.min()) / (2**bits - 1) / 2**most
+    zero = np.round(-x.min() / (2**most * step))
+    assert quantizer.zero_point.tolist() == [zero] * 4
+    for channel in range(4):
+        values = x[..., channel]
+        errors = []
+        for alpha in range(most + 1):
+            scale = 2**alpha * step
+            codes = np.clip(np.round(values / scale) + zero, 0, 2**bits - 1)
+            errors.append(np.sum(((codes - zero) * scale - values) ** 2))
+        found = float(quantizer.scale[channel])
+        alpha = np.log2(found / step)
+        assert alpha == pytest.approx(round(alpha), abs=1e-4)
+        assert errors[round(alpha)] <= min(errors) * (1 + 1e-4)
+    codes = quantizer.encode(torch.tensor(x, dtype=torch.float32))
+    assert int(codes.min()) >= 0
+    assert int(codes.max()) < 2**bits
+
+
+@given(st.floats(-60, 0))
+def test_the_polynomial_is_close_to_exp(value: float) -> None:
+    found = float(polynomial_exp(torch.tensor(value)))
+    assert found == pytest.approx(np.exp(value), rel=6e-3, abs=1e-30)
+
+
+def test_the_polynomial_is_what_the_paper_writes() -> None:
+    x = torch.linspace(-20, 0, 1001, dtype=torch.float64)
+    z = np.floor(-x.numpy() / np.log(2))
+    p = x.numpy() + z * np.log(2)
+    expected = (0.3585 * (p + 1.353) ** 2 + 0.344) / 2.0**z
+    assert np.allclose(polynomial_exp(x).numpy(), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("family", ["vit", "swin"])
+def test_a_fully_quantized_model_has_sites_before_norm_and_softmax(workspace: Make, family: str) -> None:
+    plain = workspace(tiny(family), {"kinds": {"weight": {"granularity": "channel"}, "default": {}}})
+    kinds = {site.kind for site in plain.model.sites.values()}
+    assert not kinds & {"norm_input", "scores"}
+    work = workspace(tiny(family), FULL, weight=8, activation=8)
+    full = [site.kind for site in work.model.sites.values()]
+    norms = [m for m in work.model.model.modules() if isinstance(m, torch.nn.LayerNorm)]
+    assert full.count("norm_input") == len(norms)
+    assert full.count("scores") == full.count("probs") == len(work.model.anatomy.attentions)
+    with torch.no_grad():
+        exact = work.model(images(work))
+        assert torch.allclose(exact, plain.model(images(plain)), atol=1e-5)
+        run(work, CALIBRATE)
+        assert all(site.on for site in work.model.quantized())
+        close = work.model(images(work))
+    assert (close - exact).norm() < 0.3 * exact.norm()
+    assert not torch.equal(close, exact)
+
+
+def test_the_shift_mask_of_swin_does_not_widen_the_range_of_scores(workspace: Make) -> None:
+    work = workspace(tiny("swin"), FULL, weight=8, activation=8)
+    run(work, CALIBRATE)
+    scores = [site for site in work.model.sites.values() if site.kind == "scores"]
+    assert scores
+    for site in scores:
+        assert float(site.quantizer.levels().min()) > -60  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [({"K": 9}, "K=9; valid: 0 to 8"), ({"K": True}, "K=True"), ({"K": 2.0}, "K=2.0")],
+)
+def test_bad_options_are_named(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        PowerOfTwoFactor(4, "channel", Axes(-1), **options)
+    with pytest.raises(ValueError, match="needs granularity channel"):
+        PowerOfTwoFactor(4, "tensor", Axes(-1))

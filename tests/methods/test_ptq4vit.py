@@ -1,0 +1,97 @@
+"""Hessian-guided search: it lowers its own objective, and finds what a plain float64 search over the grid finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny import images, part, run, tiny
+from vitq.methods.ptq4vit import HessianSearch, _collect
+from vitq.quant.layers import QuantLinear
+from vitq.steps import Workspace
+from vitq.steps.stream import ImageStream
+
+Make = Callable[..., Workspace]
+METHOD: dict[str, Any] = {
+    "kinds": {
+        "weight": {"granularity": "channel", "symmetric": True},
+        "post_gelu": {"quantizer": "twin_uniform"},
+        "probs": {"quantizer": "twin_softmax"},
+        "default": {"symmetric": True},
+    }
+}
+CALIBRATE = {"do": "calibrate"}
+
+
+def distance(work: Workspace) -> float:
+    with torch.no_grad():
+        exact = images(work)
+        for segment in work.teacher_segments():
+            exact = segment.forward(exact)
+        return float((work.model(images(work)) - exact).square().mean())
+
+
+@pytest.mark.parametrize("family", ["vit", "swin"])
+def test_it_brings_the_network_closer(workspace: Make, family: str) -> None:
+    work = workspace(tiny(family), METHOD, images=8, weight=4, activation=4)
+    run(work, CALIBRATE)
+    before = distance(work)
+    on = {site.name for site in work.model.sites.values() if site.on}
+    run(work, {"do": "hessian_search", "rounds": 2, "candidates": 30, "coarse": 10})
+    assert distance(work) < before
+    assert {site.name for site in work.model.sites.values() if site.on} == on
+    for site in work.model.quantized():
+        if site.on and not site.is_weight:
+            assert bool(torch.isfinite(site.quantizer.get_buffer("scale")).all())  # type: ignore[union-attr]
+
+
+def test_weights_take_the_best_candidate_of_each_channel(workspace: Make) -> None:
+    """One round over the weights alone, the whole grid: the reference evaluates every candidate in float64."""
+    work = workspace(tiny("vit"), METHOD, images=8, weight=3, activation="fp")
+    run(work, {"do": "calibrate", "sites": "weights"})
+    layer = part(work.model.model, "blocks.0.mlp.fc1")
+    assert isinstance(layer, QuantLinear)
+    base = layer.weight_site.quantizer.get_buffer("scale").double().numpy()  # type: ignore[union-attr]
+    weight = layer.weight.detach().double().numpy()
+    segments = work.model.anatomy.segments
+    index = next(i for i, s in enumerate(segments) if s.name == "blocks.0")
+    inputs: Any = ImageStream(work)
+    on = [site for site in work.model.sites.values() if site.on]
+    work.model.switch(on, on=False)
+    generator = torch.Generator().manual_seed(work.config.seed)
+    from vitq.steps.stream import through
+
+    for i in range(index + 1):  # the labels of earlier segments are drawn first
+        (record,) = _collect(work, i, [layer], inputs, generator) if i == index else [None]
+        if i < index:
+            stem = part(work.model.model, "patch_embed.proj")
+            _collect(work, i, [stem], inputs, generator)
+            inputs = through(segments[i].forward, inputs, work)
+    work.model.switch(on, on=True)
+    assert record is not None
+    x, _, gradient = (torch.cat(t).double().numpy() for t in zip(*record.batches(), strict=True))
+    grid = np.linspace(0.2, 1.2, 21)
+    errors = []
+    for factor in grid:
+        scale = (base * factor)[:, None]
+        quantized = (np.clip(np.round(weight / scale) + 4, 0, 7) - 4) * scale
+        errors.append(np.sum((x @ (quantized - weight).T * gradient) ** 2, axis=(0, 1)))
+    run(work, {"do": "hessian_search", "rounds": 1, "candidates": 21, "coarse": 21, "alpha": 0.2})
+    found = layer.weight_site.quantizer.get_buffer("scale").double().numpy() / base  # type: ignore[union-attr]
+    chosen = np.array(errors)[np.abs(grid[:, None] - found).argmin(axis=0), np.arange(len(base))]
+    # A weight halfway between two codes may round another way in float32.
+    assert np.mean(chosen <= np.min(errors, axis=0) * 1.001) > 0.97
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [({"rounds": 0}, "rounds=0"), ({"coarse": 200}, "coarse=200"), ({"alpha": 2.0}, "alpha=2.0, beta=1.2")],
+)
+def test_bad_options_are_named(workspace: Make, options: dict[str, Any], problem: str) -> None:
+    work = workspace(tiny("vit"), METHOD)
+    (found,) = HessianSearch(do="hessian_search", **options).check(work.config)
+    assert problem in found

@@ -1,0 +1,60 @@
+"""FQ-ViT's power-of-two factors (Lin et al., IJCAI 2022, arXiv 2111.13824, section 3.2) for LayerNorm's input."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from vitq.quant.distribution import Distribution
+from vitq.quant.layout import Layout
+from vitq.quant.quantizer import QUANTIZERS
+from vitq.quant.uniform import _TINY, UniformQuantizer, _affine_roundtrip
+
+
+@QUANTIZERS.register("ptf")
+class PowerOfTwoFactor(UniformQuantizer):
+    """One scale s and zero point z for the tensor, and for each channel a factor 2^α, α ∈ {0 … K} (eq. 7–10).
+
+        X_q = clamp(round(X / (2^α·s)) + z, 0, 2^b − 1),  s = (max − min) / (2^b − 1) / 2^K,  z = round(−min / (2^K·s))
+
+    α of a channel is the one of least squared error. In integers the factors are shifts, so that LayerNorm's mean and
+    variance need no floating point. Granularity `channel`; scale (C,) holds 2^α·s, zero_point (C,) the common z.
+
+    Options: K, the largest α (3 in the paper).
+    """
+
+    options: ClassVar[dict[str, Any]] = {**UniformQuantizer.options, "K": 3}
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        most = self.settings["K"]
+        if not isinstance(most, int) or isinstance(most, bool) or not 0 <= most <= 8:
+            raise ValueError(f"K={most!r}; valid: 0 to 8")
+        if self.granularity != "channel":
+            raise ValueError(f"granularity={self.granularity!r}; a factor for each channel needs granularity channel")
+        if self.symmetric:
+            raise ValueError("symmetric=true: power-of-two factors share an asymmetric zero point; leave symmetric out")
+
+    def fit(self, distribution: Distribution, layout: Layout) -> None:
+        low, high = distribution.low.min().clamp(max=0), distribution.high.max().clamp(min=0)
+        widest = ((high - low) / (self.codes - 1)).clamp(min=_TINY)
+        zero = torch.round(-low / widest).expand_as(distribution.low)
+        chosen = widest.expand_as(distribution.low).clone()
+        least = torch.full_like(chosen, torch.inf, dtype=torch.float64)
+        # From the widest on, so that ties keep the range that clips nothing.
+        for exponent in range(self.settings["K"], -1, -1):
+            scale = (widest / 2 ** (self.settings["K"] - exponent)).expand_as(chosen)
+            error = distribution.error(self._try(distribution.values, scale, zero))
+            better = error < least
+            least, chosen = torch.where(better, error, least), torch.where(better, scale, chosen)
+        self.assign(layout, chosen, zero)
+        self.constants = torch.full_like(chosen, torch.nan)
+
+    def _try(self, values: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        return _affine_roundtrip(values, scale.unsqueeze(1), zero.unsqueeze(1), self.codes)
+
+    def parameter_bytes(self) -> int:
+        """One float32 scale, one zero point, an exponent for each channel (a byte)."""
+        return 4 + 1 + self.scale.numel()

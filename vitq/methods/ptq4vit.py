@@ -1,0 +1,256 @@
+"""PTQ4ViT's Hessian-guided scale search (Yuan et al., ECCV 2022, arXiv 2111.12293, section 3.2 and algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import ClassVar
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from vitq.config import RunConfig
+from vitq.config.base import RULES
+from vitq.methods.twin import TwinQuantizer
+from vitq.quant.layers import QuantConv2d, QuantLinear, QuantMatmul
+from vitq.quant.site import Site
+from vitq.quant.uniform import UniformQuantizer
+from vitq.steps.step import STEPS, Step, Workspace
+from vitq.steps.stream import ImageStream, Stream, TensorStream, through
+
+# Neighbours on the grid, on either side, that a refinement tries.
+_NEAR = 4
+Layer = QuantLinear | QuantConv2d | QuantMatmul
+
+
+@STEPS.register("hessian_search")
+@dataclass(frozen=True, config=RULES)
+class HessianSearch(Step):
+    """Scales of both operands of every layer and matmul, searched in turns for the least weighted error of its output.
+
+        min Σ g²·(O − Ô)²,  g = ∂L/∂O,  over scales α·Δ … β·Δ in `candidates` steps, Δ the calibrated (min–max) scale
+
+    O is the full-precision network's output of the layer on full-precision inputs; each output channel of a weight has
+    its own scale. Two-region quantizers search their ratio 2^m in place of a factor. rounds: turns of weight, then
+    input. coarse: so many grid points are tried first, then the nearest ones of the whole grid around the best; later
+    rounds try the nearest ones alone (coarse = candidates: the whole grid at first, as the paper does).
+
+    Where public code takes L as the KL divergence from the network's own unquantized prediction, whose gradient at that
+    prediction is zero, g here is that of log p(y|x) for a label y drawn from the prediction: the Fisher information,
+    which is what the Hessian of that divergence is.
+    """
+
+    rounds: int = 3
+    candidates: int = 100
+    coarse: int = 20
+    alpha: float = 0.01
+    beta: float = 1.2
+    needs_teacher: ClassVar[bool] = True
+
+    def check(self, config: RunConfig) -> list[str]:
+        problems = []
+        if self.rounds < 1 or not 2 <= self.coarse <= self.candidates:
+            problems.append(
+                f"rounds={self.rounds}, coarse={self.coarse}, candidates={self.candidates}; "
+                "at least one round, and 2 ≤ coarse ≤ candidates"
+            )
+        if not 0 < self.alpha < self.beta:
+            problems.append(f"alpha={self.alpha}, beta={self.beta}; 0 < alpha < beta is needed, e.g. 0.01 and 1.2")
+        return problems
+
+    def run(self, work: Workspace) -> None:
+        on = [site for site in work.model.sites.values() if site.on]
+        work.model.switch(on, on=False)
+        segments = work.model.anatomy.segments
+        generator = torch.Generator().manual_seed(work.config.seed)
+        inputs: Stream = ImageStream(work)
+        for index, segment in enumerate(work.progress.over(segments, "hessian_search", len(segments))):
+            layers = [
+                module
+                for name, module in work.model.model.named_modules()
+                if isinstance(module, Layer) and segment.holds(name) and any(site in on for site in _operands(module))
+            ]
+            seen = _collect(work, index, layers, inputs, generator)
+            for layer, record in zip(layers, seen, strict=True):
+                _search(self, layer, record, [site for site in _operands(layer) if site in on])
+            inputs = through(segment.forward, inputs, work)
+        work.model.switch(on, on=True)
+
+
+def _operands(layer: Layer) -> tuple[Site, Site]:
+    """The two sites of a layer, in the order in which they are searched."""
+    return (
+        (layer.right_site, layer.left_site) if isinstance(layer, QuantMatmul) else (layer.weight_site, layer.input_site)
+    )
+
+
+class _Record:
+    """What one layer received and gave in the full-precision network, and g² at its output, for all images."""
+
+    def __init__(self, work: Workspace) -> None:
+        self._work = work
+        self._streams: list[TensorStream] = []
+        self.transpose = False
+
+    def append(self, tensors: Sequence[Tensor]) -> None:
+        if not self._streams:
+            self._streams = [TensorStream(self._work, len(self._work.calib)) for _ in tensors]
+        for stream, tensor in zip(self._streams, tensors, strict=True):
+            # Windows of Swin stand in front; an image's rows are kept together.
+            stream.append(tensor.detach())
+
+    def batches(self) -> Iterator[tuple[Tensor, ...]]:
+        """(operands…, output, g) batch by batch."""
+        return zip(*(stream.batches() for stream in self._streams), strict=True)
+
+
+def _collect(
+    work: Workspace, index: int, layers: Sequence[nn.Module], inputs: Stream, generator: torch.Generator
+) -> list[_Record]:
+    """Run the segment and the full-precision rest of the network, forward and backward."""
+    rest = work.teacher_segments()[index + 1 :]
+    segment = work.model.anatomy.segments[index]
+    records = [_Record(work) for _ in layers]
+    for batch in inputs.batches():
+        kept: dict[int, tuple[tuple[Tensor, ...], Tensor]] = {}
+        with torch.enable_grad(), _recorded(layers, kept, records):
+            x = segment.forward(batch.detach().requires_grad_(True))
+            for following in rest:
+                x = following.forward(x)
+            chosen = torch.multinomial(x.detach().softmax(dim=-1).cpu(), 1, generator=generator).to(x.device)
+            likelihood = x.log_softmax(dim=-1).gather(1, chosen).sum()
+            found = torch.autograd.grad(likelihood, [kept[i][1] for i in range(len(layers))])
+        for i, gradient in enumerate(found):
+            operands, output = kept[i]
+            rows = [_by_image(t, len(batch)) for t in (*operands, output, gradient)]
+            records[i].append(rows)
+    return records
+
+
+def _by_image(x: Tensor, images: int) -> Tensor:
+    """(B·windows, …) → (B, windows, …) where windows were cut out; (B, …) as it is."""
+    return x if len(x) == images else x.unflatten(0, (images, -1))
+
+
+@contextmanager
+def _recorded(
+    layers: Sequence[nn.Module], kept: dict[int, tuple[tuple[Tensor, ...], Tensor]], records: Sequence[_Record]
+) -> Iterator[None]:
+    handles = []
+    for index, layer in enumerate(layers):
+
+        def keep(
+            _m: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, bool], out: Tensor, index: int = index
+        ) -> None:
+            records[index].transpose = kwargs.get("transpose", False)
+            kept[index] = (tuple(a.detach() for a in args), out)
+
+        handles.append(layer.register_forward_hook(keep, with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Grid:
+    """Candidates of a quantizer: factors of its scale, or ratios of its two regions. index: (G,) the choice."""
+
+    def __init__(self, step: HessianSearch, site: Site):
+        quantizer = site.quantizer
+        if not isinstance(quantizer, UniformQuantizer | TwinQuantizer):
+            raise TypeError(f"{site.name}: hessian_search knows uniform and two-region quantizers alone")
+        self.quantizer = quantizer
+        self.scale = quantizer.scale.clone()
+        if isinstance(quantizer, TwinQuantizer):
+            self.top = quantizer.scale * torch.exp2(quantizer.exponent)
+            self.values = torch.tensor(quantizer.exponents, dtype=torch.float32, device=self.scale.device)
+            start = quantizer.exponent - self.values[0]
+        else:
+            self.values = torch.linspace(step.alpha, step.beta, step.candidates, device=self.scale.device)
+            start = (self.values - 1).abs().argmin().expand(len(self.scale))
+        self.index = start.to(torch.int64)
+
+    def put(self, index: Tensor) -> None:
+        """Give the quantizer the candidate of each group."""
+        if isinstance(self.quantizer, TwinQuantizer):
+            exponent = self.values[index]
+            self.quantizer.scale, self.quantizer.exponent = self.top * torch.exp2(-exponent), exponent
+        else:
+            self.quantizer.scale = self.scale * self.values[index]
+            self.quantizer.refresh()
+
+    def around(self, reach: int, stride: int = 1) -> list[Tensor]:
+        """The present choice, then its neighbours."""
+        last = len(self.values) - 1
+        offsets = [0, *(sign * stride * k for k in range(1, reach + 1) for sign in (-1, 1))]
+        return [(self.index + offset).clamp(0, last) for offset in offsets]
+
+    def spaced(self, count: int) -> list[Tensor]:
+        """The present choice, then evenly spaced ones over the whole grid."""
+        places = torch.linspace(0, len(self.values) - 1, min(count, len(self.values))).round().to(torch.int64).unique()
+        return [self.index, *(torch.full_like(self.index, int(place)) for place in places)]
+
+
+@torch.no_grad()
+def _search(step: HessianSearch, layer: Layer, record: _Record, sites: Sequence[Site]) -> None:
+    grids = {site.name: _Grid(step, site) for site in sites}
+    for turn in range(step.rounds):
+        for site in sites:
+            grid = grids[site.name]
+            if turn == 0:
+                _choose(layer, record, site, sites, grid, grid.spaced(step.coarse))
+            _choose(layer, record, site, sites, grid, grid.around(_NEAR))
+
+
+def _choose(layer: Layer, record: _Record, site: Site, sites: Sequence[Site], grid: _Grid, tried: list[Tensor]) -> None:
+    """Take the candidate of least error for each group; ties keep the present one."""
+    channels = site.is_weight and len(grid.index) > 1
+    total = torch.zeros(len(tried), len(grid.index) if channels else 1, dtype=torch.float64, device=grid.scale.device)
+    for *operands, output, gradient in record.batches():
+        operands, output, gradient = [_rows(o) for o in operands], _rows(output), _rows(gradient)
+        weight = gradient.square()
+        # The other operand is quantized once for all candidates.
+        for other in sites:
+            other.on = other is not site
+        fixed = _quantized(layer, operands, record.transpose)
+        site.on = True
+        for number, index in enumerate(tried):
+            grid.put(index)
+            error = (_output(layer, fixed, site, record.transpose) - output).square_().mul_(weight)
+            if channels:
+                axis = 1 if isinstance(layer, QuantConv2d) else error.ndim - 1
+                total[number] += error.sum(dim=[d for d in range(error.ndim) if d != axis], dtype=torch.float64)
+            else:
+                total[number] += error.sum(dtype=torch.float64)
+    best = total.argmin(dim=0).expand(len(grid.index))
+    grid.index = torch.stack(tried).gather(0, best.unsqueeze(0)).squeeze(0)
+    grid.put(grid.index)
+    for other in sites:
+        other.on = False
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Windows back in front: (B, windows, h, N, d) → (B·windows, h, N, d); four dimensions and less as they are."""
+    return x.flatten(0, 1) if x.ndim == 5 else x
+
+
+def _quantized(layer: Layer, operands: Sequence[Tensor], transpose: bool) -> tuple[Tensor, Tensor]:
+    """Both operands through their sites as they are switched now: (left or input, right or weight)."""
+    if isinstance(layer, QuantMatmul):
+        return layer.left_site(operands[0]), layer.right_site(operands[1])
+    return layer.input_site(operands[0]), layer.weight_site(layer.weight)
+
+
+def _output(layer: Layer, operands: tuple[Tensor, Tensor], site: Site, transpose: bool) -> Tensor:
+    """The layer's output where `site` quantizes its operand with the present candidate."""
+    left, right = operands
+    if isinstance(layer, QuantMatmul):
+        left, right = (site(left), right) if site is layer.left_site else (left, site(right))
+        return left @ (right.transpose(-2, -1) if transpose else right)
+    left, right = (site(left), right) if site is layer.input_site else (left, site(right))
+    if isinstance(layer, QuantConv2d):
+        out: Tensor = layer._conv_forward(left, right, layer.bias)
+        return out
+    return nn.functional.linear(left, right, layer.bias)
