@@ -48,7 +48,7 @@ CALIBRATE = {"all": {"do": "calibrate"}}
         (
             {"kinds": {"weight": {"granularity": "head"}}, "steps": CALIBRATE},
             {},
-            "only query, key, probs, value have heads, not weight; valid here: tensor, channel, group:N",
+            "only query, key, probs, value, scores have heads, not weight; valid here: tensor, channel, group:N",
         ),
         (
             {"kinds": {"weight": {"granularity": "token"}}, "steps": CALIBRATE},

@@ -33,6 +33,7 @@ TABLE = [
     ("scale_predictor", "w8a8", 1.0),
     ("fq_vit", "w8a8", 2.0),
     ("ptq4vit", "w8a8", 1.0),
+    ("mptq_vit_full", "w8a8", 1.5),
 ]
 
 
