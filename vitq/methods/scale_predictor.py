@@ -98,16 +98,18 @@ class Predictor(nn.Module):
 class Predicted(Source):
     """Static scale and zero point times and plus what the predictor says of the image."""
 
-    def __init__(self, predictor: Predictor, site: int):
-        self.predictor, self.site = predictor, site
+    def __init__(self, predictor: Predictor, site: int, moves_zero: bool):
+        self.predictor, self.site, self.moves_zero = predictor, site, moves_zero
 
     def parameters(self, uniform: UniformQuantizer, x: Tensor) -> tuple[Tensor, Tensor]:
         factor, shift = self.predictor.of(self.site, len(x))
-        scale = uniform.scale.unsqueeze(0) * factor
+        scale = spread(uniform, uniform.scale.unsqueeze(0) * factor)
+        if not self.moves_zero:
+            return scale, uniform._layout().view(uniform.zero_point)
         zero = (uniform.zero_point.unsqueeze(0) + shift).round().clamp(0, uniform.codes - 1)
         if not bool((uniform.zero_point >= 0).all() and (uniform.zero_point < uniform.codes).all()):
             zero = (uniform.zero_point.unsqueeze(0) + shift).round()  # ranges that leave zero out
-        return spread(uniform, scale), spread(uniform, zero)
+        return scale, spread(uniform, zero)
 
     def parameter_bytes(self) -> int:
         """Float32 coefficients of one site."""
@@ -195,7 +197,7 @@ class PredictScales(Step):
         # The predictor belongs to the model: it moves and is saved with it.
         work.model.predictor = predictor
         for index, (site, static) in enumerate(sites):
-            site.quantizer = PerImageUniform(static, Predicted(predictor, index))
+            site.quantizer = PerImageUniform(static, Predicted(predictor, index, self.zero_points == "predict"))
         if self.fit == "gradient":
             descend(work, predictor, self)
         work.artifacts["predicted_scales"] = _table(predictor, sites, best, seen)

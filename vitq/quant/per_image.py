@@ -11,7 +11,9 @@ from vitq.quant.uniform import _TINY, UniformQuantizer, _affine_roundtrip, _Lear
 
 
 class Source(ABC):
-    """Where the ranges of a batch come from."""
+    """Where the ranges of a batch come from. moves_zero: whether the zero point may differ from the static one."""
+
+    moves_zero = True
 
     @abstractmethod
     def parameters(self, uniform: UniformQuantizer, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,15 +48,13 @@ class PerImageUniform(UniformQuantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         scale, zero = self._range(x)
-        learned = scale.requires_grad or zero.requires_grad
-        # One range for each image: torch's fused kernel, with the batch as its axis.
-        if scale.numel() == len(x) and x.dtype == torch.float32 and not learned and not x.requires_grad:
-            return torch.fake_quantize_per_channel_affine(
-                x, scale.reshape(-1), zero.reshape(-1).to(torch.int32), 0, 0, self.codes - 1
-            )
         expanded = self._expand(x).float()
-        if learned or x.requires_grad:
+        if scale.requires_grad or zero.requires_grad or x.requires_grad:
             quantized = _Learned.apply(expanded, scale, zero, self.codes)
+        elif self._numbers is not None and not self.source.moves_zero:
+            # As many passes as a static range takes.
+            low, high = self._numbers[2:]
+            quantized = (expanded * scale.reciprocal()).clamp_(low, high).round_().mul_(scale)
         else:
             quantized = _affine_roundtrip(expanded, scale, zero, self.codes)
         return self._layout().collapse(quantized.to(x.dtype), x.shape)

@@ -36,7 +36,7 @@ class UniformQuantizer(Quantizer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._kernel: tuple[float, int] | None = None
+        self._numbers: tuple[float, float, float, float] | None = None
         self.constants = torch.zeros(0)
         self._learned = False
 
@@ -60,11 +60,14 @@ class UniformQuantizer(Quantizer):
 
     def refresh(self) -> None:
         """Recompute what is derived from the parameters. Call it after changing them in place."""
-        one = self.layout is not None and self.layout.groups == 1
-        zero = float(self.zero_point[0]) if one else 0.5
-        # torch's fused kernel takes an integer zero point inside the range of codes.
-        fits = one and zero.is_integer() and 0 <= zero < self.codes
-        self._kernel = (float(self.scale[0]), int(zero)) if fits else None
+        # 1/s, s and the bounds of round(x/s) as numbers. Four plain operations take a quarter of the time of torch's
+        # fake_quantize_per_tensor_affine on CPU, which is not vectorized.
+        self._numbers = None
+        if self.layout is not None and self.layout.groups == 1:
+            zero = float(self.zero_point[0])
+            if zero.is_integer():
+                inverse, scale = float(self.scale.reciprocal()[0]), float(self.scale[0])
+                self._numbers = (inverse, scale, -zero, self.codes - 1 - zero)
 
     def _widen(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         if self.symmetric:
@@ -101,9 +104,11 @@ class UniformQuantizer(Quantizer):
         return layout.collapse((layout.expand(codes).to(scale.dtype) - zero) * scale, codes.shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        # A compiler fuses the plain operations with their neighbours, and takes no scale for a constant.
-        if self._kernel is not None and x.dtype == torch.float32 and not torch.compiler.is_compiling():
-            return torch.fake_quantize_per_tensor_affine(x, *self._kernel, 0, self.codes - 1)
+        # A compiler must not take the numbers for constants: equal blocks share their code.
+        plain = self._numbers is not None and x.dtype == torch.float32 and not torch.compiler.is_compiling()
+        if plain and not x.requires_grad and self._numbers is not None:
+            inverse, scale_, low, high = self._numbers
+            return x.mul(inverse).clamp_(low, high).round_().mul_(scale_)
         layout = self._layout()
         expanded = layout.expand(x)
         scale, zero = layout.view(self.scale), layout.view(self.zero_point)
@@ -118,7 +123,7 @@ class UniformQuantizer(Quantizer):
     def learn(self, scale: bool, zero_point: bool) -> list[Tensor]:
         """Make scale and zero point leaf tensors with LSQ gradients, until `freeze`; returns the ones to learn."""
         self._layout()
-        self._learned, self._kernel = True, None
+        self._learned, self._numbers = True, None
         if scale:
             self.scale = self.scale.clone().requires_grad_(True)
         if zero_point:
