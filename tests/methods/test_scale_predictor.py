@@ -34,6 +34,11 @@ PLAIN = {"kinds": {"weight": {"granularity": "channel"}, "default": {}}}
 CALIBRATE = {"do": "calibrate"}
 
 
+# Post-norm ranges are folded into one scale.
+FOLDED = {"kinds": {**BASE["kinds"], "post_norm": {"granularity": "channel", "options": {"include_zero": False}}}}
+FOLD = {"do": "reparameterize"}
+
+
 def predict(**options: Any) -> dict[str, Any]:
     return {"do": "predict_scales", **options}
 
@@ -42,6 +47,19 @@ def logits(work: Workspace) -> Tensor:
     with torch.no_grad():
         out: Tensor = work.model(images(work))
     return out
+
+
+@pytest.mark.parametrize("family", ["vit", "swin"])
+@pytest.mark.parametrize("ranges", ["predicted", "minmax", "percentile"])
+def test_it_stands_on_folded_ranges(workspace: Make, family: str, ranges: str) -> None:
+    work = workspace(tiny(family), FOLDED, images=8, weight=4, activation=4)
+    run(work, {"do": "calibrate", "sites": "activations"}, FOLD, {"do": "calibrate", "sites": "weights"})
+    static = logits(work)
+    run(work, predict(ranges=ranges))
+    changed = logits(work)
+    assert changed.shape == static.shape
+    assert bool(torch.isfinite(changed).all())
+    assert not torch.equal(changed, static)
 
 
 @pytest.mark.parametrize("family", ["vit", "swin"])

@@ -60,3 +60,21 @@ def test_top1_on_vit_digits(tmp_path: Path, method: str, bits: str, may_lose: fl
     metrics = json.loads(done.stdout)["metrics"]
     assert metrics["fp_top1"] >= 97.0
     assert metrics["drop"] <= may_lose
+
+
+# Points of top-1 that a method may lose at W4A4 on either embedded model; fully quantized ones more.
+MAY_LOSE = {"fq_vit": 15.0, "mptq_vit_full": 20.0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["vit_digits", "swin_digits"])
+def test_every_method_quantizes_both_families_to_four_bits(tmp_path: Path, model: str) -> None:
+    methods = ",".join(method for method, _, _ in TABLE)
+    overrides = [f"model={model}", f"method={methods}", "bits=w4a4", "method.iterations=20", "tracker=none"]
+    command = [sys.executable, "-m", "vitq", "run", "-m", "--json", *overrides, f"runs_dir={tmp_path}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    drops = {row["method_name"].partition("(")[0]: row["drop"] for row in json.loads(done.stdout)["runs"]}
+    assert len(drops) == len(TABLE)
+    assert {m: drop for m, drop in drops.items() if not drop <= MAY_LOSE.get(m, 8.0)} == {}

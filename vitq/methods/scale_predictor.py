@@ -103,13 +103,14 @@ class Predicted(Source):
 
     def parameters(self, uniform: UniformQuantizer, x: Tensor) -> tuple[Tensor, Tensor]:
         factor, shift = self.predictor.of(self.site, len(x))
-        scale = spread(uniform, uniform.scale.unsqueeze(0) * factor)
+        ndim = uniform._layout().expand(x).ndim
+        scale = spread(uniform, uniform.scale.unsqueeze(0) * factor, ndim)
         if not self.moves_zero:
             return scale, uniform._layout().view(uniform.zero_point)
         zero = (uniform.zero_point.unsqueeze(0) + shift).round().clamp(0, uniform.codes - 1)
         if not bool((uniform.zero_point >= 0).all() and (uniform.zero_point < uniform.codes).all()):
             zero = (uniform.zero_point.unsqueeze(0) + shift).round()  # ranges that leave zero out
-        return scale, spread(uniform, zero)
+        return scale, spread(uniform, zero, ndim)
 
     def parameter_bytes(self) -> int:
         """Float32 coefficients of one site."""

@@ -86,7 +86,8 @@ class Extrema(Source):
     def parameters(self, uniform: UniformQuantizer, x: Tensor) -> tuple[Tensor, Tensor]:
         low, high = self.ends(_grouped(uniform, x, self.batch.images))
         windows = len(x) // self.batch.images
-        return _affine(uniform, low.repeat_interleave(windows, dim=0), high.repeat_interleave(windows, dim=0))
+        low, high = low.repeat_interleave(windows, dim=0), high.repeat_interleave(windows, dim=0)
+        return _affine(uniform, low, high, uniform._layout().expand(x).ndim)
 
     def ends(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """(B, G) each: least and largest of (B, G, N)."""
@@ -114,13 +115,13 @@ def _grouped(uniform: UniformQuantizer, x: Tensor, images: int) -> Tensor:
     """(B, G, N): the values of each group of each image; windows of one image lie side by side."""
     layout = uniform._layout()
     expanded = layout.expand(x).float()
-    kept = [dim for dim in range(1, expanded.ndim) if layout.params[dim] > 1]
+    kept = [dim for dim in range(1, expanded.ndim) if layout.groups > 1 and layout.params[dim] > 1]
     rest = [dim for dim in range(1, expanded.ndim) if dim not in kept]
     rows = expanded.permute(0, *kept, *rest).reshape(images, len(x) // images, layout.groups, -1)
     return rows.transpose(1, 2).flatten(2)
 
 
-def _affine(uniform: UniformQuantizer, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+def _affine(uniform: UniformQuantizer, low: Tensor, high: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
     """Scale and zero point of ranges (R, G), as tensors that broadcast against the expanded input."""
     low, high = uniform._widen(low, high)
     scale, zero = uniform._affine(low, high)
@@ -129,11 +130,12 @@ def _affine(uniform: UniformQuantizer, low: Tensor, high: Tensor) -> tuple[Tenso
     scale = torch.where(single, torch.where(low == 0, torch.ones_like(low), low.abs().clamp(min=_TINY)), scale)
     if not uniform.symmetric:
         zero = torch.where(single, (low < 0).to(zero.dtype), zero)
-    return spread(uniform, scale), spread(uniform, zero)
+    return spread(uniform, scale, ndim), spread(uniform, zero, ndim)
 
 
-def spread(uniform: UniformQuantizer, parameter: Tensor) -> Tensor:
+def spread(uniform: UniformQuantizer, parameter: Tensor, ndim: int) -> Tensor:
     """(R, G), or (R, 1) for a value that all groups share, → broadcastable against the expanded input of R rows."""
-    params = uniform._layout().params
-    tail = params[1:] if parameter.shape[1] > 1 else (1,) * (len(params) - 1)
-    return parameter.reshape(len(parameter), *tail)
+    if parameter.shape[1] > 1:
+        return parameter.reshape(len(parameter), *uniform._layout().params[1:])
+    # A range that was folded into one has a layout without dimensions.
+    return parameter.reshape(len(parameter), *(1,) * (ndim - 1))
