@@ -4,41 +4,88 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 import traceback
+from collections.abc import Iterator
 
+from vitq.errors import VitqError
 from vitq.launchers.base import LAUNCHERS
-from vitq.plan import Plan
+from vitq.plan import Plan, PlannedRun
 from vitq.result import Status
 from vitq.show import Show
 from vitq.store import RunDir
+from vitq.store.claim import Claim
+
+# Seconds between two looks at runs that another process executes.
+_LOOK = 0.5
 
 
 @LAUNCHERS.register("inline")
 def launch(plan: Plan, show: Show) -> list[str]:
-    """See Launcher. A failed run is recorded in its folder, shown, and the next one is started."""
+    """See Launcher. A failed run is recorded in its folder, shown, and the next one is started.
+
+    A run that another living process has claimed (the same sweep started twice, two sweeps that share runs) is left to
+    it; at the end this one waits for those, and takes over what a process that died left behind.
+    """
     from vitq import track
     from vitq.job import execute
 
     failed = []
     trackers: dict[object, track.Tracker] = {}
-    for run in plan.runs:
+    for run, claim in _claimed(plan, show):
         run_dir = plan.store.run(run.signature)
-        if run_dir.is_done():
-            show.skipped(run)
-            continue
-        wanted = run.config.tracker
-        if wanted not in trackers:
-            trackers[wanted] = track.make(wanted)
-        progress = show.running(run)
-        try:
-            result = execute(run_dir, progress, trackers[wanted], group=plan.name)
-        except Exception as error:  # noqa: BLE001 - whatever stops one run must not stop the sweep
-            _record(run_dir, error)
-            show.failed(run, error)
+        if claim is None:
+            status = run_dir.status_hint()
+            show.failed(run, VitqError(f"failed in another process: {status.error if status else 'no reason known'}"))
             failed.append(run.signature)
-        else:
-            show.finished(run, result)
+            continue
+        with claim:
+            wanted = run.config.tracker
+            if wanted not in trackers:
+                trackers[wanted] = track.make(wanted)
+            progress = show.running(run)
+            try:
+                result = execute(run_dir, progress, trackers[wanted], group=plan.name)
+            except Exception as error:  # noqa: BLE001 - whatever stops one run must not stop the sweep
+                _record(run_dir, error)
+                show.failed(run, error)
+                failed.append(run.signature)
+            else:
+                show.finished(run, result)
     return failed
+
+
+def _claimed(plan: Plan, show: Show) -> Iterator[tuple[PlannedRun, Claim | None]]:
+    """The runs to execute, each with its claim; those of other processes last, when these are through or dead.
+
+    None in place of the claim: another process has tried the run since this one began, and it failed there.
+    """
+    left = list(plan.runs)
+    attempts: dict[str, int] = {}
+    while left:
+        others = []
+        for run in left:
+            run_dir = plan.store.run(run.signature)
+            if run_dir.is_done():
+                show.skipped(run)
+                continue
+            status = run_dir.status_hint()
+            attempt = status.attempt if status else 0
+            if run.signature in attempts and status and status.state == "failed" and attempt > attempts[run.signature]:
+                yield run, None
+                continue
+            attempts.setdefault(run.signature, attempt)
+            claim = Claim.take(run_dir)
+            if claim is None:
+                others.append(run)
+            elif run_dir.is_done():  # finished between the question and the claim
+                claim.release()
+                show.skipped(run)
+            else:
+                yield run, claim
+        left = others
+        if left:
+            time.sleep(_LOOK)
 
 
 def _record(run_dir: RunDir, error: Exception) -> None:

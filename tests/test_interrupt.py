@@ -84,3 +84,37 @@ def test_ctrl_c_stops_cleanly(tmp_path: Path, repo: Path) -> None:
     assert code == 130
     assert "stopped; finished runs are kept" in err
     assert "Traceback" not in err
+
+
+def test_two_drivers_of_one_sweep_execute_each_run_once(tmp_path: Path, repo: Path) -> None:
+    """Both start at once; whoever claims a run executes it, the other one waits for it and prints the same table."""
+    script = SCRIPT.replace(
+        "time.sleep(0.1)",
+        "(open('executed', 'a').write(f'{config.method.name}{config.bits.label}\\n'), time.sleep(0.1))",
+    )
+    env = os.environ | {"PYTHONPATH": str(repo)}
+    command = [sys.executable, "-c", script, *WORDS]
+    drivers = [
+        subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    outs = [driver.communicate(timeout=120) for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0, 0], outs
+    executed = (tmp_path / "executed").read_text().split()
+    assert len(executed) == len(set(executed)) == 8
+    assert len(table(tmp_path / "runs")) == 8
+    assert not list(tmp_path.glob("runs/*/claim*"))
+
+
+def test_a_failure_in_the_other_driver_is_reported_by_both(tmp_path: Path, repo: Path) -> None:
+    script = SCRIPT.replace("time.sleep(0.1)", "(time.sleep(0.3), 1 / 0)")
+    env = os.environ | {"PYTHONPATH": str(repo)}
+    command = [sys.executable, "-c", script, "run", "-m", "--name", "cut", "tracker=none", "bits=w8a8,w4a4"]
+    drivers = [
+        subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    outs = [driver.communicate(timeout=120) for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [1, 1], outs
+    assert all("2 of 2 runs failed" in out for out, _ in outs)
+    assert not list(tmp_path.glob("runs/*/claim*"))

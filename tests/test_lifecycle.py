@@ -111,7 +111,7 @@ def test_gc_keeps_what_is_needed(store: Store, capsys: pytest.CaptureFixture[str
         store.run(signature).state_dir.mkdir()
         (store.run(signature).state_dir / "block").write_bytes(b"x" * 1000)
     store.write_sweep(SweepRecord(name="one", signatures=[done, half]))
-    code = "import os; from vitq.store.atomic import _host; print(_host(), os.getpid())"
+    code = "import os; from vitq.store.atomic import host_id; print(host_id(), os.getpid())"
     writer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     host, pid = writer.stdout.split()
     leaving = store.run(done).path / f".result.json.{host}.{pid}.0.tmp"

@@ -130,7 +130,7 @@ def test_concurrent_writers(run: RunDir) -> None:
 
 def test_temporaries_of_the_dead_go_and_those_of_the_living_stay(run: RunDir) -> None:
     run.path.mkdir(parents=True)
-    host = atomic._host()
+    host = atomic.host_id()
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     names = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vitq.errors import StoreError
 from vitq.standing import standing
-from vitq.store import Store
+from vitq.store import RunDir, Store, claim
 from vitq.store.atomic import abandoned
 
 
@@ -50,6 +50,7 @@ def garbage(store: Store, orphans: bool = False) -> Iterator[Garbage]:
         if stands.state == "done" and run.state_dir.exists():
             yield Garbage(run.state_dir, "resume state of a finished run", _size(run.state_dir))
         yield from _leavings(run.path)
+        yield from _claims(run)
     if store.root.is_dir():
         yield from _leavings(store.root)
         for folder in (store.root / "sweeps", store.root / "sweeps" / "history"):
@@ -60,6 +61,13 @@ def garbage(store: Store, orphans: bool = False) -> Iterator[Garbage]:
 def _leavings(folder: Path) -> Iterator[Garbage]:
     for path in abandoned(folder):
         yield Garbage(path, "temporary file of a dead process", _size(path))
+
+
+def _claims(run: RunDir) -> Iterator[Garbage]:
+    holder = claim.read(run)
+    if holder is None or claim.is_dead(holder, run.claim_path):
+        for path in sorted(run.path.glob("claim*")):
+            yield Garbage(path, "claim of a dead process", _size(path))
 
 
 def _size(path: Path) -> int:

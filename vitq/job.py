@@ -19,6 +19,7 @@ from vitq.errors import ConfigError, VitqError, brief
 from vitq.progress import Progress
 from vitq.result import Metrics, Result, Size, Status, Timings, utc_now
 from vitq.store import RunDir, Store
+from vitq.store.claim import Claim
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -278,14 +279,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     store, failed = Store(args.runs_dir), 0
     for name in args.signatures:
         run_dir = store.run(name)
-        if run_dir.is_done():
-            print(f"{name} is finished; skipped", file=sys.stderr)
+        claim = None if run_dir.is_done() else Claim.take(run_dir)
+        if claim is None:
+            state = "is finished" if run_dir.is_done() else "is executed by another process"
+            print(f"{name} {state}; skipped", file=sys.stderr)
             continue
-        try:
-            execute(run_dir, Progress(), _tracker(run_dir), args.group)
-        except Exception as error:  # noqa: BLE001 - the next signature still runs; the record holds the traceback
-            print(f"{name} failed: {error}", file=sys.stderr)
-            failed += 1
+        with claim:
+            try:
+                execute(run_dir, Progress(), _tracker(run_dir), args.group)
+            except Exception as error:  # noqa: BLE001 - the next signature still runs; the record holds the traceback
+                print(f"{name} failed: {error}", file=sys.stderr)
+                failed += 1
     return 1 if failed else 0
 
 

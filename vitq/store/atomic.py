@@ -62,7 +62,7 @@ def make_dir(path: Path) -> None:
 
 @contextlib.contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    name = f".{path.name}.{_host()}.{os.getpid()}.{next(_counter)}.tmp"
+    name = f".{path.name}.{host_id()}.{os.getpid()}.{next(_counter)}.tmp"
     temporary = path.with_name(name)
     with _lock:
         _mine.add(str(temporary))
@@ -113,7 +113,7 @@ def abandoned(directory: Path) -> Iterator[Path]:
 
 
 def _abandoned(entry: os.DirEntry[str], host: str, pid: int) -> bool:
-    if host == _host():
+    if host == host_id():
         if pid == os.getpid():
             with _lock:
                 return entry.path not in _mine  # else: of a dead process that had our id
@@ -137,7 +137,7 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _host() -> str:
+def host_id() -> str:
     """This machine and its process-id namespace: two containers may share a host name and not their processes."""
     try:
         namespace = str(os.stat("/proc/self/ns/pid").st_ino)

@@ -41,6 +41,7 @@ class RunDir:
         self.config_path = path / "config.yaml"
         self.status_path = path / "status.json"
         self.result_path = path / "result.json"
+        self.claim_path = path / "claim"
         self.sites_path = path / "sites.parquet"
         self.predictions_path = path / "predictions.npz"
         self.artifacts_dir = path / "artifacts"

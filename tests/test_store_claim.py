@@ -1,0 +1,159 @@
+"""Claims with real processes: one winner, dead owners succeeded once, living ones left alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vitq.store import RunDir, claim
+from vitq.store.claim import Claim
+
+# Takes a claim as soon as a file appears, says whether it got it, and holds it until it is killed or told to go.
+TAKER = """
+import sys, time
+from pathlib import Path
+from vitq.store import RunDir
+from vitq.store.claim import Claim
+run, go = RunDir(Path(sys.argv[1])), Path(sys.argv[2])
+print("ready", flush=True)
+while not go.exists():
+    time.sleep(0.001)
+held = Claim.take(run)
+print("took" if held else "left", flush=True)
+if held:
+    sys.stdin.readline()
+    held.release()
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    folder = tmp_path / "a store with 'quotes' and spaces" / "0123456789abcdef"
+    folder.mkdir(parents=True)
+    return RunDir(folder)
+
+
+def takers(run: RunDir, go: Path, count: int) -> list[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", TAKER, str(run.path), str(go)]
+    started = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(count)
+    ]
+    for process in started:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    return started
+
+
+def answers(processes: list[subprocess.Popen[str]]) -> list[str]:
+    return [process.stdout.readline().strip() for process in processes if process.stdout is not None]
+
+
+def end(processes: list[subprocess.Popen[str]]) -> None:
+    for process in processes:
+        process.communicate("\n", timeout=30)
+
+
+def test_of_many_one_gets_it_and_nothing_is_left_behind(run: RunDir, tmp_path: Path) -> None:
+    processes = takers(run, tmp_path / "go", 6)
+    (tmp_path / "go").touch()
+    assert sorted(answers(processes)) == ["left"] * 5 + ["took"]
+    holder = claim.read(run)
+    assert holder is not None
+    assert holder.pid in {process.pid for process in processes}
+    assert Claim.take(run) is None
+    end(processes)
+    assert list(run.path.iterdir()) == []
+
+
+def test_a_killed_owner_is_succeeded_by_exactly_one(run: RunDir, tmp_path: Path) -> None:
+    for round_ in range(3):
+        (owner,) = takers(run, tmp_path / f"first{round_}", 1)
+        waiting = takers(run, tmp_path / f"then{round_}", 5)
+        (tmp_path / f"first{round_}").touch()
+        assert answers([owner]) == ["took"]
+        owner.kill()
+        owner.wait()
+        (tmp_path / f"then{round_}").touch()
+        assert sorted(answers(waiting)) == ["left"] * 4 + ["took"]
+        end(waiting)
+        assert list(run.path.iterdir()) == []
+
+
+def test_a_zombie_is_dead_and_a_stopped_process_is_not(run: RunDir, tmp_path: Path) -> None:
+    (owner,) = takers(run, tmp_path / "go", 1)
+    (tmp_path / "go").touch()
+    assert answers([owner]) == ["took"]
+    owner.send_signal(signal.SIGSTOP)
+    assert Claim.take(run) is None
+    owner.send_signal(signal.SIGCONT)
+    owner.kill()
+    deadline = time.monotonic() + 30  # not waited for, so it stays a zombie
+    while (held := Claim.take(run)) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    held.release()
+    owner.wait()
+
+
+def test_a_successor_that_died_is_succeeded_in_turn(run: RunDir) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    first = claim._me().model_copy(update={"pid": gone.pid, "token": "first"})
+    second = first.model_copy(update={"token": "second"})
+    run.claim_path.write_text(first.to_json())
+    (run.path / "claim.first.successor").write_text(second.to_json())
+    held = Claim.take(run)
+    assert held is not None
+    assert claim.read(run) == held.owner
+    held.release()
+    assert list(run.path.iterdir()) == []
+
+
+def test_another_machine_is_dead_when_it_is_silent_by_our_clock(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claim, "SILENCE", 0.2)
+    monkeypatch.setattr(claim, "_watch", claim.Watch())
+    owner = claim._me().model_copy(update={"host": "elsewhere-1"})
+    run.claim_path.write_text(owner.to_json())
+    os.utime(run.claim_path, (1, 1))  # a clock that is decades behind says nothing
+    assert Claim.take(run) is None
+    for beat in range(4):
+        time.sleep(0.1)
+        os.utime(run.claim_path, (2 + beat, 2 + beat))  # it beats
+        assert Claim.take(run) is None
+    time.sleep(0.25)
+    held = Claim.take(run)
+    assert held is not None
+    held.release()
+
+
+def test_an_earlier_boot_of_this_machine_is_dead(run: RunDir) -> None:
+    run.claim_path.write_text(claim._me().model_copy(update={"boot": "before"}).to_json())
+    held = Claim.take(run)
+    assert held is not None
+    held.release()
+
+
+def test_the_claim_beats(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claim, "BEAT", 0.02)
+    with Claim.take(run) as held:  # type: ignore[union-attr]
+        before = run.claim_path.stat().st_mtime_ns
+        deadline = time.monotonic() + 30
+        while run.claim_path.stat().st_mtime_ns == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert claim.read(run) == held.owner
+
+
+def test_what_is_not_ours_is_not_released(run: RunDir) -> None:
+    held = Claim.take(run)
+    assert held is not None
+    other = held.owner.model_copy(update={"token": "other"})
+    run.claim_path.write_text(other.to_json())
+    held.release()
+    assert claim.read(run) == other

@@ -1,0 +1,200 @@
+"""Who executes a run: a claim that one process holds, that outlives nobody, and that needs no lock server.
+
+A claim is a file that is linked into the run's folder: link(2) fails where one exists, on NFS too. No SQLite and no
+fcntl, which shared file systems do not keep reliably. A dead owner is told by its process on the same machine, and by
+a heartbeat that stands still on another one, by the clock of whoever looks: clocks need not agree.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+from pydantic import ValidationError
+
+from vitq.errors import StoreError
+from vitq.result import Record
+from vitq.store.atomic import host_id, make_dir
+from vitq.store.rundir import RunDir, read_bytes
+
+# Seconds between two signs of life, and how long one of another machine may stand still before it counts as dead.
+BEAT = 5.0
+SILENCE = 60.0
+
+
+class Owner(Record):
+    """A process. host: machine and process-id namespace; boot: of the machine; began: start time of the process."""
+
+    host: str
+    boot: str
+    pid: int
+    began: float
+    token: str
+
+
+class Claim:
+    """Held from `take` to `release`; use as a context manager. Beats in a thread of its own."""
+
+    def __init__(self, run_dir: RunDir, owner: Owner):
+        self._run_dir, self.owner = run_dir, owner
+        self._stop = threading.Event()
+        self._beating = threading.Thread(target=self._beat, name=f"claim {run_dir.signature}", daemon=True)
+        self._beating.start()
+
+    @classmethod
+    def take(cls, run_dir: RunDir) -> Claim | None:
+        """Claim a run; None where a living process has it. A dead owner's claim passes to exactly one successor.
+
+        On another machine an owner counts as dead after SILENCE seconds of watching (`Watch`), so this returns None
+        at first. Raises StoreError when the disk refuses.
+        """
+        mine = _me()
+        if _link(run_dir.claim_path, mine):
+            return cls(run_dir, mine)
+        holder = read(run_dir)
+        if holder is None:  # released this moment, or unreadable
+            return cls(run_dir, mine) if _link(run_dir.claim_path, mine) else None
+        if not is_dead(holder, run_dir.claim_path):
+            return None
+        return cls(run_dir, mine) if _succeed(run_dir, holder, mine) else None
+
+    def release(self) -> None:
+        """Give the run back. What is not ours is left alone."""
+        self._stop.set()
+        self._beating.join()
+        holder = read(self._run_dir)
+        if holder is not None and holder.token == self.owner.token:
+            for path in self._run_dir.path.glob("claim.*.successor"):
+                path.unlink(missing_ok=True)
+            self._run_dir.claim_path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def _beat(self) -> None:
+        while not self._stop.wait(BEAT):
+            try:
+                os.utime(self._run_dir.claim_path)
+            except OSError:
+                continue  # a full or absent disk: the next beat tries again
+
+
+def read(run_dir: RunDir) -> Owner | None:
+    """Who holds a run; None where nobody does."""
+    return _owner(run_dir.claim_path)
+
+
+class Watch:
+    """Tells whether a file has stood still for SILENCE seconds of this process's own clock."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[str, int, float]] = {}
+
+    def still(self, path: Path, token: str) -> bool:
+        """Ask again and again; the first answer is False."""
+        try:
+            beat = path.stat().st_mtime_ns
+        except FileNotFoundError:
+            return False
+        known = self._seen.get(str(path))
+        if known is None or known[:2] != (token, beat):
+            self._seen[str(path)] = (token, beat, time.monotonic())
+            return False
+        return time.monotonic() - known[2] > SILENCE
+
+
+_watch = Watch()
+
+
+def is_dead(owner: Owner, path: Path) -> bool:
+    """Whether an owner is gone: known at once on this machine, by silence elsewhere."""
+    here = _me()
+    if owner.host != here.host:
+        return _watch.still(path, owner.token)
+    if owner.boot != here.boot:
+        return True
+    try:
+        process = psutil.Process(owner.pid)
+        # A zombie waits for its parent to look; it does nothing any more.
+        return bool(process.create_time() != owner.began or process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.AccessDenied:
+        return False
+
+
+def _succeed(run_dir: RunDir, dead: Owner, mine: Owner) -> bool:
+    """Of all who find `dead` dead, the one that links its successor's file first takes over.
+
+    A successor that died before it could is succeeded in turn.
+    """
+    path = run_dir.path / f"claim.{dead.token}.successor"
+    if not _link(path, mine):
+        other = _owner(path)
+        return other is not None and is_dead(other, path) and _succeed(run_dir, other, mine)
+    temporary = run_dir.path / f"claim.{mine.token}.next"
+    _write(temporary, mine)
+    os.replace(temporary, run_dir.claim_path)
+    return True
+
+
+def _link(path: Path, owner: Owner) -> bool:
+    temporary = path.parent / f"claim.{owner.token}.{uuid.uuid4().hex}.new"
+    _write(temporary, owner)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise StoreError(
+            f"cannot claim {path.parent}: {error.strerror or error}; the disk must support links"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def _write(path: Path, owner: Owner) -> None:
+    try:
+        make_dir(path.parent)
+        path.write_text(owner.to_json(), encoding="utf-8")
+    except OSError as error:
+        raise StoreError(
+            f"cannot claim {path.parent}: {error.strerror or error}; free space or permissions there, or choose "
+            "another folder with runs_dir=DIR"
+        ) from error
+
+
+def _owner(path: Path) -> Owner | None:
+    data = read_bytes(path)
+    if data is None:
+        return None
+    try:
+        return Owner.model_validate(json.loads(data))
+    except (ValueError, ValidationError):
+        # Written whole before it was linked, so a damaged one is a damaged disk: nobody is known to hold the run.
+        return Owner(host="", boot="", pid=0, began=0.0, token=path.name)
+
+
+def _me() -> Owner:
+    process = psutil.Process()
+    return Owner(host=host_id(), boot=_boot(), pid=process.pid, began=process.create_time(), token=uuid.uuid4().hex)
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return str(int(psutil.boot_time()))  # not Linux
