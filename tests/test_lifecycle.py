@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.fake_engine import FakeEngine
 from tests.report.conftest import config, correct, finish
 from vitq.cli import main
+from vitq.config import RunConfig
 from vitq.result import Status
 from vitq.standing import standing
-from vitq.store import Store, SweepRecord
+from vitq.store import Store, SweepRecord, claim
 
 
 @pytest.fixture
@@ -131,3 +133,50 @@ def test_gc_keeps_what_is_needed(store: Store, capsys: pytest.CaptureFixture[str
     capsys.readouterr()
     assert main(["gc"]) == 0
     assert capsys.readouterr().out == "nothing to remove\n"
+
+
+def test_retry_goes_by_what_is_stored(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(run: RunConfig) -> None:
+        if run.bits.weight == 4:
+            raise ValueError("no such thing")
+
+    engine.fail = fail
+    assert main(["run", "-m", "--name", "mine", "tracker=none", "bits=w8a8,w4a4,w3a3"]) == 1
+    store = Store("runs")
+    _, failed, lost = store.read_sweep("mine").signatures
+    store.run(lost).result_path.unlink()  # a record that says done without a result is a failure too
+    before = len(engine.executed)
+    assert main(["retry", "mine", "--failed"]) == 1
+    assert engine.executed[before:] == [failed, lost]
+    engine.fail = lambda run: None
+    assert main(["retry", "mine", failed[:8]]) == 0
+    assert engine.executed[before:] == [failed, lost, failed]
+    assert "3 done" in capsys.readouterr().out
+    assert main(["retry", "mine"]) == 2
+    assert "has no run to do" in capsys.readouterr().err
+    assert main(["retry", "nothing"]) == 2
+
+
+def test_cancel_interrupts_who_holds_a_run(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    signature = planned(store, "a", Status(state="running", pid=1, host="x"))
+    store.write_sweep(SweepRecord(name="one", signatures=[signature, planned(store, "b")]))
+    assert main(["cancel", "one"]) == 0
+    assert "nothing of one is being executed" in capsys.readouterr().out
+    code = (
+        "import sys, time\nfrom pathlib import Path\n"
+        "from vitq.store import RunDir\nfrom vitq.store.claim import Claim\n"
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "with Claim.take(RunDir(Path(sys.argv[1]))):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", code, str(store.run(signature).path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "held\n"
+        assert main(["cancel", "one"]) == 0
+        assert f"process {owner.pid} was told to stop" in capsys.readouterr().out
+        assert owner.wait(timeout=30) != 0
+    assert not store.run(signature).claim_path.exists()
+    elsewhere = claim._me().model_copy(update={"host": "elsewhere-1"})
+    store.run(signature).claim_path.write_text(elsewhere.to_json())
+    assert main(["cancel", "one"]) == 1
+    assert "cancel it there" in capsys.readouterr().out

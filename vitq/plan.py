@@ -124,10 +124,11 @@ def _parse(cell: Cell) -> tuple[RunConfig | None, list[str]]:
     config, found = RunConfig.parse(cell.raw)
     if config is None:
         return None, found
-    from vitq.launchers import LAUNCHERS
+    from vitq.launchers import CHECKS, LAUNCHERS
 
     name = config.launcher.name
     found = [] if name in LAUNCHERS else [unknown("launcher", name, LAUNCHERS)]
+    found += CHECKS[name](config.launcher.options) if name in CHECKS else []
     if not config.method.quantizes:
         # One full-precision run, whichever cell of bits x calibration x seeds it was found in.
         fp = BitsConfig(weight="fp", activation="fp")

@@ -30,9 +30,7 @@ def execute(primary: Primary, args: argparse.Namespace, name: str | None = None)
 
 def _execute(primary: Primary, args: argparse.Namespace, name: str | None, console: Console, out: TextIO) -> int:
     from vitq import plan as planning
-    from vitq import show
     from vitq.cli.preview import preview
-    from vitq.launchers import LAUNCHERS
 
     with console.status("planning") as status:
         plan = planning.make(primary, name, watch=lambda cells: status.update(f"planning: {cells} configs checked"))
@@ -40,6 +38,24 @@ def _execute(primary: Primary, args: argparse.Namespace, name: str | None, conso
         preview(plan, args.json, out)
         return 0
     plan.commit(shlex.join(["vitq", *args.argv]))
+    return _launch(plan, args, console, out)
+
+
+def perform(plan: Plan, args: argparse.Namespace) -> int:
+    """Launch a plan that is in its store already, and report; returns the exit code."""
+    from rich.console import Console
+
+    out = sys.stdout
+    if not args.json:
+        return _launch(plan, args, Console(), out)
+    with redirect_stdout(sys.stderr):
+        return _launch(plan, args, Console(stderr=True), out)
+
+
+def _launch(plan: Plan, args: argparse.Namespace, console: Console, out: TextIO) -> int:
+    from vitq import show
+    from vitq.launchers import LAUNCHERS
+
     _announce(plan, console)
     with show.make(console, plan.name or plan.runs[0].label, len(plan.runs)) as display:
         failed = LAUNCHERS[plan.launcher.name](plan, display)

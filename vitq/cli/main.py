@@ -14,6 +14,8 @@ COMMANDS = {
     "run": "execute one configuration, or with -m every combination of several values",
     "sweep": "execute a sweep: a file that names methods, bit-widths, models, seeds",
     "status": "where the runs of a sweep stand",
+    "retry": "execute the runs of a sweep again that have no result",
+    "cancel": "end what executes the runs of a sweep; results are kept",
     "logs": "what a run wrote while it was executed",
     "gc": "remove what belongs to no sweep, and what dead processes left",
     "sync": "upload to W&B what was tracked offline",

@@ -1,0 +1,160 @@
+"""The local launcher with real worker processes: slots, failures, deaths, and the table of the inline launcher."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tests.fake_engine import FakeEngine
+from vitq import compose, plan, report
+from vitq.errors import ConfigError
+from vitq.launchers import LAUNCHERS
+from vitq.launchers.local import Options, check, places, visible_gpus
+from vitq.plan import Plan
+from vitq.show import Show
+from vitq.store import Store
+
+# A worker whose engine weighs nothing; `{fail}` is called with each config.
+WORKER = """
+import os, signal, sys, time
+import pytest
+sys.path.insert(0, {repo!r})
+from vitq import job, track
+from tests.fake_engine import FakeEngine
+engine = FakeEngine(fail=lambda config: ({fail}))
+job.execute = engine.execute
+sys.exit(job.main(sys.argv[1:]))
+"""
+
+
+def make(repo: Path, tmp_path: Path, *overrides: str, fail: str = "time.sleep(0.05)", **options: Any) -> Plan:
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER.format(repo=str(repo), fail=fail))
+    file, roots = compose.root_config()
+    words = ["tracker=none", "launcher=local", *overrides]
+    words += [f"launcher.options.{key}={value}" for key, value in options.items()]
+    words.append(f"launcher.options.command=['{sys.executable}','{script}']")
+    planned = plan.make(compose.load(file, roots, words, multirun=True), name="test")
+    planned.commit()
+    return planned
+
+
+def launch(planned: Plan) -> tuple[list[str], str]:
+    text = io.StringIO()
+    with Show(Console(file=text, width=200), "test", len(planned.runs)) as show:
+        failed = LAUNCHERS["local"](planned, show)
+    return failed, text.getvalue()
+
+
+def test_all_runs_end_with_a_result_and_no_claim(engine: FakeEngine, repo: Path, tmp_path: Path) -> None:
+    planned = make(repo, tmp_path, "bits=w8a8,w6a6,w4a4,w3a3", "method=minmax,mse", slots=2, runs_per_process=2)
+    failed, text = launch(planned)
+    assert failed == []
+    assert all(planned.store.run(run.signature).is_done() for run in planned.runs)
+    assert text.count("done in") == 8
+    assert not list(planned.store.root.glob("*/claim*"))
+    failed, text = launch(planned)
+    assert text.count("finished before, skipped") == 8
+
+
+def test_a_failed_run_is_recorded_and_the_others_go_on(engine: FakeEngine, repo: Path, tmp_path: Path) -> None:
+    fail = "1 / 0 if config.bits.weight == 4 else None"
+    planned = make(repo, tmp_path, "bits=w8a8,w4a4,w3a3", fail=fail, slots=1)
+    failed, text = launch(planned)
+    assert len(failed) == 1
+    status = planned.store.run(failed[0]).read_status()
+    assert status is not None
+    assert status.state == "failed"
+    assert "ZeroDivisionError" in str(status.error) or "division by zero" in str(status.error)
+    assert text.count("done in") == 2
+
+
+def test_a_worker_that_is_killed_takes_its_own_run_alone(engine: FakeEngine, repo: Path, tmp_path: Path) -> None:
+    fail = "os.kill(os.getpid(), signal.SIGKILL) if config.bits.weight == 4 else None"
+    planned = make(repo, tmp_path, "bits=w8a8,w4a4,w3a3,w6a6", fail=fail, slots=1, runs_per_process=8, max_retries=1)
+    failed, text = launch(planned)
+    assert len(failed) == 1
+    status = planned.store.run(failed[0]).read_status()
+    assert status is not None
+    assert "ended by SIGKILL; the kernel ends processes so when memory runs out" in str(status.error)
+    assert sum(planned.store.run(run.signature).is_done() for run in planned.runs) == 3
+    assert text.count("done in") == 3
+
+
+def test_a_death_is_retried_and_then_succeeds(engine: FakeEngine, repo: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "died"
+    die = f"(open({str(mark)!r}, 'w').close(), os.kill(os.getpid(), signal.SIGKILL))"
+    fail = f"{die} if not os.path.exists({str(mark)!r}) else None"
+    planned = make(repo, tmp_path, "bits=w8a8", fail=fail, slots=1)
+    failed, _ = launch(planned)
+    assert failed == []
+    assert mark.exists()
+
+
+def test_ctrl_c_ends_the_workers_and_keeps_what_is_finished(engine: FakeEngine, repo: Path, tmp_path: Path) -> None:
+    planned = make(repo, tmp_path, "bits=w8a8,w6a6,w4a4,w3a3", fail="time.sleep(0.4)", slots=1)
+    pids: list[int] = []
+
+    def interrupt() -> None:
+        store = Store(planned.store.root)
+        while not any(store.run(run.signature).is_done() for run in planned.runs):
+            time.sleep(0.01)
+        holders = [line for run in planned.runs for line in [store.run(run.signature).claim_path] if line.exists()]
+        pids.extend(int(p.read_text().split('"pid": ')[1].split(",")[0]) for p in holders)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        launch(planned)
+    thread.join()
+    done = [run.signature for run in planned.runs if planned.store.run(run.signature).is_done()]
+    assert 1 <= len(done) < 4
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    failed, _ = launch(planned)
+    assert failed == []
+
+
+def test_slots_share_the_cores_and_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-abc,7")
+    assert visible_gpus() == ["5", "GPU-abc", "7"]
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in places(Options())] == ["5", "GPU-abc", "7"]
+    assert {place["OMP_NUM_THREADS"] for place in places(Options())} == {"2"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert places(Options()) == [{"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}] * 4
+    assert len(places(Options(slots=3, threads=1))) == 3
+
+
+def test_bad_options_are_named_before_anything_starts(engine: FakeEngine, repo: Path, tmp_path: Path) -> None:
+    assert check({"slots": 0}) == ["launcher.options.slots: Input should be greater than or equal to 1"]
+    with pytest.raises(ConfigError, match=r"launcher\.options\.slot: unknown key"):
+        make(repo, tmp_path, "+launcher.options.slot=2")
+
+
+@pytest.mark.slow
+def test_the_table_is_that_of_the_inline_launcher(tmp_path: Path) -> None:
+    """The real engine on the embedded ViT, in this process and in two workers."""
+    tables = []
+    for launcher in ("inline", "local"):
+        file, roots = compose.root_config()
+        words = ["tracker=none", f"launcher={launcher}", f"runs_dir={tmp_path / launcher}", "data.eval_limit=64"]
+        words += ["method=minmax,repq_vit", "bits=w8a8,w4a4"]
+        planned = plan.make(compose.load(file, roots, words, multirun=True), name="test")
+        planned.commit()
+        with Show(Console(file=io.StringIO()), "test", 4) as show:
+            assert LAUNCHERS[launcher](planned, show) == []
+        table = report.table(planned.store, "test")
+        tables.append(table.drop(columns=["seconds"]))
+    assert tables[0].equals(tables[1])
