@@ -27,6 +27,10 @@ class ModelError(VitqError):
     """A model cannot be loaded or is outside the supported families."""
 
 
+class DeployError(VitqError):
+    """A model cannot be packed, exported, read back or run by an integer runtime."""
+
+
 class StoreError(VitqError):
     """A record under `runs_dir` cannot be read or written."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import os
 import socket
 import sys
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from vitq.data import ImageSet
-    from vitq.steps import Step
+    from vitq.quant.model import QuantizedModel
     from vitq.track import Tracker
 
 # Seconds between two writes of status.json while a stage advances.
@@ -42,7 +40,7 @@ def execute(run_dir: RunDir, progress: Progress, tracker: Tracker, group: str | 
     """
     journal = Journal(run_dir, progress)
     try:
-        config = _load(run_dir)
+        config = stored_config(run_dir)
         with tracker.run(config, run_dir.signature, group, run_dir) as tracked:
             result, sites = _measure(config, run_dir, journal)
             run_dir.write_result(result)
@@ -130,7 +128,8 @@ class Journal(Progress):
             log.write(f"{utc_now()} {text.rstrip()}\n")
 
 
-def _load(run_dir: RunDir) -> RunConfig:
+def stored_config(run_dir: RunDir) -> RunConfig:
+    """The config of a planned run. Raises ConfigError for one that was edited or planned by another version."""
     config, problems = RunConfig.parse(run_dir.read_config())
     if config is None:
         raise ConfigError([f"{run_dir.config_path}: {line}" for line in problems])
@@ -168,6 +167,10 @@ def _measure(config: RunConfig, run_dir: RunDir, journal: Journal) -> tuple[Resu
     else:
         with journal.timed("evaluate"):
             logits = evaluate.logits(quantized, images, config.data.batch_size, where, journal, "evaluate")
+        if config.keep_model:
+            from vitq.deploy.packed import save_packed
+
+            save_packed(quantized, config, size.fp_bytes, run_dir.model_path)
     run_dir.write_sites(sites)
     run_dir.write_predictions(evaluate.predictions(logits, labels))
     result = Result(
@@ -184,26 +187,17 @@ def _measure(config: RunConfig, run_dir: RunDir, journal: Journal) -> tuple[Resu
 
 def _quantize(
     config: RunConfig, model: nn.Module, where: torch.device, journal: Journal, run_dir: RunDir
-) -> tuple[Size, pd.DataFrame, nn.Module | None]:
+) -> tuple[Size, pd.DataFrame, QuantizedModel | None]:
     """Apply the recipe and store its artifacts.
 
     Returns sizes, the site table, and the quantized model (None where nothing is quantized).
     """
-    from vitq import data, methods, sites
-    from vitq.models.anatomy import dissect
-    from vitq.quant.model import QuantizedModel
-    from vitq.steps import Workspace
+    from vitq import recipe, sites
     from vitq.steps.checkpoint import Checkpoint
-    from vitq.steps.curves import Curves
 
-    methods.load()
     fp_bytes = sites.model_bytes(model)
-    steps = _steps(config)
-    # The layers are replaced in place, so the untouched model that reconstruction aims at is copied first.
-    teacher = dissect(copy.deepcopy(model)) if any(step.needs_teacher for _, step in steps) else None
-    quantized = QuantizedModel(model)
-    quantized.equip(config.method, config.bits)
     if not config.method.quantizes:
+        quantized = recipe.equipped(config, model)
         # Nothing is quantized: one blank image is enough to see the shapes.
         table = sites.site_table(quantized, [sites.blank(config, where)])
         weight_bits, activation_bits = sites.mean_bits(table)
@@ -217,17 +211,8 @@ def _quantize(
             table,
             None,
         )
-    with journal.timed("calibration images"):
-        calib: ImageSet = data.calibration_set(config, journal)
-    work = Workspace(quantized, calib, config, where, journal, teacher, Checkpoint(run_dir.state_dir))
-    curves = Curves()
-    for name, step in steps:
-        work.step = name
-        with journal.timed(f"steps.{name}"):
-            step.run(work)
-        curves.note(name, work.curves)
-    if curves.found:
-        work.artifacts["curves"] = curves.table()
+    work = recipe.apply(config, model, where, journal, Checkpoint(run_dir.state_dir), journal.timed)
+    quantized = work.model
     for name, artifact in work.artifacts.items():
         run_dir.write_artifact(name, artifact)
     with journal.timed("sites"):
@@ -244,26 +229,12 @@ def _quantize(
     return size, table, quantized
 
 
-def _steps(config: RunConfig) -> list[tuple[str, Step]]:
-    """The recipe's steps in order; ones that are switched off leave no trace."""
-    from vitq.steps.step import parse_step
-
-    steps = []
-    for name, raw in config.method.steps.items():
-        step, problems = parse_step(name, raw)
-        if step is None:
-            raise ConfigError(problems)
-        if step.enabled:
-            steps.append((name, step))
-    return steps
-
-
 def _tracker(run_dir: RunDir) -> Tracker:
     """The tracker that a stored config asks for. What keeps it from being made is recorded like any other failure."""
     from vitq import track
 
     try:
-        return track.make(_load(run_dir).tracker)
+        return track.make(stored_config(run_dir).tracker)
     except VitqError as error:
         Journal(run_dir, Progress()).fail(error)
         raise

@@ -21,7 +21,7 @@ def problems(config: RunConfig) -> list[str]:
     from vitq import methods
 
     methods.load()
-    return [*_kinds(config), *_steps(config)]
+    return [*_kinds(config), *_steps(config), *_kept(config)]
 
 
 def _kinds(config: RunConfig) -> Iterator[str]:
@@ -95,6 +95,16 @@ def _steps(config: RunConfig) -> Iterator[str]:
             f"Steps: {', '.join(STEPS)}"
         )
     yield from _order(steps)
+
+
+def _kept(config: RunConfig) -> Iterator[str]:
+    """Recipes whose model `keep_model` cannot keep."""
+    from vitq.steps import STEPS
+
+    for name, raw in config.method.steps.items():
+        do = raw.get("do")
+        if config.keep_model and raw.get("enabled", True) and do in STEPS and not STEPS[str(do)].packable:
+            yield f"keep_model=true: a packed checkpoint cannot hold what step {name!r} ({do}) makes; leave it out"
 
 
 def _order(steps: dict[str, Step]) -> Iterator[str]:

@@ -45,7 +45,11 @@ class LauncherConfig:
 
 @dataclass(frozen=True, config=RULES)
 class RunConfig:
-    """A resolved config. Build it with `RunConfig.parse`, which reports every problem at once."""
+    """A resolved config. Build it with `RunConfig.parse`, which reports every problem at once.
+
+    keep_model: the run's folder keeps the quantized model as a packed checkpoint, so that exporting it repeats nothing.
+    Volatile.
+    """
 
     model: ModelConfig
     data: DataConfig
@@ -59,6 +63,7 @@ class RunConfig:
     device: str = "auto"
     runs_dir: str = "runs"
     cache_dir: str = "~/.cache/vitq"
+    keep_model: bool = False
 
     @staticmethod
     def parse(raw: dict[str, Any]) -> tuple[RunConfig | None, list[str]]:

@@ -22,6 +22,7 @@ VOLATILE = (
     "tracker",
     "probe",  # probes look at the quantized model and never change it
     "launcher",
+    "keep_model",
     "data.root",
     "data.class_map",
     "data.workers",

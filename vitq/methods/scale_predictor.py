@@ -148,6 +148,7 @@ class PredictScales(Step):
     iterations: int = 100
     batch_size: int = 32
     lr: float = 1e-3
+    packable: ClassVar[bool] = False
     percentile: float = 0.999
     needs_teacher: ClassVar[bool] = True
     last: ClassVar[bool] = True

@@ -82,6 +82,8 @@ class Step(ABC):
     needs_teacher: ClassVar[bool] = False
     # Steps after which the network no longer runs segment by segment.
     last: ClassVar[bool] = False
+    # Steps whose result a packed checkpoint (vitq/deploy/packed.py) can hold.
+    packable: ClassVar[bool] = True
 
     @abstractmethod
     def run(self, work: Workspace) -> None:

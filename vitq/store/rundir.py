@@ -44,6 +44,7 @@ class RunDir:
         self.claim_path = path / "claim"
         self.sites_path = path / "sites.parquet"
         self.predictions_path = path / "predictions.npz"
+        self.model_path = path / "model.safetensors"
         self.artifacts_dir = path / "artifacts"
         self.state_dir = path / "state"
         self.probes_dir = path / "probes"

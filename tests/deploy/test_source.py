@@ -1,0 +1,81 @@
+"""The model of a finished run: kept, or made again and checked against the record."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.test_job import Planner
+from vitq import cli, data
+from vitq.deploy.packed import load_packed
+from vitq.deploy.source import packed_run
+from vitq.errors import DeployError
+from vitq.progress import Progress
+from vitq.validate import problems
+
+
+@pytest.fixture
+def planner(tmp_path: Path) -> Planner:
+    return Planner(tmp_path)
+
+
+def test_kept_or_repeated_the_model_is_the_same(planner: Planner, capsys: Any) -> None:
+    kept = planner.plan(keep_model=True)
+    planner.execute(kept)
+    assert kept.model_path.exists()
+    bytes_kept = kept.model_path.read_bytes()
+    kept.model_path.unlink()
+    assert cli.main(["export", kept.signature[:6], "--runs-dir", str(planner.store.root), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert kept.model_path.read_bytes() == bytes_kept
+    assert printed["bytes"] == len(bytes_kept)
+    assert printed["float32_bytes"] == 2 * printed["float16_bytes"]
+    assert printed["float32_ratio"] == pytest.approx(printed["float32_bytes"] / printed["bytes"], abs=1e-3)
+
+
+def test_the_packed_model_predicts_what_the_record_says(planner: Planner) -> None:
+    run_dir = planner.plan(keep_model=True)
+    planner.execute(run_dir)
+    packed = load_packed(run_dir.model_path)
+    assert packed.signature == run_dir.signature
+    config, _ = packed.config.parse(run_dir.read_config())
+    assert config is not None
+    batch, _ = next(data.eval_set(config, Progress()).batches(config.data.batch_size, torch.device("cpu")))
+    with torch.no_grad():
+        top = packed.model(batch).topk(5).values
+    assert torch.equal(top, torch.from_numpy(run_dir.read_predictions()["topk_logit"][: len(batch)]))
+
+
+def test_a_model_that_predicts_otherwise_is_not_exported(planner: Planner) -> None:
+    run_dir = planner.plan()
+    planner.execute(run_dir)
+    predictions = run_dir.read_predictions()
+    predictions["topk_index"][3, 0] += 1
+    run_dir.write_predictions(predictions)
+    with pytest.raises(DeployError, match="other classes than its record for 1 of"):
+        packed_run(run_dir, Progress())
+    assert not run_dir.model_path.exists()
+
+
+def test_an_unfinished_run_and_one_that_quantizes_nothing(planner: Planner) -> None:
+    with pytest.raises(DeployError, match="has no result"):
+        packed_run(planner.plan(), Progress())
+    plain = planner.plan("fp32", keep_model=True)
+    planner.execute(plain)
+    with pytest.raises(DeployError, match="quantizes nothing"):
+        packed_run(plain, Progress())
+
+
+def test_keep_model_is_volatile_and_checked_in_the_plan(planner: Planner) -> None:
+    assert planner.plan().signature == planner.plan(keep_model=True).signature
+    raw = planner.plan("minmax", keep_model=True).read_config()
+    raw["method"]["steps"]["predict"] = {"do": "predict_scales"}
+    from vitq.config import RunConfig
+
+    config, _ = RunConfig.parse(raw)
+    assert config is not None
+    assert any("keep_model=true: a packed checkpoint cannot hold" in line for line in problems(config))

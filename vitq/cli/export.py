@@ -1,0 +1,54 @@
+"""`vitq export`: the model of a finished run as a file to deploy."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from vitq.cli import options
+
+EXAMPLES = """\
+  vitq export 3f09                                  runs/3f09…/model.safetensors: bit-packed codes, scales, recipe
+  vitq export 3f09 --output deit_tiny_w4.safetensors
+  vitq export 3f09 --json                           sizes against float32 and float16
+"""
+
+FORMATS = ("packed",)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Arguments of `vitq export`."""
+    parser = options.parser(
+        "export",
+        "Write the model of a finished run as a file to deploy. A run that did not keep its model (keep_model=true) is "
+        "repeated once, and checked against its record image by image.",
+        EXAMPLES,
+        "SIGNATURE [--format FORMAT] [--output FILE] [--json] [--runs-dir DIR]",
+    )
+    parser.add_argument("signature", metavar="SIGNATURE", help="of `vitq status SWEEP`; its beginning is enough")
+    parser.add_argument("--format", choices=FORMATS, default="packed", help="default: packed")
+    parser.add_argument("--output", metavar="FILE", type=Path, help="default: a file in the run's folder")
+    options.as_json(parser, "path and sizes")
+    options.runs_dir(parser)
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+    """Export. Raises VitqError for a run that cannot be exported."""
+    from vitq.deploy.export import export
+    from vitq.progress import Progress
+    from vitq.store import Store
+
+    run_dir = Store(args.runs_dir).find(args.signature)
+    # Libraries that print must not reach the reader of the JSON.
+    with redirect_stdout(sys.stderr):
+        done = export(run_dir, args.format, args.output, Progress())
+    if args.json:
+        print(json.dumps(done, indent=2))
+    else:
+        for name, value in done.items():
+            print(f"{name:<15} {value}")
+    return 0

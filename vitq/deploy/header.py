@@ -1,0 +1,90 @@
+"""What a packed checkpoint says about itself: JSON in the metadata of a safetensors file."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from vitq.config import RunConfig, canonical, signature
+from vitq.errors import DeployError
+
+# Version of the file's layout. A reader refuses what is newer.
+PACKED_VERSION = 1
+
+
+class QuantizerSpec(BaseModel):
+    """How to build one quantizer again; equal ones are listed once.
+
+    options: those that differ from the class's defaults. params, split: the fitted layout (vitq.quant.layout.Layout).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    quantizer: str
+    bits: int
+    granularity: str
+    range: str
+    symmetric: bool
+    options: dict[str, Any]
+    params: tuple[int, ...]
+    split: int | None
+
+
+class Header(BaseModel):
+    """The JSON header.
+
+    config: the hashed part of the run's config: model, recipe, bits, calibration, data. signature: of that config.
+    sites: site name → index into `quantizers`; null for a site in floating point. float_bytes: of the model before it
+    was quantized, float32.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: int = PACKED_VERSION
+    vitq: str
+    signature: str
+    config: dict[str, Any]
+    float_bytes: int
+    quantizers: list[QuantizerSpec]
+    sites: dict[str, int | None]
+
+    def text(self) -> str:
+        """Compact JSON."""
+        return json.dumps(self.model_dump(mode="json"), separators=(",", ":"), allow_nan=False)
+
+    def run_config(self) -> RunConfig:
+        """The run's config; volatile keys have their defaults. Raises DeployError for one this vitq cannot read."""
+        config, problems = RunConfig.parse(self.config)
+        if config is None or signature(config) != self.signature:
+            why = "; ".join(problems) or "its signature is another one here"
+            raise DeployError(
+                f"this vitq does not understand the config of run {self.signature} (packed by vitq {self.vitq}: "
+                f"{why}); read the file with vitq {self.vitq}, or run and export again"
+            )
+        return config
+
+
+def parse_header(text: str) -> tuple[Header, str]:
+    """(header, sha256). Raises DeployError for another version, and for what is no header; the file is not named."""
+    try:
+        whole = json.loads(text)
+        raw, digest = whole["header"], str(whole["sha256"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DeployError(f"its header cannot be read ({type(error).__name__}: {error}); export it again") from error
+    version = raw.get("version") if isinstance(raw, dict) else None
+    if version != PACKED_VERSION:
+        newer = isinstance(version, int) and version > PACKED_VERSION
+        action = "update vitq" if newer else "export it again"
+        raise DeployError(f"it has layout version {version!r}, this vitq reads version {PACKED_VERSION}; {action}")
+    try:
+        return Header.model_validate(raw), digest
+    except ValidationError as error:
+        places = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
+        raise DeployError(f"its header is not valid ({places})") from error
+
+
+def hashed(config: RunConfig) -> dict[str, Any]:
+    """The part of a config that a header holds."""
+    return canonical(config)
