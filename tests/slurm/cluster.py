@@ -1,0 +1,343 @@
+"""A real SLURM on this machine: munged, slurmctld, two slurmd, and slurmdbd with MariaDB where accounting is asked for.
+
+Everything lies in one folder and listens on ports of its own, so that several clusters can stand side by side. Daemons
+run in the foreground as children of the tests and die with them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+NEEDED = ("munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd", "mariadb-install-db", "sbatch", "setpriv")
+PACKAGES = "slurm-wlm munge slurmdbd mariadb-server"
+NODES = ("n1", "n2")
+
+_CONF = """\
+ClusterName=vitq
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={controller}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket,cred_expire={forget}
+CredType=cred/munge
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool.%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.%n.log
+SlurmctldDebug=verbose
+SlurmdDebug=verbose
+PlugStackConfig={folder}/plugstack.conf
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+MpiDefault=none
+SwitchType=switch/none
+ReturnToService=2
+SlurmdParameters=config_overrides
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerType=sched/backfill
+SchedulerParameters=bf_interval=1,sched_interval=2,sched_min_interval=0,batch_sched_delay=0,requeue_delay=0
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+MaxArraySize={array}
+SlurmdTimeout=5
+SlurmctldTimeout=5
+KillWait=3
+CompleteWait=0
+MinJobAge=300
+MessageTimeout=5
+InactiveLimit=0
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={n1} CPUs=2 RealMemory=4000
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={n2} CPUs=2 RealMemory=4000
+PartitionName=low Nodes=n[1-2] Default=YES MaxTime=60 PriorityTier=1 State=UP
+PartitionName=high Nodes=n[1-2] MaxTime=60 PriorityTier=10 State=UP
+"""
+
+_ACCOUNTING = """\
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort={database}
+AccountingStoragePass={folder}/munge.socket
+AccountingStorageEnforce=associations,limits
+"""
+
+_DATABASE = """\
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+DbdAddr=127.0.0.1
+DbdHost={host}
+DbdPort={database}
+SlurmUser=root
+LogFile={folder}/slurmdbd.log
+PidFile={folder}/slurmdbd.pid
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort={sql}
+StorageUser=slurm
+StoragePass=slurm
+StorageLoc=slurm_acct
+"""
+
+
+def missing() -> str | None:
+    """Why no cluster can be started here, None where one can."""
+    if os.geteuid() != 0:
+        return f"a SLURM cluster is started as root ({PACKAGES})"
+    absent = [name for name in NEEDED if shutil.which(name, path=_PATH) is None]
+    return f"{', '.join(absent)} not installed: apt-get install {PACKAGES}" if absent else None
+
+
+_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/local/sbin"])
+
+
+class Cluster:
+    """Two nodes `n1`, `n2` of two CPUs each; partitions `low` (the default) and `high`, which takes nodes from it."""
+
+    def __init__(self, array: int = 6, accounting: bool = True, forget: int = 2):
+        """array: MaxArraySize. forget: seconds that a requeued job waits before it may start again."""
+        # Short: the paths of sockets must fit 108 characters.
+        self.folder = Path(tempfile.mkdtemp(prefix="vq", dir="/tmp"))
+        self.folder.chmod(0o755)
+        self.accounting = accounting
+        names = ("controller", "n1", "n2", "database", "sql")
+        ports = dict(zip(names, _ports(len(names)), strict=True))
+        self._facts: dict[str, str | int] = {
+            "folder": str(self.folder),
+            "host": socket.gethostname(),
+            "array": array,
+            "forget": forget,
+        }
+        self._facts |= ports
+        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self.conf = self.folder / "slurm.conf"
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What the clients of this cluster have in their environment."""
+        return {"SLURM_CONF": str(self.conf)}
+
+    def start(self) -> None:
+        """Until both nodes are idle. Raises RuntimeError with the logs when they do not become so."""
+        for name in ("state", "spool.n1", "spool.n2"):
+            (self.folder / name).mkdir()
+        (self.folder / "plugstack.conf").touch()
+        self.conf.write_text((_CONF + (_ACCOUNTING if self.accounting else "")).format(**self._facts))
+        key = self.folder / "munge.key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o400)
+        at = {name: f"--{name}={self.folder}/munge.{name}" for name in ("socket", "key-file", "log-file", "pid-file")}
+        at["key-file"] = f"--key-file={key}"
+        self._spawn(
+            "munged", "munged", "--foreground", "--force", f"--seed-file={self.folder}/munge.seed", *at.values()
+        )
+        self._wait(lambda: (self.folder / "munge.socket").exists(), "munged")
+        if self.accounting:
+            self._start_database()
+        self.start_controller()
+        for node in NODES:
+            self.start_node(node)
+        self._wait(lambda: self.states() == {"n1": "idle", "n2": "idle"}, "both nodes are idle")
+
+    def stop(self) -> None:
+        """End every process of the cluster and of its jobs, and remove its folder."""
+        for name in ("slurmctld", *NODES, "slurmdbd", "mariadbd", "munged"):
+            self._end(name, signal.SIGKILL if name in ("slurmctld", *NODES) else signal.SIGTERM)
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(self.processes(), timeout=10)
+        shutil.rmtree(self.folder)
+
+    def processes(self) -> list[psutil.Process]:
+        """All processes of this cluster: daemons, slurmstepd, jobs and what they started."""
+        return [process for process in _others() if self._owns(process)]
+
+    def start_controller(self) -> None:
+        """Start slurmctld, also after `kill_controller`."""
+        self._spawn("slurmctld", "slurmctld", "-D", "-f", str(self.conf))
+        self._wait(lambda: "is UP" in self.run("scontrol", "ping", check=False), "slurmctld")
+
+    def kill_controller(self) -> None:
+        """SIGKILL."""
+        self._end("slurmctld", signal.SIGKILL)
+
+    def start_node(self, node: str) -> None:
+        """Start a slurmd, also after `kill_node`."""
+        self._spawn(node, "slurmd", "-D", "-N", node, "-f", str(self.conf))
+
+    def kill_node(self, node: str, jobs: bool = True) -> None:
+        """SIGKILL a slurmd; with `jobs`, as when a machine loses power, everything that it had started too."""
+        self._end(node, signal.SIGKILL)
+        while jobs and (left := self.processes_of(node)):
+            # slurmstepd first: it would tell the controller that the job has ended.
+            for process in sorted(left, key=lambda process: process.name() != "slurmstepd"):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(left, timeout=5)
+
+    def processes_of(self, node: str) -> list[psutil.Process]:
+        """What a node's slurmd has started, and what that has started."""
+        log = str(self.folder / f"slurmd.{node}.log")
+        return [
+            process
+            for process in _others()
+            if process.pid not in {daemon.pid for daemon in self._daemons.values()}
+            and (_environment(process).get("SLURMD_NODENAME") == node or log in _files(process))
+            and self._owns(process)
+        ]
+
+    def _owns(self, process: psutil.Process) -> bool:
+        # slurmstepd and slurmscriptd write their title over their environment; their log stays open.
+        return _environment(process).get("SLURM_CONF") == str(self.conf) or any(
+            name.startswith(f"{self.folder}/") for name in _files(process)
+        )
+
+    def run(self, *command: str, check: bool = True, env: dict[str, str] | None = None) -> str:
+        """Output of a client command."""
+        done = subprocess.run(
+            command, env=self._env() | (env or {}), capture_output=True, text=True, timeout=60, check=False
+        )
+        if check and done.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def states(self) -> dict[str, str]:
+        """Node → its state, e.g. `idle`, `mixed`, `down*`."""
+        lines = self.run("sinfo", "-h", "-N", "-o", "%N %t", check=False).split("\n")
+        return dict(line.split() for line in lines if line)
+
+    def jobs(self) -> dict[str, str]:
+        """Job → its state, those included that have ended lately; array elements as `12_3`."""
+        lines = self.run("squeue", "-h", "-r", "-t", "all", "-o", "%i %T").split("\n")
+        return dict(line.split() for line in lines if line)
+
+    def settle(self) -> None:
+        """Cancel what is left and wait until both nodes are idle: the next test finds the cluster as new."""
+        for node in NODES:
+            if self._daemons[node].poll() is not None:
+                self.start_node(node)
+        self.run("scancel", "--user=root")
+        self._wait(lambda: not self.run("squeue", "-h"), "no job is left")
+        self._wait(lambda: self.states() == {"n1": "idle", "n2": "idle"}, "both nodes are idle")
+
+    def wait(self, ready: Callable[[], object], what: str, seconds: float = 60) -> None:
+        """Until something is true. Raises RuntimeError with the cluster's logs."""
+        self._wait(ready, what, seconds)
+
+    def _start_database(self) -> None:
+        data = self.folder / "sql"
+        subprocess.run(
+            ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--user=root", "--skip-test-db"],
+            env=self._env(), capture_output=True, check=True,
+        )  # fmt: skip
+        init = self.folder / "init.sql"
+        init.write_text(
+            "CREATE DATABASE slurm_acct;\n"  # one statement on each line
+            "CREATE USER 'slurm'@'127.0.0.1' IDENTIFIED BY 'slurm';\n"
+            "GRANT ALL ON slurm_acct.* TO 'slurm'@'127.0.0.1';\n"
+        )
+        options = (f"--datadir={data}", f"--socket={self.folder}/sql.socket", "--bind-address=127.0.0.1")
+        self._spawn(
+            "mariadbd", "mariadbd", "--no-defaults", *options, f"--port={self._facts['sql']}", "--user=root",
+            f"--init-file={init}", "--skip-name-resolve", "--innodb-flush-log-at-trx-commit=0",
+            "--innodb-buffer-pool-size=16M",
+        )  # fmt: skip
+        self._wait(lambda: _listens(int(self._facts["sql"])), "mariadbd")
+        conf = self.folder / "slurmdbd.conf"
+        conf.write_text(_DATABASE.format(**self._facts))
+        conf.chmod(0o600)
+        self._spawn("slurmdbd", "slurmdbd", "-D")
+        self._wait(lambda: _listens(int(self._facts["database"])), "slurmdbd")
+        accounts = ("cluster vitq", "account lab cluster=vitq", "user root account=lab defaultaccount=lab")
+        for what in accounts:
+            self.run("sacctmgr", "-i", "add", *what.split())
+
+    def _spawn(self, name: str, *command: str) -> None:
+        with (self.folder / f"{name}.out").open("ab") as out:
+            self._daemons[name] = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", *command],
+                env=self._env(), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+            )  # fmt: skip
+
+    def _end(self, name: str, number: signal.Signals) -> None:
+        daemon = self._daemons.get(name)
+        if daemon is None:
+            return
+        if daemon.poll() is None:
+            daemon.send_signal(number)
+        try:
+            daemon.wait(20)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            daemon.wait()
+
+    def _env(self) -> dict[str, str]:
+        return os.environ | {"PATH": _PATH} | self.env
+
+    def _wait(self, ready: Callable[[], object], what: str, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while not ready():
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"waited {seconds:.0f} s for: {what}\n{self._logs()}")
+            time.sleep(0.1)
+
+    def _logs(self) -> str:
+        files = sorted([*self.folder.glob("*.log"), *self.folder.glob("*.out")])
+        ends = [f"== {file.name}\n" + "\n".join(file.read_text(errors="replace").splitlines()[-30:]) for file in files]
+        return "\n".join([self.run("squeue", "-t", "all", check=False), *ends])
+
+
+def _others() -> Iterator[psutil.Process]:
+    """Living processes other than this one."""
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess):
+            if process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                yield process
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
+    try:
+        return dict(process.environ())
+    except psutil.Error:
+        return {}
+
+
+def _files(process: psutil.Process) -> list[str]:
+    """What a process has open; a file that was removed meanwhile is named as it was."""
+    folder, found = Path(f"/proc/{process.pid}/fd"), []
+    with suppress(OSError):
+        for entry in folder.iterdir():
+            with suppress(OSError):
+                found.append(os.readlink(entry).removesuffix(" (deleted)"))
+    return found
+
+
+def _ports(count: int) -> Sequence[int]:
+    """Ports that nobody listens on at present."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
