@@ -11,23 +11,26 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import field
+from multiprocessing import connection
 from typing import IO, Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from vitq.config.base import RULES
-from vitq.errors import ConfigError, VitqError
+from vitq.errors import ConfigError, StoreError, VitqError
 from vitq.launchers.base import LAUNCHERS
 from vitq.plan import Plan, PlannedRun
 from vitq.progress import Progress
-from vitq.result import Status
+from vitq.result import Result, Status
 from vitq.show import Show
 from vitq.store import RunDir, claim
 
-# Seconds between two looks at the workers.
+# Longest wait for a worker, in seconds, and how often a run under way is looked at.
 _LOOK = 0.1
+_WATCH = 0.5
 # Seconds that a worker gets to end after it was told to.
 _GRACE = 10.0
 
@@ -37,14 +40,14 @@ class Options:
     """`launcher.options`.
 
     slots: workers at a time; None: one for each visible GPU, on CPU one for each two cores. threads: of each worker;
-    None: the cores divided by the slots. runs_per_process: so many runs of one model follow each other in one process.
-    max_retries: how often a run whose process died is tried again; one that raised an error is not. command: what
-    starts a worker; `--runs-dir DIR [--group NAME] SIGNATURE…` is appended.
+    None: the cores divided by the slots. runs_per_process: so many runs follow each other in one process, which loads
+    its libraries once. max_retries: how often a run whose process died is tried again; one that raised an error is
+    not. command: what starts a worker; `--runs-dir DIR [--group NAME] --feed FD` is appended.
     """
 
     slots: Annotated[int, Field(ge=1)] | None = None
     threads: Annotated[int, Field(ge=1)] | None = None
-    runs_per_process: Annotated[int, Field(ge=1)] = 8
+    runs_per_process: Annotated[int, Field(ge=1)] = 64
     max_retries: Annotated[int, Field(ge=0)] = 1
     command: tuple[str, ...] = field(default_factory=lambda: (sys.executable, "-m", "vitq.job"))
 
@@ -67,7 +70,7 @@ def check(options: Mapping[str, Any]) -> list[str]:
 
 @LAUNCHERS.register("local")
 def launch(plan: Plan, show: Show) -> list[str]:
-    """See Launcher. A worker that dies takes its own run with it and no other; the rest of its runs start anew."""
+    """See Launcher. A worker that dies takes its own run with it and no other; a new one takes its place."""
     problems = check(plan.launcher.options)
     if problems:
         raise ConfigError(problems)
@@ -80,14 +83,14 @@ def launch(plan: Plan, show: Show) -> list[str]:
 
 
 class Queue:
-    """Runs that wait, and the slots that take them."""
+    """Runs that wait, and the slots that take them one by one."""
 
     def __init__(self, plan: Plan, show: Show, options: Options):
         self.plan, self.show, self.options = plan, show, options
         self.failed: list[str] = []
         self._waiting: deque[PlannedRun] = deque()
         self._deaths: dict[str, int] = {}
-        # Runs of one model side by side, so that a worker loads it once.
+        # Runs of one model side by side, so that what a process holds of it (caches, compiled blocks) serves them all.
         models = list(dict.fromkeys(run.config.model.name for run in plan.runs))
         for run in sorted(plan.runs, key=lambda run: models.index(run.config.model.name)):
             if plan.store.run(run.signature).is_done():
@@ -96,35 +99,41 @@ class Queue:
                 self._waiting.append(run)
         self._places = places(options)
         self._slots: dict[int, Worker] = {}
+        self._ending: list[Worker] = []
 
     def work(self) -> None:
         """Until every run has ended."""
-        while self._waiting or self._slots:
+        while self._waiting or any(worker.run is not None for worker in self._slots.values()):
             for number in range(len(self._places)):
-                if number not in self._slots and self._waiting and (runs := self._take()):
-                    self._slots[number] = Worker(self, runs, self._places[number])
+                worker = self._slots.get(number)
+                if (worker is None or worker.run is None) and (run := self._take()) is not None:
+                    self._give(number, run)
+            connection.wait([worker.answers for worker in self._slots.values()], _LOOK)
             for number, worker in list(self._slots.items()):
                 if worker.look():
                     del self._slots[number]
-            time.sleep(_LOOK)
+            self._ending = [worker for worker in self._ending if not worker.ended()]
 
     def stop(self) -> None:
         """End what still runs: its state is kept, and the next start goes on from there."""
-        for worker in self._slots.values():
+        for worker in [*self._slots.values(), *self._ending]:
             worker.stop()
 
-    def again(self, run: PlannedRun, reason: str | None) -> None:
-        """A run has not ended: it was not reached (reason None), or its process died."""
-        run_dir = self.plan.store.run(run.signature)
-        deaths = self._deaths.get(run.signature, 0) + (reason is not None)
-        self._deaths[run.signature] = deaths
-        if reason is None or deaths <= self.options.max_retries:
+    def died(self, run: PlannedRun, reason: str) -> None:
+        """A run's process has died before the run ended."""
+        self._deaths[run.signature] = self._deaths.get(run.signature, 0) + 1
+        if self._deaths[run.signature] <= self.options.max_retries:
             self._waiting.append(run)
-            return
-        self.fail(run, run_dir, reason)
+        else:
+            self.fail(run, reason)
 
-    def fail(self, run: PlannedRun, run_dir: RunDir, reason: str) -> None:
+    def later(self, run: PlannedRun) -> None:
+        """Another process executes this run; whether it ends there is looked at again."""
+        self._waiting.append(run)
+
+    def fail(self, run: PlannedRun, reason: str) -> None:
         """A run has ended without a result."""
+        run_dir = self.plan.store.run(run.signature)
         status = run_dir.status_hint()
         if status is None or status.state != "failed":
             attempt = status.attempt if status else 1
@@ -132,9 +141,8 @@ class Queue:
         self.show.failed(run, VitqError(reason))
         self.failed.append(run.signature)
 
-    def _take(self) -> list[PlannedRun]:
-        """The next runs of one model that nobody else is at; those of others go to the end."""
-        chosen: list[PlannedRun] = []
+    def _take(self) -> PlannedRun | None:
+        """The next run that nobody else is at; those of others go to the end."""
         for _ in range(len(self._waiting)):
             run = self._waiting.popleft()
             run_dir = self.plan.store.run(run.signature)
@@ -143,105 +151,161 @@ class Queue:
                 self.show.skipped(run)
             elif holder is not None and not claim.is_dead(holder, run_dir.claim_path):
                 self._waiting.append(run)
-            elif chosen and chosen[0].config.model != run.config.model:
-                self._waiting.appendleft(run)
-                break
             else:
-                chosen.append(run)
-            # A share for every slot: the last runs are not all given to the first worker.
-            if len(chosen) >= min(self.options.runs_per_process, -(-len(self._waiting) // len(self._places)) or 1):
-                break
-        return chosen
+                return run
+        return None
+
+    def _give(self, number: int, run: PlannedRun) -> None:
+        worker = self._slots.get(number)
+        if worker is not None and worker.given >= self.options.runs_per_process:
+            worker.close()
+            self._ending.append(worker)
+            worker = None
+        if worker is None:
+            worker = self._slots[number] = Worker(self, self._places[number])
+        worker.give(run)
 
 
 class Worker:
-    """One process and the runs that it was given, in their order."""
+    """A process that executes one run after another: signatures go in, a line comes back when one has ended.
 
-    def __init__(self, queue: Queue, runs: list[PlannedRun], environment: dict[str, str]):
-        self._queue, self._left = queue, list(runs)
+    Whether a run is done is read from the store, never from that line.
+    """
+
+    def __init__(self, queue: Queue, environment: dict[str, str]):
+        self._queue = queue
+        self.run: PlannedRun | None = None
+        self.given = 0
         plan = queue.plan
         group = ["--group", plan.name] if plan.name else []
-        names = [run.signature for run in runs]
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
-        self._attempts = {run.signature: self._attempt(run) for run in runs}
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        self.answers: IO[bytes] = os.fdopen(reading, "rb", buffering=0)
         self._process = subprocess.Popen(
-            [*queue.options.command, "--runs-dir", str(plan.store.root), *group, *names],
-            env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._errors,
+            [*queue.options.command, "--runs-dir", str(plan.store.root), *group, "--feed", str(writing)],
+            env=os.environ | environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._errors,
+            pass_fds=[writing],
             start_new_session=True,  # Ctrl-C reaches the driver alone, which then ends the workers
         )  # fmt: skip
-        self._shown: tuple[str, Progress] | None = None
+        os.close(writing)
+        self._progress: Progress | None = None
+        self._heard = b""
+        self._attempt, self._said, self._looked = 0, 0, 0.0
         self._stage, self._done = "", 0
 
+    def give(self, run: PlannedRun) -> None:
+        """The next run; the one before has ended."""
+        self.run, self.given = run, self.given + 1
+        self._progress, self._stage, self._done = None, "", 0
+        self._attempt = self._attempts()
+        self._said = self._errors.seek(0, os.SEEK_END)
+        # A process that is gone already is found by look().
+        with suppress(BrokenPipeError):
+            self._input.write(f"{run.signature}\n".encode())
+            self._input.flush()
+
     def look(self) -> bool:
-        """Show what has moved. True when the process has ended and its runs are accounted for."""
-        ended = self._process.poll() is not None
-        while self._left and self._settle(self._left[0]):
-            self._left.pop(0)
-        if self._left and not ended:
-            self._watch(self._left[0])
-        if not ended:
+        """Show what has moved. True when the process has ended and its run is accounted for."""
+        heard = self.answers.read()
+        if heard == b"":
+            self._process.wait()
+            if self.run is not None and not self._settle():
+                self._queue.died(self.run, self._reason())
+            self.run = None
+            self._release()
+            return True
+        *lines, self._heard = (self._heard + (heard or b"")).split(b"\n")
+        if lines and self.run is not None:
+            _, word, *reason = lines[-1].decode(errors="replace").split(" ", 2)
+            if word == "busy":
+                self._queue.later(self.run)
+            elif not self._settle():
+                self._queue.fail(
+                    self.run, reason[0] if reason else "the worker says it is done, but no valid result is stored"
+                )
+            self.run = None
+        elif self.run is not None and time.monotonic() - self._looked > _WATCH:
+            self._watch()
+        return False
+
+    def close(self) -> None:
+        """Nothing more is given: the process ends by itself."""
+        with suppress(BrokenPipeError):
+            self._input.close()
+
+    def ended(self) -> bool:
+        """Whether a closed one is gone."""
+        if self._process.poll() is None:
             return False
-        for index, run in enumerate(self._left):
-            begun = self._attempt(run) > self._attempts[run.signature]
-            # Only the first one left can have been under way when the process died.
-            died = index == 0 and (begun or self._process.returncode != 0)
-            self._queue.again(run, self._reason() if died else None)
-        self._errors.close()
+        self._release()
         return True
 
     def stop(self) -> None:
-        """Terminate the process; kill it when it does not end."""
+        """End the process: by itself where it is idle, else by SIGTERM, at last by SIGKILL."""
+        self.close()
         if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGTERM)
+            if self.run is not None:
+                os.killpg(self._process.pid, signal.SIGTERM)
             try:
                 self._process.wait(_GRACE)
             except subprocess.TimeoutExpired:
                 os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()
+        self._release()
+
+    @property
+    def _input(self) -> IO[bytes]:
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    def _release(self) -> None:
+        self.close()
+        self.answers.close()
         self._errors.close()
 
-    def _settle(self, run: PlannedRun) -> bool:
-        """Whether a run has ended; shows how."""
-        run_dir = self._queue.plan.store.run(run.signature)
-        if run_dir.is_done():
-            self._begin(run)
-            result = run_dir.read_result()
-            if result is not None:
-                self._queue.show.finished(run, result)
-            self._shown = None
+    def _settle(self) -> bool:
+        """Whether the run has ended; shows how."""
+        assert self.run is not None
+        run_dir = self._queue.plan.store.run(self.run.signature)
+        if (result := _result(run_dir)) is not None:
+            self._begin()
+            self._queue.show.finished(self.run, result)
             return True
         status = run_dir.status_hint()
-        if status and status.state == "failed" and status.attempt > self._attempts[run.signature]:
-            self._begin(run)
-            self._queue.fail(run, run_dir, status.error or "no reason was recorded")
-            self._shown = None
+        if status and status.state == "failed" and status.attempt > self._attempt:
+            self._begin()
+            self._queue.fail(self.run, status.error or "no reason was recorded")
             return True
         return False
 
-    def _watch(self, run: PlannedRun) -> None:
-        status = self._queue.plan.store.run(run.signature).status_hint()
-        if status is None or status.state != "running" or status.attempt <= self._attempts[run.signature]:
+    def _watch(self) -> None:
+        assert self.run is not None
+        self._looked = time.monotonic()
+        status = self._queue.plan.store.run(self.run.signature).status_hint()
+        if status is None or status.state != "running" or status.attempt <= self._attempt:
             return
-        progress = self._begin(run)
+        progress = self._begin()
         if status.stage != self._stage or status.done < self._done:
             progress.stage(status.stage, status.total)
             self._stage, self._done = status.stage, 0
         progress.advance(status.done - self._done, status.note)
         self._done = status.done
 
-    def _begin(self, run: PlannedRun) -> Progress:
-        if self._shown is None or self._shown[0] != run.signature:
-            self._shown = run.signature, self._queue.show.running(run)
-            self._stage, self._done = "", 0
-        return self._shown[1]
+    def _begin(self) -> Progress:
+        assert self.run is not None
+        if self._progress is None:
+            self._progress = self._queue.show.running(self.run)
+        return self._progress
 
-    def _attempt(self, run: PlannedRun) -> int:
-        status = self._queue.plan.store.run(run.signature).status_hint()
+    def _attempts(self) -> int:
+        assert self.run is not None
+        status = self._queue.plan.store.run(self.run.signature).status_hint()
         return status.attempt if status is not None and status.state != "planned" else 0
 
     def _reason(self) -> str:
         code = self._process.returncode
-        self._errors.seek(0)
+        self._errors.seek(self._said)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         said = f": {lines[-1]}" if lines else ""
         if code >= 0:
@@ -249,6 +313,13 @@ class Worker:
         name = signal.Signals(-code).name
         memory = "; the kernel ends processes so when memory runs out" if name == "SIGKILL" else ""
         return f"the worker was ended by {name}{memory}{said}"
+
+
+def _result(run_dir: RunDir) -> Result | None:
+    try:
+        return run_dir.read_result()
+    except StoreError:
+        return None
 
 
 def places(options: Options) -> list[dict[str, str]]:

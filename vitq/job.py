@@ -245,23 +245,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m vitq.job", description=__doc__)
     parser.add_argument("--runs-dir", required=True, help="the store, e.g. runs")
     parser.add_argument("--group", default=None, help="name of the sweep, for the tracker")
-    parser.add_argument("signatures", nargs="+", metavar="SIGNATURE")
+    parser.add_argument("signatures", nargs="*", metavar="SIGNATURE")
+    parser.add_argument(
+        "--feed", type=int, metavar="FD", help="signatures come from stdin; how each ended goes to this descriptor"
+    )
     args = parser.parse_args(argv)
-    store, failed = Store(args.runs_dir), 0
-    for name in args.signatures:
-        run_dir = store.run(name)
-        claim = None if run_dir.is_done() else Claim.take(run_dir)
-        if claim is None:
-            state = "is finished" if run_dir.is_done() else "is executed by another process"
-            print(f"{name} {state}; skipped", file=sys.stderr)
-            continue
-        with claim:
-            try:
-                execute(run_dir, Progress(), _tracker(run_dir), args.group)
-            except Exception as error:  # noqa: BLE001 - the next signature still runs; the record holds the traceback
-                print(f"{name} failed: {error}", file=sys.stderr)
-                failed += 1
-    return 1 if failed else 0
+    if bool(args.signatures) == (args.feed is not None):
+        parser.error("give the signatures of planned runs, or --feed FD")
+    store = Store(args.runs_dir)
+    if args.feed is not None:
+        with os.fdopen(args.feed, "w") as answers:
+            for line in sys.stdin:
+                name = line.strip()
+                print(name, _attempt(store.run(name), args.group), file=answers, flush=True)
+        return 0
+    ended = [_attempt(store.run(name), args.group) for name in args.signatures]
+    return 1 if any(word.startswith("failed") for word in ended) else 0
+
+
+def _attempt(run_dir: RunDir, group: str | None) -> str:
+    """Execute a run under its claim. `done`, `busy` (another process is at it), or `failed` and the error in one line.
+
+    An error stops this run alone: the next signature still runs, and the record holds the traceback.
+    """
+    name = run_dir.signature
+    claim = None if run_dir.is_done() else Claim.take(run_dir)
+    if claim is None:
+        done = run_dir.is_done()
+        print(f"{name} is {'finished' if done else 'executed by another process'}; skipped", file=sys.stderr)
+        return "done" if done else "busy"
+    with claim:
+        try:
+            execute(run_dir, Progress(), _tracker(run_dir), group)
+        except Exception as error:  # noqa: BLE001 - see above
+            print(f"{name} failed: {error}", file=sys.stderr)
+            return f"failed {brief(error)}"
+    return "done"
 
 
 if __name__ == "__main__":
