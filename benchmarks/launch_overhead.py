@@ -2,8 +2,8 @@
 
     python benchmarks/launch_overhead.py             --json prints {"overhead_ms", "runs", "slots", …}
 
-The workers are real (`vitq.job`: claim, config, status, sites, predictions, result, log), only the engine between them is
-replaced by a constant result. overhead_ms is wall-clock of the launch divided by the runs; the plan is timed beside it.
+The workers are real (`vitq.job`: claim, config, status, sites, predictions, result, log), only the engine between them
+is replaced by a constant result. overhead_ms is wall-clock of the launch divided by the runs; planning is apart.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import pandas as pd
 from vitq import host, job
 from vitq.result import Memory, Metrics, Result, Size, Timings
 
-SITES = pd.DataFrame({"site": ["head.input"], "kind": ["head"], "shape": ["1x1"], "elements": [1], "quantizer": ["uniform"],
-                      "granularity": ["tensor"], "bits": [4], "mse": [0.0], "sqnr_db": [1.0]})
+SITES = pd.DataFrame({"site": ["head.input"], "kind": ["head"], "shape": ["1x1"], "elements": [1],
+                      "quantizer": ["uniform"], "granularity": ["tensor"], "bits": [4], "mse": [0.0], "sqnr_db": [1.0]})
 
 def nothing(config, run_dir, journal):
     journal.stage("evaluate", 1)
@@ -74,7 +74,8 @@ def main() -> int:
         done = sum(planned.store.run(run.signature).is_done() for run in planned.runs)
     found = {
         "overhead_ms": round(1000 * (end - between) / args.runs, 1), "launch_s": round(end - between, 1),
-        "plan_s": round(between - start, 1), "runs": args.runs, "slots": args.slots, "done": done, "failed": len(failed),
+        "plan_s": round(between - start, 1), "runs": args.runs, "slots": args.slots, "done": done,
+        "failed": len(failed),
     }  # fmt: skip
     print(json.dumps(found) if args.json else "\n".join(f"{key:<13}{value}" for key, value in found.items()))
     return 0 if done == args.runs and not failed else 1

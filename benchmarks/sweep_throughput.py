@@ -4,10 +4,10 @@
     python benchmarks/sweep_throughput.py            --json prints {"ratio" = stock / ours, "stock_s", "ours_s", …}
 
 Both execute the same 32 runs of the embedded ViT (4 methods x 4 bit-widths x 2 seeds) through `vitq run`, each from an
-empty store, planning and start-up included; the model, the decoded images and the full-precision logits are in the cache
-for both. The stock launcher starts all jobs of a batch at once; 32 interpreters with torch do not fit into every
-machine's memory, so that its sweeper gets batches (`--batch`, `hydra.sweeper.max_batch_size`). Every job has one thread.
-The results of both are compared before a figure is printed.
+empty store, planning and start-up included; the model, the decoded images and the full-precision logits are in the
+cache for both. The stock launcher starts all jobs of a batch at once; 32 interpreters with torch do not fit into every
+machine's memory, so that its sweeper gets batches (`--batch`, `hydra.sweeper.max_batch_size`). Every job has one
+thread. The results of both are compared before a figure is printed.
 """
 
 from __future__ import annotations
@@ -98,9 +98,13 @@ def stock(place: Path, batch: int) -> list[str]:
 def timed(command: list[str], folder: Path) -> float:
     """Seconds of a command that must succeed."""
     start = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+        raise SystemExit(
+            f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+        )
     return time.perf_counter() - start
 
 

@@ -108,7 +108,7 @@ class Queue:
                 worker = self._slots.get(number)
                 if (worker is None or worker.run is None) and (run := self._take()) is not None:
                     self._give(number, run)
-            connection.wait([worker.answers for worker in self._slots.values()], _LOOK)
+            connection.wait([worker.answers.fileno() for worker in self._slots.values()], _LOOK)
             for number, worker in list(self._slots.items()):
                 if worker.look():
                     del self._slots[number]

@@ -24,6 +24,9 @@ def test_every_package_folder_is_listed(project: dict[str, Any], repo: Path) -> 
     code = {"vitq": "vitq", "launchers": "vitq.launchers"}
     folders = {path.parent.relative_to(repo) for root in code for path in (repo / root).rglob("*.py")}
     wanted = {".".join([code[folder.parts[0]], *folder.parts[1:]]) for folder in folders} | {"vitq.conf", "vitq.sweeps"}
+    # Hydra looks for plugins in a namespace of its own; the plugin lies with the other launchers.
+    plugin = "hydra_plugins.vitq_launcher"
+    wanted = wanted - {f"vitq.launchers.{plugin}"} | {"hydra_plugins", plugin}
     assert set(project["tool"]["setuptools"]["packages"]) == wanted, (
         "list it in pyproject.toml, [tool.setuptools] packages"
     )
@@ -52,12 +55,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_installs_one_name_and_ships_all_files(wheel: Path, repo: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {name.split("/")[0].split("-")[0] for name in names} == {"vitq"}
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"vitq", "hydra_plugins"}
+    assert {name.split("/")[1] for name in names if name.startswith("hydra_plugins/")} == {"vitq_launcher"}
     wanted = {
         f"vitq/{path.relative_to(repo)}"
         for folder in ("conf", "sweeps", "launchers")
         for path in (repo / folder).rglob("*")
-        if path.suffix in (".yaml", ".py")
+        if path.suffix in (".yaml", ".py") and "hydra_plugins" not in path.parts
     }
     wanted |= {
         str(path.relative_to(repo)) for path in (repo / "vitq").rglob("*") if path.suffix in (".py", ".j2", ".typed")

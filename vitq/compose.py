@@ -20,6 +20,7 @@ from typing import Any
 from vitq.bases import with_base
 from vitq.errors import ConfigError, unknown
 from vitq.roots import Roots
+from vitq.translate import launcher_overrides
 
 VERSION_BASE = "1.3"
 
@@ -77,6 +78,7 @@ def load(file: Path, roots: Roots, overrides: Sequence[str] = (), multirun: bool
     """
     from omegaconf import OmegaConf
 
+    overrides = launcher_overrides(overrides)
     own = [o for o in overrides if o.lstrip("+~").startswith(("sweep.", "hydra.", "hydra/"))]
     early = [f"++{o}" if o.startswith("sweep.") else o for o in own]
     with _hydra(file) as compose:

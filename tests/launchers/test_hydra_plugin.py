@@ -1,0 +1,74 @@
+"""The Hydra launcher plugin under Hydra's own conformance suite, and what it adds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, IntegrationTestSuite, LauncherTestSuite
+
+APP = """\
+import os, signal, hydra
+
+@hydra.main(version_base=None)
+def main(config):
+    if config.x == 2:
+        raise ValueError("two is bad")
+    if config.x == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    print("x is", config.x)
+
+main()
+"""
+
+
+def test_hydra_finds_it() -> None:
+    names = [plugin.__name__ for plugin in Plugins.instance().discover(Launcher)]
+    assert "VitqLocalLauncher" in names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("launcher_name", "overrides"), [("vitq_local", ["hydra.launcher.slots=2"])])
+class TestLocal(LauncherTestSuite):
+    """Hydra's suite for launchers."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher_name", "overrides"),
+    [("vitq_local", ["hydra/sweeper=basic", "hydra.sweeper.max_batch_size=2"])],
+)
+class TestBatches(BatchedSweeperTestSuite):
+    """Batches of jobs."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task_launcher_cfg", "extra_flags"), [({}, ["-m", "hydra/launcher=vitq_local"])])
+class TestIntegration(IntegrationTestSuite):
+    """Working folders and job names."""
+
+
+@pytest.mark.slow
+def test_failures_are_raised_at_the_end_all_of_them(tmp_path: Path) -> None:
+    app = tmp_path / "app.py"
+    app.write_text(APP)
+    words = ["-m", "+x=1,2,3,4", "hydra/launcher=vitq_local", "hydra.launcher.slots=2"]
+    done = subprocess.run([sys.executable, app, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert sorted(line for line in done.stdout.splitlines() if line.startswith("x is")) == ["x is 1", "x is 4"]
+    assert "2 of 4 jobs failed:" in done.stderr
+    assert "#1 +x=2: ValueError: two is bad" in done.stderr
+    assert "#2 +x=3: the process ended with SIGKILL before the job had returned" in done.stderr
+
+
+def test_a_wrong_option_is_named(tmp_path: Path) -> None:
+    app = tmp_path / "app.py"
+    app.write_text(APP)
+    words = ["-m", "+x=1,4", "hydra/launcher=vitq_local", "hydra.launcher.slots=0"]
+    done = subprocess.run([sys.executable, app, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "hydra.launcher.slots: Input should be greater than or equal to 1" in done.stderr
