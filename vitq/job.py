@@ -42,11 +42,14 @@ def execute(run_dir: RunDir, progress: Progress, tracker: Tracker, group: str | 
     try:
         config = stored_config(run_dir)
         with tracker.run(config, run_dir.signature, group, run_dir) as tracked:
-            result, sites = _measure(config, run_dir, journal)
+            result, sites, model = _measure(config, run_dir, journal)
             run_dir.write_result(result)
             journal.finish()
             run_dir.clear_state()
             tracked.result(result, sites)
+            stopped = _probe(config, run_dir, model, journal) if config.probe.wanted else None
+        if stopped is not None:
+            raise stopped
         return result
     except BaseException as error:
         if not run_dir.is_done():
@@ -99,6 +102,14 @@ class Journal(Progress):
         self._write("done")
         self._log(f"done in {self.total():.1f} s")
 
+    def note(self, text: str) -> None:
+        """Something for the log alone."""
+        self._log(text)
+
+    def rest(self) -> None:
+        """What was done after the result is over."""
+        self._write("done")
+
     def fail(self, error: BaseException) -> None:
         text = "".join(traceback.format_exception(error))
         self._write("failed", error=brief(error), traceback=text)
@@ -144,8 +155,8 @@ def stored_config(run_dir: RunDir) -> RunConfig:
     return config
 
 
-def _measure(config: RunConfig, run_dir: RunDir, journal: Journal) -> tuple[Result, pd.DataFrame]:
-    """Quantize, evaluate, and write everything but the result."""
+def _measure(config: RunConfig, run_dir: RunDir, journal: Journal) -> tuple[Result, pd.DataFrame, QuantizedModel]:
+    """Quantize, evaluate, and write everything but the result. Returns the model, too, for probes."""
     import torch
 
     from vitq import data, device, evaluate, reference
@@ -162,7 +173,7 @@ def _measure(config: RunConfig, run_dir: RunDir, journal: Journal) -> tuple[Resu
         fp = reference.reference_logits(config, model, images, where, journal)
     labels = torch.from_numpy(images.labels)
     size, sites, quantized = _quantize(config, model, where, journal, run_dir)
-    if quantized is None:
+    if not config.method.quantizes:
         logits = fp
     else:
         with journal.timed("evaluate"):
@@ -182,16 +193,13 @@ def _measure(config: RunConfig, run_dir: RunDir, journal: Journal) -> tuple[Resu
         memory=host.peak_memory(),
         provenance=host.provenance(journal.started_at, journal.attempt),
     )
-    return result, sites
+    return result, sites, quantized
 
 
 def _quantize(
     config: RunConfig, model: nn.Module, where: torch.device, journal: Journal, run_dir: RunDir
-) -> tuple[Size, pd.DataFrame, QuantizedModel | None]:
-    """Apply the recipe and store its artifacts.
-
-    Returns sizes, the site table, and the quantized model (None where nothing is quantized).
-    """
+) -> tuple[Size, pd.DataFrame, QuantizedModel]:
+    """Apply the recipe and store its artifacts. Returns sizes, the site table, and the quantized model."""
     from vitq import recipe, sites
     from vitq.steps.checkpoint import Checkpoint
 
@@ -209,7 +217,7 @@ def _quantize(
                 quantized_bytes=fp_bytes,
             ),
             table,
-            None,
+            quantized,
         )
     work = recipe.apply(config, model, where, journal, Checkpoint(run_dir.state_dir), journal.timed)
     quantized = work.model
@@ -227,6 +235,26 @@ def _quantize(
         quantized_bytes=sites.quantized_bytes(quantized, sites.model_bytes(quantized)),
     )
     return size, table, quantized
+
+
+def _probe(config: RunConfig, run_dir: RunDir, model: QuantizedModel, journal: Journal) -> BaseException | None:
+    """Look at the quantized model. The run is done and stays so, whatever a probe does; Ctrl-C is returned."""
+    from vitq import device
+    from vitq.probes import perform
+    from vitq.probes.subject import Subject
+
+    def subject() -> Subject:
+        return Subject.of(config, model, device.resolve(config.device), journal)
+
+    try:
+        for outcome in perform(run_dir, subject, config.probe):
+            journal.note(outcome.line())
+    except KeyboardInterrupt as error:
+        # The mirror of a finished run ends well before the process does.
+        return error
+    finally:
+        journal.rest()
+    return None
 
 
 def _tracker(run_dir: RunDir) -> Tracker:

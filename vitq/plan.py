@@ -179,7 +179,7 @@ class _Facts:
         """Problems that only the engine sees (method, steps, quantizers, model family); imports torch."""
         from vitq.validate import problems
 
-        asked = (config.model, config.method, config.bits, config.calib, config.data, config.device)
+        asked = (config.model, config.method, config.bits, config.calib, config.data, config.device, config.probe)
         found: list[str] = self._once("engine", asked, lambda: problems(config))
         return found
 

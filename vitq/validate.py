@@ -21,7 +21,22 @@ def problems(config: RunConfig) -> list[str]:
     from vitq import methods
 
     methods.load()
-    return [*_kinds(config), *_steps(config), *_kept(config)]
+    return [*_kinds(config), *_steps(config), *_kept(config), *probes(config)]
+
+
+def probes(config: RunConfig) -> list[str]:
+    """Problems of `probe`, one line each."""
+    if not config.probe.wanted:
+        return []
+    from vitq.probes import parse_probe
+
+    found = []
+    for name, options in config.probe.wanted.items():
+        probe, wrong = parse_probe(name, options)
+        found += wrong
+        if probe is not None:
+            found += [f"probe.options.{name}: {line}" for line in probe.check(config)]
+    return found
 
 
 def _kinds(config: RunConfig) -> Iterator[str]:

@@ -13,6 +13,7 @@ from vitq.errors import VitqError, unknown
 COMMANDS = {
     "run": "execute one configuration, or with -m every combination of several values",
     "sweep": "execute a sweep: a file that names methods, bit-widths, models, seeds",
+    "probe": "look at the models of finished runs: loss landscapes and the like",
     "status": "where the runs of a sweep stand",
     "retry": "execute the runs of a sweep again that have no result",
     "cancel": "end what executes the runs of a sweep; results are kept",

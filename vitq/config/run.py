@@ -18,9 +18,22 @@ from vitq.config.model import ModelConfig
 
 @dataclass(frozen=True, config=RULES)
 class ProbeConfig:
-    """Which probes run after evaluation. None exists yet; `names` stays empty."""
+    """What looks at the quantized model once the run has its result. Volatile: it never changes that result.
+
+    options: probe → its options; every probe named here is run. names: probes to run with their default options.
+    images: how many labelled images of the evaluation split they look at, evenly spread over it.
+    max_seconds: most seconds that one probe may take; what is missing then is made by the next `vitq probe`.
+    """
 
     names: tuple[str, ...] = ()
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    images: Annotated[int, Field(ge=1)] = 64
+    max_seconds: Annotated[float, Field(gt=0)] = 600.0
+
+    @property
+    def wanted(self) -> dict[str, dict[str, Any]]:
+        """Probe → options, in the order of the config."""
+        return {**{name: {} for name in self.names}, **self.options}
 
 
 @dataclass(frozen=True, config=RULES)

@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -48,6 +49,7 @@ class RunDir:
         self.artifacts_dir = path / "artifacts"
         self.state_dir = path / "state"
         self.probes_dir = path / "probes"
+        self.probe_state_dir = self.probes_dir / "state"
         self.tracker_path = path / "tracker.json"
         self.log_path = path / "log.txt"
 
@@ -158,27 +160,63 @@ class RunDir:
     def write_predictions(self, arrays: dict[str, np.ndarray]) -> None:
         """Store what was predicted per image, N images in dataset order: `correct` bool (N,), `label` int64 (N,),
         `topk_index` int32 (N, k), `topk_logit` float32 (N, k), k = min(5, classes). Equal arrays, equal bytes."""
-        import numpy as np
-
-        for name, array in arrays.items():
-            if np.asarray(array).dtype.hasobject:
-                raise StoreError(
-                    f"cannot write {self.predictions_path}: array {name!r} holds Python objects; pass numbers"
-                )
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
-        write_bytes(self.predictions_path, buffer.getvalue())
+        _write_arrays(self.predictions_path, arrays)
 
     def read_predictions(self) -> dict[str, np.ndarray]:
         """The arrays of `write_predictions`. Raises StoreError when they are absent or unreadable."""
-        import numpy as np
+        return _arrays(self._required(self.predictions_path), self.predictions_path, self._again)
 
-        data = self._required(self.predictions_path)
+    def probe_path(self, name: str) -> Path:
+        """Where the arrays of a probe lie."""
+        return self.probes_dir / f"{name}.npz"
+
+    def probe_picture_path(self, name: str) -> Path:
+        """Where the picture of a probe lies."""
+        return self.probes_dir / f"{name}.png"
+
+    def probes(self) -> list[str]:
+        """Names of the probes that are complete, sorted."""
+        return sorted(path.stem for path in self.probes_dir.glob("*.npz"))
+
+    def write_probe(self, name: str, arrays: dict[str, np.ndarray], picture: bytes) -> None:
+        """Store a complete probe: the picture (PNG) first, so that the arrays say that both are there."""
+        write_bytes(self.probe_picture_path(name), picture)
+        _write_arrays(self.probe_path(name), arrays)
+
+    def read_probe(self, name: str) -> dict[str, np.ndarray] | None:
+        """The arrays of `write_probe`, None when there are none. Raises StoreError when they are unreadable."""
+        path = self.probe_path(name)
+        data = read_bytes(path)
+        return None if data is None else _arrays(data, path, f"remove it and run `vitq probe {self.signature}` again")
+
+    def clear_probe(self, name: str) -> None:
+        """Remove a probe, complete or not."""
+        for path in (self.probe_path(name), self.probe_picture_path(name), self.probe_state_path(name)):
+            path.unlink(missing_ok=True)
+
+    def probe_state_path(self, name: str) -> Path:
+        """Where a probe that is not complete keeps what it has."""
+        return self.probe_state_dir / f"{name}.npz"
+
+    def write_probe_state(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+        """Keep what an unfinished probe has."""
+        _write_arrays(self.probe_state_path(name), arrays)
+
+    def read_probe_state(self, name: str) -> dict[str, np.ndarray] | None:
+        """What an unfinished probe had; None where there is nothing, or nothing readable: it is computed again."""
+        path = self.probe_state_path(name)
+        data = read_bytes(path)
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-        except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-            raise _unreadable(self.predictions_path, error, self._again) from error
+            return None if data is None else _arrays(data, path, "")
+        except StoreError:
+            return None
+
+    def clear_probe_state(self, name: str | None = None) -> None:
+        """Remove what an unfinished probe had; without a name, what all of them and the model they looked at left."""
+        if name is None:
+            shutil.rmtree(self.probe_state_dir, ignore_errors=True)
+        else:
+            self.probe_state_path(name).unlink(missing_ok=True)
 
     def _read_table(self, path: Path) -> pd.DataFrame:
         import pandas as pd
@@ -238,6 +276,27 @@ def read_record(path: Path, kind: type[R], remedy: str) -> R | None:
         raise _unreadable(path, problems, remedy) from error
     except (ValueError, RecursionError) as error:
         raise _unreadable(path, f"not JSON ({error})", remedy) from error
+
+
+def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    import numpy as np
+
+    for name, array in arrays.items():
+        if np.asarray(array).dtype.hasobject:
+            raise StoreError(f"cannot write {path}: array {name!r} holds Python objects; pass numbers")
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def _arrays(data: bytes, path: Path, remedy: str) -> dict[str, np.ndarray]:
+    import numpy as np
+
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise _unreadable(path, error, remedy) from error
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> None:

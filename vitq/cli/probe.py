@@ -1,0 +1,173 @@
+"""`vitq probe`: look at the quantized models of finished runs."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from vitq.cli import options
+
+if TYPE_CHECKING:
+    from vitq.config import ProbeConfig, RunConfig
+    from vitq.probes import Outcome
+    from vitq.show import Show
+    from vitq.store import RunDir
+
+EXAMPLES = """\
+  vitq probe 3f2c probe=[landscape]                             a signature, or its beginning
+  vitq probe demo probe=[landscape] probe.max_seconds=60        every finished run of a sweep
+  vitq probe 3f2c probe=[landscape] 'probe.options.landscape.views=[block]' --dry-run
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Arguments of `vitq probe`."""
+    parser = options.parser(
+        "probe",
+        "Probe finished runs. The recipe is executed again, because a store keeps no models; what is there is kept.",
+        EXAMPLES,
+        "SIGNATURE|SWEEP probe=[NAME,…] [probe.KEY=VALUE …] [--again] [--dry-run] [--json] [--runs-dir DIR]",
+    )
+    parser.add_argument("name", metavar="SIGNATURE|SWEEP", help="a run, or all finished runs of a sweep")
+    options.overrides(parser)
+    parser.add_argument("--again", action="store_true", help="measure anew what is stored already")
+    parser.add_argument("--dry-run", action="store_true", help="say what it will cost; compute nothing")
+    options.as_json(parser, "what became of each probe")
+    options.runs_dir(parser)
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+    """Probe; exit code 1 when a probe failed. Raises VitqError for whatever is wrong before the start."""
+    from rich.console import Console
+
+    from vitq.errors import ConfigError, unknown
+    from vitq.show import Show
+    from vitq.store import Store
+
+    if args.name.startswith(("probe=", "probe.")):
+        raise ConfigError(["name a run or a sweep first: vitq probe SIGNATURE probe=[landscape]"])
+    wanted, changes = _wanted(args.overrides, args.config_dir)
+    if not wanted.wanted:
+        from vitq.probes import PROBES, load
+
+        load()
+        raise ConfigError([f"no probe is named; add e.g. probe=[landscape]. {unknown('probe', '', PROBES)}"])
+    store = Store(args.runs_dir)
+    names = store.read_sweep(args.name).signatures if args.name in store.sweeps() else [store.find(args.name).signature]
+    runs = [(run_dir, _config(run_dir, wanted, changes)) for run_dir in map(store.run, names) if run_dir.is_done()]
+    if not runs:
+        raise ConfigError([f"{args.name} has no finished run; `vitq run … probe=[…]` probes a run as it is executed"])
+    _check(runs)
+    if args.dry_run:
+        return _preview(runs, args.json)
+    show = Show(Console(stderr=True), args.name, len(runs))
+    found = {run_dir.signature: _probe(run_dir, config, show, args) for run_dir, config in runs}
+    if args.json:
+        print(json.dumps({s: [dataclasses.asdict(o) for o in outcomes] for s, outcomes in found.items()}, indent=2))
+    return 1 if any(o.state == "failed" for outcomes in found.values() for o in outcomes) else 0
+
+
+def _wanted(overrides: list[str], config_dir: str | None) -> tuple[ProbeConfig, dict[str, Any]]:
+    """The probes that are asked for, and where to compute: device, cache_dir."""
+    from vitq import compose
+    from vitq.config import RunConfig
+    from vitq.errors import ConfigError
+    from vitq.problems import with_valid_keys
+
+    allowed = ("probe=", "probe.", "device=", "cache_dir=")
+    bad = [o for o in overrides if not o.lstrip("+").startswith(allowed)]
+    if bad:
+        raise ConfigError([f"{o}: a finished run stays what it is; valid: {', '.join(allowed)}…" for o in bad])
+    file, roots = compose.root_config(config_dir)
+    (cell,) = compose.expand(compose.load(file, roots, overrides))
+    if cell.problem is not None:
+        raise ConfigError([cell.problem])
+    config, problems = RunConfig.parse(cell.raw)
+    if config is None:
+        raise ConfigError([with_valid_keys(problem) for problem in problems])
+    named = {o.lstrip("+").partition("=")[0] for o in overrides}
+    changes: dict[str, Any] = {key: getattr(config, key) for key in ("device", "cache_dir") if key in named}
+    return config.probe, changes
+
+
+def _config(run_dir: RunDir, wanted: ProbeConfig, changes: dict[str, Any]) -> RunConfig:
+    from vitq.config import RunConfig
+    from vitq.errors import ConfigError
+
+    config, problems = RunConfig.parse(run_dir.read_config())
+    if config is None:
+        raise ConfigError([f"{run_dir.config_path}: {line}" for line in problems])
+    return dataclasses.replace(config, probe=wanted, **changes)
+
+
+def _check(runs: list[tuple[RunDir, RunConfig]]) -> None:
+    from vitq.errors import ConfigError
+    from vitq.problems import merge
+    from vitq.validate import probes
+
+    problems = [(run_dir.signature, line) for run_dir, config in runs for line in probes(config)]
+    if problems:
+        raise ConfigError(merge(problems, len(runs)))
+
+
+def _preview(runs: list[tuple[RunDir, RunConfig]], as_json: bool) -> int:
+    from vitq.mirror import run_label
+    from vitq.probes import parse_probe
+    from vitq.probes.perform import estimate
+
+    rows = []
+    for run_dir, config in runs:
+        for name, chosen in config.probe.wanted.items():
+            probe, _ = parse_probe(name, chosen)
+            assert probe is not None  # checked before
+            rows.append(
+                {
+                    "run": run_label(config),
+                    "signature": run_dir.signature,
+                    "probe": name,
+                    "passes": probe.passes(config),
+                    "seconds": estimate(probe, run_dir, config.probe.images),
+                }
+            )
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    for row in rows:
+        seconds = "unknown time" if row["seconds"] is None else f"about {row['seconds']:.0f} s"
+        print(f"{row['signature']}  {row['run']}  {row['probe']}: {row['passes']:.0f} forward passes, {seconds}")
+    print("seconds: at the pace of each run's own evaluation; the recipe is executed before")
+    return 0
+
+
+def _probe(run_dir: RunDir, config: RunConfig, show: Show, args: argparse.Namespace) -> list[Outcome]:
+    from vitq import device
+    from vitq.errors import StoreError
+    from vitq.mirror import run_label
+    from vitq.plan import PlannedRun
+    from vitq.probes import perform
+    from vitq.probes.subject import Subject
+    from vitq.rebuild import rebuild
+    from vitq.store.claim import Claim
+
+    claim = Claim.take(run_dir)
+    if claim is None:
+        raise StoreError(f"another process works on run {run_dir.signature}; try again when it is through")
+    progress = show.running(PlannedRun(run_dir.signature, config, run_label(config), (), done=True))
+
+    def subject() -> Subject:
+        return Subject.of(config, rebuild(run_dir, config, progress), device.resolve(config.device), progress)
+
+    outcomes = []
+    with claim:
+        for outcome in perform(run_dir, subject, config.probe, args.again):
+            outcomes.append(outcome)
+            print(f"{run_label(config)}: {outcome.line()}", file=sys.stderr if args.json else sys.stdout)
+            if outcome.state in ("done", "kept") and not args.json:
+                print(f"  {run_dir.probe_picture_path(outcome.name)}")
+        if all(outcome.state in ("done", "kept", "skipped") for outcome in outcomes):
+            run_dir.clear_probe_state()
+    return outcomes

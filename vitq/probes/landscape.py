@@ -1,0 +1,212 @@
+"""Landscape: the loss around the quantized model, and between it and full precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, SupportsFloat
+
+import numpy as np
+import torch
+from pydantic.dataclasses import dataclass
+
+from vitq.config import RunConfig
+from vitq.config.base import RULES
+from vitq.probes import block, scalars
+from vitq.probes.anchors import Anchors, anchors, layer_weights
+from vitq.probes.directions import Moved, filter_normalized, inner, minus
+from vitq.probes.ledger import Ledger
+from vitq.probes.probe import PROBES, Probe
+from vitq.probes.subject import Subject, switched
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+View = Literal["random", "path", "block"]
+# Steps that leave weights elsewhere than rounding to the nearest code does.
+_LEARNING = ("reconstruct", "gptq", "erq", "bias_correction")
+
+
+@PROBES.register("landscape")
+@dataclass(frozen=True, config=RULES)
+class Landscape(Probe):
+    """Mean cross-entropy on the probe images, in nats, over planes and lines in the space of weights.
+
+    views:
+        `random`: points × points around the quantized model along two filter-normalized random directions (Li et al.
+            2018), from −span to span. Biases, norms and embeddings stay.
+        `path`: line_points from the full-precision weights to those rounded to nearest, with activations quantized as
+            in the run, and in floating point; and where the recipe learned weights, points × points in the plane
+            through full precision, rounded and learned weights, in the quantized model's coordinates (anchors.py).
+        `block`: reconstruction loss of one block over the scale of its post-LayerNorm activations and its weights,
+            channel-wise against tensor-wise (see block.py); `block` names it (default: the middle one).
+    perturb: `latent` moves the weights in front of their quantizers, which round them again: the run's loss as a
+        function of its weights; `dequantized` moves their quantized values, which then are rounded no more.
+    scale_span, weight_span: of the view `block`. radius: of the sharpness, in the axes' unit (default: half the span).
+    seed: of the directions: the same for every run, so that pictures can be laid side by side.
+    """
+
+    views: tuple[View, ...] = ("random", "path", "block")
+    points: int = 21
+    line_points: int = 21
+    span: float = 1.0
+    perturb: Literal["latent", "dequantized"] = "latent"
+    block: str | None = None
+    block_points: int = 21
+    scale_span: float = 0.5
+    weight_span: float = 0.5
+    radius: float | None = None
+    seed: int = 0
+
+    def check(self, config: RunConfig) -> list[str]:
+        problems = []
+        for name in ("points", "block_points"):
+            value = getattr(self, name)
+            if value < 3 or value % 2 == 0:
+                problems.append(f"{name}={value}; an odd number of at least 3 is needed, so that the middle is a point")
+        if self.line_points < 3:
+            problems.append(f"line_points={self.line_points}; at least 3 are needed")
+        for name in ("span", "weight_span"):
+            if getattr(self, name) <= 0:
+                problems.append(f"{name}={getattr(self, name):g}; a number above 0 is needed")
+        if not 0 < self.scale_span < 1:
+            problems.append(f"scale_span={self.scale_span:g}; scales stay positive with 0 < scale_span < 1")
+        if not self.views:
+            problems.append("views names at least one of random, path, block")
+        return problems
+
+    def passes(self, config: RunConfig) -> float:
+        found = 0.0
+        quantizes = config.method.quantizes
+        if "random" in self.views:
+            found += self.points**2
+        if "path" in self.views and quantizes:
+            learns = any(s.get("enabled", True) and s.get("do") in _LEARNING for s in config.method.steps.values())
+            found += 2 * self.line_points + learns * self.points**2
+        if "block" in self.views and quantizes:
+            found += 2 * self.block_points**2 / 12  # a dozen blocks is what most models have
+        return found
+
+    def measure(self, subject: Subject, ledger: Ledger) -> dict[str, np.ndarray]:
+        arrays: dict[str, np.ndarray] = {}
+        if "random" in self.views:
+            arrays |= self._random(subject, ledger)
+        if subject.config.method.quantizes:
+            if "path" in self.views:
+                arrays |= self._path(subject, ledger)
+            if "block" in self.views:
+                arrays |= self._block(subject, ledger)
+        return arrays
+
+    def _random(self, subject: Subject, ledger: Ledger) -> dict[str, np.ndarray]:
+        x = scalars.axis(self.points, self.span)
+        weights = layer_weights(subject.layers())
+        latent = self.perturb == "latent"
+        if not latent:
+            weights = dequantized(subject)
+        directions = [filter_normalized(weights, 2 * self.seed + i) for i in (0, 1)]
+        with Moved(subject.model.model, weights, directions) as moved, switched(subject.model, weights=latent):
+            values = fill(ledger, "random", (self.points, self.points), lambda j, i: _at(moved, subject, x[i], x[j]))
+        radius = self.radius or self.span / 2
+        middle = self.points // 2
+        return {
+            "random.axis": x,
+            "random.loss": values,
+            "random.scalar.sharpness": np.array(scalars.sharpness(x, x, values, radius)),
+            "random.scalar.curvature": np.array(
+                [scalars.curvature(x, values[middle]), scalars.curvature(x, values[:, middle])]
+            ),
+            "random.scalar.roughness": np.array(scalars.roughness(values)),
+            "random.scalar.minima": np.array(scalars.minima(values)),
+        }
+
+    def _path(self, subject: Subject, ledger: Ledger) -> dict[str, np.ndarray]:
+        points = anchors(subject)
+        t = np.linspace(0.0, 1.0, self.line_points)
+        arrays = {"path.axis": t}
+        for name, activations in (("quantized", None), ("fp", False)):
+            with (
+                Moved(subject.model.model, points.full, [minus(points.rounded, points.full)]) as moved,
+                switched(subject.model, weights=False, activations=activations),
+            ):
+                values = fill(ledger, f"path.{name}", t.shape, lambda i, m=moved: _at(m, subject, t[i]))
+            arrays |= {f"path.{name}": values, f"path.scalar.barrier_{name}": np.array(scalars.barrier(values))}
+        return arrays | (self._plane(subject, points, ledger) if points.learned else {})
+
+    def _plane(self, subject: Subject, points: Anchors, ledger: Ledger) -> dict[str, np.ndarray]:
+        """Full precision is the origin, rounded lies on the first axis; both axes have length 1 in weight space."""
+        first, second = minus(points.rounded, points.full), minus(points.final, points.full)
+        length = inner(first, first) ** 0.5
+        first = {name: tensor / length for name, tensor in first.items()}
+        along = inner(first, second)
+        second = {name: tensor - along * first[name] for name, tensor in second.items()}
+        height = inner(second, second) ** 0.5
+        second = {name: tensor / height for name, tensor in second.items()}
+        placed = np.array([[0.0, 0.0], [length, 0.0], [along, height]])
+        low, high = placed.min(axis=0), placed.max(axis=0)
+        margin = 0.25 * (high - low)
+        x, y = np.linspace(low - margin, high + margin, self.points).T
+        with (
+            Moved(subject.model.model, points.full, [first, second]) as moved,
+            switched(subject.model, weights=False),
+        ):
+            values = fill(ledger, "plane", (self.points, self.points), lambda j, i: _at(moved, subject, x[i], y[j]))
+            steps = np.linspace(0.0, 1.0, self.line_points)
+            line = fill(
+                ledger, "plane.line", steps.shape, lambda i: _at(moved, subject, *(steps[i] * placed[2]).tolist())
+            )
+        return {
+            "plane.x": x,
+            "plane.y": y,
+            "plane.loss": values,
+            "plane.anchors": placed,
+            "plane.line": line,
+            "plane.scalar.barrier": np.array(scalars.barrier(line)),
+            "plane.scalar.roughness": np.array(scalars.roughness(values)),
+        }
+
+    def _block(self, subject: Subject, ledger: Ledger) -> dict[str, np.ndarray]:
+        x, y = scalars.axis(self.block_points, self.scale_span), scalars.axis(self.block_points, self.weight_span)
+        name, found = block.landscapes(subject, self.block, x, y, self.seed, ledger)
+        arrays = {"block.scale": x, "block.weight": y, "block.name": np.array(name)}
+        middle = self.block_points // 2
+        for granularity, values in found.items():
+            place = f"block.{granularity}"
+            # One axis is relative to the scales, the other to the weights' norms: both are shares.
+            radius = self.radius or min(self.scale_span, self.weight_span) / 2
+            arrays |= {
+                place: values,
+                f"{place}.scalar.loss": np.array(values[middle, middle]),
+                f"{place}.scalar.sharpness": np.array(scalars.sharpness(x, y, values, radius)),
+                f"{place}.scalar.curvature": np.array(
+                    [scalars.curvature(x, values[middle]), scalars.curvature(y, values[:, middle])]
+                ),
+                f"{place}.scalar.roughness": np.array(scalars.roughness(values)),
+                f"{place}.scalar.minima": np.array(scalars.minima(values)),
+            }
+        return arrays
+
+    def draw(self, arrays: dict[str, np.ndarray], title: str) -> Figure:
+        from vitq.probes.landscape_picture import draw
+
+        return draw(arrays, title)
+
+
+def fill(ledger: Ledger, name: str, shape: tuple[int, ...], at: Callable[..., float]) -> np.ndarray:
+    """A grid of losses: `at(*index)` is asked for what the ledger does not have. A loss that overflows is infinite."""
+    values = ledger.array(name, shape)
+    for index in np.argwhere(np.isnan(values)).tolist():
+        loss = at(*index)
+        values[tuple(index)] = np.inf if np.isnan(loss) else loss
+        ledger.tick(name)
+    return values
+
+
+def _at(moved: Moved, subject: Subject, *coordinates: SupportsFloat) -> float:
+    moved.to(*map(float, coordinates))
+    return subject.loss()
+
+
+@torch.no_grad()
+def dequantized(subject: Subject) -> dict[str, torch.Tensor]:
+    """The layers' weights as their quantizers give them, by parameter name."""
+    return {f"{name}.weight": layer.weight_site(layer.weight).detach() for name, layer in subject.layers().items()}
