@@ -19,11 +19,12 @@ import yaml
 from safetensors.torch import save_file
 
 from tests.tiny import tiny
-from vitq import data, job, track
+from vitq import data, host, job, track
 from vitq.config import RunConfig, signature
 from vitq.errors import ConfigError
 from vitq.models.load import identify
 from vitq.progress import Progress
+from vitq.result import Status
 from vitq.store import RunDir, Store
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -102,6 +103,18 @@ def test_a_run_leaves_a_complete_record(planner: Planner) -> None:
     assert status is not None
     assert (status.state, status.attempt) == ("done", 1)
     assert {"calibrate", "reparameterize", "evaluate"} <= set(run_dir.log_path.read_text().split())
+
+
+def test_a_run_says_when_the_code_is_not_that_of_its_plan(planner: Planner) -> None:
+    run_dir = planner.plan()
+    run_dir.write_status(Status(state="planned", code={**host.code(), "commit": "1" * 40}))
+    result = planner.execute(run_dir)
+    assert result.provenance.code["planned_commit"] == "1" * 40
+    assert f"the code has changed since this run was planned: commit {'1' * 40} -> " in run_dir.read_log()
+    same = planner.plan("minmax")
+    same.write_status(Status(state="planned", code=host.code()))
+    assert set(planner.execute(same).provenance.code) == {"version", "commit", "dirty"}
+    assert "the code has changed" not in same.read_log()
 
 
 def test_tables_that_a_step_leaves_are_stored(planner: Planner) -> None:

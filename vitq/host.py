@@ -38,16 +38,18 @@ _GIT_SECONDS = 20.0
 _PROC = Path("/proc")
 
 
-def provenance(started_at: str, attempt: int) -> Provenance:
+def provenance(started_at: str, attempt: int, planned: dict[str, str | None] | None = None) -> Provenance:
     """Versions, host and code facts of this process; `finished_at` is now.
 
-    started_at: ISO-8601 in UTC (`vitq.result.utc_now()`). attempt: 1 for the first execution of a signature.
+    started_at: ISO-8601 in UTC (`vitq.result.utc_now()`). attempt: 1 for the first execution of a signature. planned:
+    `code()` of the process that planned the run; where it differs, it is kept beside as `planned_version` and so on.
     Raises pydantic.ValidationError when `started_at` has no time zone or `attempt` is below 1.
     """
     return Provenance(
         versions=versions(),
         host=host(),
-        code=code(),
+        code=code()
+        | ({f"planned_{key}": planned[key] for key in planned} if planned and changed_code(planned) else {}),
         started_at=started_at,
         finished_at=utc_now(),
         attempt=attempt,
@@ -104,6 +106,13 @@ def code() -> dict[str, str | None]:
     changes = _git(package, "status", "--porcelain", "--", ".")
     facts["dirty"] = None if changes is None else str(bool(changes)).lower()
     return facts
+
+
+def changed_code(planned: dict[str, str | None] | None) -> str:
+    """What is different from the code that planned a run, `commit 1a2b -> 3c4d`; '' for nothing, or nothing known."""
+    now = code()
+    found = {key: planned.get(key) for key in now} if planned else now
+    return ", ".join(f"{key} {found[key]} -> {now[key]}" for key in now if found[key] != now[key])
 
 
 def peak_memory() -> Memory:

@@ -71,7 +71,10 @@ class Journal(Progress):
         self._total: int | None = None
         self._stage_at: str | None = None
         self._written = 0.0
+        self.planned_code = previous.code if previous is not None else None
         self._log(f"attempt {self.attempt} on {socket.gethostname()}, pid {os.getpid()}")
+        if changed := host.changed_code(self.planned_code):
+            self._log(f"the code has changed since this run was planned: {changed}")
 
     def stage(self, name: str, total: int | None = None) -> None:
         self._stage, self._done, self._total, self._note = name, 0, total, ""
@@ -131,6 +134,7 @@ class Journal(Progress):
                 host=socket.gethostname(),
                 error=error,
                 traceback=traceback,
+                code=self.planned_code,
             )
         )
 
@@ -191,7 +195,7 @@ def _measure(config: RunConfig, run_dir: RunDir, journal: Journal) -> tuple[Resu
         size=size,
         timings=Timings(total=journal.total(), stages=journal.timings),
         memory=host.peak_memory(),
-        provenance=host.provenance(journal.started_at, journal.attempt),
+        provenance=host.provenance(journal.started_at, journal.attempt, journal.planned_code),
     )
     return result, sites, quantized
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vitq import compose
+from vitq import compose, host
 from vitq.compose import Cell, Primary
 from vitq.config import BitsConfig, CalibConfig, LauncherConfig, RunConfig, signature
 from vitq.errors import ConfigError, DataError, ModelError, unknown
@@ -57,7 +57,7 @@ class Plan:
             run_dir = self.store.run(run.signature)
             run_dir.write_config(run.config.to_dict())
             if not run_dir.status_path.exists():
-                run_dir.write_status(Status(state="planned"))
+                run_dir.write_status(Status(state="planned", code=host.code()))
         if self.sweep:
             record = SweepRecord(
                 name=self.sweep.name,

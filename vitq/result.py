@@ -138,7 +138,7 @@ class Status(Record):
 
     attempt: 1 for the first execution, counting up with each retry.
     stage, done, total, note: the current stage and its units, begun at stage_at.
-    error: one line; traceback: the whole text.
+    error: one line; traceback: the whole text. code: what the run was planned with (`vitq.host.code`).
     """
 
     state: State
@@ -154,6 +154,7 @@ class Status(Record):
     host: str | None = None
     error: str | None = None
     traceback: str | None = None
+    code: dict[str, str | None] | None = None
 
     @field_validator("error")
     @classmethod
