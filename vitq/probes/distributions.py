@@ -1,0 +1,137 @@
+"""Distributions: what passes each site of the quantized network, and how its quantizer fits it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from vitq.config import RunConfig
+from vitq.config.base import RULES
+from vitq.probes.ledger import Ledger
+from vitq.probes.probe import PROBES, Probe
+from vitq.probes.subject import Subject
+from vitq.probes.watch import Seen, Watcher
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@PROBES.register("distributions")
+@dataclass(frozen=True, config=RULES)
+class Distributions(Probe):
+    """For each quantized site, in the running quantized network on the probe images: a histogram with the quantizer's
+    levels, the signal-to-quantization-noise ratio, the share of clipped elements and of codes that nothing was given.
+
+    bins: of the stored histograms. Post-LayerNorm sites have the range of each channel, too, beside that of the
+    full-precision network's norm (recipes fold scales and shifts between the two).
+
+    Arrays, S sites in the order of the model: `site`, `kind`, `bits`, `sqnr_db`, `clipped`, `unused` (S,); `edges`
+    (S, bins + 1) and `counts` (S, bins); `levels` (S, most levels), NaN behind the last one, of the median group where
+    a site has several. Of P norms with C channels at most, NaN behind the last: `norm` (P,), `channel.low`, `.high`,
+    `.level_low`, `.level_high`, `.fp_low`, `.fp_high` (P, C).
+    """
+
+    bins: int = 64
+
+    def check(self, config: RunConfig) -> list[str]:
+        return [] if self.bins >= 2 else [f"bins={self.bins}; at least 2 are needed"]
+
+    def applies(self, config: RunConfig) -> str | None:
+        return None if config.method.quantizes else "full precision has no quantizers"
+
+    def passes(self, config: RunConfig) -> float:
+        return 5.0  # a quantized pass in which every site is sorted into codes and bins, and one of full precision
+
+    def measure(self, subject: Subject, ledger: Ledger) -> dict[str, np.ndarray]:
+        watcher = Watcher()
+        for site in subject.model.sites.values():
+            site.observer = watcher
+        try:
+            with torch.no_grad():
+                for images, _ in subject.batches:
+                    subject.model(images)
+                    ledger.tick("distributions")
+        finally:
+            for site in subject.model.sites.values():
+                site.observer = None
+        seen = [watcher.seen[name] for name in subject.model.sites if name in watcher.seen]
+        histograms = [one.counts(self.bins) for one in seen]
+        arrays = {
+            "site": np.array([one.site.name for one in seen]),
+            "kind": np.array([one.site.kind for one in seen]),
+            "bits": np.array([one.site.quantizer.bits if one.site.quantizer else 32 for one in seen]),
+            "sqnr_db": np.array([one.sqnr for one in seen]),
+            "clipped": np.array([one.clip for one in seen]),
+            "unused": np.array([one.unused for one in seen]),
+            "edges": np.array([edges for edges, _ in histograms]),
+            "counts": np.array([counts for _, counts in histograms]),
+            "levels": _padded([one.shown_levels() for one in seen]),
+        }
+        return arrays | _channels(subject, seen)
+
+    def draw(self, arrays: dict[str, np.ndarray], title: str) -> Figure:
+        from vitq.probes.distributions_picture import draw
+
+        return draw(arrays, title)
+
+
+def _channels(subject: Subject, seen: list[Seen]) -> dict[str, np.ndarray]:
+    norms = [one for one in seen if one.low is not None and one.high is not None]
+    plain = _full_precision_ranges(subject)
+    rows: dict[str, list[np.ndarray]] = {key: [] for key in ("low", "high", "level_low", "level_high")}
+    rows |= {"fp_low": [], "fp_high": []}
+    for one in norms:
+        count = 0 if one.low is None else len(one.low)
+        for key, value in (("low", one.low), ("high", one.high)):
+            rows[key].append(_numbers(value))
+        for key, column in (("level_low", 0), ("level_high", -1)):
+            ends = np.full(count, np.nan) if one.levels is None else _numbers(one.levels[:, column])
+            rows[key].append(ends if len(ends) == count else np.full(count, ends[0]))
+        low, high = plain.get(one.site.owner, (None, None))
+        rows["fp_low"].append(_numbers(low))
+        rows["fp_high"].append(_numbers(high))
+    found = {f"channel.{key}": _padded(values) for key, values in rows.items()}
+    return {"norm": np.array([one.site.owner for one in norms], dtype=str), **found}
+
+
+@torch.no_grad()
+def _full_precision_ranges(subject: Subject) -> dict[str, tuple[Tensor, Tensor]]:
+    """Layer that reads a norm → (C,) least and largest input of each channel in the full-precision network."""
+    ranges: dict[str, tuple[Tensor, Tensor]] = {}
+    handles = []
+    model = subject.reference.model
+    if model is None:
+        raise RuntimeError("the full-precision model's anatomy was not made by `dissect`")
+
+    def see(name: str, x: Tensor) -> None:
+        low, high = x.flatten(0, -2).amin(dim=0), x.flatten(0, -2).amax(dim=0)
+        if name in ranges:
+            low, high = torch.minimum(ranges[name][0], low), torch.maximum(ranges[name][1], high)
+        ranges[name] = low, high
+
+    for name in (reader for link in subject.reference.links for reader in link.consumers):
+        layer: nn.Module = model.get_submodule(name)
+        handles.append(layer.register_forward_pre_hook(lambda _m, args, name=name: see(name, args[0])))
+    try:
+        for images, _ in subject.batches:
+            model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ranges
+
+
+def _numbers(x: Tensor | None) -> np.ndarray:
+    return np.zeros(0) if x is None else x.double().cpu().numpy()
+
+
+def _padded(rows: list[np.ndarray]) -> np.ndarray:
+    """(len(rows), longest) float64, NaN behind the end of each row."""
+    out = np.full((len(rows), max(map(len, rows), default=0)), np.nan)
+    for index, row in enumerate(rows):
+        out[index, : len(row)] = row
+    return out
