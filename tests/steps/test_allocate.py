@@ -334,3 +334,16 @@ def test_what_the_plan_refuses() -> None:
     assert Allocate("allocate").check(off) == []
     early = config({"a": allocate, "c": CALIBRATE})
     assert any("no step before it calibrates" in p for p in Allocate("allocate").check(early))
+
+
+def test_a_fully_quantized_model_is_allocated_whole(workspace: Make) -> None:
+    """Sites in front of LayerNorm and softmax have no partner to multiply with; their bits count all the same."""
+    tensor = {"quantizer": "uniform", "granularity": "tensor"}
+    method = {"kinds": METHOD["kinds"] | {"norm_input": tensor, "scores": tensor}}
+    work = workspace(tiny("vit"), method, images=8, weight=4, activation=4)
+    run(work, CALIBRATE)
+    run(work, {"do": "allocate", "policy": "greedy", "images": 8})
+    kinds = {site.kind for site in free(work)}
+    assert {"norm_input", "scores"} <= kinds
+    path = work.artifacts["allocation_path"]
+    assert path.iloc[-1].mean_activation_bits <= 4 < path.iloc[0].mean_activation_bits

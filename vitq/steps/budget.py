@@ -137,7 +137,10 @@ def _products(work: Workspace, shapes: Mapping[str, torch.Size]) -> list[tuple[S
     for site in work.model.sites.values():
         owners.setdefault(site.owner, []).append(site)
     found = []
-    for left, right in owners.values():
+    for operands in owners.values():
+        if len(operands) == 1:  # in front of LayerNorm or softmax: nothing is multiplied there
+            continue
+        left, right = operands
         first, second = shapes[left.name], shapes[right.name]
         if left.is_weight or right.is_weight:
             weight, inputs = (left, second) if left.is_weight else (right, first)
