@@ -46,8 +46,8 @@ def execute(run_dir: RunDir, progress: Progress, tracker: Tracker, group: str | 
             run_dir.write_result(result)
             journal.finish()
             run_dir.clear_state()
-            tracked.result(result, sites)
             stopped = _probe(config, run_dir, model, journal) if config.probe.wanted else None
+            tracked.result(result, sites)
         if stopped is not None:
             raise stopped
         return result
@@ -244,7 +244,7 @@ def _quantize(
 def _probe(config: RunConfig, run_dir: RunDir, model: QuantizedModel, journal: Journal) -> BaseException | None:
     """Look at the quantized model. The run is done and stays so, whatever a probe does; Ctrl-C is returned."""
     from vitq import device
-    from vitq.probes import perform
+    from vitq.probes.perform import perform
     from vitq.probes.subject import Subject
 
     def subject() -> Subject:

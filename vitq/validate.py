@@ -28,7 +28,7 @@ def probes(config: RunConfig) -> list[str]:
     """Problems of `probe`, one line each."""
     if not config.probe.wanted:
         return []
-    from vitq.probes import parse_probe
+    from vitq.probes.probe import parse_probe
 
     found = []
     for name, options in config.probe.wanted.items():

@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from tests.probes.conftest import ledger
 from vitq.config import RunConfig
 from vitq.errors import VitqError
-from vitq.probes import block, parse_probe
+from vitq.probes import block
 from vitq.probes.anchors import anchors
 from vitq.probes.directions import Moved, filter_normalized
 from vitq.probes.landscape import Landscape, dequantized
+from vitq.probes.probe import parse_probe
 from vitq.probes.subject import Subject, spread, switched
 
 Make = Callable[..., Subject]

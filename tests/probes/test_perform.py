@@ -18,9 +18,10 @@ from vitq import cli
 from vitq.config import ProbeConfig, RunConfig
 from vitq.config.base import RULES
 from vitq.errors import VitqError
-from vitq.probes import PROBES, Probe, perform
 from vitq.probes.ledger import BudgetSpentError, Ledger
-from vitq.probes.perform import meta_of
+from vitq.probes.perform import perform
+from vitq.probes.probe import PROBES, Probe
+from vitq.probes.stored import meta_of
 from vitq.probes.subject import Subject
 from vitq.progress import Progress
 from vitq.rebuild import rebuild

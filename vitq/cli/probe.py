@@ -12,7 +12,7 @@ from vitq.cli import options
 
 if TYPE_CHECKING:
     from vitq.config import ProbeConfig, RunConfig
-    from vitq.probes import Outcome
+    from vitq.probes.perform import Outcome
     from vitq.show import Show
     from vitq.store import RunDir
 
@@ -52,7 +52,7 @@ def main(args: argparse.Namespace) -> int:
         raise ConfigError(["name a run or a sweep first: vitq probe SIGNATURE probe=[landscape]"])
     wanted, changes = _wanted(args.overrides, args.config_dir)
     if not wanted.wanted:
-        from vitq.probes import PROBES, load
+        from vitq.probes.probe import PROBES, load
 
         load()
         raise ConfigError([f"no probe is named; add e.g. probe=[landscape]. {unknown('probe', '', PROBES)}"])
@@ -116,8 +116,8 @@ def _check(runs: list[tuple[RunDir, RunConfig]]) -> None:
 
 def _preview(runs: list[tuple[RunDir, RunConfig]], as_json: bool) -> int:
     from vitq.mirror import run_label
-    from vitq.probes import parse_probe
     from vitq.probes.perform import estimate
+    from vitq.probes.probe import parse_probe
 
     rows = []
     for run_dir, config in runs:
@@ -148,7 +148,7 @@ def _probe(run_dir: RunDir, config: RunConfig, show: Show, args: argparse.Namesp
     from vitq.errors import StoreError
     from vitq.mirror import run_label
     from vitq.plan import PlannedRun
-    from vitq.probes import perform
+    from vitq.probes.perform import perform
     from vitq.probes.subject import Subject
     from vitq.rebuild import rebuild
     from vitq.store.claim import Claim

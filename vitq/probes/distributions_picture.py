@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from vitq.probes.landscape_picture import BLUE, GREY, ORANGE
 
 # Okabe–Ito, one colour for each kind in the order of the alphabet.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7")
-_MARKERS = "osD^v<>Pp*X"
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7")
+MARKERS = "osD^v<>Pp*X"
 _WORST = 6
 
 
@@ -41,7 +41,7 @@ def worst(arrays: dict[str, np.ndarray], count: int) -> list[int]:
 def _along(axes: Axes, arrays: dict[str, np.ndarray], key: str, label: str) -> None:
     for number, kind in enumerate(sorted(set(arrays["kind"].tolist()))):
         chosen = np.flatnonzero(arrays["kind"] == kind)
-        colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         axes.plot(chosen, arrays[key][chosen], marker=marker, ls="", ms=4, color=colour, label=kind)
     axes.set_xlabel("site, in the order of the model")
     axes.set_ylabel(label)

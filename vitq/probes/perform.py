@@ -9,7 +9,7 @@ import logging
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,13 +19,12 @@ from vitq.errors import StoreError, VitqError, brief
 from vitq.mirror import run_label
 from vitq.probes.ledger import BudgetSpentError, Ledger
 from vitq.probes.probe import Probe, parse_probe
+from vitq.probes.stored import META, meta_of
 from vitq.probes.subject import Subject
 from vitq.result import utc_now
 from vitq.store import RunDir
 
 LOG = logging.getLogger("vitq.probes")
-# Name of the array that holds what is no number: JSON.
-META = "meta"
 
 
 @dataclass(frozen=True)
@@ -121,19 +120,13 @@ def picture(probe: Probe, arrays: dict[str, np.ndarray], title: str) -> bytes:
     return buffer.getvalue()
 
 
-def meta_of(arrays: dict[str, np.ndarray]) -> dict[str, object]:
-    """What a stored probe says of itself: options, seconds, passes, images, fingerprint, device."""
-    found: dict[str, object] = json.loads(str(arrays[META]))
-    return found
-
-
 def _asked(probe: Probe, name: str, wanted: ProbeConfig) -> dict[str, object]:
     # Through JSON, because that is what a stored probe is compared with: tuples become lists.
     options = json.loads(json.dumps(asdict(probe)))
     return {"probe": name, "version": probe.version, "options": options, "asked_images": wanted.images}
 
 
-def _stored(run_dir: RunDir, name: str) -> dict[str, object] | None:
+def _stored(run_dir: RunDir, name: str) -> dict[str, Any] | None:
     try:
         arrays = run_dir.read_probe(name)
         return None if arrays is None or META not in arrays else meta_of(arrays)

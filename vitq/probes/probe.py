@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vitq.probes.subject import Subject
 
 PROBES: Registry[type[Probe]] = Registry("probe")
-_MODULES = ("distributions", "hessian", "landscape")
+_MODULES = ("distributions", "hessian", "landscape", "sensitivity")
 
 
 @dataclass(frozen=True, config=RULES)

@@ -14,6 +14,7 @@ from vitq.quant.site import Site
 from vitq.steps import search_bits
 from vitq.steps.budget import Budget, meters
 from vitq.steps.integer import milp
+from vitq.steps.known import Known, steps_before
 from vitq.steps.sensitivity import Trial, menu, table
 from vitq.steps.step import STEPS, Step, Workspace
 
@@ -43,7 +44,9 @@ class Allocate(Step):
     seconds: most the integer program may take.
 
     Artifacts: `allocation_path`, one row for each step of the search with the loss and all four costs (a Pareto curve);
-    `allocation_sensitivity` (milp), the loss that each site causes alone at each width.
+    `allocation_sensitivity` (milp), the loss that each site causes alone at each width. The probe `sensitivity` of a
+    run with the same recipe up to this step measures the same numbers; what it, or an earlier allocation under another
+    budget, left in the cache is used (known.py).
     """
 
     policy: Literal["greedy", "milp", "uniform"] = "greedy"
@@ -120,7 +123,11 @@ class Allocate(Step):
             trial.start(dict.fromkeys(names, widths[-1]))
             rows = search_bits.greedy(trial, budget, widths, self.recompute, work.progress)
         elif self.policy == "milp":
-            alone = table(trial, names, widths, work)
+            known = Known(work.config, steps_before(work.config, self), self.images, work.device)
+            alone = known.losses(names, widths)
+            if alone is None:
+                alone = table(trial, names, widths, work)
+                known.add(alone)
             trial.start(milp(alone, budget, self.seconds))
             rows = search_bits.final(trial, budget)
             work.artifacts["allocation_sensitivity"] = pd.DataFrame(

@@ -87,6 +87,16 @@ def menu(work: Workspace, sites: Sequence[Site], widths: Sequence[int]) -> Menu:
 
 
 @dataclass(frozen=True)
+class Score:
+    """Means over the images of a trial. kl: KL(full precision ‖ quantized), nats. loss: cross-entropy of the label,
+    nats. agreement: percent of images with the same arg max as full precision."""
+
+    kl: float
+    loss: float
+    agreement: float
+
+
+@dataclass(frozen=True)
 class _Look:
     """One change that was evaluated, with the inputs of the segments behind it."""
 
@@ -103,6 +113,7 @@ class Trial:
     a look computed is kept too, and becomes current when that change is taken. Both are exact: no loss is approximated.
 
     bits, loss: the current allocation, in which FP_BITS is a site that is off, and its loss. evaluations: looks so far.
+    full: what full precision scores.
     """
 
     def __init__(self, work: Workspace, choices: Menu, images: int):
@@ -110,8 +121,10 @@ class Trial:
         self._segments = work.model.anatomy.segments
         self._place = {name: self._segment_of(name) for name in choices}
         self._last: _Look | None = None
-        batches = self._images(images)
+        chosen = self._images(images)
+        batches, self._labels = [batch for batch, _ in chosen], [labels for _, labels in chosen]
         self._targets = [_log_probabilities(self._teach(batch)) for batch in batches]
+        self.full = self._score(self._targets)
         self._inputs: list[list[Tensor]] = [batches]
         self.evaluations = 0
         self.bits: Bits = {}
@@ -122,7 +135,8 @@ class Trial:
         self.bits = dict(bits)
         for name, width in bits.items():
             self._set(name, width)
-        self.loss, later = self._run(0)
+        score, later = self._run(0)
+        self.loss = score.kl
         self._inputs = [self._inputs[0], *later]
         self._last = None
         return self.loss
@@ -131,6 +145,15 @@ class Trial:
         """The loss if site `name` had this width and everything else stayed."""
         self._last = self._look(name, width)
         return self._last.loss
+
+    def score(self, changes: Mapping[str, int]) -> Score:
+        """What the model would score if these sites had these widths and everything else stayed."""
+        for name, width in changes.items():
+            self._set(name, width)
+        score, _ = self._run(min(self._place[name] for name in changes))
+        for name in changes:
+            self._set(name, self.bits[name])
+        return score
 
     def take(self, name: str, width: int) -> float:
         """Make a change current; returns the loss. Costs nothing where it was the last one looked at."""
@@ -146,9 +169,9 @@ class Trial:
 
     def _look(self, name: str, width: int) -> _Look:
         self._set(name, width)
-        loss, later = self._run(self._place[name])
+        score, later = self._run(self._place[name])
         self._set(name, self.bits[name])
-        return _Look(name, width, loss, later)
+        return _Look(name, width, score.kl, later)
 
     def _set(self, name: str, width: int) -> None:
         site = self._work.model.sites[name]
@@ -157,18 +180,25 @@ class Trial:
             site.quantizer = self._menu[name][width]
 
     @torch.no_grad()
-    def _run(self, first: int) -> tuple[float, list[list[Tensor]]]:
-        """The loss from segment `first` on, and the inputs of the segments behind it."""
+    def _run(self, first: int) -> tuple[Score, list[list[Tensor]]]:
+        """The score from segment `first` on, and the inputs of the segments behind it."""
         self.evaluations += 1
         current, later = self._inputs[first], []
         for number, segment in enumerate(self._segments[first:], first):
             current = [segment.forward(batch) for batch in current]
             if number < len(self._segments) - 1:
                 later.append(current)
-        total = torch.zeros((), dtype=torch.float64, device=self._work.device)
-        for logits, target in zip(current, self._targets, strict=True):
-            total += F.kl_div(_log_probabilities(logits), target, reduction="sum", log_target=True)
-        return float(total) / sum(len(target) for target in self._targets), later
+        return self._score([_log_probabilities(logits) for logits in current]), later
+
+    def _score(self, outputs: list[Tensor]) -> Score:
+        """outputs: log-probabilities (B, classes) float64, batch by batch."""
+        kl, loss, same = (torch.zeros((), dtype=torch.float64, device=self._work.device) for _ in range(3))
+        for output, target, labels in zip(outputs, self._targets, self._labels, strict=True):
+            kl += F.kl_div(output, target, reduction="sum", log_target=True)
+            loss += F.nll_loss(output, labels, reduction="sum")
+            same += (output.argmax(1) == target.argmax(1)).sum()
+        count = sum(len(target) for target in self._targets)
+        return Score(float(kl) / count, float(loss) / count, 100 * float(same) / count)
 
     def _segment_of(self, name: str) -> int:
         owner = self._work.model.sites[name].owner
@@ -180,12 +210,12 @@ class Trial:
             batch = segment.forward(batch)
         return batch
 
-    def _images(self, count: int) -> list[Tensor]:
-        """Images spread evenly over the calibration set, whose order may be by class."""
+    def _images(self, count: int) -> list[tuple[Tensor, Tensor]]:
+        """Images spread evenly over the calibration set, whose order may be by class, with their labels."""
         total = len(self._work.calib)
         chosen = torch.linspace(0, total - 1, min(count, total)).round().long().tolist()
         size = self._work.config.calib.batch_size
-        return [batch for batch, _ in self._work.calib.take(chosen).batches(size, self._work.device)]
+        return list(self._work.calib.take(chosen).batches(size, self._work.device))
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ def _tables(result: Result, sites: pd.DataFrame, run_dir: RunDir, run: Any) -> N
     names = run_dir.artifacts()
     # Longest first: the record has lost the order in which they ran.
     stages = [list(item) for item in sorted(result.timings.stages.items(), key=lambda item: (-item[1], item[0]))]
-    sensitivity = run_dir.read_artifact(SENSITIVITY) if SENSITIVITY in names else None
+    sensitivity = run_dir.read_artifact(SENSITIVITY) if SENSITIVITY in names else probes.sensitivity(run_dir)
     shown = with_sensitivity(sites, sensitivity)
     tables = {
         "sites": _table(list(shown.columns), mirror.rows_of(shown)),

@@ -1,0 +1,29 @@
+"""What a stored probe says of itself. Free of torch: reports and the W&B mirror read it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Name of the array that holds what is no number: JSON.
+META = "meta"
+
+
+def meta_of(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """probe, version, options, asked_images, images, fingerprint, device, run, passes, seconds, made_at."""
+    found: dict[str, Any] = json.loads(str(arrays[META]))
+    return found
+
+
+def scalars_of(arrays: dict[str, np.ndarray]) -> dict[str, float]:
+    """The numbers beside a landscape: `random.sharpness`, `block.tensor.roughness`, one for each axis of curvatures."""
+    found = {}
+    for name, array in arrays.items():
+        if ".scalar." in name:
+            key = name.replace(".scalar.", ".")
+            values = array.ravel().tolist()
+            found |= {key: values[0]} if len(values) == 1 else {f"{key}.{i}": v for i, v in enumerate(values)}
+    return found
