@@ -20,7 +20,7 @@ def meta_of(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 
 def scalars_of(arrays: dict[str, np.ndarray]) -> dict[str, float]:
     """The numbers beside a landscape: `random.sharpness`, `block.tensor.roughness`, one for each axis of curvatures."""
-    found = {}
+    found: dict[str, float] = {}
     for name, array in arrays.items():
         if ".scalar." in name:
             key = name.replace(".scalar.", ".")
