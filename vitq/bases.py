@@ -28,10 +28,20 @@ def with_base(raw: dict[str, Any], roots: Roots) -> dict[str, Any]:
     if "base" in below:
         raise ConfigError([f"method.base={base}: that method stands on a base itself; name the recipe below it"])
     if not below.get("kinds"):
-        raise ConfigError([f"method.base={base}: that method quantizes nothing, so it has no scales to predict"])
+        raise ConfigError([f"method.base={base}: that method quantizes nothing"])
     own = {key: value for key, value in method.items() if key != "base"}
-    merged = _merge(below, own)
+    merged = _merge(_without_options_of_others(below, own), own)
     return {**raw, "method": {**merged, "name": f"{own.get('name', base)}({below['name']})"}}
+
+
+def _without_options_of_others(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """The base, less the options of kinds to which the method above it gives another quantizer."""
+    kept = copy.deepcopy(dict(below))
+    for kind, entry in (above.get("kinds") or {}).items():
+        old = kept["kinds"].get(kind)
+        if old and isinstance(entry, Mapping) and entry.get("quantizer", old.get("quantizer")) != old.get("quantizer"):
+            old.pop("options", None)
+    return kept
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

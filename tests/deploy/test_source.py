@@ -37,6 +37,24 @@ def test_kept_or_repeated_the_model_is_the_same(planner: Planner, capsys: Any) -
     assert printed["float32_ratio"] == pytest.approx(printed["float32_bytes"] / printed["bytes"], abs=1e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_every_format_is_written(planner: Planner, tmp_path: Path, capsys: Any) -> None:
+    run_dir = planner.plan(keep_model=True)
+    planner.execute(run_dir)
+    words = ["export", run_dir.signature, "--runs-dir", str(planner.store.root)]
+    assert cli.main([*words, "--format", "openvino", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    path = Path(printed["path"])
+    assert path == run_dir.deploy_dir / "model.xml"
+    assert printed["bytes"] == path.stat().st_size + path.with_suffix(".bin").stat().st_size
+    # Two blocks: four layers and one matmul of attention each, and the head; log-type probabilities, the image.
+    assert printed["int8_products"] == 2 * 5 + 1
+    assert set(printed["float_products"]) == {"patch_embed.proj", *(f"blocks.{i}.attn.context" for i in range(2))}
+    assert cli.main([*words, "--output", str(tmp_path / "copy.safetensors")]) == 0
+    assert (tmp_path / "copy.safetensors").read_bytes() == run_dir.model_path.read_bytes()
+
+
 def test_the_packed_model_predicts_what_the_record_says(planner: Planner) -> None:
     run_dir = planner.plan(keep_model=True)
     planner.execute(run_dir)

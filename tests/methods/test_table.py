@@ -36,6 +36,7 @@ TABLE = [
     ("mptq_vit_full", "w8a8", 1.5),
     ("mptq_vit_mixed", "w6a6", 1.0),
     ("mptq_vit_full_mixed", "w6a6", 2.0),
+    ("integer", "w8a8", 1.0),
 ]
 
 

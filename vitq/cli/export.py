@@ -13,10 +13,12 @@ from vitq.cli import options
 EXAMPLES = """\
   vitq export 3f09                                  runs/3f09…/model.safetensors: bit-packed codes, scales, recipe
   vitq export 3f09 --output deit_tiny_w4.safetensors
+  vitq export 3f09 --format onnx                    integers in QuantizeLinear/DequantizeLinear pairs, any batch size
+  vitq export 3f09 --format openvino                the same as an OpenVINO graph
   vitq export 3f09 --json                           sizes against float32 and float16
 """
 
-FORMATS = ("packed",)
+FORMATS = ("packed", "onnx", "openvino")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,5 +52,8 @@ def main(args: argparse.Namespace) -> int:
         print(json.dumps(done, indent=2))
     else:
         for name, value in done.items():
-            print(f"{name:<15} {value}")
+            if isinstance(value, dict):
+                print(name, *(f"  {key}: {why}" for key, why in value.items()), sep="\n")
+            else:
+                print(f"{name:<15} {value}")
     return 0

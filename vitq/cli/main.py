@@ -24,7 +24,7 @@ COMMANDS = {
     "track": "make the W&B mirror of runs again, from the store alone",
     "report": "write a sweep's report: HTML, CSV, Markdown, LaTeX, Parquet",
     "serve": "show the reports live in a browser",
-    "export": "write the model of a finished run: bit-packed checkpoint",
+    "export": "write the model of a finished run: bit-packed, ONNX or OpenVINO",
     "list": "models, methods and sweeps that exist, or the quantized sites of a model",
 }
 

@@ -46,6 +46,7 @@ class RunDir:
         self.sites_path = path / "sites.parquet"
         self.predictions_path = path / "predictions.npz"
         self.model_path = path / "model.safetensors"
+        self.deploy_dir = path / "deploy"
         self.artifacts_dir = path / "artifacts"
         self.state_dir = path / "state"
         self.probes_dir = path / "probes"
