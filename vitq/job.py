@@ -8,11 +8,11 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from vitq import host
+from vitq import host, signals
 from vitq.config import RunConfig, signature
 from vitq.errors import ConfigError, VitqError, brief
 from vitq.progress import Progress
@@ -42,7 +42,11 @@ def execute(run_dir: RunDir, progress: Progress, tracker: Tracker, group: str | 
     try:
         config = stored_config(run_dir)
         with tracker.run(config, run_dir.signature, group, run_dir) as tracked:
-            result, sites, model = _measure(config, run_dir, journal)
+            try:
+                result, sites, model = _measure(config, run_dir, journal)
+            except BaseException as error:
+                journal.fail(error)  # before the tracker hears of it: that may take long, and time may be short
+                raise
             run_dir.write_result(result)
             journal.finish()
             run_dir.clear_state()
@@ -52,7 +56,7 @@ def execute(run_dir: RunDir, progress: Progress, tracker: Tracker, group: str | 
             raise stopped
         return result
     except BaseException as error:
-        if not run_dir.is_done():
+        if not journal.ended and not run_dir.is_done():
             journal.fail(error)
         raise
 
@@ -72,6 +76,7 @@ class Journal(Progress):
         self._stage_at: str | None = None
         self._written = 0.0
         self.planned_code = previous.code if previous is not None else None
+        self.ended = False
         self._log(f"attempt {self.attempt} on {socket.gethostname()}, pid {os.getpid()}")
         if changed := host.changed_code(self.planned_code):
             self._log(f"the code has changed since this run was planned: {changed}")
@@ -114,6 +119,12 @@ class Journal(Progress):
         self._write("done")
 
     def fail(self, error: BaseException) -> None:
+        """Record why the run has no result: it failed, or was told to stop and can go on from its last block."""
+        self.ended = True
+        if isinstance(error, KeyboardInterrupt):
+            self._write("interrupted", error=str(error) or "told to stop by Ctrl-C")
+            self._log(str(error) or "told to stop by Ctrl-C")
+            return
         text = "".join(traceback.format_exception(error))
         self._write("failed", error=brief(error), traceback=text)
         self._log(text)
@@ -273,7 +284,11 @@ def _tracker(run_dir: RunDir) -> Tracker:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the given signatures one after another; exit code 1 when one of them failed."""
+    """Run the given signatures one after another; exit code 1 when one of them failed.
+
+    A signal to stop (`signals.STOPPING`) ends the run under way: its status says so, its state and its claim are in
+    order, and the exit code is 128 + the signal's number.
+    """
     parser = argparse.ArgumentParser(prog="python -m vitq.job", description=__doc__)
     parser.add_argument("--runs-dir", required=True, help="the store, e.g. runs")
     parser.add_argument("--group", default=None, help="name of the sweep, for the tracker")
@@ -281,32 +296,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--feed", type=int, metavar="FD", help="signatures come from stdin; how each ended goes to this descriptor"
     )
+    parser.add_argument(
+        "--take-over", action="store_true", help="wait for runs whose owner on another machine is silent, and take them"
+    )
     args = parser.parse_args(argv)
     if bool(args.signatures) == (args.feed is not None):
         parser.error("give the signatures of planned runs, or --feed FD")
-    store = Store(args.runs_dir)
+    try:
+        with signals.interruptible():
+            return _attempt_all(Store(args.runs_dir), args)
+    except signals.Interrupted as stop:
+        print(f"{stop}; finished blocks are kept", file=sys.stderr)
+        return 128 + stop.number
+
+
+def _attempt_all(store: Store, args: argparse.Namespace) -> int:
     if args.feed is not None:
         with os.fdopen(args.feed, "w") as answers:
             for line in sys.stdin:
                 name = line.strip()
                 print(name, _attempt(store.run(name), args.group), file=answers, flush=True)
         return 0
-    ended = [_attempt(store.run(name), args.group) for name in args.signatures]
-    return 1 if any(word.startswith("failed") for word in ended) else 0
+    ended = {name: _attempt(store.run(name), args.group) for name in args.signatures}
+    if args.take_over:
+        busy = [name for name, word in ended.items() if word == "busy"]
+        ended |= {name: _attempt(store.run(name), args.group, Claim.take_over) for name in busy}
+    return 1 if any(word.startswith("failed") for word in ended.values()) else 0
 
 
-def _attempt(run_dir: RunDir, group: str | None) -> str:
+def _attempt(run_dir: RunDir, group: str | None, take: Callable[[RunDir], Claim | None] = Claim.take) -> str:
     """Execute a run under its claim. `done`, `busy` (another process is at it), or `failed` and the error in one line.
 
     An error stops this run alone: the next signature still runs, and the record holds the traceback.
     """
     name = run_dir.signature
-    claim = None if run_dir.is_done() else Claim.take(run_dir)
+    claim = None if run_dir.is_done() else take(run_dir)
     if claim is None:
         done = run_dir.is_done()
         print(f"{name} is {'finished' if done else 'executed by another process'}; skipped", file=sys.stderr)
         return "done" if done else "busy"
     with claim:
+        if run_dir.is_done():  # finished between the question and the claim
+            return "done"
         try:
             execute(run_dir, Progress(), _tracker(run_dir), group)
         except Exception as error:  # noqa: BLE001 - see above

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 # Version of the record's shape. (What a config means has its own version: vitq.config.SCHEMA_VERSION.)
 RESULT_VERSION = 1
 
-State = Literal["planned", "running", "done", "failed"]
+State = Literal["planned", "running", "done", "failed", "interrupted"]
 
 
 def utc_now() -> str:

@@ -15,7 +15,8 @@ from vitq.store import RunDir
 
 @dataclass(frozen=True)
 class Standing:
-    """state: planned, running, done, failed, interrupted (it was running and its process is gone) or unreadable.
+    """state: planned, running, done, failed, interrupted (told to stop, or its process is gone) or
+    unreadable.
 
     stage: where it is, e.g. `reconstruct 120/600 blocks.3`. eta: seconds to the end of that stage, None where unknown.
     error: why there is no result, one line.

@@ -226,6 +226,19 @@ class Cluster:
         lines = self.run("squeue", "-h", "-r", "-t", "all", "-o", "%i %T").split("\n")
         return dict(line.split() for line in lines if line)
 
+    def hurry(self) -> None:
+        """Jobs that were queued again may start now; SLURM would let them wait for two minutes."""
+        for line in self.run("squeue", "-h", "-r", "-t", "PENDING", "-o", "%i %r").splitlines():
+            job, reason = line.split(maxsplit=1)
+            if reason in ("BeginTime", "None"):
+                self.run("scontrol", "update", f"jobid={job}", "StartTime=now", check=False)
+
+    def take(self, seconds: float = 1) -> None:
+        """A job of the high partition takes both nodes, and ends after some seconds."""
+        wish = ("-p", "high", "-N", "2", "--exclusive", "-o", "/dev/null")
+        job = self.run("sbatch", "--parsable", *wish, "--wrap", f"sleep {seconds}").strip()
+        self._wait(lambda: self.jobs()[job] == "COMPLETED", "the job of higher priority has run")
+
     def settle(self) -> None:
         """Cancel what is left and wait until both nodes are idle: the next test finds the cluster as new."""
         for node in NODES:

@@ -105,7 +105,7 @@ def unfinished(df: pd.DataFrame) -> pd.DataFrame:
 def counts(df: pd.DataFrame) -> str:
     """`14 runs: 12 done, 1 failed, 1 planned`."""
     by_state = df["state"].value_counts(sort=False)
-    order = [s for s in ("done", "running", "planned", "failed", "unreadable") if s in by_state]
+    order = [s for s in ("done", "running", "interrupted", "planned", "failed", "unreadable") if s in by_state]
     runs = f"{len(df)} run{'' if len(df) == 1 else 's'}"
     return f"{runs}: {', '.join(f'{by_state[state]} {state}' for state in order)}" if order else runs
 

@@ -65,6 +65,21 @@ class Claim:
             return None
         return cls(run_dir, mine) if _succeed(run_dir, holder, mine) else None
 
+    @classmethod
+    def take_over(cls, run_dir: RunDir) -> Claim | None:
+        """As `take`, but an owner on another machine is watched until it is dead; None once it gives a sign of life.
+
+        Takes up to SILENCE seconds and some. Raises StoreError when the disk refuses.
+        """
+        beat, deadline = _last_beat(run_dir), time.monotonic() + SILENCE + 2 * BEAT
+        while (claim := cls.take(run_dir)) is None:
+            holder = read(run_dir)
+            here = holder is not None and holder.host == host_id()
+            if here or _last_beat(run_dir) != beat or time.monotonic() > deadline:
+                return None
+            time.sleep(BEAT / 5)
+        return claim
+
     def release(self) -> None:
         """Give the run back. What is not ours is left alone."""
         self._stop.set()
@@ -94,6 +109,13 @@ class Claim:
 def read(run_dir: RunDir) -> Owner | None:
     """Who holds a run; None where nobody does."""
     return _owner(run_dir.claim_path)
+
+
+def _last_beat(run_dir: RunDir) -> int | None:
+    try:
+        return run_dir.claim_path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 class Watch:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from vitq.errors import StoreError
 from vitq.store.rundir import RunDir
+from vitq.store.submissions import Submissions
 from vitq.store.sweeps import SweepRecord, Sweeps
 
-_SIGNATURE = re.compile(r"(?!sweeps$)[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_SIGNATURE = re.compile(r"(?!(sweeps|slurm)$)[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 class Store:
@@ -19,6 +20,7 @@ class Store:
         # Absolute, so that a change of the working directory cannot move the store.
         self.root = Path(root).expanduser().absolute()
         self._sweeps = Sweeps(self.root / "sweeps")
+        self.submissions = Submissions(self.root)
 
     def __repr__(self) -> str:
         return f"Store({str(self.root)!r})"

@@ -1,0 +1,309 @@
+"""`launcher=slurm`: runs are packed into jobs, jobs into arrays that the cluster accepts, and all are watched."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from vitq.errors import ConfigError
+from vitq.estimate import History
+from vitq.launchers import slurm
+from vitq.launchers.base import LAUNCHERS
+from vitq.launchers.watched import Watched, Watcher
+from vitq.plan import Plan, PlannedRun
+from vitq.show import Show
+from vitq.store import claim
+from vitq.store.submissions import Submission
+
+T = TypeVar("T")
+
+# So often in a row a job must be missing from the queue, or ended, before its unfinished runs count as lost.
+_SURE = 2
+# Why jobs wait that start by themselves sooner or later.
+_USUAL = {"None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Cleaning", "Dependency", "Reservation"}
+# A run whose cost is not known is taken to fill a job of its own.
+_UNKNOWN = float("inf")
+
+
+@LAUNCHERS.register("slurm")
+def launch(plan: Plan, show: Show) -> list[str]:
+    """See Launcher. Ctrl-C cancels the jobs; whoever is killed without a word leaves them running, and the next start
+    of the sweep finds them."""
+    driver = Driver(plan, show)
+    try:
+        driver.work()
+    except KeyboardInterrupt:
+        driver.cancel()
+        raise
+    return driver.failed
+
+
+def submit(plan: Plan, show: Show) -> int:
+    """Submit as much as the cluster accepts at once and return; the number of runs that it did not accept."""
+    driver = Driver(plan, show)
+    driver.submit()
+    return len(driver.waiting)
+
+
+@dataclass
+class Array:
+    """What is to become one array: the runs of each job, and how many jobs may run at a time."""
+
+    jobs: list[list[PlannedRun]]
+    parallel: int
+
+
+class Driver:
+    """Submits what waits, shows what moves, and submits again what was lost."""
+
+    def __init__(self, plan: Plan, show: Show):
+        problems = slurm.check(plan.launcher.options)
+        if problems:
+            raise ConfigError(problems)
+        slurm.require()
+        self.plan, self.show = plan, show
+        self.options = slurm.parse(plan.launcher.options)
+        self.submissions = plan.store.submissions
+        self.failed: list[str] = []
+        self.waiting: list[PlannedRun] = []
+        self._watcher = Watcher(plan.store, show)
+        # Runs in the queue, and the element that has them; None: executed by somebody else.
+        self._placed: dict[str, tuple[str, int] | None] = {}
+        self._runs: dict[str, Watched] = {}
+        self._ours: set[str] = set()
+        self._lost: Counter[str] = Counter()
+        self._missing: Counter[tuple[str, int]] = Counter()
+        self._limit = slurm.max_array()
+        self._quiet = False
+        self._said: set[str] = set()
+        self._asked = 0.0
+        self._adopt()
+
+    def work(self) -> None:
+        """Until every run has ended. While the controller is away the store alone is watched."""
+        self.submit()
+        while self.waiting or self._placed:
+            self._look()
+            if time.monotonic() - self._asked >= self.options.ask:
+                self._ask()
+                self.submit()
+            if self.waiting or self._placed:
+                time.sleep(self.options.poll)
+
+    def submit(self) -> None:
+        """Submit what waits, as much as is accepted."""
+        if not self.waiting:
+            return
+        queue = deque(self._arrays())
+        self.waiting = []
+        try:
+            while queue:
+                array = queue.popleft()
+                try:
+                    self._place(array)
+                except slurm.FullError as error:
+                    if len(array.jobs) > 1:
+                        queue.extendleft(reversed(_halves(array)))
+                        continue
+                    if not self._placed:
+                        raise
+                    queue.appendleft(array)
+                    self._say(f"{error}; the rest is submitted when jobs have ended")
+                    break
+        except slurm.AwayError as error:
+            if not self._placed:
+                raise
+            queue.appendleft(array)
+            self._say(f"{error}; asked again until it does")
+        finally:
+            self.waiting = [run for array in queue for job in array.jobs for run in job]
+
+    def cancel(self) -> None:
+        """scancel what this driver submitted or found."""
+        slurm.cancel(job for token in self._ours if (s := self.submissions.read(token)) and (job := s.job))
+
+    def _adopt(self) -> None:
+        """Find what an earlier start of this or another sweep has in the queue already; the rest waits."""
+        alive = {(e.token, e.index) for e in slurm.elements() if not e.ended}
+        where = {
+            name: (submission.token, index)
+            for submission in self.submissions.all()
+            for index, names in enumerate(submission.allocations)
+            if (submission.token, index) in alive
+            for name in names
+        }
+        for run in self.plan.runs:
+            if self.plan.store.run(run.signature).is_done():
+                self.show.skipped(run)
+            elif run.signature in where:
+                self._follow(run, where[run.signature])
+            elif self._is_claimed(run.signature):
+                self._follow(run, None)
+            else:
+                self.waiting.append(run)
+        if where and self._placed:
+            self._say(f"{len(self._placed)} runs are in the queue already")
+
+    def _follow(self, run: PlannedRun, place: tuple[str, int] | None) -> None:
+        self._placed[run.signature] = place
+        self._runs.setdefault(run.signature, self._watcher.watch(run))
+        if place is not None:
+            submission = self.submissions.read(place[0])
+            if submission is not None and submission.sweep == self.plan.name:
+                self._ours.add(place[0])
+
+    def _arrays(self) -> list[Array]:
+        jobs = list(pack(self.waiting, self.options, History.of(self.plan.store)))
+        most = self.options.max_parallel or len(jobs)
+        # More arrays than jobs that may run at a time: longer jobs instead.
+        if len(jobs) > self._limit * most:
+            size = -(-len(self.waiting) // (self._limit * most))
+            jobs = list(_chunks(self.waiting, size))
+        parts = list(_chunks(jobs, self._limit))
+        return [Array(part, max(1, most // len(parts) + (n < most % len(parts)))) for n, part in enumerate(parts)]
+
+    def _place(self, array: Array) -> None:
+        token = self.submissions.new_token()
+        folder = self.submissions.folder(token)
+        command = self.options.command or (*self.options.python, "-m", "vitq.job")
+        submission = Submission(
+            token=token, sweep=self.plan.name, command=list(command),
+            allocations=[[run.signature for run in job] for job in array.jobs],
+            max_retries=self.options.max_retries, max_timeouts=self.options.max_timeouts,
+        )  # fmt: skip
+        # First the record: whoever dies after sbatch leaves jobs that know what to do and are found again.
+        self.submissions.write(submission)
+        root = str(self.plan.store.root)
+        words = [*self.options.python, "-m", "vitq.launchers.allocation", "--runs-dir", root, "--token", token]
+        name = self.plan.name or array.jobs[0][0].label
+        try:
+            job = slurm.submit(self.options, folder, token, name, words, len(array.jobs), array.parallel)
+        except slurm.SlurmError as error:
+            # An answer that got lost is no proof that nothing was submitted: the jobs are looked for by the token.
+            if not isinstance(error, slurm.AwayError):
+                self.submissions.remove(token)
+            raise
+        self.submissions.write(submission.model_copy(update={"job": job}))
+        self._ours.add(token)
+        for index, runs in enumerate(array.jobs):
+            for run in runs:
+                self._follow(run, (token, index))
+                self._runs[run.signature].begin_anew()
+        runs_ = sum(map(len, array.jobs))
+        self._say(f"submitted job array {job}: {len(array.jobs)} jobs for {runs_} runs, logs in {folder}")
+
+    def _look(self) -> None:
+        """Read the store: what has ended, what has moved."""
+        for name in list(self._placed):
+            ended = self._runs[name].look()
+            if ended is None:
+                continue
+            del self._placed[name]
+            if not ended:
+                self.failed.append(name)
+
+    def _ask(self) -> None:
+        """Ask the scheduler: which runs are in no job any more, and have not ended?"""
+        self._asked = time.monotonic()
+        try:
+            elements = {(e.token, e.index): e for e in slurm.elements()}
+        except slurm.AwayError as error:
+            if not self._quiet:
+                self._say(f"{error}; running jobs go on, asked again until it does")
+            self._quiet = True
+            return
+        if self._quiet:
+            self._say("the SLURM controller answers again")
+        self._quiet = False
+        self._warn(elements)
+        self._look()
+        for name, place in list(self._placed.items()):
+            element = elements.get(place) if place else None
+            if self._is_claimed(name) or (element is not None and not element.ended):
+                if place:
+                    self._missing[place] = 0
+                continue
+            if place is None:  # its owner has gone, and left no result
+                self._again(name)
+                continue
+            self._missing[place] += 1
+            if self._missing[place] >= _SURE:
+                self._lose(name, place, element)
+
+    def _warn(self, elements: Mapping[tuple[str, int], slurm.Element]) -> None:
+        """Say once what keeps jobs from starting, where waiting may not help."""
+        for place in filter(None, self._placed.values()):
+            element = elements.get(place)
+            if element is None or element.state != "PENDING" or element.reason in _USUAL | self._said:
+                continue
+            self._said.add(element.reason)
+            self._say(f"job {element.job} cannot start: {element.reason}; `scontrol show job {element.job}` says more")
+
+    def _lose(self, name: str, place: tuple[str, int], element: slurm.Element | None) -> None:
+        submission = self.submissions.read(place[0])
+        job = f"{submission.job}_{place[1]}" if submission and submission.job else None
+        state = element.state if element else (slurm.past_state(job) if job else None)
+        log = self.submissions.log_path(*place)
+        how = f"ended as {state}" if state else "is unknown to SLURM by now"
+        reason = f"its job {job or place[0]} {how} and left no result; see {log}"
+        self._lost[name] += 1
+        if state is not None and state.startswith("CANCELLED"):
+            self._end(name, f"its job {job} was cancelled; `vitq retry` goes on from its last finished block")
+        elif self._lost[name] > self.options.max_retries:
+            self._end(name, reason)
+        else:
+            self._say(f"{name}: {reason}; submitted again")
+            self._again(name)
+
+    def _again(self, name: str) -> None:
+        del self._placed[name]
+        self.waiting.append(self._runs[name].run)
+
+    def _end(self, name: str, reason: str) -> None:
+        del self._placed[name]
+        self._runs[name].fail(reason)
+        self.failed.append(name)
+
+    def _is_claimed(self, name: str) -> bool:
+        run_dir = self.plan.store.run(name)
+        holder = claim.read(run_dir)
+        return holder is not None and not claim.is_dead(holder, run_dir.claim_path)
+
+    def _say(self, text: str) -> None:
+        from rich.markup import escape
+
+        self.show.console.print(escape(text), highlight=False, soft_wrap=True)
+
+
+def pack(runs: Sequence[PlannedRun], options: slurm.Options, history: History) -> Iterator[list[PlannedRun]]:
+    """The runs of each job: of one model, at most `runs_per_job`, and not more than `minutes_per_job` by experience."""
+    most = options.runs_per_job
+    if options.minutes_per_job is not None and most == 1:
+        most = len(runs)
+    models = list(dict.fromkeys(run.config.model.name for run in runs))
+    job: list[PlannedRun] = []
+    minutes = 0.0
+    for run in sorted(runs, key=lambda run: models.index(run.config.model.name)):
+        cost = history.cost(run.config) if options.minutes_per_job is not None else None
+        own = cost.seconds / 60 if cost else _UNKNOWN
+        full = options.minutes_per_job is not None and minutes + own > options.minutes_per_job
+        if job and (len(job) >= most or full or job[0].config.model != run.config.model):
+            yield job
+            job, minutes = [], 0.0
+        job.append(run)
+        minutes += own
+    if job:
+        yield job
+
+
+def _halves(array: Array) -> list[Array]:
+    half = len(array.jobs) // 2
+    more = max(1, -(-array.parallel // 2))
+    return [Array(array.jobs[:half], more), Array(array.jobs[half:], max(1, array.parallel - more))]
+
+
+def _chunks(items: Sequence[T], size: int) -> Iterator[list[T]]:
+    yield from (list(items[start : start + size]) for start in range(0, len(items), size))

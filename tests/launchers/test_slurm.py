@@ -1,0 +1,89 @@
+"""The SLURM launcher as far as it goes without a cluster; tests/slurm/ drives a real one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fake_engine import FakeEngine
+from vitq import compose, plan
+from vitq.cli import main
+from vitq.errors import ConfigError
+from vitq.estimate import History, facts
+from vitq.launchers import slurm
+from vitq.launchers.arrays import pack
+from vitq.plan import Plan
+
+
+def make(*words: str) -> Plan:
+    file, roots = compose.root_config()
+    return plan.make(compose.load(file, roots, ["tracker=none", "launcher=slurm", *words], multirun=True), name="test")
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"partitions": "gpu"}, "launcher.options.partitions: unknown key"),
+        ({"mem": "16"}, "launcher.options.mem: a number with its unit is expected, e.g. 16GB"),
+        ({"time": 0}, "launcher.options.time: Input should be greater than or equal to 1"),
+        ({"extra": {"array": "0-3", "comment": "x"}}, "launcher.options.extra: array, comment: vitq sets this itself"),
+        ({"minutes_per_job": 0}, "launcher.options.minutes_per_job: Input should be greater than 0"),
+    ],
+)  # fmt: skip
+def test_bad_options_are_named(options: dict[str, Any], problem: str) -> None:
+    assert slurm.check(options) == [problem]
+
+
+def test_they_are_found_when_the_sweep_is_planned(engine: FakeEngine) -> None:
+    with pytest.raises(ConfigError, match="nothing was started"):
+        make("launcher.options.time=0")
+    assert slurm.check(make().launcher.options) == []
+
+
+def test_a_machine_without_slurm_says_so(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert main(["run", "-m", "tracker=none", "launcher=slurm", "bits=w8a8,w4a4"]) == 2
+    assert "sbatch and srun are not on PATH" in capsys.readouterr().err
+    assert engine.executed == []
+    assert main(["run", "-m", "--dry-run", "tracker=none", "launcher=slurm", "bits=w8a8,w4a4"]) == 0
+
+
+def test_jobs_hold_runs_of_one_model(engine: FakeEngine) -> None:
+    planned = make("model=vit_digits,swin_digits", "bits=w8a8,w6a6,w4a4")
+    options = slurm.parse({"runs_per_job": 2})
+    jobs = list(pack(planned.runs, options, History([])))
+    assert [len(job) for job in jobs] == [2, 1, 2, 1]
+    assert all(len({run.config.model.name for run in job}) == 1 for job in jobs)
+
+
+def test_jobs_hold_as_many_runs_as_experience_allows(engine: FakeEngine, tmp_path: Path) -> None:
+    planned = make("bits=w8a8,w6a6,w4a4,w3a3", "method=minmax,mse")
+    by_method = {"minmax": 120.0, "mse": 300.0}
+    known = [(facts(run.config), by_method[run.config.method.name], 1) for run in planned.runs]
+    options = slurm.parse({"minutes_per_job": 10})
+    jobs = [[run.config.method.name for run in job] for job in pack(planned.runs, options, History(known))]
+    minutes = [sum(by_method[name] for name in job) / 60 for job in jobs]
+    assert max(minutes) <= 10
+    assert minutes == [9, 7, 7, 5], "the next run would be too much each time"
+    # Without experience each run has a job of its own; `runs_per_job` is a limit beside the minutes.
+    assert [len(job) for job in pack(planned.runs, options, History([]))] == [1] * 8
+    both = slurm.parse({"minutes_per_job": 10, "runs_per_job": 2})
+    assert max(len(job) for job in pack(planned.runs, both, History(known))) == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("Unable to contact slurm controller (connect failure)", slurm.AwayError),
+        ("Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)", slurm.FullError),
+        ("Invalid partition name specified", slurm.SlurmError),
+    ],
+)  # fmt: skip
+def test_refusals_are_told_apart(said: str, kind: type[slurm.SlurmError]) -> None:
+    error = slurm._refusal(f"sbatch: error: Batch job submission failed: {said}")
+    assert type(error) is kind
+    assert "sbatch: error" not in str(error)

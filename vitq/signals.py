@@ -1,0 +1,61 @@
+"""Being told to stop: a signal becomes an exception, so that records are written and claims given back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+# SLURM sends SIGTERM before it kills, and a signal of the user's choice before the time limit.
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked this process to stop. As with KeyboardInterrupt, nothing takes it for a failure of the run."""
+
+    def __init__(self, number: int):
+        self.number = number
+        super().__init__(f"told to stop by {signal.Signals(number).name}")
+
+
+_mine: dict[int, Any] = {}  # signal → the handler that was there before
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Raise Interrupted in the main thread when one of STOPPING arrives, once: what cleans up is not disturbed again.
+
+    Forked children get the default back: they are ended by SIGTERM as anybody expects. Started programs never inherit
+    handlers. Elsewhere than in the main thread, where Python allows no handlers, this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    told = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal told
+        if not told:
+            told = True
+            raise Interrupted(number)
+
+    for number in STOPPING:
+        _mine[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in STOPPING:
+            signal.signal(number, _mine.pop(number))
+
+
+def _forget() -> None:
+    while _mine:
+        number, _ = _mine.popitem()
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_forget)
