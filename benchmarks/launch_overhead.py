@@ -40,7 +40,7 @@ def nothing(config, run_dir, journal):
     result = Result(signature=run_dir.signature, config=config.to_dict(), metrics=metrics, size=size,
                     timings=Timings(total=journal.total(), stages={}), memory=host.peak_memory(),
                     provenance=host.provenance(journal.started_at, journal.attempt))
-    return result, SITES
+    return result, SITES, None
 
 job._measure = nothing
 sys.exit(job.main())
