@@ -193,7 +193,7 @@ def _measure(config: RunConfig, run_dir: RunDir, journal: Journal) -> tuple[Resu
     else:
         with journal.timed("evaluate"):
             logits = evaluate.logits(quantized, images, config.data.batch_size, where, journal, "evaluate")
-        if config.keep_model:
+        if config.keep_model or config.tracker.log_model:
             from vitq.deploy.packed import save_packed
 
             save_packed(quantized, config, size.fp_bytes, run_dir.model_path)

@@ -417,3 +417,19 @@ def test_one_package_alone_imports_wandb() -> None:
 )
 def test_model_labels(tmp_path: Path, name: str, expected: str) -> None:
     assert mirror.model_label(make_config(tmp_path, model={"name": name})) == expected
+
+
+def test_the_model_is_an_artifact_on_request(tmp_path: Path) -> None:
+    """What `vitq sync` would upload: W&B's file names the artifact, its staging folder holds the bytes."""
+    for wanted in (True, False):
+        config = make_config(tmp_path / str(wanted), tracker={"log_model": wanted})
+        run_dir = Store(config.runs_dir).run(signature(config))
+        run_dir.path.mkdir(parents=True)
+        run_dir.model_path.write_bytes(b"the packed model")
+        execute(config)
+        assert log_of(run_dir) == ""
+        (folder,) = offline_runs(config)
+        (file,) = folder.glob("*.wandb")
+        assert (f"model-{signature(config)}".encode() in file.read_bytes()) is wanted
+        staged = [path for path in Path(config.runs_dir).rglob("*") if path.is_file() and path != run_dir.model_path]
+        assert any(path.read_bytes() == b"the packed model" for path in staged) is wanted

@@ -38,7 +38,10 @@ class ProbeConfig:
 
 @dataclass(frozen=True, config=RULES)
 class TrackerConfig:
-    """Where runs are mirrored to. Volatile: it never changes a result."""
+    """Where runs are mirrored to. Volatile: it never changes a result.
+
+    log_model: the quantized model becomes an artifact of the W&B run, packed; the run's folder keeps it too.
+    """
 
     name: Literal["none", "wandb"] = "none"
     mode: Literal["offline", "online", "disabled"] = "offline"
@@ -46,6 +49,7 @@ class TrackerConfig:
     entity: str | None = None
     dir: str | None = None
     tags: tuple[str, ...] = ()
+    log_model: bool = False
 
 
 @dataclass(frozen=True, config=RULES)

@@ -45,6 +45,11 @@ def of_probes(run_dir: RunDir) -> list[Part]:
     return [Part(f"the probe {name}", partial(probes.log, run_dir, name)) for name in probes.names(run_dir)]
 
 
+def of_model(result: Result, run_dir: RunDir) -> list[Part]:
+    """The packed checkpoint as an artifact; nothing where the run kept none (a full-precision one)."""
+    return [Part("the model", partial(_model, result, run_dir))] if run_dir.model_path.exists() else []
+
+
 def with_sensitivity(sites: pd.DataFrame, sensitivity: pd.DataFrame | None) -> pd.DataFrame:
     """The table of sites with `params` (elements of weights, 0 for activations) and `sensitivity`.
 
@@ -78,6 +83,16 @@ def _tables(result: Result, sites: pd.DataFrame, run_dir: RunDir, run: Any) -> N
             frame = run_dir.read_artifact(name).head(_MAX_ROWS)
             tables[name] = _table(list(frame.columns), mirror.rows_of(frame))
     run.log(tables)
+
+
+def _model(result: Result, run_dir: RunDir, run: Any) -> None:
+    import wandb
+
+    facts = {"signature": result.signature, "top1": result.metrics.top1, "bytes": result.size.quantized_bytes}
+    # W&B takes a copy: the run's folder may be moved or cleaned before the upload.
+    artifact = wandb.Artifact(f"model-{result.signature}", type="model", metadata=facts)
+    artifact.add_file(str(run_dir.model_path), name=run_dir.model_path.name, policy="mutable")
+    run.log_artifact(artifact)
 
 
 def _table(columns: list[Any], rows: list[Any]) -> Any:

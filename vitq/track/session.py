@@ -120,6 +120,8 @@ class Session:
     def result(self, result: Result, sites: pd.DataFrame) -> None:
         """See TrackedRun."""
         self._tell(content.of_result(result, sites, self._run_dir))
+        if self._config.tracker.log_model:
+            self._tell(content.of_model(result, self._run_dir))
 
     def finished(self) -> bool:
         """Close the run as a success; whether W&B said that it has all of it."""
