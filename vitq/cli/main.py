@@ -25,6 +25,7 @@ COMMANDS = {
     "report": "write a sweep's report: HTML, CSV, Markdown, LaTeX, Parquet",
     "serve": "show the reports live in a browser",
     "export": "write the model of a finished run: bit-packed, ONNX or OpenVINO",
+    "bench": "speed and accuracy of a run's integer model beside its float model",
     "list": "models, methods and sweeps that exist, or the quantized sites of a model",
 }
 

@@ -1,0 +1,79 @@
+"""`vitq bench`: speed and accuracy of a run's integer model beside its float model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from contextlib import redirect_stdout
+from typing import Any
+
+from vitq.cli import options
+
+EXAMPLES = """\
+  vitq bench 3f09                              OpenVINO: float32, bf16, integer, integer with the rest in bf16
+  vitq bench 3f09 --threads 2 --json           for scripts: `speedup` is integer ÷ float32 throughput at batch 32
+  vitq bench 3f09 --runtime onnxruntime
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Arguments of `vitq bench`."""
+    parser = options.parser(
+        "bench",
+        "Latency (batch 1), throughput (batch 32) and accuracy of a finished run's model in float and in integers, in "
+        "one process and in turns. Nothing else should run on the machine.",
+        EXAMPLES,
+        "SIGNATURE [--runtime NAME] [--threads N] [--repeats N] [--json] [--runs-dir DIR]",
+    )
+    parser.add_argument("signature", metavar="SIGNATURE", help="of `vitq status SWEEP`; its beginning is enough")
+    parser.add_argument("--runtime", default="openvino", metavar="NAME", help="openvino (default) or onnxruntime")
+    parser.add_argument("--threads", type=int, metavar="N", help="default: the cores that this process may use")
+    parser.add_argument(
+        "--repeats", type=int, default=10, metavar="N", help="of batch 32; five times as many of batch 1"
+    )
+    options.as_json(parser, "the figures")
+    options.runs_dir(parser)
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+    """Measure and print. Raises VitqError for a run that cannot be exported."""
+    from vitq.errors import VitqError
+    from vitq.store import Store
+
+    threads = len(os.sched_getaffinity(0)) if args.threads is None else args.threads
+    for name, value in (("--threads", threads), ("--repeats", args.repeats)):
+        if value < 1:
+            raise VitqError(f"{name}={value}; a whole number of at least 1 is needed")
+    run_dir = Store(args.runs_dir).find(args.signature)
+    # Libraries that print must not reach the reader of the JSON.
+    with redirect_stdout(sys.stderr):
+        from vitq.deploy.bench import bench
+        from vitq.deploy.source import packed_run
+        from vitq.job import stored_config
+        from vitq.progress import Progress
+
+        progress = Progress()
+        packed = packed_run(run_dir, progress)
+        recorded = run_dir.read_predictions()["topk_index"][:, 0]
+        done = bench(packed, stored_config(run_dir), recorded, args.runtime, threads, args.repeats, progress)
+    print(json.dumps(done, indent=2) if args.json else _table(done))
+    return 0
+
+
+def _table(done: dict[str, Any]) -> str:
+    head = f"{'':14} {'batch 1':>22} {'batch 32':>26} {'images/s':>9} {'top-1':>7} {'agreement':>10}"
+    lines = [f"{done['runtime']}, {done['threads']} threads, {done['images']} images", head]
+    for name, row in done["forms"].items():
+        one, many = (_spread(row[f"batch{size}"]) for size in (1, 32))
+        speed = row["batch32"]["images_per_second"]
+        lines.append(f"{name:14} {one:>22} {many:>26} {speed:9.1f} {row['top1']:6.2f}% {row['agreement']:9.2f}%")
+    lines.append(f"speedup {done['speedup']:.2f} (integer ÷ float32, images/s at batch 32)")
+    return "\n".join(lines)
+
+
+def _spread(timing: dict[str, Any]) -> str:
+    low, high = timing["quartiles"]
+    return f"{timing['milliseconds']:.1f} ms ({low:.1f}–{high:.1f})"
