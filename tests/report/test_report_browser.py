@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from tests.report.conftest import METHODS, config, correct, finish
+from tests.report.test_report_probes import probe
 from vitq import report
 from vitq.report.serve import server
 from vitq.store import Store, SweepRecord
@@ -105,6 +106,31 @@ def test_charts_render_and_the_console_stays_empty(browser: Any, rich: Store) ->
     assert all(count > 0 for _, count in drawn)
     shown = browser.execute_script("return document.querySelectorAll('#bit-allocation-0 .heatmaplayer image').length")
     assert shown == 1
+    assert complaints(browser) == []
+
+
+def test_probes_are_drawn_and_sites_can_be_chosen(browser: Any, rich: Store) -> None:
+    from selenium.webdriver.support.ui import Select
+
+    df = report.table(rich, "demo")
+    quantized = df[(df["state"] == "done") & (df["bits"] != "FP")].drop_duplicates(["method", "bits"])
+    chosen = quantized["signature"].tolist()[:3]
+    for index, signature in enumerate(chosen):
+        probe(rich.run(str(signature)), index)
+    show(browser, report.build(rich, "demo", ["html"])["html"])
+    count = "return document.querySelectorAll('#loss-landscapes-{} .{}').length"
+    assert [browser.execute_script(count.format(n, "contourlayer image")) for n in (0, 1, 2)] == [3, 0, 6]
+    assert browser.execute_script(count.format(1, "scatterlayer .trace")) == 3
+    bars = "return document.querySelectorAll('#distribution-plot .barlayer .trace').length"
+    assert browser.execute_script(bars) == 2
+    notes = "return document.getElementById('distribution-notes').textContent"
+    before = browser.execute_script(notes)
+    Select(browser.find_element("id", "distribution-site")).select_by_visible_text("blocks.3.site5")
+    after = browser.execute_script(notes)
+    assert before != after
+    assert after.count("SQNR") == 2
+    Select(browser.find_element("id", "distribution-b")).select_by_index(0)
+    assert browser.execute_script(bars) == 1
     assert complaints(browser) == []
 
 

@@ -261,3 +261,17 @@ def test_thinned_curves_keep_their_ends(length: int, points: int) -> None:
 )
 def test_places_of_sites(site: str, expected: tuple[str, str]) -> None:
     assert charts.place(site) == expected
+
+
+def test_landscapes_reach_both_as_surfaces_and_numbers(tmp_path: Path) -> None:
+    options = {"landscape": {"points": 3, "views": ["random", "block"], "block_points": 3}}
+    options["sensitivity"] = {"widths": [4], "images": 4}
+    run_dir = Planner(tmp_path).plan(probe={"options": options, "images": 8}, **TRACKED)
+    first = said(live(run_dir))
+    arrays = run_dir.read_probe("landscape")
+    assert arrays is not None
+    summary = first["summary"]
+    for view in ("random", "block_channel", "block_tensor"):
+        assert summary[f"probes/landscape/{view}"]["_type"] == "plotly-file"
+    assert summary["probes/landscape/random.sharpness"] == pytest.approx(float(arrays["random.scalar.sharpness"]))
+    assert said(rebuild(run_dir, None)) == first

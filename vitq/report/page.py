@@ -15,10 +15,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from vitq.report import ablation, allocation, figures, words
+from vitq.report import ablation, allocation, figures, landscapes, words
+from vitq.report.distributions import histograms
 from vitq.report.markdown import PAIRED_NOTE
 from vitq.report.matrix import CELL, Matrix, matrices, standard_error, summary
 from vitq.report.payload import payload, read_sites
+from vitq.report.probed import Arrays, read_probe
 from vitq.report.provenance import provenance
 from vitq.report.verdict import pairwise
 from vitq.store import Store, SweepRecord
@@ -44,6 +46,7 @@ def page(store: Store, record: SweepRecord, df: pd.DataFrame, comparisons: pd.Da
     environment.globals["isnan"] = math.isnan
     tables = matrices(df)
     sites, pairs = read_sites(store, df), pairwise(store, df)
+    seen = histograms(df, read_probe(store, df, "distributions"))
     return environment.get_template("page.html.j2").render(
         record=record,
         counts=words.counts(df),
@@ -56,9 +59,10 @@ def page(store: Store, record: SweepRecord, df: pd.DataFrame, comparisons: pd.Da
         unfinished=[(words.where(row), row) for _, row in words.unfinished(df).iterrows()],
         provenance=provenance(store, record, df),
         pairs=len(pairs),
-        payload=Markup(payload(df, pairs, sites)),
+        payload=Markup(payload(df, pairs, sites, seen)),
+        has_histograms=bool(seen),
         has_sites=any((df["bits"] != "FP") & df["signature"].isin(list(sites))),
-        extra=_extra(df, sites),
+        extra=_extra(df, sites, read_probe(store, df, "landscape")),
         plotly=Markup(_plotly()),
     )
 
@@ -69,13 +73,16 @@ def _plotly() -> str:
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
 
 
-def _extra(df: pd.DataFrame, sites: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
+def _extra(df: pd.DataFrame, sites: dict[str, pd.DataFrame], probed: dict[str, Arrays]) -> list[dict[str, Any]]:
     """Groups of figures that only some sweeps have."""
     groups = (
         ("Bit allocation", "Bits of every site (rows, in the order of the model) in every run (columns, first seed). "
          "fp: left in floating point.", "tall", allocation.heat_maps(df, sites)),
         ("Ablations", "Variants of one method in the order of the sweep: the first in full, each further one as its "
          "change from the one before, the last in full again.", "figures", ablation.waterfalls(df)),
+        ("Loss landscapes", "Of the probe landscape, first seed of each run, all on one logarithmic colour scale. "
+         "Roughness: total variation over range; 1 is monotone, 2 a valley, more is rugged.", "tall",
+         landscapes.side_by_side(df, probed)),
     )  # fmt: skip
     return [
         {"title": title, "note": note, "layout": layout, "figures": _drawn(title.replace(" ", "-").lower(), drawn)}

@@ -24,7 +24,9 @@ METRICS: dict[str, tuple[str, int]] = {
 }  # fmt: skip
 
 
-def payload(df: pd.DataFrame, pairs: pd.DataFrame, sites: dict[str, pd.DataFrame]) -> str:
+def payload(
+    df: pd.DataFrame, pairs: pd.DataFrame, sites: dict[str, pd.DataFrame], histograms: list[dict[str, Any]]
+) -> str:
     """JSON for the page; `<` escaped, so that no name in the data can end the script element."""
     data = {
         "dimensions": DIMENSIONS,
@@ -32,6 +34,7 @@ def payload(df: pd.DataFrame, pairs: pd.DataFrame, sites: dict[str, pd.DataFrame
         "runs": [_run(row) for _, row in df.iterrows()],
         "verdicts": [verdict for _, row in pairs.iterrows() for verdict in _verdicts(row)],
         "sites": _sites(df, sites),
+        "histograms": histograms,
     }
     return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vitq.probes.stored import meta_of
+from vitq.probes.stored import meta_of, scalars_of
 from vitq.store.rundir import RunDir
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    import plotly.graph_objects as go
+
+# Name of a plane; its arrays: coordinates and losses.
+_PLANES = (
+    ("random", "random.axis", "random.axis", "random.loss"),
+    ("plane", "plane.x", "plane.y", "plane.loss"),
+    ("block_channel", "block.scale", "block.weight", "block.channel"),
+    ("block_tensor", "block.scale", "block.weight", "block.tensor"),
+)
 
 
 def names(run_dir: RunDir) -> list[str]:
@@ -29,7 +39,26 @@ def sensitivity(run_dir: RunDir) -> pd.DataFrame | None:
 
 
 def log(run_dir: RunDir, name: str, run: Any) -> None:
-    """Log one probe's picture as `probes/<name>`."""
+    """Log one probe's picture as `probes/<name>`; a landscape's surfaces to turn around as `probes/<name>/<view>`, and
+    its numbers as `probes/<name>/<view>.<number>` in the summary.
+    """
     import wandb
 
-    run.log({f"probes/{name}": wandb.Image(str(run_dir.probes_dir / f"{name}.png"))})
+    run.log({f"probes/{name}": wandb.Image(str(run_dir.probe_picture_path(name)))})
+    arrays = run_dir.read_probe(name)
+    if arrays is None:
+        return
+    for view, figure in surfaces(arrays):
+        run.log({f"probes/{name}/{view}": wandb.Plotly(figure)})
+    run.summary.update({f"probes/{name}/{key}": value for key, value in scalars_of(arrays).items()})
+
+
+def surfaces(arrays: dict[str, np.ndarray]) -> list[tuple[str, go.Figure]]:
+    """(view, figure) of the planes that a probe measured."""
+    from vitq.report.landscapes import surface
+
+    return [
+        (view, surface(arrays[x], arrays[y], arrays[values], view))
+        for view, x, y, values in _PLANES
+        if values in arrays
+    ]
