@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, IntegrationTestSuite, LauncherTestSuite
+from hydra_plugins.vitq_launcher import LocalConf, SlurmConf
+
+from vitq.launchers import local, slurm
 
 APP = """\
 import os, signal, hydra
@@ -28,7 +32,16 @@ main()
 
 def test_hydra_finds_it() -> None:
     names = [plugin.__name__ for plugin in Plugins.instance().discover(Launcher)]
-    assert "VitqLocalLauncher" in names
+    assert {"VitqLocalLauncher", "VitqSlurmLauncher"} <= set(names)
+
+
+@pytest.mark.parametrize(("conf", "options"), [(LocalConf, local.Options), (SlurmConf, slurm.Options)])
+def test_its_options_are_those_of_vitqs_launchers(conf: type, options: type) -> None:
+    """With their defaults: what a Hydra user does not set means the same as in `launcher=`."""
+    theirs = {field.name: field for field in dataclasses.fields(options)}
+    assert {field.name for field in dataclasses.fields(conf)} - {"_target_"} <= set(theirs)
+    given = {field.name: getattr(conf(), field.name) for field in dataclasses.fields(conf) if field.name != "_target_"}
+    assert options(**given) == options()
 
 
 @pytest.mark.slow

@@ -64,10 +64,24 @@ class LocalConf:
 
 @dataclass
 class SlurmConf:
-    """Options of `launchers/slurm.py`, given as they are there."""
+    """Options of `launchers/slurm.py` that make sense for any application: its docstring says what they mean."""
 
     _target_: str = "hydra_plugins.vitq_launcher.VitqSlurmLauncher"
-    options: dict[str, Any] = field(default_factory=dict)
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    gres: str | None = None
+    mem: str | None = None
+    gpus: int | None = None
+    cpus: int | None = None
+    time: int = 240
+    setup: list[str] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+    max_parallel: int | None = None
+    poll: float = 2.0
+    ask: float = 15.0
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="vitq_local", node=LocalConf, provider="vitq")
+ConfigStore.instance().store(group="hydra/launcher", name="vitq_slurm", node=SlurmConf, provider="vitq")

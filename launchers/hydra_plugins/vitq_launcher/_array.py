@@ -1,0 +1,102 @@
+"""Jobs of a Hydra application as arrays of SLURM jobs."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.utils import JobReturn
+from hydra_plugins.vitq_launcher import VitqLauncher, _job
+
+from vitq.launchers import slurm
+
+LOG = logging.getLogger(__name__)
+
+# So often in a row a job without an answer must be out of the queue before it counts as lost.
+_SURE = 2
+# Characters of a lost job's log that its error shows.
+_TAIL = 1500
+
+
+def launch(launcher: VitqLauncher, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
+    """All jobs, in arrays that the cluster accepts; returns when they have ended. Ctrl-C cancels them.
+
+    Pickled jobs, answers and logs lie under `.vitq` in the sweep's folder, which the nodes must see.
+    """
+    assert launcher.config is not None
+    slurm.require()
+    options = slurm.parse(launcher.options)
+    place = Path(str(launcher.config.hydra.sweep.dir)).absolute() / ".vitq"
+    size = slurm.max_array()
+    parts = [range(start, min(start + size, len(job_overrides))) for start in range(0, len(job_overrides), size)]
+    waiting: dict[tuple[str, int], int] = {}
+    files: dict[int, Path] = {}
+    arrays: list[str] = []
+    try:
+        for part in parts:
+            token = uuid.uuid4().hex[:12]
+            folder = place / token
+            folder.mkdir(parents=True)
+            for index, number in enumerate(part):
+                files[number] = folder / str(index)
+                _job.leave(files[number], launcher, job_overrides[number], first + number)
+                waiting[token, index] = number
+            command = [*options.python, "-c", "from hydra_plugins.vitq_launcher._job import work; work()", str(folder)]
+            name = str(launcher.config.hydra.job.name)
+            most = min(options.max_parallel or len(part), len(part))
+            arrays.append(slurm.submit(options, folder, token, name, command, len(part), most))
+        ended = _wait(options, waiting, files, job_overrides)
+    except BaseException:
+        slurm.cancel(arrays)
+        raise
+    return [ended[number] for number in range(len(job_overrides))]
+
+
+def _wait(
+    options: slurm.Options,
+    waiting: dict[tuple[str, int], int],
+    files: dict[int, Path],
+    job_overrides: Sequence[Sequence[str]],
+) -> dict[int, JobReturn]:
+    """The answers, by number; a job that has left the queue without one has failed."""
+    ended: dict[int, JobReturn] = {}
+    missing: Counter[tuple[str, int]] = Counter()
+    said = {"None", "Priority"}  # every job that waits says so for a moment
+    asked = time.monotonic()
+    while waiting:
+        for place, number in list(waiting.items()):
+            found = _job.answer(files[number])
+            if found is None and missing[place] >= _SURE:
+                found = _job.failure(
+                    job_overrides[number], f"its SLURM job ended without an answer; {_said(files[number])}"
+                )
+            if found is not None:
+                ended[number] = found
+                del waiting[place]
+        if waiting and time.monotonic() - asked >= options.ask:
+            asked = time.monotonic()
+            try:
+                alive = {(element.token, element.index): element for element in slurm.elements() if not element.ended}
+            except slurm.AwayError:
+                continue  # asked again: the jobs run on without their controller
+            for element in (alive[place] for place in waiting if place in alive):
+                if element.state == "PENDING" and element.reason not in said:
+                    said.add(element.reason)
+                    LOG.info(element.text)
+            for place in waiting:
+                missing[place] = 0 if place in alive else missing[place] + 1
+        time.sleep(options.poll)
+    return ended
+
+
+def _said(file: Path) -> str:
+    log = file.with_suffix(".log")
+    try:
+        text = log.read_text(errors="replace")[-_TAIL:].strip()
+    except OSError:
+        text = ""
+    return f"its log {log} ends with: {text}" if text else f"its log {log} is empty"

@@ -1,0 +1,39 @@
+"""`hydra/launcher=vitq_slurm` in an application of its own, on the real cluster."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.slurm.cluster import Cluster
+
+APP = """\
+import os, signal, hydra
+
+@hydra.main(version_base=None)
+def main(config):
+    if config.x == 2:
+        raise ValueError("two is bad")
+    if config.x == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    with open(f"{config.folder}/{config.x}", "w") as file:
+        file.write(os.environ["SLURM_JOB_ID"])
+
+main()
+"""
+
+
+def test_jobs_run_on_the_cluster_and_all_errors_come_at_the_end(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "out").mkdir()
+    words = ["-m", "+x=1,2,3,4,5,6", f"+folder={tmp_path}/out", "hydra/launcher=vitq_slurm"]
+    words += ["hydra.launcher.poll=0.2", "hydra.launcher.ask=1", "hydra.launcher.mem=100MB", "hydra.launcher.time=30"]
+    command = [sys.executable, str(tmp_path / "app.py"), *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1, done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1", "4", "5", "6"]
+    assert all(path.read_text().isdigit() for path in (tmp_path / "out").iterdir())
+    assert "2 of 6 jobs failed:" in done.stderr
+    assert "ValueError: two is bad" in done.stderr
+    assert "its SLURM job ended without an answer" in done.stderr
