@@ -35,8 +35,8 @@ class Garbage:
 def garbage(store: Store, orphans: bool = False) -> Iterator[Garbage]:
     """What may go. A run that is under way is never touched.
 
-    Always: temporary files whose writer is dead, and the resume state of finished runs. orphans: runs that no sweep
-    lists too, finished ones included (a run started with `vitq run` is in no sweep).
+    Always: temporary files whose writer is dead, the resume state of finished runs and of their probes. orphans: runs
+    that no sweep lists too, finished ones included (a run started with `vitq run` is in no sweep).
     """
     listed = {signature for name in store.sweeps() for signature in store.read_sweep(name).signatures}
     for signature in store.signatures():
@@ -49,6 +49,8 @@ def garbage(store: Store, orphans: bool = False) -> Iterator[Garbage]:
             continue
         if stands.state == "done" and run.state_dir.exists():
             yield Garbage(run.state_dir, "resume state of a finished run", _size(run.state_dir))
+        if stands.state == "done" and run.probe_state_dir.exists() and not _held(run):
+            yield Garbage(run.probe_state_dir, "resume state of stopped probes", _size(run.probe_state_dir))
         yield from _leavings(run.path)
         yield from _claims(run)
     if store.root.is_dir():
@@ -63,9 +65,13 @@ def _leavings(folder: Path) -> Iterator[Garbage]:
         yield Garbage(path, "temporary file of a dead process", _size(path))
 
 
-def _claims(run: RunDir) -> Iterator[Garbage]:
+def _held(run: RunDir) -> bool:
     holder = claim.read(run)
-    if holder is None or claim.is_dead(holder, run.claim_path):
+    return holder is not None and not claim.is_dead(holder, run.claim_path)
+
+
+def _claims(run: RunDir) -> Iterator[Garbage]:
+    if not _held(run):
         for path in sorted(run.path.glob("claim*")):
             yield Garbage(path, "claim of a dead process", _size(path))
 

@@ -184,6 +184,13 @@ def plain_block_loss(found: Subject, granularity: str, step: float) -> float:
     return float((output - target).double().square().mean())
 
 
+def test_weights_alone_have_no_block_view(subject: Make) -> None:
+    found = subject("minmax", bits={"weight": 4, "activation": "fp"})
+    arrays = Landscape(points=3, line_points=3, block_points=3).measure(found, ledger())
+    assert {name.split(".")[0] for name in arrays} == {"random", "path"}
+    np.testing.assert_array_equal(arrays["path.quantized"], arrays["path.fp"])
+
+
 def test_block_names_are_checked(subject: Make) -> None:
     with pytest.raises(VitqError, match=r"blocks\.0, blocks\.1"):
         block.Block(subject("minmax"), "blocks.7", "channel", 0)

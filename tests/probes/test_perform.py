@@ -18,6 +18,7 @@ from vitq import cli
 from vitq.config import ProbeConfig, RunConfig
 from vitq.config.base import RULES
 from vitq.errors import VitqError
+from vitq.garbage import garbage
 from vitq.probes.ledger import BudgetSpentError, Ledger
 from vitq.probes.perform import perform
 from vitq.probes.probe import PROBES, Probe
@@ -25,7 +26,8 @@ from vitq.probes.stored import meta_of
 from vitq.probes.subject import Subject
 from vitq.progress import Progress
 from vitq.rebuild import rebuild
-from vitq.store import RunDir
+from vitq.store import RunDir, Store
+from vitq.store.claim import Claim
 from vitq.validate import problems
 
 OPTIONS: dict[str, Any] = {"points": 3, "line_points": 3, "block_points": 3}
@@ -259,3 +261,21 @@ def test_the_command_refuses_before_it_starts(
     assert cli.main(["probe", *words, "--runs-dir", str(planner.store.root)]) == 2
     assert part.lower() in capsys.readouterr().err.lower()
     assert run_dir.probes() == []
+
+
+def test_a_finished_run_says_how_to_probe_it_and_gc_clears_what_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", "method=minmax", "tracker=none", "data.workers=0"]
+    assert cli.main(words) == 0
+    assert "probe it with" not in capsys.readouterr().out
+    assert cli.main([*words, "probe=[hessian,landscape]"]) == 0
+    (signature,) = Store("runs").signatures()
+    run_dir = Store("runs").run(signature)
+    assert (
+        f"vitq probe {signature} probe=[hessian,landscape] --runs-dir {run_dir.path.parent}" in capsys.readouterr().out
+    )
+    run_dir.write_probe_state("landscape", {"a": np.zeros(3)})
+    with Claim.take(run_dir) or pytest.fail("the run is free"):
+        assert [g.path for g in garbage(Store("runs")) if g.path.name == "state"] == []
+    assert run_dir.probe_state_dir in [g.path for g in garbage(Store("runs"))]

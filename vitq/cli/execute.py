@@ -65,6 +65,7 @@ def _launch(plan: Plan, args: argparse.Namespace, console: Console, out: TextIO)
         _print_table(plan, plan.name, console)
     else:
         _print_run(plan, console)
+    _print_unprobed(plan, console)
     if failed:
         _print_failures(plan, failed, console)
     return 1 if failed else 0
@@ -135,6 +136,17 @@ def _print_tracker(plan: Plan, console: Console) -> None:
     console.print(f"         look: wandb leet {where}", highlight=False, markup=False, soft_wrap=True)
     root = shlex.quote(str(plan.store.root))
     console.print(f"         upload: vitq sync --runs-dir {root}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_unprobed(plan: Plan, console: Console) -> None:
+    """A run that has its result is not executed, so that its probes are not either: say how to get them."""
+    for run in plan.runs:
+        missing = set(run.config.probe.wanted) - set(plan.store.run(run.signature).probes())
+        if run.done and missing:
+            words = f"vitq probe {run.signature} probe=[{','.join(sorted(missing))}]"
+            where = f"--runs-dir {shlex.quote(str(plan.store.root))}"
+            line = f"{run.label} was finished before; probe it with: {words} {where}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_failures(plan: Plan, failed: list[str], console: Console) -> None:

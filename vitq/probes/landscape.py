@@ -38,7 +38,8 @@ class Landscape(Probe):
             in the run, and in floating point; and where the recipe learned weights, points × points in the plane
             through full precision, rounded and learned weights, in the quantized model's coordinates (anchors.py).
         `block`: reconstruction loss of one block over the scale of its post-LayerNorm activations and its weights,
-            channel-wise against tensor-wise (see block.py); `block` names it (default: the middle one).
+            channel-wise against tensor-wise (see block.py); `block` names it (default: the middle one). Left out where
+            the run quantizes no post-LayerNorm activation and none is named.
     perturb: `latent` moves the weights in front of their quantizers, which round them again: the run's loss as a
         function of its weights; `dequantized` moves their quantized values, which then are rounded no more.
     scale_span, weight_span: of the view `block`. radius: of the sharpness, in the axes' unit (default: half the span).
@@ -93,7 +94,7 @@ class Landscape(Probe):
         if subject.config.method.quantizes:
             if "path" in self.views:
                 arrays |= self._path(subject, ledger)
-            if "block" in self.views:
+            if "block" in self.views and (self.block or _post_norm(subject)):
                 arrays |= self._block(subject, ledger)
         return arrays
 
@@ -189,6 +190,13 @@ class Landscape(Probe):
         from vitq.probes.landscape_picture import draw
 
         return draw(arrays, title)
+
+
+def _post_norm(subject: Subject) -> bool:
+    """Whether the block that is taken where none is named has a post-LayerNorm quantizer: not where A is in fp."""
+    segments = subject.model.anatomy.segments
+    segment = next(s for s in segments if s.name == block.middle(segments))
+    return any(s.kind == "post_norm" and segment.holds(s.owner) for s in subject.model.quantized())
 
 
 def fill(ledger: Ledger, name: str, shape: tuple[int, ...], at: Callable[..., float]) -> np.ndarray:
