@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,13 +31,14 @@ _UNKNOWN = float("inf")
 
 @LAUNCHERS.register("slurm")
 def launch(plan: Plan, show: Show) -> list[str]:
-    """See Launcher. Ctrl-C cancels the jobs; whoever is killed without a word leaves them running, and the next start
-    of the sweep finds them."""
+    """See Launcher. Ctrl-C cancels the jobs. A driver that ends in any other way leaves them running, and the next
+    start of the sweep finds them."""
     driver = Driver(plan, show)
     try:
         driver.work()
-    except KeyboardInterrupt:
-        driver.cancel()
+    except KeyboardInterrupt as stop:
+        if getattr(stop, "number", signal.SIGINT) == signal.SIGINT:
+            driver.cancel()
         raise
     return driver.failed
 
@@ -210,7 +212,7 @@ class Driver:
         self._asked = time.monotonic()
         try:
             elements = {(e.token, e.index): e for e in slurm.elements()}
-        except slurm.AwayError as error:
+        except slurm.SlurmError as error:
             if not self._quiet:
                 self._say(f"{error}; running jobs go on, asked again until it does")
             self._quiet = True
@@ -245,7 +247,7 @@ class Driver:
     def _lose(self, name: str, place: tuple[str, int], element: slurm.Element | None) -> None:
         submission = self.submissions.read(place[0])
         job = f"{submission.job}_{place[1]}" if submission and submission.job else None
-        state = element.state if element else (slurm.past_state(job) if job else None)
+        state = element.state if element else slurm.past_states([job] if job else []).get(str(job))
         log = self.submissions.log_path(*place)
         how = f"ended as {state}" if state else "is unknown to SLURM by now"
         reason = f"its job {job or place[0]} {how} and left no result; see {log}"

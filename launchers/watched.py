@@ -9,7 +9,7 @@ from vitq.plan import PlannedRun
 from vitq.progress import Progress
 from vitq.result import Status
 from vitq.show import Show
-from vitq.store import Store
+from vitq.store import Store, claim
 
 
 class Watcher:
@@ -67,6 +67,7 @@ class Watched:
         if status is None or status.state != "failed":
             attempt = status.attempt if status else 1
             self._run_dir.write_status(Status(state="failed", attempt=attempt, error=reason, host=socket.gethostname()))
+        claim.bury(self._run_dir)
         self._show.failed(self.run, VitqError(reason))
 
     def _begin(self) -> Progress:

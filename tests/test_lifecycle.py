@@ -176,7 +176,7 @@ def test_cancel_interrupts_who_holds_a_run(store: Store, capsys: pytest.CaptureF
         assert f"process {owner.pid} was told to stop" in capsys.readouterr().out
         assert owner.wait(timeout=30) != 0
     assert not store.run(signature).claim_path.exists()
-    elsewhere = claim._me().model_copy(update={"host": "elsewhere-1"})
+    elsewhere = claim.me().model_copy(update={"host": "elsewhere-1"})
     store.run(signature).claim_path.write_text(elsewhere.to_json())
     assert main(["cancel", "one"]) == 1
     assert "cancel it there" in capsys.readouterr().out

@@ -104,7 +104,7 @@ def test_a_zombie_is_dead_and_a_stopped_process_is_not(run: RunDir, tmp_path: Pa
 def test_a_successor_that_died_is_succeeded_in_turn(run: RunDir) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    first = claim._me().model_copy(update={"pid": gone.pid, "token": "first"})
+    first = claim.me().model_copy(update={"pid": gone.pid, "token": "first"})
     second = first.model_copy(update={"token": "second"})
     run.claim_path.write_text(first.to_json())
     (run.path / "claim.first.successor").write_text(second.to_json())
@@ -118,7 +118,7 @@ def test_a_successor_that_died_is_succeeded_in_turn(run: RunDir) -> None:
 def test_another_machine_is_dead_when_it_is_silent_by_our_clock(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claim, "SILENCE", 0.2)
     monkeypatch.setattr(claim, "_watch", claim.Watch())
-    owner = claim._me().model_copy(update={"host": "elsewhere-1"})
+    owner = claim.me().model_copy(update={"host": "elsewhere-1"})
     run.claim_path.write_text(owner.to_json())
     os.utime(run.claim_path, (1, 1))  # a clock that is decades behind says nothing
     assert Claim.take(run) is None
@@ -133,7 +133,7 @@ def test_another_machine_is_dead_when_it_is_silent_by_our_clock(run: RunDir, mon
 
 
 def test_an_earlier_boot_of_this_machine_is_dead(run: RunDir) -> None:
-    run.claim_path.write_text(claim._me().model_copy(update={"boot": "before"}).to_json())
+    run.claim_path.write_text(claim.me().model_copy(update={"boot": "before"}).to_json())
     held = Claim.take(run)
     assert held is not None
     held.release()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -10,7 +12,7 @@ from vitq.config import RunConfig
 from vitq.errors import StoreError
 from vitq.mirror import run_label
 from vitq.result import Status
-from vitq.store import RunDir
+from vitq.store import RunDir, claim
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Standing:
     unreadable.
 
     stage: where it is, e.g. `reconstruct 120/600 blocks.3`. eta: seconds to the end of that stage, None where unknown.
-    error: why there is no result, one line.
+    error: why there is no result, one line. job: what the scheduler says of it, where it was asked.
     """
 
     signature: str
@@ -30,10 +32,15 @@ class Standing:
     updated_at: str | None = None
     attempt: int = 0
     error: str | None = None
+    job: str | None = None
 
 
-def standing(run_dir: RunDir) -> Standing:
-    """Only the result says that a run is done; its status is a hint."""
+def standing(run_dir: RunDir, job: str | None = None, job_ended: bool = False) -> Standing:
+    """Only the result says that a run is done; its status is a hint.
+
+    job, job_ended: what the scheduler says of the job that has the run, a hint too: a run that seems to run is
+    interrupted where its job has ended and nobody gives a sign of life.
+    """
     try:
         config, _ = RunConfig.parse(run_dir.read_config())
         label = run_label(config) if config else ""
@@ -47,13 +54,22 @@ def standing(run_dir: RunDir) -> Standing:
         lost = f"{run_dir.result_path} is missing or invalid; start the sweep again"
         return Standing(run_dir.signature, label, "failed", error=lost)
     if status is None:
-        return Standing(run_dir.signature, label, state)
-    if state == "running" and is_gone(status.pid, status.host):
+        return Standing(run_dir.signature, label, state, job=job)
+    if state == "running" and (is_gone(status.pid, status.host) or (job_ended and not _beats(run_dir))):
         state = "interrupted"
     return Standing(
         run_dir.signature, label, state, _stage(status), _eta(status) if state == "running" else None,
-        status.updated_at, status.attempt, status.error,
+        status.updated_at, status.attempt, status.error, job,
     )  # fmt: skip
+
+
+def _beats(run_dir: RunDir) -> bool:
+    holder = claim.read(run_dir)
+    if holder is None or claim.is_dead(holder, run_dir.claim_path):
+        return False
+    with suppress(OSError):
+        return time.time() - run_dir.claim_path.stat().st_mtime < claim.SILENCE
+    return False
 
 
 def is_gone(pid: int | None, host: str | None) -> bool:

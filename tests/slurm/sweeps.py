@@ -27,8 +27,20 @@ import pytest
 sys.path.insert(0, {repo!r})
 from vitq import job
 from tests.fake_engine import FakeEngine
+from vitq.progress import Progress
 engine = FakeEngine(fail=lambda config: ({fail}))
-job.execute = engine.execute
+
+def execute(run_dir, progress, tracker, group=None):
+    journal = job.Journal(run_dir, Progress())
+    journal.stage("fake")
+    try:
+        engine.execute(run_dir, progress, tracker, group)
+    except BaseException as error:
+        journal.fail(error)
+        raise
+    journal.finish()
+
+job.execute = execute
 sys.exit(job.main(sys.argv[1:]))
 """
 
@@ -59,12 +71,10 @@ def launch(planned: Plan) -> tuple[list[str], str]:
 def launched(planned: Plan) -> Iterator[list[tuple[list[str], str]]]:
     """The launch in a thread; what it returned is in the list afterwards."""
     out: list[tuple[list[str], str]] = []
-    thread = threading.Thread(target=lambda: out.append(launch(planned)))
+    thread = threading.Thread(target=lambda: out.append(launch(planned)), daemon=True)
     thread.start()
-    try:
-        yield out
-    finally:
-        thread.join(180)
+    yield out  # where this raises, the thread ends with the tests
+    thread.join(90)
     assert not thread.is_alive(), "the launch goes on"
 
 
@@ -77,8 +87,9 @@ def until(ready: Callable[[], object], what: str, seconds: float = 90) -> None:
 
 
 def tidy(store: Store) -> bool:
-    """No claim and no temporary file is left."""
-    return not [*store.root.glob("*/claim*"), *store.root.glob("**/.*.tmp"), *store.root.glob("**/*.tmp")]
+    """No claim and no temporary file is left, as soon as the last process has had the time to give them back."""
+    until(lambda: not list(store.root.glob("*/claim*")), "no claim is left", 20)
+    return not list(store.root.glob("**/*.tmp"))
 
 
 def real(folder: Path, launcher: str, *words: str, name: str = "test", **options: Any) -> Plan:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from vitq.cli import options
 
+if TYPE_CHECKING:
+    from vitq.store import Store
+
 EXAMPLES = """\
-  vitq cancel demo                the processes on this machine that execute runs of it
+  vitq cancel demo                its driver, its SLURM jobs, and the processes on this machine that execute runs of it
   vitq retry demo                 goes on from there
 """
 
@@ -24,27 +29,52 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Signal and say. Exit code 1 when some owner is on another machine, where no signal reaches it."""
+    """Tell everybody to stop. Exit code 1 when somebody is on another machine, where no signal reaches him."""
     from vitq.store import Store, claim
     from vitq.store.atomic import host_id
+    from vitq.store.drivers import drivers
 
     store = Store(args.runs_dir)
+    record = store.read_sweep(args.sweep)
     elsewhere = False
-    ended: set[int] = set()
-    for signature in store.read_sweep(args.sweep).signatures:
+    told: set[int] = set()
+    for driver in drivers(store, args.sweep):  # first, so that nothing is started again
+        if driver.host == host_id():
+            _signal(driver.pid, signal.SIGTERM, told)
+            print(f"the driver, process {driver.pid}, was told to stop")
+        else:
+            print(f"a driver runs on {driver.host}, process {driver.pid}: cancel it there")
+            elsewhere = True
+    jobs = _cancel_jobs(store, args.sweep)
+    for signature in record.signatures:
         run_dir = store.run(signature)
         holder = claim.read(run_dir)
         if holder is None or claim.is_dead(holder, run_dir.claim_path):
             continue
-        if holder.host != host_id():
+        if holder.host == host_id():
+            _signal(holder.pid, signal.SIGINT, told)
+            print(f"{signature} process {holder.pid} was told to stop")
+        elif not jobs:
             print(f"{signature} runs on {holder.host}, process {holder.pid}: cancel it there")
             elsewhere = True
-            continue
-        if holder.pid not in ended:
-            ended.add(holder.pid)
-            # A driver is interrupted as by Ctrl-C, so that it ends its own workers.
-            os.kill(holder.pid, signal.SIGINT)
-        print(f"{signature} process {holder.pid} was told to stop")
-    if not ended and not elsewhere:
+    if not told and not elsewhere and not jobs:
         print(f"nothing of {args.sweep} is being executed")
     return 1 if elsewhere else 0
+
+
+def _cancel_jobs(store: Store, sweep: str) -> list[str]:
+    from vitq.launchers import slurm
+    from vitq.launchers.queue import jobs_of
+
+    jobs: list[str] = jobs_of(store, sweep)
+    slurm.cancel(jobs)
+    if jobs:
+        print(f"cancelled {len(jobs)} SLURM job{'s' if len(jobs) > 1 else ''}: {', '.join(jobs)}")
+    return jobs
+
+
+def _signal(pid: int, number: int, told: set[int]) -> None:
+    if pid not in told:
+        told.add(pid)
+        with suppress(ProcessLookupError):  # it has just ended
+            os.kill(pid, number)

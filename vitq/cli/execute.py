@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -53,11 +54,18 @@ def perform(plan: Plan, args: argparse.Namespace) -> int:
 
 
 def _launch(plan: Plan, args: argparse.Namespace, console: Console, out: TextIO) -> int:
-    from vitq import show
+    from vitq import show, signals
     from vitq.launchers import LAUNCHERS
+    from vitq.store.drivers import driving
 
     _announce(plan, console)
-    with show.make(console, plan.name or plan.runs[0].label, len(plan.runs)) as display:
+    if getattr(args, "detach", False):
+        return _detach(plan, args, console, out)
+    with (
+        driving(plan.store, plan.name) if plan.name else nullcontext(),
+        signals.interruptible(),
+        show.make(console, plan.name or plan.runs[0].label, len(plan.runs)) as display,
+    ):
         failed = LAUNCHERS[plan.launcher.name](plan, display)
     if args.json:
         _print_json(plan, failed, out)
@@ -69,6 +77,20 @@ def _launch(plan: Plan, args: argparse.Namespace, console: Console, out: TextIO)
     if failed:
         _print_failures(plan, failed, console)
     return 1 if failed else 0
+
+
+def _detach(plan: Plan, args: argparse.Namespace, console: Console, out: TextIO) -> int:
+    from vitq.launchers import detached
+    from vitq.show import Show
+
+    told = detached.detach(plan, Show(console, str(plan.name), len(plan.runs)))
+    root = str(plan.store.root)
+    where = "" if root == os.path.abspath("runs") else f" --runs-dir {shlex.quote(root)}"
+    if args.json:
+        print(json.dumps({"sweep": plan.name, "runs_dir": root, "detached": told}, indent=2), file=out)
+    for line in (told, f"vitq status {plan.name} --watch{where}", f"vitq cancel {plan.name}{where}"):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return 0
 
 
 def _announce(plan: Plan, console: Console) -> None:

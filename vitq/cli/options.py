@@ -33,6 +33,12 @@ def dry_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="check every run and list them; start and write nothing")
 
 
+def detach(parser: argparse.ArgumentParser) -> None:
+    """`--detach`."""
+    text = "return at once: the scheduler has the jobs, or a process in the background executes the runs"
+    parser.add_argument("--detach", action="store_true", help=text)
+
+
 def as_json(parser: argparse.ArgumentParser, what: str) -> None:
     """`--json`."""
     parser.add_argument("--json", action="store_true", help=f"print {what} as JSON to stdout, and nothing else there")

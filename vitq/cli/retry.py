@@ -15,13 +15,14 @@ EXAMPLES = """\
 
 def parser() -> argparse.ArgumentParser:
     """Arguments of `vitq retry`."""
-    usage = "SWEEP [SIGNATURE ...] [--failed] [--runs-dir DIR] [--json]"
+    usage = "SWEEP [SIGNATURE ...] [--failed] [--detach] [--runs-dir DIR] [--json]"
     text = "Execute runs of a sweep again that have no result, from their stored configs, and print the table."
     parser = options.parser("retry", text, EXAMPLES, usage)
     parser.add_argument("sweep", metavar="SWEEP", help="name of a sweep that was started")
     parser.add_argument("signatures", metavar="SIGNATURE", nargs="*", help="these runs alone")
     parser.add_argument("--failed", action="store_true", help="only runs that failed or were interrupted")
     options.runs_dir(parser)
+    options.detach(parser)
     options.as_json(parser, "the table, one row per run,")
     return parser
 

@@ -1,4 +1,4 @@
-"""`vitq status`: where the runs of a sweep stand, read from the store alone."""
+"""`vitq status`: where the runs of a sweep stand, by the store; a scheduler is asked for hints."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from vitq.launchers.queue import Hint
     from vitq.standing import Standing
     from vitq.store import Store
 
@@ -29,6 +30,8 @@ EXAMPLES = """\
 _STYLE = {"done": "green", "failed": "red", "unreadable": "red", "running": "cyan", "interrupted": "yellow"}
 # Runs that are listed before the rest is only counted; a live table has to fit a screen.
 _WATCHED = 30
+# Seconds between two questions to a scheduler.
+_ASK = 15.0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> int:
     """Print the states. Raises StoreError when there is no such sweep."""
+    from vitq.launchers.queue import hints
     from vitq.standing import standing
     from vitq.store import Store
 
@@ -54,8 +58,18 @@ def main(args: argparse.Namespace) -> int:
         return _all(store, args.json)
     record = store.read_sweep(args.sweep)
 
+    known: dict[str, Hint] = {}
+
     def read() -> list[Standing]:
-        return [standing(store.run(signature)) for signature in record.signatures]
+        hints = ((signature, known.get(signature)) for signature in record.signatures)
+        return [standing(store.run(name), hint and hint.text, bool(hint and hint.ended)) for name, hint in hints]
+
+    def ask() -> float:
+        known.clear()
+        known.update(hints(store, {row.signature for row in read() if row.state != "done"}))
+        return time.monotonic()
+
+    asked = ask()
 
     if args.json:
         rows = read()
@@ -74,9 +88,12 @@ def main(args: argparse.Namespace) -> int:
         while True:
             rows = read()
             live.update(table(record.name, rows, _WATCHED), refresh=True)
-            if not any(row.state in ("planned", "running") for row in rows):
+            waits = (row.signature in known and not known[row.signature].ended for row in rows if row.state != "done")
+            if not any(row.state in ("planned", "running") for row in rows) and not any(waits):
                 return 0
             time.sleep(args.watch)
+            if time.monotonic() - asked > _ASK:
+                asked = ask()
 
 
 def _counts(rows: Sequence[Standing]) -> dict[str, int]:
@@ -95,7 +112,8 @@ def table(name: str, rows: Sequence[Standing], most: int | None = None) -> Rende
     out = Table("run", "state", "stage", "left", "signature", title=f"sweep {name}", title_justify="left")
     for row in shown:
         state = f"[{_STYLE.get(row.state, 'default')}]{row.state}[/]"
-        out.add_row(escape(row.run), state, escape(row.stage), _left(row.eta), row.signature)
+        stage = "; ".join(filter(None, (row.stage, row.job)))
+        out.add_row(escape(row.run), state, escape(stage), _left(row.eta), row.signature)
     reasons = [Text(f"{row.signature}  {row.error}", overflow="fold") for row in shown if row.error]
     total = ", ".join(f"{count} {state}" for state, count in _counts(rows).items())
     rest = f"; {len(rows) - len(shown)} more are not listed" if len(shown) < len(rows) else ""

@@ -12,6 +12,7 @@ EXAMPLES = """\
   vitq sweep demo method=repq_vit 'seed=range(3)'       an override of an axis replaces it, another one is added
   vitq sweep my/sweeps/ablation.yaml tracker=none
   vitq sweep demo --json > table.json
+  vitq sweep demo launcher=slurm --detach               submit and return; `vitq status demo` goes on from there
 """
 
 
@@ -21,13 +22,14 @@ def parser() -> argparse.ArgumentParser:
         "sweep",
         "Execute every run of a sweep that has no result yet, then print the table and write the report.",
         EXAMPLES,
-        "NAME|PATH [--dry-run] [--json] [OVERRIDE ...]",
+        "NAME|PATH [--dry-run] [--detach] [--json] [OVERRIDE ...]",
     )
     parser.add_argument(
         "sweep", metavar="NAME|PATH", help="a sweep of `vitq list sweeps`, or the path of its YAML file"
     )
     options.overrides(parser)
     options.dry_run(parser)
+    options.detach(parser)
     options.as_json(parser, "the table, one row per run,")
     return parser
 

@@ -55,7 +55,7 @@ class Claim:
         On another machine an owner counts as dead after SILENCE seconds of watching (`Watch`), so this returns None
         at first. Raises StoreError when the disk refuses.
         """
-        mine = _me()
+        mine = me()
         if _link(run_dir.claim_path, mine):
             return cls(run_dir, mine)
         holder = read(run_dir)
@@ -106,6 +106,13 @@ class Claim:
                 continue  # a full or absent disk: the next beat tries again
 
 
+def bury(run_dir: RunDir) -> None:
+    """Remove the claim of a dead owner, by succeeding it; one that is alive keeps it. Raises StoreError."""
+    claim = Claim.take(run_dir) if run_dir.claim_path.exists() else None
+    if claim is not None:
+        claim.release()
+
+
 def read(run_dir: RunDir) -> Owner | None:
     """Who holds a run; None where nobody does."""
     return _owner(run_dir.claim_path)
@@ -142,7 +149,7 @@ _watch = Watch()
 
 def is_dead(owner: Owner, path: Path) -> bool:
     """Whether an owner is gone: known at once on this machine, by silence elsewhere."""
-    here = _me()
+    here = me()
     if owner.host != here.host:
         return _watch.still(path, owner.token)
     if owner.boot != here.boot:
@@ -210,7 +217,8 @@ def _owner(path: Path) -> Owner | None:
         return Owner(host="", boot="", pid=0, began=0.0, token=path.name)
 
 
-def _me() -> Owner:
+def me() -> Owner:
+    """This process, under a token of its own."""
     process = psutil.Process()
     return Owner(host=host_id(), boot=_boot(), pid=process.pid, began=process.create_time(), token=uuid.uuid4().hex)
 

@@ -1,0 +1,51 @@
+"""Who drives a sweep: processes that hand out its runs, so that `vitq cancel` finds them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from vitq.store import claim
+from vitq.store.atomic import write_bytes
+from vitq.store.rundir import read_bytes
+from vitq.store.store import Store
+
+
+@contextmanager
+def driving(store: Store, sweep: str) -> Iterator[None]:
+    """This process drives a sweep as long as the context lasts. Raises StoreError when the disk refuses."""
+    me = claim.me()
+    path = _folder(store, sweep) / f"{me.token}.json"
+    write_bytes(path, me.to_json().encode())
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def drivers(store: Store, sweep: str) -> list[claim.Owner]:
+    """Those that are alive; the records of dead ones are removed."""
+    found = []
+    for path in sorted(_folder(store, sweep).glob("*.json")):
+        owner = _read(path)
+        if owner is None or claim.is_dead(owner, path):
+            path.unlink(missing_ok=True)
+        else:
+            found.append(owner)
+    return found
+
+
+def _read(path: Path) -> claim.Owner | None:
+    data = read_bytes(path)
+    try:
+        return None if data is None else claim.Owner.model_validate(json.loads(data))
+    except (ValueError, ValidationError):
+        return None
+
+
+def _folder(store: Store, sweep: str) -> Path:
+    return store.sweep_folder(sweep) / "drivers"
