@@ -175,7 +175,9 @@ def _measure(config: RunConfig, run_dir: RunDir, journal: Journal) -> tuple[Resu
     import torch
 
     from vitq import data, device, evaluate, reference
+    from vitq.deploy import analysis
     from vitq.models.load import load_model
+    from vitq.sites import blank
 
     device.make_repeatable()
     where = device.resolve(config.device)
@@ -197,6 +199,8 @@ def _measure(config: RunConfig, run_dir: RunDir, journal: Journal) -> tuple[Resu
             from vitq.deploy.packed import save_packed
 
             save_packed(quantized, config, size.fp_bytes, run_dir.model_path)
+    with journal.timed("cost"):
+        cost = analysis.cost(quantized, blank(config, where))
     run_dir.write_sites(sites)
     run_dir.write_predictions(evaluate.predictions(logits, labels))
     result = Result(
@@ -204,6 +208,7 @@ def _measure(config: RunConfig, run_dir: RunDir, journal: Journal) -> tuple[Resu
         config=config.to_dict(),
         metrics=Metrics(**evaluate.metrics(logits, fp, labels), n_eval=len(images)),
         size=size,
+        cost=cost,
         timings=Timings(total=journal.total(), stages=journal.timings),
         memory=host.peak_memory(),
         provenance=host.provenance(journal.started_at, journal.attempt, journal.planned_code),

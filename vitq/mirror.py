@@ -58,6 +58,7 @@ def summary_of(result: Result) -> dict[str, Any]:
     flat: dict[str, Any] = {
         **result.metrics.model_dump(),
         **result.size.model_dump(),
+        **({} if result.cost is None else result.cost.model_dump()),
         **result.memory.model_dump(),
         "seconds": result.timings.total,
     }

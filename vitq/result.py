@@ -69,6 +69,22 @@ class Size(Record):
     quantized_bytes: Count
 
 
+class Cost(Record):
+    """What one image costs, from shapes and bit-widths alone (an operand in floating point counts 32 bits).
+
+    macs: multiply–accumulates of all layers and both matmuls of attention. bops: Σ macs · bits · bits of the operands.
+    weight_bytes: of the weights at their bit-widths, without scales and other parameters. activation_bytes: of all
+    operands that are activations. integer_share: percent of the macs that an integer runtime can do in int8 exactly
+    (docs/deploy.md).
+    """
+
+    macs: Count
+    bops: Count
+    weight_bytes: Count
+    activation_bytes: Count
+    integer_share: Annotated[float, Field(ge=0, le=100)]
+
+
 class Timings(Record):
     """Wall-clock seconds: the whole run, and each stage by name."""
 
@@ -109,6 +125,7 @@ class Result(Record):
     config: dict[str, Any]
     metrics: Metrics
     size: Size
+    cost: Cost | None = None  # records of earlier versions have none
     timings: Timings
     memory: Memory
     provenance: Provenance

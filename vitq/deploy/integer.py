@@ -37,29 +37,44 @@ def integer_form(model: QuantizedModel) -> tuple[nn.Module, list[Product]]:
     """
     inner = copy.deepcopy(model).model
     products: list[Product] = []
-
-    def put(name: str, make: Callable[[], nn.Module]) -> None:
-        try:
-            module = make()
-        except NotIntegerError as reason:
-            products.append(Product(name, str(reason)))
-            return
-        inner.set_submodule(name, module)
-        products.append(Product(name, None))
-
-    fused = {f"{name}.qkv" for name, module in inner.named_modules() if isinstance(module, _ATTENTIONS)}
-    for name, module in list(inner.named_modules()):
-        if isinstance(module, QuantLinear):
-            put(name, partial(IntegerLinear, module, 3 if name in fused else 1))
-        elif isinstance(module, QuantConv2d):
-            put(name, partial(IntegerConv, module))
-        elif isinstance(module, _ATTENTIONS):
-            bare = module.softmax.site is None or not module.softmax.site.on
-            put(f"{name}.scores", partial(IntegerScores, module.scores, bare))
-            put(f"{name}.context", partial(IntegerContext, module.context))
+    for name, make in _makers(inner):
+        module, reason = _attempt(make)
+        products.append(Product(name, reason))
+        if module is not None:
+            inner.set_submodule(name, module)
     for name, module in list(inner.named_modules()):
         if isinstance(module, QuantAttention):
             inner.set_submodule(name, IntegerAttention(module))
         elif isinstance(module, QuantWindowAttention):
             inner.set_submodule(name, IntegerWindowAttention(module))
     return inner.eval(), products
+
+
+@torch.no_grad()
+def products_of(model: QuantizedModel) -> list[Product]:
+    """What would become of each product; the model stays as it is."""
+    return [Product(name, _attempt(make)[1]) for name, make in _makers(model.model)]
+
+
+def _attempt(make: Callable[[], nn.Module]) -> tuple[nn.Module | None, str | None]:
+    """(integer form, None), or (None, why there is none)."""
+    try:
+        return make(), None
+    except NotIntegerError as reason:
+        return None, str(reason)
+
+
+def _makers(inner: nn.Module) -> list[tuple[str, Callable[[], nn.Module]]]:
+    """Name of every product, and what makes its integer form or raises NotIntegerError."""
+    fused = {f"{name}.qkv" for name, module in inner.named_modules() if isinstance(module, _ATTENTIONS)}
+    found: list[tuple[str, Callable[[], nn.Module]]] = []
+    for name, module in inner.named_modules():
+        if isinstance(module, QuantLinear):
+            found.append((name, partial(IntegerLinear, module, 3 if name in fused else 1)))
+        elif isinstance(module, QuantConv2d):
+            found.append((name, partial(IntegerConv, module)))
+        elif isinstance(module, _ATTENTIONS):
+            bare = module.softmax.site is None or not module.softmax.site.on
+            found.append((f"{name}.scores", partial(IntegerScores, module.scores, bare)))
+            found.append((f"{name}.context", partial(IntegerContext, module.context)))
+    return found

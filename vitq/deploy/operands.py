@@ -47,7 +47,7 @@ def uniform(site: Site) -> Uniform:
     """The quantizer of an activation site. Raises NotIntegerError."""
     quantizer = _present(site)
     if type(quantizer) is not UniformQuantizer:
-        raise NotIntegerError(f"{site.name}: the codes of {_name(quantizer)} are not evenly spaced")
+        raise NotIntegerError(f"{site.name}: {_uneven(quantizer)}")
     _one_scale(site)
     zero = float(quantizer.zero_point[0])
     if not zero.is_integer():
@@ -98,7 +98,7 @@ def weight(site: Site, values: Tensor) -> Weight:
     """The int8 form of a weight at its quantized values (out, …). Raises NotIntegerError."""
     quantizer = _present(site)
     if type(quantizer) is not UniformQuantizer:
-        raise NotIntegerError(f"{site.name}: the codes of {_name(quantizer)} are not evenly spaced")
+        raise NotIntegerError(f"{site.name}: {_uneven(quantizer)}")
     layout = quantizer._layout()
     if layout.granularity not in ("channel", "tensor"):
         raise NotIntegerError(
@@ -127,5 +127,8 @@ def _one_scale(site: Site) -> None:
         )
 
 
-def _name(quantizer: nn.Module) -> str:
-    return type(quantizer).__name__.removesuffix("Quantizer")
+def _uneven(quantizer: nn.Module) -> str:
+    name = type(quantizer).__name__.removesuffix("Quantizer")
+    if isinstance(quantizer, UniformQuantizer):
+        return f"{name} has no scale that is fixed for the whole tensor"
+    return f"the codes of {name} are not evenly spaced"

@@ -106,7 +106,7 @@ class IntegerConv(nn.Module):
 
 def _folded_bias(layer: QuantLinear | QuantConv2d, found: Uniform | None) -> Tensor:
     """b − s·z·Σŵ, (out,); summed in float64, because the two terms nearly cancel."""
-    bias = torch.zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach()
+    bias = layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach()
     if found is None:
         return bias.clone()
     sums = layer.weight.detach().double().flatten(1).sum(dim=1)

@@ -32,6 +32,8 @@ RUN_COLUMNS: tuple[tuple[str, str, int | None], ...] = (
     ("top1", "top\u20111, %", 2), ("drop", "drop, points", 2), ("top5", "top\u20115, %", 2),
     ("agreement", "agreement, %", 2), ("kl", "KL, nats", 4), ("nll", "NLL, nats", 4),
     ("weight_bits", "weight bits, mean", 2), ("activation_bits", "activation bits, mean", 2), ("mb", "size, MB", 3),
+    ("gbops", "10⁹ bit operations", 1), ("integer_share", "int8 share of MACs, %", 1),
+    ("weight_mb", "weights, MB", 3), ("activation_mb", "activations of an image, MB", 3),
     ("seconds", "time, s", 2), ("n_eval", "images scored", 0), ("signature", "signature", None),
 )  # fmt: skip
 

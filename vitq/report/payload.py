@@ -20,6 +20,8 @@ DIMENSIONS = {
 METRICS: dict[str, tuple[str, int]] = {
     "top1": ("top-1, %", 2), "drop": ("drop, points", 2), "top5": ("top-5, %", 2), "agreement": ("agreement, %", 2),
     "kl": ("KL, nats", 4), "nll": ("NLL, nats", 4), "mb": ("size, MB", 3), "seconds": ("time, s", 1),
+    "gbops": ("10⁹ bit operations", 1), "integer_share": ("int8 share of MACs, %", 1),
+    "weight_mb": ("weights, MB", 3), "activation_mb": ("activations of an image, MB", 3),
     "weight_bits": ("weight bits, mean", 2), "activation_bits": ("activation bits, mean", 2),
 }  # fmt: skip
 

@@ -21,7 +21,8 @@ COLUMNS = {
     "top1": "float64", "drop": "float64", "fp_top1": "float64", "agreement": "float64", "kl": "float64",
     "mb": "float64", "seconds": "float64", "signature": "str", "state": "str", "error": "str",
     "top5": "float64", "nll": "float64", "fp_mb": "float64", "n_eval": "Int64",
-    "weight_bits": "float64", "activation_bits": "float64", "method_name": "str", "protocol": "str",
+    "weight_bits": "float64", "activation_bits": "float64", "gbops": "float64", "integer_share": "float64",
+    "weight_mb": "float64", "activation_mb": "float64", "method_name": "str", "protocol": "str",
 }  # fmt: skip
 
 # Keys that have a column of their own; any other key in which runs differ goes into a label.
@@ -102,6 +103,9 @@ def _row(run: _Run, labels: Mapping[str, str]) -> dict[str, Any]:
         row |= metrics.model_dump()
         row |= {"mb": size.quantized_bytes / 1e6, "fp_mb": size.fp_bytes / 1e6, "seconds": run.result.timings.total}
         row |= {"weight_bits": size.mean_weight_bits, "activation_bits": size.mean_activation_bits}
+        if (cost := run.result.cost) is not None:
+            row |= {"gbops": cost.bops / 1e9, "integer_share": cost.integer_share}
+            row |= {"weight_mb": cost.weight_bytes / 1e6, "activation_mb": cost.activation_bytes / 1e6}
     return row
 
 

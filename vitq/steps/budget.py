@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vitq.errors import VitqError
+from vitq.quant.model import QuantizedModel
 from vitq.quant.site import Site
 from vitq.sites import FP_BITS, model_bytes, quantized_bytes
 from vitq.steps.step import Workspace
@@ -74,7 +75,7 @@ def meters(work: Workspace, free: Sequence[Site], widths: Sequence[int]) -> dict
     bops: Σ multiply–accumulates · bits · bits of the operands over all layers and matmuls, for one image; an operand in
     floating point counts 32 bits.
     """
-    shapes = _shapes(work)
+    shapes = shapes_of(work.model, next(work.batches(1)))
     names = {site.name for site in free}
 
     def mean(name: str, chosen: list[Site]) -> Meter:
@@ -82,19 +83,19 @@ def meters(work: Workspace, free: Sequence[Site], widths: Sequence[int]) -> dict
         return Meter(name, costs={s.name: {b: shapes[s.name].numel() * b / total for b in widths} for s in chosen})
 
     size = {s.name: {b: -(-shapes[s.name].numel() * b // 8) / 1e6 for b in widths} for s in free if s.is_weight}
-    now = {s.name: _bits(s) for s in free if s.is_weight}
+    now = {s.name: site_width(s) for s in free if s.is_weight}
     rest = quantized_bytes(work.model, model_bytes(work.model.model)) / 1e6
     rest -= sum(-(-shapes[name].numel() * bits // 8) for name, bits in now.items()) / 1e6
     fixed, single, pairs = 0.0, {name: dict.fromkeys(widths, 0.0) for name in names}, []
-    for left, right, count in _products(work, shapes):
+    for left, right, count in multiplications(work.model, shapes):
         if left.name in names and right.name in names:
             pairs.append((left.name, right.name, count))
         elif left.name in names or right.name in names:
             one, other = (left, right) if left.name in names else (right, left)
             for b in widths:
-                single[one.name][b] += count * b * _bits(other)
+                single[one.name][b] += count * b * site_width(other)
         else:
-            fixed += count * _bits(left) * _bits(right)
+            fixed += count * site_width(left) * site_width(right)
     made = (
         mean("mean_weight_bits", [site for site in free if site.is_weight]),
         mean("mean_activation_bits", [site for site in free if not site.is_weight]),
@@ -104,7 +105,8 @@ def meters(work: Workspace, free: Sequence[Site], widths: Sequence[int]) -> dict
     return {meter.name: meter for meter in made}
 
 
-def _bits(site: Site) -> int:
+def site_width(site: Site) -> int:
+    """Bits of a site as it stands; 32 in floating point."""
     return site.quantizer.bits if site.on and site.quantizer is not None else FP_BITS
 
 
@@ -118,23 +120,23 @@ class _Shapes:
         self.seen[site.name] = x.shape
 
 
-def _shapes(work: Workspace) -> dict[str, torch.Size]:
+def shapes_of(model: QuantizedModel, image: Tensor) -> dict[str, torch.Size]:
     """The shape of every site's tensor when one image passes the model; Swin's windows are its first dimension."""
     watch = _Shapes()
-    for site in work.model.sites.values():
+    for site in model.sites.values():
         site.observer = watch
     try:
-        work.model(next(work.batches(1)))
+        model(image)
     finally:
-        for site in work.model.sites.values():
+        for site in model.sites.values():
             site.observer = None
     return watch.seen
 
 
-def _products(work: Workspace, shapes: Mapping[str, torch.Size]) -> list[tuple[Site, Site, float]]:
+def multiplications(model: QuantizedModel, shapes: Mapping[str, torch.Size]) -> list[tuple[Site, Site, float]]:
     """(operand, operand, multiply–accumulates for one image) of every layer and every matmul of attention."""
     owners: dict[str, list[Site]] = {}
-    for site in work.model.sites.values():
+    for site in model.sites.values():
         owners.setdefault(site.owner, []).append(site)
     found = []
     for operands in owners.values():
@@ -144,7 +146,7 @@ def _products(work: Workspace, shapes: Mapping[str, torch.Size]) -> list[tuple[S
         first, second = shapes[left.name], shapes[right.name]
         if left.is_weight or right.is_weight:
             weight, inputs = (left, second) if left.is_weight else (right, first)
-            count = shapes[weight.name].numel() * _positions(work, weight, inputs)
+            count = shapes[weight.name].numel() * _positions(model, weight, inputs)
         else:
             # (B, h, N, M) times (B, h, M, K), or times the transpose of (B, h, K, M).
             count = first.numel() * second[-2 if right.kind == "key" else -1]
@@ -152,9 +154,9 @@ def _products(work: Workspace, shapes: Mapping[str, torch.Size]) -> list[tuple[S
     return found
 
 
-def _positions(work: Workspace, weight: Site, inputs: torch.Size) -> int:
+def _positions(model: QuantizedModel, weight: Site, inputs: torch.Size) -> int:
     """How often a layer's weight is applied to one image."""
-    layer = work.model.layer(weight)
+    layer = model.layer(weight)
     if isinstance(layer, torch.nn.Linear):
         return inputs.numel() // layer.in_features
     with torch.no_grad():

@@ -1,0 +1,157 @@
+"""Integer execution beside NNCF's own int8, and DeiT-base with random weights. Needs `pip install 'vitq[deploy]' nncf`.
+
+    python benchmarks/deploy.py nncf SIGNATURE --runs-dir runs     accuracy and speed on the run's own images
+    python benchmarks/deploy.py base                               DeiT-base, batch 8 and 1
+
+NNCF gets the run's calibration images and `model_type=TRANSFORMER`; ours is the run's model as it stands. Everything
+runs in one process, in turns, on `--threads` threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from vitq import bases, data, methods, recipe
+from vitq.config import RunConfig
+from vitq.deploy import openvino_runtime as ov
+from vitq.deploy.bench import Infer, forms, race
+from vitq.deploy.onnx_file import export
+from vitq.deploy.packed import load_packed, save_packed
+from vitq.deploy.source import packed_run
+from vitq.job import stored_config
+from vitq.models.build import create
+from vitq.models.load import load_model
+from vitq.progress import Progress
+from vitq.quant.model import QuantizedModel
+from vitq.roots import Roots
+from vitq.sites import model_bytes
+from vitq.steps import Workspace
+from vitq.store import Store
+
+CPU = torch.device("cpu")
+
+
+class Noise:
+    """Random images with the interface of an ImageSet."""
+
+    def __init__(self, count: int, size: int):
+        self.x = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batches(self, batch_size: int, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for part in self.x.to(device).split(batch_size):
+            yield part, torch.zeros(len(part), dtype=torch.int64)
+
+
+def with_nncf(
+    model: torch.nn.Module, size: int, images: list[np.ndarray], threads: int, folder: Path
+) -> dict[str, Infer]:
+    """NNCF's int8 of a float model, the rest in float32 and in bfloat16."""
+    import nncf
+
+    path = folder / "plain.onnx"
+    path.write_bytes(export(model, size))
+    quantized = nncf.quantize(
+        ov.convert(path),
+        nncf.Dataset(images),
+        model_type=nncf.ModelType.TRANSFORMER,
+        subset_size=len(images),
+    )
+    return {
+        name: ov.Request(ov.compiled(quantized, precision, threads)).infer
+        for name, precision in (("nncf", "f32"), ("nncf_bf16", "bf16"))
+    }
+
+
+def show(models: dict[str, Infer], images: np.ndarray, sizes: tuple[int, ...], repeats: int) -> None:
+    for size in sizes:
+        timings = race(models, np.resize(images, (size, *images.shape[1:])), repeats * (1 if size > 1 else 5))
+        base = timings["float32"].milliseconds
+        for name, timing in timings.items():
+            spread = f"{timing.milliseconds:8.1f} ms ({timing.low:.1f}–{timing.high:.1f})"
+            print(f"batch {size:2} {name:13} {spread:>30}  {base / timing.milliseconds:.2f}x", flush=True)
+
+
+def against_nncf(args: argparse.Namespace) -> None:
+    run_dir, progress = Store(args.runs_dir).find(args.signature), Progress()
+    packed, config = packed_run(run_dir, progress), stored_config(run_dir)
+    images = data.eval_set(config, progress)
+    calibration = [x.numpy() for x, _ in data.calibration_set(config, progress).batches(1, CPU)]
+    model = load_model(config.model, config.data, config.cache_dir, progress).eval()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        models = forms(packed, model, "openvino", args.threads, folder)
+        models |= with_nncf(model, config.model.input_size, calibration, args.threads, folder)
+        if not args.no_speed:
+            first = next(x for x, _ in images.batches(32, CPU)).numpy()
+            show(models, first, (32, 1), args.repeats)
+        if args.no_accuracy:
+            return
+        reference: np.ndarray | None = None
+        for form, infer in models.items():
+            classes = np.concatenate([infer(x.numpy()).argmax(1) for x, _ in images.batches(32, CPU)])
+            reference = classes if reference is None else reference
+            top1, agree = (classes == images.labels).mean() * 100, (classes == reference).mean() * 100
+            print(f"{form:13} top-1 {top1:.2f} %, agreement with float32 {agree:.2f} % of {len(images)}", flush=True)
+
+
+def base(args: argparse.Namespace) -> None:
+    methods.load()
+    below: dict[str, Any] = yaml.safe_load(Roots.of().files("method")["integer"].read_text())
+    method = bases.with_base({"method": {**below, "base": "minmax"}}, Roots.of())["method"]
+    raw = {
+        "model": {"name": args.model, "pretrained": False},
+        "data": {"name": "noise"},
+        "method": method,
+        "bits": {"weight": 8, "activation": 8},
+        "calib": {"size": 8, "batch_size": 8},
+    }
+    config, problems = RunConfig.parse(raw)
+    if config is None:
+        raise SystemExit("\n".join(problems))
+    model, noise = create(config.model, config.data), Noise(8, 224)
+    plain = create(config.model, config.data)
+    work = Workspace(QuantizedModel(model), noise, config, CPU, Progress())  # type: ignore[arg-type]
+    work.model.equip(config.method, config.bits)
+    for _, step in recipe.steps(config):
+        step.run(work)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_packed(work.model, config, model_bytes(plain), folder / "model.safetensors")
+        models = forms(load_packed(folder / "model.safetensors"), plain, "openvino", args.threads, folder)
+        if args.nncf:
+            models |= with_nncf(plain, 224, [x.numpy() for x, _ in noise.batches(1, CPU)], args.threads, folder)
+        show(models, noise.x.numpy(), (8, 1), args.repeats)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=10)
+    commands = parser.add_subparsers(required=True)
+    one = commands.add_parser("nncf")
+    one.add_argument("signature")
+    one.add_argument("--runs-dir", default="runs")
+    one.add_argument("--no-accuracy", action="store_true")
+    one.add_argument("--no-speed", action="store_true")
+    one.set_defaults(run=against_nncf)
+    two = commands.add_parser("base")
+    two.add_argument("--model", default="deit_base_patch16_224")
+    two.add_argument("--nncf", action="store_true")
+    two.set_defaults(run=base)
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()
