@@ -21,13 +21,16 @@ def draw(arrays: dict[str, np.ndarray], title: str) -> Figure:
     scale = arrays["parameters"]
     middle.bar(x, arrays["trace"] / scale, yerr=arrays["trace_se"] / scale, color=BLUE, ecolor=GREY, capsize=2)
     middle.set_ylabel("trace per weight")
-    for k, values in enumerate(arrays["eigenvalues"].T):
+    measured = bool(np.isfinite(arrays["eigenvalues"]).any())
+    right.set_visible(measured)
+    for k, values in enumerate(arrays["eigenvalues"].T if measured else ()):
         right.plot(x, values, marker="os^v<>"[k % 6], ls="", color=ORANGE if k else BLUE, label=f"{k + 1}.")
     for value in np.atleast_1d(arrays["model.eigenvalues"]):
         right.axhline(float(value), color=GREY, lw=0.8)
-    right.set_yscale("symlog")
     right.set_ylabel("largest eigenvalues; lines: whole model")
-    right.legend(fontsize="small")
+    if measured:
+        right.set_yscale("symlog")
+        right.legend(fontsize="small")
     for axes in (left, middle, right):
         axes.set_xticks(x, names, rotation=90, fontsize="x-small")
         axes.grid(alpha=0.2, axis="y")
