@@ -33,6 +33,10 @@ _UNKNOWN = float("inf")
 def launch(plan: Plan, show: Show) -> list[str]:
     """See Launcher. Ctrl-C cancels the jobs. A driver that ends in any other way leaves them running, and the next
     start of the sweep finds them."""
+    if all(plan.store.run(run.signature).is_done() for run in plan.runs):
+        for run in plan.runs:
+            show.skipped(run)
+        return []
     driver = Driver(plan, show)
     try:
         driver.work()
@@ -40,6 +44,8 @@ def launch(plan: Plan, show: Show) -> list[str]:
         if getattr(stop, "number", signal.SIGINT) == signal.SIGINT:
             driver.cancel()
         raise
+    for run in plan.runs:
+        claim.bury(plan.store.run(run.signature))
     return driver.failed
 
 
@@ -76,6 +82,7 @@ class Driver:
         self._placed: dict[str, tuple[str, int] | None] = {}
         self._runs: dict[str, Watched] = {}
         self._ours: set[str] = set()
+        self._parallel: dict[str, int] = {}
         self._lost: Counter[str] = Counter()
         self._missing: Counter[tuple[str, int]] = Counter()
         self._limit = slurm.max_array()
@@ -100,10 +107,13 @@ class Driver:
         if not self.waiting:
             return
         queue = deque(self._arrays())
-        self.waiting = []
+        later: list[Array] = []
         try:
             while queue:
                 array = queue.popleft()
+                if array.parallel < 1:
+                    later.append(array)
+                    continue
                 try:
                     self._place(array)
                 except slurm.FullError as error:
@@ -121,7 +131,7 @@ class Driver:
             queue.appendleft(array)
             self._say(f"{error}; asked again until it does")
         finally:
-            self.waiting = [run for array in queue for job in array.jobs for run in job]
+            self.waiting = [run for array in (*later, *queue) for job in array.jobs for run in job]
 
     def cancel(self) -> None:
         """scancel what this driver submitted or found."""
@@ -130,9 +140,10 @@ class Driver:
     def _adopt(self) -> None:
         """Find what an earlier start of this or another sweep has in the queue already; the rest waits."""
         alive = {(e.token, e.index) for e in slurm.elements() if not e.ended}
+        submissions = self.submissions.all()
         where = {
             name: (submission.token, index)
-            for submission in self.submissions.all()
+            for submission in submissions
             for index, names in enumerate(submission.allocations)
             if (submission.token, index) in alive
             for name in names
@@ -146,26 +157,28 @@ class Driver:
                 self._follow(run, None)
             else:
                 self.waiting.append(run)
-        if where and self._placed:
-            self._say(f"{len(self._placed)} runs are in the queue already")
+        found = {place[0] for place in self._placed.values() if place is not None}
+        self._ours |= {s.token for s in submissions if s.token in found and s.sweep == self.plan.name}
+        if found:
+            self._say(f"{sum(map(bool, self._placed.values()))} runs are in the queue already")
 
     def _follow(self, run: PlannedRun, place: tuple[str, int] | None) -> None:
         self._placed[run.signature] = place
         self._runs.setdefault(run.signature, self._watcher.watch(run))
-        if place is not None:
-            submission = self.submissions.read(place[0])
-            if submission is not None and submission.sweep == self.plan.name:
-                self._ours.add(place[0])
 
     def _arrays(self) -> list[Array]:
-        jobs = list(pack(self.waiting, self.options, History.of(self.plan.store)))
+        """What waits as arrays; one with `parallel` 0 has to wait until others have ended."""
+        experience = History.of(self.plan.store) if self.options.minutes_per_job is not None else History([])
+        jobs = list(pack(self.waiting, self.options, experience))
         most = self.options.max_parallel or len(jobs)
         # More arrays than jobs that may run at a time: longer jobs instead.
         if len(jobs) > self._limit * most:
-            size = -(-len(self.waiting) // (self._limit * most))
-            jobs = list(_chunks(self.waiting, size))
+            jobs = list(_chunks(self.waiting, -(-len(self.waiting) // (self._limit * most))))
+        if self.options.max_parallel is not None:
+            active = {place[0] for place in self._placed.values() if place is not None}
+            most = max(0, most - sum(self._parallel.get(token, 0) for token in active))
         parts = list(_chunks(jobs, self._limit))
-        return [Array(part, max(1, most // len(parts) + (n < most % len(parts)))) for n, part in enumerate(parts)]
+        return [Array(part, most // len(parts) + (n < most % len(parts))) for n, part in enumerate(parts)]
 
     def _place(self, array: Array) -> None:
         token = self.submissions.new_token()
@@ -190,6 +203,7 @@ class Driver:
             raise
         self.submissions.write(submission.model_copy(update={"job": job}))
         self._ours.add(token)
+        self._parallel[token] = array.parallel
         for index, runs in enumerate(array.jobs):
             for run in runs:
                 self._follow(run, (token, index))
@@ -303,8 +317,8 @@ def pack(runs: Sequence[PlannedRun], options: slurm.Options, history: History) -
 
 def _halves(array: Array) -> list[Array]:
     half = len(array.jobs) // 2
-    more = max(1, -(-array.parallel // 2))
-    return [Array(array.jobs[:half], more), Array(array.jobs[half:], max(1, array.parallel - more))]
+    more = -(-array.parallel // 2)
+    return [Array(array.jobs[:half], more), Array(array.jobs[half:], array.parallel - more)]
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[list[T]]:

@@ -13,8 +13,8 @@ from vitq.cli import main
 from vitq.errors import ConfigError
 from vitq.estimate import History, facts
 from vitq.launchers import slurm
-from vitq.launchers.arrays import pack
-from vitq.plan import Plan
+from vitq.launchers.arrays import Array, _halves, pack
+from vitq.plan import Plan, PlannedRun
 
 
 def make(*words: str) -> Plan:
@@ -87,3 +87,10 @@ def test_refusals_are_told_apart(said: str, kind: type[slurm.SlurmError]) -> Non
     error = slurm._refusal(f"sbatch: error: Batch job submission failed: {said}")
     assert type(error) is kind
     assert "sbatch: error" not in str(error)
+
+
+def test_halves_share_what_may_run_at_a_time() -> None:
+    jobs: list[list[PlannedRun]] = [[], [], [], [], []]
+    assert [(len(half.jobs), half.parallel) for half in _halves(Array(jobs, 5))] == [(2, 3), (3, 2)]
+    # One at a time: the second half has to wait until the first one has ended.
+    assert [(len(half.jobs), half.parallel) for half in _halves(Array(jobs, 1))] == [(2, 1), (3, 0)]

@@ -107,10 +107,15 @@ class Claim:
 
 
 def bury(run_dir: RunDir) -> None:
-    """Remove the claim of a dead owner, by succeeding it; one that is alive keeps it. Raises StoreError."""
+    """Remove what a dead owner left: its claim, by succeeding it, and the resume state where it had finished.
+
+    An owner that is alive keeps all of it. Raises StoreError when the disk refuses.
+    """
     claim = Claim.take(run_dir) if run_dir.claim_path.exists() else None
     if claim is not None:
-        claim.release()
+        with claim:
+            if run_dir.is_done():
+                run_dir.clear_state()
 
 
 def read(run_dir: RunDir) -> Owner | None:
