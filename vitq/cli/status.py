@@ -61,8 +61,8 @@ def main(args: argparse.Namespace) -> int:
     known: dict[str, Hint] = {}
 
     def read() -> list[Standing]:
-        hints = ((signature, known.get(signature)) for signature in record.signatures)
-        return [standing(store.run(name), hint and hint.text, bool(hint and hint.ended)) for name, hint in hints]
+        jobs = ((name, known.get(name)) for name in record.signatures)
+        return [standing(store.run(name), job and job.text, bool(job and job.ended)) for name, job in jobs]
 
     def ask() -> float:
         known.clear()
