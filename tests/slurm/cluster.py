@@ -172,7 +172,12 @@ class Cluster:
         self._wait(lambda: "is UP" in self.run("scontrol", "ping", check=False), "slurmctld")
 
     def kill_controller(self) -> None:
-        """SIGKILL."""
+        """SIGKILL, when it has stored what it knows: it would give the ids of unknown jobs to others."""
+        state = self.folder / "state" / "job_state"
+        begin = time.time()
+        for job in self.run("squeue", "-h", "-t", "RUNNING", "-o", "%A").split():
+            self.run("scontrol", "update", f"jobid={job}", "TimeLimit=20")
+            self._wait(lambda: state.stat().st_mtime > begin, "the controller stores its jobs")
         self._end("slurmctld", signal.SIGKILL)
 
     def start_node(self, node: str) -> None:
