@@ -67,6 +67,7 @@ def logits(model: torch.nn.Module, work: Workspace) -> torch.Tensor:
         ("fq_vit", {"weight": 8, "activation": 8}),
         ("adalog", {"weight": 3, "activation": 4}),
         ("aocq", {"weight": 6, "activation": 6}),
+        ("erq", {"weight": 3, "activation": 4}),
         ("ias_vit", {"weight": 4, "activation": 4, "kinds": {"probs": "fp"}}),
     ],
 )

@@ -13,6 +13,7 @@ from tests.tiny import images, part, run, tiny, uniform
 from vitq import validate
 from vitq.config import RunConfig
 from vitq.methods import erq
+from vitq.quant.dual import DualUniformQuantizer
 from vitq.quant.layout import Axes
 from vitq.quant.model import build
 from vitq.quant.uniform import UniformQuantizer
@@ -265,3 +266,47 @@ def test_options_are_checked_before_anything_starts() -> None:
     assert any("flips=0" in line for line in found(flips=0))
     assert any("both off" in line for line in found(aqer=False, wqer=False))
     assert any("method.steps.e.choose" in line for line in found(choose="best"))
+
+
+def test_dual_gives_two_ranges_to_weights_behind_folded_norms_alone(workspace: Make) -> None:
+    work = workspace(tiny("vit"), METHOD, weight=3, activation=4)
+    run(work, *REPQ, {"do": "erq", "dual": 0.1, "penalty": 1.0})
+    folded = {name for link in work.model.anatomy.links for name in link.consumers}
+    for site in work.model.quantized():
+        if site.is_weight:
+            assert isinstance(site.quantizer, DualUniformQuantizer) is (site.owner in folded), site.name
+            weight = work.model.layer(site).weight
+            if site.owner != "patch_embed.proj":
+                assert torch.equal(uniform(work, site.name)(weight), weight), f"{site.name} is not on its grid"
+
+
+def test_local_reference_sees_no_error_of_earlier_layers(workspace: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """X is the full-precision network's input of every layer, and X̄ is it quantized, whatever was rounded before."""
+    work = workspace(tiny("vit"), METHOD, weight=3, activation=4)
+    run(work, *REPQ)
+    work.model.switch(work.model.sites.values(), on=False)
+    exact: dict[str, Tensor] = {}
+    hooks = [
+        work.model.model.get_submodule(name).register_forward_pre_hook(
+            lambda _, x, name=name: exact.__setitem__(name, x[0].detach())
+        )
+        for name in work.model.anatomy.inputs
+    ]
+    with torch.no_grad():
+        work.model(images(work))
+    for hook in hooks:
+        hook.remove()
+    work.model.switch(work.model.sites.values(), on=True)
+    seen_mean: list[Tensor] = []
+    solve = erq.aqer
+
+    def watched(weight: Tensor, moments: erq.Moments, penalty: float, bias: bool) -> tuple[Tensor, Tensor]:
+        seen_mean.append(moments.mean + moments.difference)
+        return solve(weight, moments, penalty, bias)
+
+    monkeypatch.setattr(erq, "aqer", watched)
+    run(work, {"do": "erq", "reference": "local", "penalty": 1.0})
+    names = [name for name in exact if name != "patch_embed.proj"]
+    assert len(seen_mean) == len(names)
+    for name, mean in zip(names, seen_mean, strict=True):
+        assert torch.allclose(mean, exact[name].double().flatten(0, -2).mean(0), atol=1e-4), name

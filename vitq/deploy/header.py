@@ -18,6 +18,7 @@ class QuantizerSpec(BaseModel):
     """How to build one quantizer again; equal ones are listed once.
 
     options: those that differ from the class's defaults. params, split: the fitted layout (vitq.quant.layout.Layout).
+    second: input channels of the second group (vitq.quant.dual), None for quantizers that have none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -30,6 +31,7 @@ class QuantizerSpec(BaseModel):
     options: dict[str, Any]
     params: tuple[int, ...]
     split: int | None
+    second: tuple[int, ...] | None = None
 
 
 class Header(BaseModel):

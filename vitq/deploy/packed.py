@@ -22,6 +22,7 @@ from vitq.config import RunConfig, signature
 from vitq.deploy.bitpack import pack, packed_bytes, unpack
 from vitq.deploy.header import Header, QuantizerSpec, hashed, parse_header
 from vitq.errors import DeployError, VitqError
+from vitq.quant.dual import DualLayout
 from vitq.quant.layers import QuantLinear
 from vitq.quant.layout import Layout
 from vitq.quant.model import QuantizedModel, build
@@ -130,6 +131,7 @@ def _spec(site: Site, quantizer: Quantizer) -> QuantizerSpec:
         options={k: v for k, v in quantizer.settings.items() if _listed(v) != _listed(quantizer.options.get(k))},
         params=layout.params,
         split=layout.split,
+        second=tuple(layout.columns()) if isinstance(layout, DualLayout) else None,
     )
 
 
@@ -244,7 +246,11 @@ def _equip(model: QuantizedModel, header: Header, tensors: dict[str, Tensor]) ->
         for parameter in quantizer.parameter_names:
             taken[parameter] = flat[parameter][place[parameter] : place[parameter] + groups].clone()
             place[parameter] += groups
-        quantizer._set(Layout(spec.granularity, site.axes, groups, spec.params, spec.split), **taken)
+        if spec.second is None:
+            layout = Layout(spec.granularity, site.axes, groups, spec.params, spec.split)
+        else:
+            layout = DualLayout.of_columns(site.axes, spec.params[0], model.layer(site).weight.shape[1], spec.second)
+        quantizer._set(layout, **taken)
         quantizer.refresh()
         site.quantizer = quantizer
 

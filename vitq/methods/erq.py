@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
+from vitq.quant.dual import DualUniformQuantizer
 from vitq.quant.layers import QuantConv2d
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.calibrate import fit_weight
@@ -31,8 +32,12 @@ class Erq(Step):
     left take up the error of the rounded ones; and so on with these until all are rounded.
 
     aqer, wqer, refine, ridge: the parts, each an ablation switch. Without wqer the weights are rounded to nearest.
-    reference: X, `fp`: what the layer reads in the full-precision network (folded as it is now), or `quantized`: X̄
-        before this layer's own input is quantized. bias: regress with an intercept, so that the bias takes the mean.
+    reference: `local`: X is what the layer reads in the full-precision network (folded as it is now) and X̄ is X
+        quantized, so that errors of earlier layers are not seen; `quantized`: X̄ comes from the quantized network, X
+        is the same before this layer's own input is quantized; `fp`: X̄ from the quantized network, X from the other.
+    dual: weights behind a folded norm are quantized in two groups of input channels (DualUniformQuantizer), the second
+        of this share times the number of output channels; 0: one group.
+    bias: regress with an intercept, so that the bias takes the mean.
     penalty, penalty_head: λ for the sums over all images and positions, of the layers and of the last ones.
     flips: most flips for each output channel and half. choose: the flip of largest `gradient` among those that go
         against it (the paper's), or of largest `decrease` of the proxy. patch: update the patch embedding too.
@@ -42,7 +47,8 @@ class Erq(Step):
     wqer: bool = True
     refine: bool = True
     ridge: bool = True
-    reference: Literal["fp", "quantized"] = "fp"
+    reference: Literal["local", "fp", "quantized"] = "fp"
+    dual: float = 0.0
     bias: bool = False
     penalty: float = 1000.0
     penalty_head: float = 0.1
@@ -55,6 +61,8 @@ class Erq(Step):
         for name in ("penalty", "penalty_head"):
             if getattr(self, name) <= 0:
                 problems.append(f"{name}={getattr(self, name)}; a number above 0 is needed, e.g. 1000")
+        if not 0 <= self.dual <= 0.5:
+            problems.append(f"dual={self.dual}; a share from 0 (off) to 0.5 is needed, e.g. 0.05")
         if self.flips < 1:
             problems.append(f"flips={self.flips}; a whole number of at least 1 is needed; refine=false has none")
         if not (self.aqer or self.wqer):
@@ -63,9 +71,13 @@ class Erq(Step):
 
     def run(self, work: Workspace) -> None:
         quantized, exact = quantized_lane(work), Unquantized(work)
+        folded = {name for link in work.model.anatomy.links for name in link.consumers}
         for name, layer in layers(work, [quantized, exact], "erq"):
+            if self.dual and name in folded:
+                _make_dual(layer, self.dual)
             if self.patch or not isinstance(layer, QuantConv2d):
-                self._update(work, layer, moments(layer, name, quantized, exact if self.reference == "fp" else None))
+                seen = {"local": (exact, None), "quantized": (quantized, None), "fp": (quantized, exact)}
+                self._update(work, layer, moments(layer, name, *seen[self.reference]))
 
     def _update(self, work: Workspace, layer: Layer, seen: Moments) -> None:
         penalty = self.penalty_head if layer.weight_site.owner in work.model.anatomy.head else self.penalty
@@ -195,6 +207,15 @@ def refine(weight: Tensor, gram: Tensor, grid: Grid, flips: int, choose: str) ->
         slope[active] += 2 * moved.unsqueeze(1) * gram[column]
         step[active, column] = -moved
     return grid.decode(grid.encode(quantized))
+
+
+def _make_dual(layer: Layer, share: float) -> None:
+    """Give a layer's weight a dual quantizer with the settings of its uniform one, not fitted yet."""
+    old = layer.weight_site.quantizer
+    if isinstance(old, UniformQuantizer):
+        layer.weight_site.quantizer = DualUniformQuantizer(
+            old.bits, "channel", old.axes, range=old.range, symmetric=old.symmetric, **old.settings, share=share
+        )
 
 
 def _add_bias(layer: Layer, shift: Tensor) -> None:
