@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hydra.core.singleton import Singleton
+from hydra.version import VersionBase
 
 from tests.fake_engine import FakeEngine
 from tests.tiny import workspace  # noqa: F401 - a fixture for the engine's tests
@@ -22,3 +26,12 @@ def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeEngine:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("VITQ_CACHE_DIR", str(tmp_path / "cache"))
     return FakeEngine().install(monkeypatch)
+
+
+@pytest.fixture
+def nothing_composed() -> Iterator[None]:
+    """Hydra as in a new process, for its own suites: `version_base` of an earlier compose would stay."""
+    state = copy.deepcopy(Singleton.get_state())
+    Singleton._instances.pop(VersionBase, None)
+    yield
+    Singleton.set_state(state)

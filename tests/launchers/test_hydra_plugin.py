@@ -44,12 +44,14 @@ def test_its_options_are_those_of_vitqs_launchers(conf: type, options: type) -> 
     assert options(**given) == options()
 
 
+@pytest.mark.usefixtures("nothing_composed")
 @pytest.mark.slow
 @pytest.mark.parametrize(("launcher_name", "overrides"), [("vitq_local", ["hydra.launcher.slots=2"])])
 class TestLocal(LauncherTestSuite):
     """Hydra's suite for launchers."""
 
 
+@pytest.mark.usefixtures("nothing_composed")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("launcher_name", "overrides"),
@@ -59,6 +61,7 @@ class TestBatches(BatchedSweeperTestSuite):
     """Batches of jobs."""
 
 
+@pytest.mark.usefixtures("nothing_composed")
 @pytest.mark.slow
 @pytest.mark.parametrize(("task_launcher_cfg", "extra_flags"), [({}, ["-m", "hydra/launcher=vitq_local"])])
 class TestIntegration(IntegrationTestSuite):
