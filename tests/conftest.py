@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from hydra.version import VersionBase
 
 from tests.fake_engine import FakeEngine
 from tests.tiny import workspace  # noqa: F401 - a fixture for the engine's tests
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in a job started by `&`: children would inherit it, and those that tests interrupt would never end.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

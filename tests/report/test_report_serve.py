@@ -72,8 +72,11 @@ def test_a_taken_port_is_named(store: Store) -> None:
 def test_the_command_serves_until_ctrl_c(store: Store, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "vitq", "serve", "--port", "0", "--runs-dir", str(store.root)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=os.environ | {}) as process:
-        assert process.stdout is not None
-        url = process.stdout.readline().split()[0]
-        assert "demo" in get(url)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 130
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().split()[0]
+            assert "demo" in get(url)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=30) == 130
+        finally:
+            process.kill()
