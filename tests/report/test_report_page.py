@@ -8,12 +8,15 @@ import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
+from math import nan
 
 import pytest
 
 from vitq import report
 from vitq.config import RunConfig
+from vitq.report import figures as drawing
 from vitq.report.figures import PALETTE, _log_ticks, style
+from vitq.report.matrix import Cell, Matrix, Row
 from vitq.store import Store
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -100,12 +103,12 @@ def test_figures_hold_the_numbers(seeded: Store) -> None:
     _, parsed = page(seeded)
     figures = {str(a["data-for"]): json.loads(text) for a, text in parsed.scripts if "data-for" in a}
     assert list(figures) == parsed.figures == ["figure-0-0", "figure-0-1"]
-    bars = {trace["name"]: trace for trace in figures["figure-0-0"]["data"]}
-    assert bars["minmax"]["x"] == ["W8A8", "W6A6", "W4A4", "W3A3"]
-    assert bars["minmax"]["y"] == pytest.approx([96.75, 95.25, 82.25, 22.25])
-    assert bars["minmax"]["error_y"]["array"] == pytest.approx([0.75] * 4)
-    assert bars["minmax"]["error_y"]["visible"]
-    assert "full precision, 98.00 %" in bars
+    dots = {trace["name"]: trace for trace in figures["figure-0-0"]["data"]}
+    assert dots["minmax"]["x"] == ["W8A8", "W6A6", "W4A4", "W3A3"]
+    assert dots["minmax"]["y"] == pytest.approx([96.75, 95.25, 82.25, 22.25])
+    assert dots["minmax"]["error_y"]["array"] == pytest.approx([0.75] * 4)
+    assert dots["minmax"]["error_y"]["visible"]
+    assert "full precision, 98.00 %" in dots
     assert figures["figure-0-0"]["layout"]["shapes"][0]["y0"] == 98.0
     scatter = {trace["name"]: trace for trace in figures["figure-0-1"]["data"]}
     assert scatter["minmax"]["x"] == sorted(scatter["minmax"]["x"])
@@ -113,6 +116,21 @@ def test_figures_hold_the_numbers(seeded: Store) -> None:
     for figure in figures.values():
         assert "%" in figure["layout"]["yaxis"]["title"]["text"]
         assert figure["layout"]["xaxis"]["title"]["text"]
+
+
+def test_axes_of_accuracy_show_differences_that_matter() -> None:
+    def axis(*top1: float) -> tuple[float, float]:
+        cells: list[Cell | None] = [Cell(value, nan, 0.0, 1, 1, 0, 1.0, 1.0) for value in top1]
+        bits = [f"W{i}A{i}" for i in range(len(cells))]
+        matrix = Matrix("model", "data", bits, [Row("mse", 32, cells, 1.0)], [None] * len(cells), 98.5, 4.0, 100)
+        dots, scatter = drawing.dots(matrix), drawing.scatter(matrix)
+        assert dots.layout.yaxis.range == scatter.layout.yaxis.range
+        return tuple(dots.layout.yaxis.range)
+
+    assert axis(97.0, 20.0) == (0, 104)
+    low, high = axis(97.0, 90.5)
+    assert 89 < low < 90.5
+    assert 98.5 < high < 100
 
 
 def test_nothing_in_the_data_becomes_markup(
@@ -162,8 +180,6 @@ def test_a_sweep_where_nothing_is_done_yet(store: Store) -> None:
 def test_no_two_rows_look_alike() -> None:
     looks = [style(index) for index in range(48)]
     assert len(set(looks)) == 48
-    assert len({(colour, hatching) for colour, hatching, _ in looks}) == 48
-    assert len({(colour, symbol) for colour, _, symbol in looks}) == 48
     assert len(PALETTE) == len(set(PALETTE))
 
 

@@ -82,6 +82,37 @@ def test_landscapes_stand_side_by_side_on_one_scale(probed: Store) -> None:
     assert rough[1] > rough[0] == 2.0
 
 
+def test_the_way_from_full_precision_is_a_line_and_where_weights_were_learned_a_plane(probed: Store) -> None:
+    df = report.table(probed, "demo")
+    first, second = list(read_probe(probed, df, "landscape"))[:2]
+    t, between = np.linspace(0, 1, 5), {}
+    for index, signature in enumerate((first, second)):
+        way = {
+            "path.axis": t,
+            "path.quantized": 1 + index + t,
+            "path.fp": t,
+            "path.scalar.barrier_quantized": np.array(0.5),
+        }
+        between[signature] = landscape(1) | way
+    x, anchors = np.linspace(-1, 3, 5), np.array([[0.0, 0.0], [2.0, 0.0], [1.0, 2.0]])
+    between[second] |= {"plane.x": x, "plane.y": x + 1, "plane.loss": 1 + x[None] ** 2 + x[:, None] ** 2}
+    between[second] |= {"plane.anchors": anchors, "plane.scalar.barrier": np.array(0.25)}
+    found = {title.partition(":")[2]: figure for title, figure in side_by_side(df, between)}
+    assert len(found) == 5
+    (line,) = (figure for title, figure in found.items() if "rounded (1) weights" in title)
+    assert [trace.line.dash for trace in line.data] == ["solid", "dot"] * 2
+    assert [trace.showlegend for trace in line.data] == [True, False] * 2
+    assert "barrier 0.5" in line.data[0].name
+    np.testing.assert_allclose(line.data[2].y, 2 + t)
+    (plane,) = (figure for title, figure in found.items() if "learned" in title)
+    contour, marks = plane.data
+    np.testing.assert_allclose(contour.z, np.log10(between[second]["plane.loss"]), atol=5e-4)
+    assert list(zip(marks.x, marks.y, marks.text, strict=True)) == [
+        (0, 0, "full precision"), (2, 0, "rounded"), (1, 2, "learned"),
+    ]  # fmt: skip
+    assert "barrier to the learned weights 0.25" in plane.layout.annotations[0].text
+
+
 def test_probes_are_on_the_page_and_pages_of_many_stay_small(probed: Store, tmp_path: Path) -> None:
     text = report.build(probed, "demo", ["html"])["html"].read_text()
     assert "<h2>Loss landscapes</h2>" in text

@@ -266,6 +266,7 @@ def test_places_of_sites(site: str, expected: tuple[str, str]) -> None:
 def test_landscapes_reach_both_as_surfaces_and_numbers(tmp_path: Path) -> None:
     options = {"landscape": {"points": 3, "views": ["random", "block"], "block_points": 3}}
     options["sensitivity"] = {"widths": [4], "images": 4}
+    options["hessian"] = {"images": 2, "min_samples": 2, "max_samples": 2, "eigen": "none"}
     run_dir = Planner(tmp_path).plan(probe={"options": options, "images": 8}, **TRACKED)
     first = said(live(run_dir))
     arrays = run_dir.read_probe("landscape")
@@ -274,4 +275,8 @@ def test_landscapes_reach_both_as_surfaces_and_numbers(tmp_path: Path) -> None:
     for view in ("random", "block_channel", "block_tensor"):
         assert summary[f"probes/landscape/{view}"]["_type"] == "plotly-file"
     assert summary["probes/landscape/random.sharpness"] == pytest.approx(float(arrays["random.scalar.sharpness"]))
+    hessian = run_dir.read_probe("hessian")
+    assert hessian is not None
+    assert summary["probes/hessian/model.trace"] == pytest.approx(float(hessian["model.trace"]))
+    assert not [key for key in summary if "eigenvalues" in key], "they were not asked for"
     assert said(rebuild(run_dir, None)) == first

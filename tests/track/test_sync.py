@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -10,13 +11,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.track.fake_wandb import FakeWandb
 from tests.track.runs import KEY, SITES, execute, kill_service, make_config, make_result, offline_runs
 from vitq import track
 from vitq.cli import main
 from vitq.config import signature
+from vitq.probes.stored import META
 from vitq.result import Status
 from vitq.store import RunDir, Store
 from vitq.store.sweeps import SweepRecord
@@ -103,6 +107,24 @@ def test_a_later_attempt_is_uploaded_anew(tmp_path: Path, online: FakeWandb) -> 
     assert sync(run_dir) == 0
     assert online.runs[run_dir.signature].exit_code == 0
     assert online.runs[run_dir.signature].summary["top1"] == 71.5
+
+
+def test_a_run_that_was_probed_since_is_uploaded_with_its_probe(tmp_path: Path, online: FakeWandb) -> None:
+    run_dir, other = tracked(tmp_path, seed=1), tracked(tmp_path, seed=2)
+    assert sync(run_dir) == 0
+    arrays = {"random.scalar.sharpness": np.array(1.5), META: np.array(json.dumps({"made_at": "2026-01-01T00:00:00Z"}))}
+    picture = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(picture, "PNG")
+    run_dir.write_probe("landscape", arrays, picture.getvalue())
+    online.upserted.clear()
+    assert sync(run_dir) == 0
+    assert set(online.upserted) == {run_dir.signature}, f"{other.signature} has no probe"
+    summary = online.runs[run_dir.signature].summary
+    assert summary["probes/landscape/random.sharpness"] == 1.5
+    assert summary["probes/landscape"]["_type"] == "image-file"
+    online.upserted.clear()
+    assert sync(run_dir) == 0
+    assert online.upserted == []
 
 
 def test_a_deleted_id_gets_another_generation_which_is_remembered(tmp_path: Path, online: FakeWandb) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,11 +20,12 @@ def meta_of(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def scalars_of(arrays: dict[str, np.ndarray]) -> dict[str, float]:
-    """The numbers beside a landscape: `random.sharpness`, `block.tensor.roughness`, one for each axis of curvatures."""
+    """The numbers beside a landscape, `random.sharpness`, `block.tensor.roughness`, one for each axis of curvatures; of
+    a Hessian those of the whole model, `model.trace`, `model.eigenvalues.0`. What was not measured is left out."""
     found: dict[str, float] = {}
     for name, array in arrays.items():
-        if ".scalar." in name:
+        if ".scalar." in name or name.startswith("model."):
             key = name.replace(".scalar.", ".")
             values = array.ravel().tolist()
             found |= {key: values[0]} if len(values) == 1 else {f"{key}.{i}": v for i, v in enumerate(values)}
-    return found
+    return {key: value for key, value in found.items() if not math.isnan(value)}

@@ -56,7 +56,9 @@ def _heat_map(runs: pd.DataFrame, sites: dict[str, pd.DataFrame]) -> go.Figure:
         )
     )  # fmt: skip
     figure.update_xaxes(tickvals=list(range(len(labels))), ticktext=labels, tickangle=-45, showgrid=False, side="top")
-    figure.update_yaxes(autorange="reversed", showgrid=False, type="category", tickfont={"size": 10})
+    figure.update_yaxes(autorange="reversed", showgrid=False, type="category", tickfont={"size": 9}, dtick=1)
     finish(figure)
-    figure.update_layout(height=160 + 13 * len(names), showlegend=False, margin={"t": 120})
+    # Room for the slanted labels, the last of which leans over the colour bar, below the buttons.
+    top = 60 + int(5 * max(map(len, labels)))
+    figure.update_layout(height=top + 30 + 13 * len(names), showlegend=False, margin={"t": top, "b": 30})
     return figure

@@ -1,4 +1,4 @@
-"""The figures of the HTML page: colours of Okabe and Ito, told apart by shape and hatching too."""
+"""The figures of the HTML page: colours of Okabe and Ito, told apart by shape too."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from vitq.report.matrix import Cell, Matrix, Row
 
 # Okabe–Ito without black and yellow, which vanish on a dark and on a white page.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7")
-HATCHING = ("", "/", "x", ".", "\\", "+", "-", "|")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "pentagon")
 # Full precision is drawn in the text's colour, which the page sets for light and dark.
 INK = "#808080"
+# Where every accuracy, in percent, is above this, the axis begins below the least of them.
+_HIGH = 50.0
 
 _HOVER = (
     "%{customdata[0]}<br>%{customdata[1]}<br>top-1 %{y:.2f} % (%{customdata[2]} points)"
@@ -22,25 +23,26 @@ _HOVER = (
 )
 
 
-def style(index: int) -> tuple[str, str, str]:
-    """Colour, hatching and marker of the index-th row: no two of the first 48 are alike in colour and shape."""
-    again = index // len(PALETTE)
-    return PALETTE[index % len(PALETTE)], HATCHING[again % len(HATCHING)], SYMBOLS[(index + again) % len(SYMBOLS)]
+def style(index: int) -> tuple[str, str]:
+    """Colour and marker of the index-th row: no two of the first 48 are alike."""
+    return PALETTE[index % len(PALETTE)], SYMBOLS[(index + index // len(PALETTE)) % len(SYMBOLS)]
 
 
-def bars(matrix: Matrix) -> go.Figure:
-    """Top-1 in percent per bit-width, one bar per method, whiskers ± std over seeds, a line at full precision."""
+def dots(matrix: Matrix) -> go.Figure:
+    """Top-1 in percent per bit-width, a marker for each method, whiskers ± std over seeds, a line at full precision."""
     figure = go.Figure()
     for index, row in enumerate(matrix.rows):
-        colour, hatching, _ = style(index)
+        colour, symbol = style(index)
         points = _points(matrix, row)
         stds = [0.0 if math.isnan(cell.std) else cell.std for _, cell in points]
-        figure.add_bar(
+        figure.add_scatter(
             name=matrix.label(row),
+            mode="markers",
+            offsetgroup=str(index),
             x=[label for label, _ in points],
             y=[cell.top1 for _, cell in points],
             error_y={"type": "data", "array": stds, "visible": any(stds), "color": INK, "thickness": 1.5, "width": 3},
-            marker={"color": colour, "line": {"width": 0}, "pattern": {"shape": hatching, "fillmode": "overlay"}},
+            marker={"color": colour, "symbol": symbol, "size": 10, "line": {"width": 1, "color": INK}},
             customdata=_hover(matrix, row),
             hovertemplate=_HOVER,
         )
@@ -52,9 +54,9 @@ def bars(matrix: Matrix) -> go.Figure:
             line={"color": INK, "width": 1.5, "dash": "dash"},
         )  # fmt: skip
     figure.update_xaxes(title="bits (W: weights, A: activations)", type="category", showgrid=False)
-    figure.update_xaxes(categoryorder="array", categoryarray=matrix.bits)
-    figure.update_yaxes(title="top-1 accuracy, %", range=[0, 104], dtick=20)
-    figure.update_layout(barmode="group", bargap=0.25, bargroupgap=0.06)
+    figure.update_xaxes(categoryorder="array", categoryarray=matrix.bits, range=[-0.5, len(matrix.bits) - 0.5])
+    figure.update_yaxes(title="top-1 accuracy, %", **_accuracies(matrix))
+    figure.update_layout(scattermode="group", scattergap=0.25)
     return finish(figure)
 
 
@@ -62,7 +64,7 @@ def scatter(matrix: Matrix) -> go.Figure:
     """Top-1 in percent over model size in MB, one marker per method and bit-width, a star at full precision."""
     figure = go.Figure()
     for index, row in enumerate(matrix.rows):
-        colour, _, symbol = style(index)
+        colour, symbol = style(index)
         points = sorted(zip(_points(matrix, row), _hover(matrix, row), strict=True), key=lambda p: p[0][1].mb)
         figure.add_scatter(
             name=matrix.label(row),
@@ -88,7 +90,7 @@ def scatter(matrix: Matrix) -> go.Figure:
     ticks = _log_ticks([float(mb) for trace in figure.data for mb in trace.x])
     figure.update_xaxes(title="model size, MB (logarithmic)", type="log")
     figure.update_xaxes(tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
-    figure.update_yaxes(title="top-1 accuracy, %", range=[0, 104], dtick=20)
+    figure.update_yaxes(title="top-1 accuracy, %", **_accuracies(matrix))
     return finish(figure)
 
 
@@ -116,6 +118,19 @@ def _hover(matrix: Matrix, row: Row) -> list[list[str]]:
     return rows
 
 
+def _accuracies(matrix: Matrix) -> dict[str, object]:
+    """The axis of accuracies: from 0 to 100 %, or where all are high only as far as there are some."""
+    cells = [cell for row in matrix.rows for _, cell in _points(matrix, row)]
+    spread = [(cell.top1, 0.0 if math.isnan(cell.std) else cell.std) for cell in cells]
+    spread += [] if math.isnan(matrix.fp_top1) else [(matrix.fp_top1, 0.0)]
+    low = min((mean - std for mean, std in spread), default=0.0)
+    high = max((mean + std for mean, std in spread), default=0.0)
+    if low < _HIGH:
+        return {"range": [0, 104], "dtick": 20}
+    margin = 0.08 * max(high - low, 1.0)
+    return {"range": [low - margin, high + margin], "nticks": 6}
+
+
 def _log_ticks(values: list[float]) -> list[float]:
     """1, 2, 5, 10 … from below the smallest value to above the largest."""
     positive = [value for value in values if value > 0]
@@ -125,11 +140,15 @@ def _log_ticks(values: list[float]) -> list[float]:
     return [factor * 10.0**decade for decade in decades for factor in (1, 2, 5)]
 
 
-def finish(figure: go.Figure) -> go.Figure:
-    """Layout that all figures share. Ink and grid colours are set by the page, which knows light from dark."""
-    # Room for the legend below: its entries are all as wide as the widest, in a figure of about 500 pixels.
-    widest = max((len(trace.name) for trace in figure.data), default=0)
-    lines = math.ceil(len(figure.data) / max(1, 460 // (55 + 7 * widest)))
+def finish(figure: go.Figure, width: int = 460) -> go.Figure:
+    """Layout that all figures share. Ink and grid colours are set by the page, which knows light from dark.
+
+    width: of the plot in pixels, on the screen that it is made for.
+    """
+    # Room for the legend below: its entries are all as wide as the widest.
+    named = [trace for trace in figure.data if trace.showlegend is not False]
+    widest = max((len(trace.name) for trace in named), default=0)
+    lines = math.ceil(len(named) / max(1, width // (55 + 7 * widest)))
     figure.update_layout(
         template="none",
         height=340 + 20 * lines,

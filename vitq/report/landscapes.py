@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,21 @@ from vitq.report.probed import Arrays, by_model
 # Pictures of one model on a page, and in a row.
 MOST, COLUMNS = 24, 4
 _HEIGHT = 270
-Tile = tuple[str, np.ndarray, np.ndarray, np.ndarray]
+# Of a plot that has the page for itself, in pixels.
+_WIDTH = 1200
+# The three points that span the plane of weights; vitq/probes/anchors.py.
+_ANCHORS = ("full precision", "rounded", "learned")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One landscape: x (M,), y (N,), losses (N, M). marks: (3, 2) the anchors of a plane of weights."""
+
+    title: str
+    x: np.ndarray
+    y: np.ndarray
+    losses: np.ndarray
+    marks: np.ndarray | None = None
 
 
 def side_by_side(df: pd.DataFrame, probed: dict[str, Arrays]) -> list[tuple[str, go.Figure]]:
@@ -26,15 +41,21 @@ def side_by_side(df: pd.DataFrame, probed: dict[str, Arrays]) -> list[tuple[str,
         around = [(label, a) for label, a in runs if "random.loss" in a]
         if around:
             tiles = [
-                (f"{label}<br>roughness {_number(a, 'random')}", a["random.axis"], a["random.axis"], a["random.loss"])
+                Tile(f"{label}<br>roughness {_number(a, 'random')}", axis := a["random.axis"], axis, a["random.loss"])
                 for label, a in around
             ]
-            figures.append((f"{model}: cross-entropy around the model, two random directions{count}", contours(tiles)))
+            figures.append(
+                (
+                    f"{model}: cross-entropy around the model, two random directions (both in filter norms){count}",
+                    contours(tiles),
+                )
+            )
             figures.append((f"{model}: cross-entropy along the first direction{count}", lines(around)))
+        figures += _between(model, runs, count)
         blocks = [(label, a) for label, a in runs if "block.channel" in a]
         if blocks:
             tiles = [
-                (
+                Tile(
                     f"{label}, {granularity}-wise<br>roughness {_number(a, f'block.{granularity}')}",
                     a["block.scale"],
                     a["block.weight"],
@@ -44,30 +65,68 @@ def side_by_side(df: pd.DataFrame, probed: dict[str, Arrays]) -> list[tuple[str,
                 for granularity in ("channel", "tensor")
             ]
             names = ", ".join(sorted({str(a["block.name"]) for _, a in blocks}))
-            title = f"{model}: reconstruction loss of {names}, post-LayerNorm channel-wise and tensor-wise{count}"
+            title = (
+                f"{model}: reconstruction loss of {names}, post-LayerNorm channel-wise and tensor-wise (across: change "
+                f"of the scales; up: step of the weights, in filter norms){count}"
+            )
             figures.append((title, contours(tiles)))
     return figures
 
 
+def _between(model: str, runs: list[tuple[str, Arrays]], count: str) -> list[tuple[str, go.Figure]]:
+    """What lies between full precision and the run's weights: a line each, and a plane where weights were learned."""
+    figures = []
+    if rounded := [(label, a) for label, a in runs if "path.quantized" in a]:
+        title = (
+            f"{model}: cross-entropy from full-precision (0) to rounded (1) weights; dotted: activations in fp{count}"
+        )
+        figures.append((title, path(rounded)))
+    if planes := [(label, a) for label, a in runs if "plane.loss" in a]:
+        tiles = [
+            Tile(
+                f"{label}<br>barrier to the learned weights {float(a['plane.scalar.barrier']):.2g}",
+                a["plane.x"],
+                a["plane.y"],
+                a["plane.loss"],
+                a["plane.anchors"],
+            )
+            for label, a in planes
+        ]
+        title = f"{model}: cross-entropy on the plane of full-precision (○), rounded (□) and learned (◇) weights{count}"
+        figures.append((title, contours(tiles)))
+    return figures
+
+
 def contours(tiles: list[Tile]) -> go.Figure:
-    """Filled contours of (title, x, y, losses (len(y), len(x))) on one logarithmic colour scale."""
+    """Filled contours on one logarithmic colour scale."""
     columns = min(COLUMNS, len(tiles))
     rows = math.ceil(len(tiles) / columns)
     figure = make_subplots(
-        rows, columns, subplot_titles=[tile[0] for tile in tiles], horizontal_spacing=0.16 / columns,
+        rows, columns, subplot_titles=[tile.title for tile in tiles], horizontal_spacing=0.16 / columns,
         vertical_spacing=0.3 / rows if rows > 1 else 0,
     )  # fmt: skip
-    shown = [logarithm(tile[3]) for tile in tiles]
+    shown = [logarithm(tile.losses) for tile in tiles]
     low, high = min(z.min() for z in shown), max(z.max() for z in shown)
-    for index, ((title, x, y, _), z) in enumerate(zip(tiles, shown, strict=True)):
+    for index, (tile, z) in enumerate(zip(tiles, shown, strict=True)):
+        name, place = tile.title.partition("<br>")[0], (index // columns + 1, index % columns + 1)
         figure.add_trace(
             go.Contour(
-                x=_short(x), y=_short(y), z=[_short(row) for row in z], name=title.partition("<br>")[0],
+                x=_short(tile.x), y=_short(tile.y), z=[_short(row) for row in z], name=name,
                 coloraxis="coloraxis", contours={"coloring": "heatmap", "showlines": False},
                 hovertemplate="x %{x}, y %{y}<br>loss 10^%{z:.2f}<extra>%{fullData.name}</extra>",
             ),
-            index // columns + 1, index % columns + 1,
+            *place,
         )  # fmt: skip
+        if tile.marks is not None:
+            figure.add_trace(
+                go.Scatter(
+                    x=_short(tile.marks[:, 0]), y=_short(tile.marks[:, 1]), name=name, mode="markers", text=_ANCHORS,
+                    marker={"color": "#fff", "size": 11, "line": {"width": 2, "color": "#000"},
+                            "symbol": ("circle", "square", "diamond")},
+                    hovertemplate="%{text}<extra>%{fullData.name}</extra>",
+                ),
+                *place,
+            )  # fmt: skip
     finish(figure)
     # Cividis is told apart by colour-blind people and in grey.
     figure.update_layout(
@@ -84,16 +143,34 @@ def lines(runs: list[tuple[str, Arrays]]) -> go.Figure:
     """Loss along the first random direction, a line for each run."""
     figure = go.Figure()
     for index, (label, arrays) in enumerate(runs):
-        colour, _, symbol = style(index)
+        colour, symbol = style(index)
         x, loss = arrays["random.axis"], arrays["random.loss"]
         figure.add_scatter(
             x=_short(x), y=_short(loss[len(x) // 2]), name=label, mode="lines+markers",
-            line={"color": colour, "width": 1}, marker={"color": colour, "symbol": symbol, "size": 6},
+            line={"color": colour, "width": 1}, marker={"color": colour, "symbol": symbol, "size": 8},
             hovertemplate="%{x}: %{y:.4g} nats<extra>%{fullData.name}</extra>",
         )  # fmt: skip
     figure.update_xaxes(title="step, in filter norms", showgrid=False)
     figure.update_yaxes(title="cross-entropy, nats")
-    return finish(figure)
+    return finish(figure, _WIDTH)
+
+
+def path(runs: list[tuple[str, Arrays]]) -> go.Figure:
+    """Loss from full-precision to rounded weights: a line for each run, and a dotted one with activations in fp."""
+    figure = go.Figure()
+    for index, (label, arrays) in enumerate(runs):
+        colour, symbol = style(index)
+        name = f"{label}, barrier {float(arrays['path.scalar.barrier_quantized']):.2g}"
+        for key, dash, mode in (("quantized", "solid", "lines+markers"), ("fp", "dot", "lines")):
+            figure.add_scatter(
+                x=_short(arrays["path.axis"]), y=_short(arrays[f"path.{key}"]), name=name, legendgroup=label,
+                mode=mode, line={"color": colour, "width": 1, "dash": dash}, showlegend=key == "quantized",
+                marker={"color": colour, "symbol": symbol, "size": 8},
+                hovertemplate=f"%{{x}}: %{{y:.4g}} nats, activations {key}<extra>%{{fullData.name}}</extra>",
+            )  # fmt: skip
+    figure.update_xaxes(title="share of the way", showgrid=False)
+    figure.update_yaxes(title="cross-entropy, nats")
+    return finish(figure, _WIDTH)
 
 
 def surface(x: np.ndarray, y: np.ndarray, values: np.ndarray, title: str) -> go.Figure:

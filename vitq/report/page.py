@@ -96,7 +96,7 @@ def _extra(df: pd.DataFrame, sites: dict[str, pd.DataFrame], probed: dict[str, A
 def _figures(index: int, matrix: Matrix) -> list[dict[str, Any]]:
     if not any(cell and cell.n for row in matrix.rows for cell in row.cells):
         return []
-    drawn = [("Accuracy per bit-width", figures.bars(matrix)), ("Size and accuracy", figures.scatter(matrix))]
+    drawn = [("Accuracy per bit-width", figures.dots(matrix)), ("Size and accuracy", figures.scatter(matrix))]
     return _drawn(f"figure-{index}", drawn)
 
 
@@ -113,7 +113,7 @@ def _run(row: pd.Series) -> list[dict[str, Any]]:
     for column, _, digits in RUN_COLUMNS:
         value = row[column]
         missing = bool(pd.isna(value))
-        text = "–" if missing else str(value) if digits is None else f"{value:.{digits}f}"
+        text = "–" if missing else str(value) if digits is None else words.number(float(value), digits)
         order = "" if missing else value
         cells.append({"text": text, "order": order, "column": column, "number": digits is not None})
     return cells

@@ -37,8 +37,8 @@ def signed(value: float, digits: int = 2) -> str:
 
 
 def number(value: float, digits: int = 2) -> str:
-    """`1.23`, or a dash for NaN."""
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+    """`1.23`, `−0.50`, or a dash for NaN."""
+    return "–" if math.isnan(value) else f"{value:.{digits}f}".replace("-", MINUS)
 
 
 def size(span: tuple[float, float] | None) -> str:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from vitq.errors import StoreError
 from vitq.store import RunDir
-from vitq.track import record
+from vitq.track import probes, record
 
 State = Literal["upload", "rebuild", "uploaded", "unfinished", "unreadable"]
 
@@ -61,6 +61,8 @@ def _item(run_dir: RunDir, target: Target) -> Item:
     if known is None:
         return Item(run_dir, "rebuild")
     exit_code, folder = 0 if done else 1, Path(known.sync_dir)
+    if done and known.probes is not None and known.probes != probes.made(run_dir):
+        return Item(run_dir, "rebuild", folder, known.generation)  # `vitq probe` has looked at it since
     if known.uploaded and known.uploaded.sync_dir == known.sync_dir and target.holds(known.uploaded):
         return Item(run_dir, "uploaded", folder, known.generation)
     if known.mode == "online" and known.exit_code == exit_code and target == Target():

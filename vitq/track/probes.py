@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vitq.probes.stored import meta_of, scalars_of
+from vitq.errors import StoreError
+from vitq.probes.stored import META, meta_of, scalars_of
 from vitq.store.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -24,6 +25,19 @@ _PLANES = (
 def names(run_dir: RunDir) -> list[str]:
     """Probes that left a picture, sorted."""
     return sorted(path.stem for path in run_dir.probes_dir.glob("*.png"))
+
+
+def made(run_dir: RunDir) -> dict[str, str]:
+    """Probe → when it was made, of those that are complete and readable: what a mirror should show."""
+    found = {}
+    for name in run_dir.probes():
+        try:
+            arrays = run_dir.read_probe(name)
+        except StoreError:
+            continue  # `vitq probe` makes it anew
+        if arrays is not None and META in arrays:
+            found[name] = str(meta_of(arrays).get("made_at", ""))
+    return found
 
 
 def sensitivity(run_dir: RunDir) -> pd.DataFrame | None:

@@ -27,6 +27,7 @@ class TrackerRecord(Record):
 
     id: in W&B; the signature, with `-g2` … behind it where W&B refuses to use a deleted id again. group: the sweep.
     sync_dir: folder of the newest attempt. exit_code: what it finished with, null while it runs or where it was killed.
+    probes: those that it shows, name → when they were made; null where an older vitq wrote this.
     """
 
     # Written by an older vitq, or by a newer one: what is not known here is no reason to lose the rest.
@@ -39,6 +40,7 @@ class TrackerRecord(Record):
     group: str | None = None
     url: str | None = None
     exit_code: int | None = None
+    probes: dict[str, str] | None = None
     uploaded: Upload | None = None
 
 

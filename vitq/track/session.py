@@ -14,7 +14,7 @@ from vitq.config import RunConfig
 from vitq.errors import StoreError, brief
 from vitq.result import Result
 from vitq.store.rundir import RunDir
-from vitq.track import content, record
+from vitq.track import content, probes, record
 from vitq.track.base import TrackedRun, Untracked, folder
 from vitq.track.warn import Warner, redacted
 
@@ -125,8 +125,9 @@ class Session:
 
     def finished(self) -> bool:
         """Close the run as a success; whether W&B said that it has all of it."""
+        shown = probes.made(self._run_dir)
         self._tell(content.of_probes(self._run_dir))
-        return self._close(0)
+        return self._close(0, shown)
 
     def failed(self, error: str, stage: str) -> bool:
         """Close the run as a failure. error: one line; stage: where it happened."""
@@ -144,13 +145,13 @@ class Session:
             if guarded.error is not None and service_died(guarded.error):
                 return  # it takes nothing more
 
-    def _close(self, exit_code: int) -> bool:
+    def _close(self, exit_code: int, shown: dict[str, str] | None = None) -> bool:
         with self._warn.guard("finish", "the mirror of this run may be incomplete; `vitq sync` repairs it") as guarded:
             self._run.finish(exit_code=exit_code)
         if guarded.error is not None:
             drop_service()
             return False
-        self._remember(self._known.model_copy(update={"exit_code": exit_code}))
+        self._remember(self._known.model_copy(update={"exit_code": exit_code, "probes": shown}))
         return True
 
     def _remember(self, known: record.TrackerRecord) -> None:
