@@ -12,27 +12,53 @@ from pathlib import Path
 import pytest
 
 from tests.test_job import Planner
-from vitq import signals
+from vitq import job, signals
 from vitq.standing import standing
+from vitq.store import RunDir
+from vitq.store.claim import Claim
+
+STOPPED_TWICE = """
+import os, signal, sys, time
+from vitq import signals
+
+number = int(sys.argv[1])
+before = {each: signal.getsignal(each) for each in signals.STOPPING}
+try:
+    with signals.interruptible():
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+        finally:
+            os.kill(os.getpid(), number)  # what cleans up is not disturbed
+            time.sleep(0.01)
+except signals.Interrupted as stop:
+    assert stop.number == number
+    assert {each: signal.getsignal(each) for each in signals.STOPPING} == before
+    print(stop)
+"""
 
 
 @pytest.mark.parametrize("number", signals.STOPPING)
 def test_a_signal_becomes_one_exception(number: signal.Signals) -> None:
-    before = {each: signal.getsignal(each) for each in signals.STOPPING}
+    """In a process of its own, which lives without threads other than the main one."""
+    command = [sys.executable, "-c", STOPPED_TWICE, str(int(number))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout.strip()) == (0, f"told to stop by {number.name}"), done.stderr
 
-    def work() -> None:
-        with signals.interruptible():
-            try:
-                os.kill(os.getpid(), number)
-                time.sleep(5)
-            finally:
-                os.kill(os.getpid(), number)  # what cleans up is not disturbed
-                time.sleep(0.01)
 
-    with pytest.raises(signals.Interrupted, match=f"told to stop by {number.name}") as caught:
-        work()
-    assert caught.value.number == number
-    assert {each: signal.getsignal(each) for each in signals.STOPPING} == before
+def test_a_claim_is_given_back_whenever_the_signal_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the claim's file and its use, too."""
+    run_dir = Planner(tmp_path).plan("minmax")
+    told = signals.Interrupted(signal.SIGTERM)
+
+    def take(run_dir: RunDir) -> Claim | None:
+        assert Claim.take(run_dir) is not None
+        assert run_dir.claim_path.exists()
+        raise told
+
+    with pytest.raises(signals.Interrupted):
+        job._attempt(run_dir, None, take)
+    assert not list(run_dir.path.glob("claim*"))
 
 
 def test_forked_children_end_by_sigterm() -> None:

@@ -18,7 +18,7 @@ from vitq.errors import ConfigError, VitqError, brief
 from vitq.progress import Progress
 from vitq.result import Metrics, Result, Size, Status, Timings, utc_now
 from vitq.store import RunDir, Store
-from vitq.store.claim import Claim
+from vitq.store.claim import Claim, give_back
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -335,20 +335,24 @@ def _attempt(run_dir: RunDir, group: str | None, take: Callable[[RunDir], Claim 
     An error stops this run alone: the next signature still runs, and the record holds the traceback.
     """
     name = run_dir.signature
-    claim = None if run_dir.is_done() else take(run_dir)
-    if claim is None:
-        done = run_dir.is_done()
-        print(f"{name} is {'finished' if done else 'executed by another process'}; skipped", file=sys.stderr)
-        return "done" if done else "busy"
-    with claim:
-        if run_dir.is_done():  # finished between the question and the claim
-            return "done"
-        try:
-            execute(run_dir, Progress(), _tracker(run_dir), group)
-        except Exception as error:  # noqa: BLE001 - see above
-            print(f"{name} failed: {error}", file=sys.stderr)
-            return f"failed {brief(error)}"
-    return "done"
+    try:
+        claim = None if run_dir.is_done() else take(run_dir)
+        if claim is None:
+            done = run_dir.is_done()
+            print(f"{name} is {'finished' if done else 'executed by another process'}; skipped", file=sys.stderr)
+            return "done" if done else "busy"
+        with claim:
+            if run_dir.is_done():  # finished between the question and the claim
+                return "done"
+            try:
+                execute(run_dir, Progress(), _tracker(run_dir), group)
+            except Exception as error:  # noqa: BLE001 - see above
+                print(f"{name} failed: {error}", file=sys.stderr)
+                return f"failed {brief(error)}"
+        return "done"
+    except signals.Interrupted:
+        give_back(run_dir)
+        raise
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def test_cancel(
 ) -> None:
     planned = make(repo, tmp_path, BITS, fail="time.sleep(600)")
     assert submit(planned) == 0
-    until(lambda: len(list(planned.store.root.glob("*/claim"))) == 4, "all four runs are under way")
+    until(lambda: states(capsys)["counts"].get("running") == 4, "all four runs are under way")
     assert main(["cancel", "test"]) == 0
     assert "cancelled 4 SLURM jobs" in capsys.readouterr().out
     token = planned.store.submissions.all()[0].token

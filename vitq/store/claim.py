@@ -118,6 +118,13 @@ def bury(run_dir: RunDir) -> None:
                 run_dir.clear_state()
 
 
+def give_back(run_dir: RunDir) -> None:
+    """Remove a claim that this process still has, because a signal came between taking it and using it."""
+    holder, mine = read(run_dir), me()
+    if holder is not None and (holder.host, holder.boot, holder.pid) == (mine.host, mine.boot, mine.pid):
+        run_dir.claim_path.unlink(missing_ok=True)
+
+
 def read(run_dir: RunDir) -> Owner | None:
     """Who holds a run; None where nobody does."""
     return _owner(run_dir.claim_path)
