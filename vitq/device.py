@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import torch
@@ -40,3 +41,15 @@ def make_repeatable() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling every new tensor with NaN only helps to find reads of uninitialized memory; it costs half the speed.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on a device or on the host (where torch raises a plain RuntimeError)."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def release() -> None:
+    """Give memory that nothing refers to back to the devices."""
+    gc.collect()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import socket
 import sys
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from vitq import host, signals
-from vitq.config import RunConfig, signature
+from vitq.config import RunConfig, canonical, signature
 from vitq.errors import ConfigError, VitqError, brief
 from vitq.progress import Progress
 from vitq.result import Metrics, Result, Size, Status, Timings, utc_now
@@ -43,7 +44,7 @@ def execute(run_dir: RunDir, progress: Progress, tracker: Tracker, group: str | 
         config = stored_config(run_dir)
         with tracker.run(config, run_dir.signature, group, run_dir) as tracked:
             try:
-                result, sites, model = _measure(config, run_dir, journal)
+                result, sites, model = _measured(config, run_dir, journal)
             except BaseException as error:
                 journal.fail(error)  # before the tracker hears of it: that may take long, and time may be short
                 raise
@@ -170,6 +171,22 @@ def stored_config(run_dir: RunDir) -> RunConfig:
     return config
 
 
+def _measured(config: RunConfig, run_dir: RunDir, journal: Journal) -> tuple[Result, pd.DataFrame, QuantizedModel]:
+    """`_measure`, once more where memory ran out while this process kept something of earlier runs."""
+    from vitq import device
+    from vitq.shelf import SHELF
+
+    try:
+        return _measure(config, run_dir, journal)
+    except (MemoryError, RuntimeError) as error:
+        if not device.is_out_of_memory(error) or not SHELF.clear():
+            raise
+    # Here, where the traceback and the tensors that it holds are gone.
+    device.release()
+    journal.note("memory ran out; what this process kept of earlier runs is dropped, and the run begins again")
+    return _measure(config, run_dir, journal)
+
+
 def _measure(config: RunConfig, run_dir: RunDir, journal: Journal) -> tuple[Result, pd.DataFrame, QuantizedModel]:
     """Quantize, evaluate, and write everything but the result. Returns the model, too, for probes."""
     import torch
@@ -177,6 +194,7 @@ def _measure(config: RunConfig, run_dir: RunDir, journal: Journal) -> tuple[Resu
     from vitq import data, device, evaluate, reference
     from vitq.deploy import analysis
     from vitq.models.load import load_model
+    from vitq.shelf import SHELF
     from vitq.sites import blank
 
     device.make_repeatable()
@@ -185,7 +203,9 @@ def _measure(config: RunConfig, run_dir: RunDir, journal: Journal) -> tuple[Resu
     with journal.timed("data"):
         images = data.eval_set(config, journal)
     with journal.timed("model"):
-        model = load_model(config.model, config.data, config.cache_dir, journal).to(where).eval()
+        known = json.dumps(canonical(config)["model"], sort_keys=True), config.data.num_classes
+        loaded = SHELF.model(known, lambda: load_model(config.model, config.data, config.cache_dir, journal))
+        model = loaded.to(where).eval()
     with journal.timed("full precision"):
         fp = reference.reference_logits(config, model, images, where, journal)
     labels = torch.from_numpy(images.labels)
@@ -221,6 +241,7 @@ def _quantize(
 ) -> tuple[Size, pd.DataFrame, QuantizedModel]:
     """Apply the recipe and store its artifacts. Returns sizes, the site table, and the quantized model."""
     from vitq import recipe, sites
+    from vitq.shelf import SHELF
     from vitq.steps.checkpoint import Checkpoint
 
     fp_bytes = sites.model_bytes(model)
@@ -239,7 +260,7 @@ def _quantize(
             table,
             quantized,
         )
-    work = recipe.apply(config, model, where, journal, Checkpoint(run_dir.state_dir), journal.timed)
+    work = recipe.apply(config, model, where, journal, Checkpoint(run_dir.state_dir), journal.timed, SHELF)
     quantized = work.model
     for name, artifact in work.artifacts.items():
         run_dir.write_artifact(name, artifact)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from vitq.quant.model import QuantizedModel
+    from vitq.shelf import Shelf
     from vitq.steps import Step, Workspace
     from vitq.steps.checkpoint import Checkpoint
 
@@ -41,8 +42,12 @@ def apply(
     progress: Progress,
     checkpoint: Checkpoint,
     timed: Timer,
+    shelf: Shelf | None = None,
 ) -> Workspace:
-    """Run the recipe's steps on `model` (changed in place); `work.model` is the quantized model."""
+    """Run the recipe's steps on `model` (changed in place); `work.model` is the quantized model.
+
+    shelf: where full-precision activations are kept for the next run of this process.
+    """
     from vitq import data, methods
     from vitq.models.anatomy import dissect
     from vitq.steps import Workspace
@@ -55,7 +60,7 @@ def apply(
     quantized = equipped(config, model)
     with timed("calibration images"):
         calib = data.calibration_set(config, progress)
-    work = Workspace(quantized, calib, config, where, progress, teacher, checkpoint)
+    work = Workspace(quantized, calib, config, where, progress, teacher, checkpoint, shelf=shelf)
     curves = Curves()
     for name, step in chosen:
         work.step = name

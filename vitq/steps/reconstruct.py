@@ -20,7 +20,7 @@ from vitq.steps.fisher import gradients
 from vitq.steps.learn import Learnt
 from vitq.steps.loss import FISHER, LOSSES
 from vitq.steps.step import STEPS, Step, Workspace
-from vitq.steps.stream import ImageStream, Stream, through
+from vitq.steps.stream import ImageStream, Stream, taught, through
 
 Group = Literal["weights", "activations"]
 Part = Literal["weights", "bias", "rounding", "activation_scales", "weight_scales", "zero_points"]
@@ -94,16 +94,16 @@ class Reconstruct(Step):
     def run(self, work: Workspace) -> None:
         chosen = [s for s in work.model.quantized() if ("weights" if s.is_weight else "activations") in self.quantize]
         work.model.switch(work.model.sites.values(), on=False)
-        segments, teachers = work.model.anatomy.segments, work.teacher_segments()
+        segments = work.model.anatomy.segments
         work.progress.stage("reconstruct", len(segments) * self.count(work.config))
         exact: Stream = ImageStream(work)
         noisy: Stream = exact
         weights: list[Stream | None] = [None] * len(segments)
         if self.loss in FISHER:
             weights = list(gradients(work))
-        for index, (segment, teacher) in enumerate(zip(segments, teachers, strict=True)):
+        for index, segment in enumerate(segments):
             here = [site for site in chosen if segment.holds(site.owner)]
-            target = through(teacher.forward, exact, work)
+            target = taught(work, index, exact)
             work.model.switch(here, on=True)
             # A segment without quantized sites meets its target already.
             if here:

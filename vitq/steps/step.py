@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vitq.data import ImageSet
+    from vitq.shelf import Shelf
     from vitq.steps.checkpoint import Checkpoint
 
 STEPS: Registry[type[Step]] = Registry("step")
@@ -37,7 +38,8 @@ class Workspace:
     model: what they change. calib, config: what they only read. teacher: a copy of the model as it was before the first
     step. checkpoint: where finished segments are kept for a later attempt. step: name of the step that runs now.
     curves: reconstruction losses of every segment, one tensor (iterations,) for each stage. artifacts: tables
-    that a step leaves for later reports; the job stores each under its name beside the result.
+    that a step leaves for later reports; the job stores each under its name beside the result. shelf: where the
+    full-precision network's activations are kept for later steps and runs.
     """
 
     model: QuantizedModel
@@ -50,6 +52,7 @@ class Workspace:
     step: str = ""
     curves: dict[str, list[Tensor]] = field(default_factory=dict)
     artifacts: dict[str, pd.DataFrame] = field(default_factory=dict)
+    shelf: Shelf | None = None
 
     def teacher_segments(self) -> list[Segment]:
         """The chain of the untouched full-precision model, kept where a step of the recipe needs it."""

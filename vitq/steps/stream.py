@@ -6,14 +6,16 @@ activation of the whole set, whatever the depth (design.md, rule 3).
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vitq.config import canonical
 from vitq.steps.step import Workspace
 
 
@@ -58,6 +60,13 @@ class TensorStream:
     def __len__(self) -> int:
         return self._count
 
+    @classmethod
+    def of(cls, work: Workspace, values: Tensor) -> TensorStream:
+        """A stream of values that are there already, and are only read."""
+        stream = cls(work, len(values))
+        stream._values, stream._filled = values, len(values)
+        return stream
+
     def append(self, batch: Tensor) -> None:
         """Add the next batch."""
         if self._values is None:
@@ -94,6 +103,31 @@ def through(forward: Callable[[Tensor], Tensor], inputs: Stream, work: Workspace
     for batch in inputs.batches():
         outputs.append(forward(batch))
     return outputs
+
+
+def taught(work: Workspace, index: int, inputs: Stream) -> TensorStream:
+    """The outputs of segment `index` of the untouched full-precision model, for all calibration images.
+
+    inputs: those of that segment in the same model. What an earlier step or run of this process computed is read.
+    """
+    forward = work.teacher_segments()[index].forward
+    if work.shelf is None or work.config.calib.cache == "disk":
+        return through(forward, inputs, work)
+    group = _teacher(work)
+    kept = work.shelf.tensor(group, index)
+    if kept is not None:
+        return TensorStream.of(work, kept)
+    outputs = through(forward, inputs, work)
+    work.shelf.put(group, index, outputs._tensor())
+    return outputs
+
+
+def _teacher(work: Workspace) -> Hashable:
+    """Everything that the bits of the full-precision network's activations depend on."""
+    config, calib = work.config, work.calib
+    model = json.dumps(canonical(config)["model"], sort_keys=True)
+    images = calib.fingerprint, len(calib), calib.mean, calib.std, config.calib.batch_size
+    return "teacher", model, config.data.num_classes, images, str(work.device), config.calib.cache
 
 
 def _room(work: Workspace, shape: tuple[int, ...]) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vitq.models.anatomy import Segment
 from vitq.quant.layers import QuantConv2d, QuantLinear
 from vitq.steps.step import Workspace
-from vitq.steps.stream import ImageStream, Stream, through
+from vitq.steps.stream import ImageStream, Stream, taught, through
 
 Layer = QuantLinear | QuantConv2d
 # Weight and bias of layers by name.
@@ -65,6 +65,20 @@ class Lane:
         """The outputs of the current segment become the inputs of the next one."""
         with self.evaluated():
             self.inputs = through(self.segment.forward, self.inputs, self._work)
+
+
+class _Teacher(Lane):
+    """The untouched model, on its own activations as long as nobody gives it others."""
+
+    def __init__(self, work: Workspace, segments: Sequence[Segment], model: nn.Module):
+        super().__init__(work, segments, model)
+        self._own: Stream = self.inputs
+
+    def advance(self) -> None:
+        if self.inputs is not self._own:
+            super().advance()
+            return
+        self.inputs = self._own = taught(self._work, self._index, self.inputs)
 
 
 class Unquantized(Lane):
@@ -116,7 +130,7 @@ def teacher_lane(work: Workspace) -> Lane:
     segments = work.teacher_segments()
     if work.teacher is None or work.teacher.model is None:
         raise RuntimeError("the full-precision model's anatomy was not made by `dissect`; its layers cannot be found")
-    return Lane(work, segments, work.teacher.model)
+    return _Teacher(work, segments, work.teacher.model)
 
 
 def layers(work: Workspace, lanes: Sequence[Lane], title: str) -> Iterator[tuple[str, Layer]]:

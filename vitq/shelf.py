@@ -1,0 +1,141 @@
+"""What one process keeps from run to run: loaded models and full-precision activations, as far as memory allows.
+
+Runs of one model that follow each other in a process would load and compute these again, to the same bits. What lies
+here is shared and only read; whoever changes a model takes a copy.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+# A process keeps at most this share of the memory that was free before it kept anything: it has neighbours.
+SHARE = 0.1
+_CGROUPS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
+
+
+@dataclass
+class _Item:
+    value: Any
+    size: int
+    device: torch.device
+
+
+class Shelf:
+    """Values by key, in groups. For a new group old ones make room, the longest unused first; a group never pushes out
+    its own values, so that a chain of activations that does not fit as a whole keeps its beginning.
+    """
+
+    def __init__(self, free: Callable[[torch.device], int] | None = None):
+        """free: bytes that are free on a device; `available` where None."""
+        self._free = free or available
+        self._groups: OrderedDict[Hashable, dict[Hashable, _Item]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._groups.values()))
+
+    def model(self, key: Hashable, load: Callable[[], nn.Module]) -> nn.Module:
+        """A model for the caller alone: a copy of what `load` gave when the key was asked for first."""
+        kept = self.get("models", key)
+        if kept is None:
+            kept = load()
+            size = sum(t.numel() * t.element_size() for t in (*kept.parameters(), *kept.buffers()))
+            # The group is the key: models make room for each other.
+            if not self._put(("models", key), key, kept, size, next(kept.parameters()).device):
+                return kept
+        own: nn.Module = copy.deepcopy(kept)
+        return own
+
+    def tensor(self, group: Hashable, key: Hashable) -> Tensor | None:
+        """A tensor of `put`, to be read only; None where it is not kept."""
+        found: Tensor | None = self.get(group, key)
+        return found
+
+    def put(self, group: Hashable, key: Hashable, value: Tensor) -> None:
+        """Keep a tensor that nobody changes any more, where there is room."""
+        self._put(group, key, value, value.numel() * value.element_size(), value.device)
+
+    def get(self, group: Hashable, key: Hashable) -> Any:
+        """What is kept, None for nothing."""
+        group = (group, key) if group == "models" else group
+        if group not in self._groups:
+            return None
+        self._groups.move_to_end(group)
+        item = self._groups[group].get(key)
+        return None if item is None else item.value
+
+    def clear(self) -> bool:
+        """Drop everything; False where there was nothing."""
+        found = bool(self._groups)
+        self._groups.clear()
+        return found
+
+    def _put(self, group: Hashable, key: Hashable, value: Any, size: int, device: torch.device) -> bool:
+        room = SHARE * (self._free(device) + self._held(device))
+        others = [name for name in self._groups if name != group]
+        if size + sum(self._held(device, name) for name in (group,)) > room:
+            return False
+        while size + self._held(device) > room:
+            self._groups.pop(others.pop(0))
+        self._groups.setdefault(group, {})[key] = _Item(value, size, device)
+        self._groups.move_to_end(group)
+        return True
+
+    def _held(self, device: torch.device, group: Hashable | None = None) -> int:
+        groups = self._groups.values() if group is None else [self._groups.get(group, {})]
+        return sum(item.size for items in groups for item in items.values() if item.device == device)
+
+
+def available(device: torch.device) -> int:
+    """Bytes that this process could still take on a device, the limits of its control groups counted."""
+    if device.type == "cuda":
+        import torch
+
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    return min(int(psutil.virtual_memory().available), *_cgroup_room())
+
+
+def _cgroup_room(root: Path = Path("/sys/fs/cgroup"), mine: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Bytes left below each memory limit that this process is under; a scheduler sets one for a job."""
+    try:
+        lines = mine.read_text().splitlines()
+    except OSError:
+        return [_NO_LIMIT]  # not Linux
+    found = [_NO_LIMIT]
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        base = root / controllers
+        folder = base / path.strip("/")
+        for place in (folder, *folder.parents):
+            if not place.is_relative_to(base):
+                break
+            found += [left for limit, used in _CGROUPS if (left := _left(place / limit, place / used)) is not None]
+    return found
+
+
+_NO_LIMIT = 1 << 62
+
+
+def _left(limit: Path, used: Path) -> int | None:
+    try:
+        most, now = limit.read_text().strip(), used.read_text().strip()
+    except OSError:
+        return None
+    return None if most == "max" else max(0, int(most) - int(now))
+
+
+# Of this process.
+SHELF = Shelf()
