@@ -98,6 +98,7 @@ class Allocation:
                     name,
                     f"the time limit ended its job {timeouts} times; raise launcher.options.time, or "
                     "launcher.options.max_timeouts when it gets on from one to the next",
+                    timed_out=True,
                 )
             return 1
         print(f"queued again before the time limit, for the {timeouts}. time", flush=True)
@@ -114,12 +115,13 @@ class Allocation:
         status = self.store.run(name).status_hint()
         return status.attempt if status is not None and status.state != "planned" else 0
 
-    def _fail(self, name: str, reason: str) -> None:
+    def _fail(self, name: str, reason: str, timed_out: bool = False) -> None:
         log = self.store.submissions.log_path(self.submission.token, self.index)
         text = f"{reason}; see {log}"
         host = socket.gethostname()
+        attempt = self._attempt(name) or 1
         self.store.run(name).write_status(
-            Status(state="failed", attempt=self._attempt(name) or 1, error=text, host=host)
+            Status(state="failed", attempt=attempt, error=text, host=host, timed_out=timed_out)
         )
 
 

@@ -269,7 +269,7 @@ class Driver:
         if state is not None and state.startswith("CANCELLED"):
             self._end(name, f"its job {job} was cancelled; `vitq retry` goes on from its last finished block")
         elif self._lost[name] > self.options.max_retries:
-            self._end(name, reason)
+            self._end(name, reason, timed_out=state == "TIMEOUT")
         else:
             self._say(f"{name}: {reason}; submitted again")
             self._again(name)
@@ -278,9 +278,9 @@ class Driver:
         del self._placed[name]
         self.waiting.append(self._runs[name].run)
 
-    def _end(self, name: str, reason: str) -> None:
+    def _end(self, name: str, reason: str, timed_out: bool = False) -> None:
         del self._placed[name]
-        self._runs[name].fail(reason)
+        self._runs[name].fail(reason, timed_out)
         self.failed.append(name)
 
     def _is_claimed(self, name: str) -> bool:

@@ -61,12 +61,15 @@ class Watched:
             self._done = status.done
         return None
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str, timed_out: bool = False) -> None:
         """It has ended without a result; recorded where its own process could not."""
         status = self._run_dir.status_hint()
         if status is None or status.state != "failed":
             attempt = status.attempt if status else 1
-            self._run_dir.write_status(Status(state="failed", attempt=attempt, error=reason, host=socket.gethostname()))
+            host = socket.gethostname()
+            self._run_dir.write_status(
+                Status(state="failed", attempt=attempt, error=reason, host=host, timed_out=timed_out)
+            )
         claim.bury(self._run_dir)
         self._show.failed(self.run, VitqError(reason))
 

@@ -13,11 +13,13 @@ import pytest
 
 from tests.fake_engine import FakeEngine
 from tests.report.conftest import config, correct, finish
+from vitq import compose, plan
 from vitq.cli import main
 from vitq.config import RunConfig
 from vitq.result import Status
 from vitq.standing import standing
 from vitq.store import Store, SweepRecord, claim
+from vitq.stored import stored_plan
 
 
 @pytest.fixture
@@ -155,6 +157,38 @@ def test_retry_goes_by_what_is_stored(engine: FakeEngine, capsys: pytest.Capture
     assert main(["retry", "mine"]) == 2
     assert "has no run to do" in capsys.readouterr().err
     assert main(["retry", "nothing"]) == 2
+
+
+def test_retry_of_what_time_limits_ended_and_with_another_launcher(
+    engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def commit(name: str, *words: str) -> None:
+        file, roots = compose.root_config()
+        plan.make(compose.load(file, roots, ["tracker=none", *words], multirun=True), name=name).commit()
+
+    commit("mine", "bits=w8a8,w4a4,w3a3", "launcher=local")
+    store = Store("runs")
+    late, broken, _ = store.read_sweep("mine").signatures
+    store.run(late).write_status(Status(state="failed", error="too long", timed_out=True))
+    store.run(broken).write_status(Status(state="failed", error="x"))
+    before = len(engine.executed)
+    assert main(["retry", "mine", "--timeout", "launcher=inline"]) == 0
+    assert engine.executed[before:] == [late]
+    # What the sweep was started with holds, even if another sweep has planned its runs since.
+    commit("other", "bits=w4a4", "launcher=inline")
+    stored = stored_plan(store, "mine")
+    assert stored.launcher.name == "local"
+    assert stored_plan(store, "mine", None, ["launcher.options.slots=3"]).launcher.options["slots"] == 3
+    assert stored_plan(store, "mine", None, ["launcher=slurm", "launcher.options.time=9"]).launcher.options["time"] == 9
+    capsys.readouterr()
+    refusals = {
+        ("launcher=slurmm",): "unknown launcher 'slurmm'",
+        ("launcher.options.slots=0",): "launcher.options.slots: Input should be greater than or equal to 1",
+        ("calib.size=3",): "calib.size=3: retry goes by the stored configs; valid: launcher=",
+    }
+    for words, said in refusals.items():
+        assert main(["retry", "mine", *words]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_cancel_interrupts_who_holds_a_run(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

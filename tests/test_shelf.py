@@ -86,7 +86,8 @@ def test_shared_activations_change_no_bit(
     common = Shelf(lambda device: 1 << 40)
     for number, kept in enumerate((None, common, common)):
         work = workspace(tiny(family), {"kinds": kinds}, weight=4, activation=4)
-        work.calib.fingerprint, work.calib.mean, work.calib.std = "images", (0.5,), (0.5,)  # type: ignore[misc]
+        for name, value in {"fingerprint": "images", "mean": (0.5,) * 3, "std": (0.5,) * 3}.items():
+            setattr(work.calib, name, value)
         work.shelf = kept
         calls = count_calls(work)
         for words in ({"do": "calibrate"}, raw):
@@ -118,7 +119,12 @@ def test_two_runs_in_one_process_load_their_model_once(tmp_path: Path, monkeypat
     SHELF.clear()
     loads: list[object] = []
     real = load.load_model
-    monkeypatch.setattr(load, "load_model", lambda *words: loads.append(words[0]) or real(*words))
+
+    def counted(*words: Any) -> nn.Module:
+        loads.append(words[0])
+        return real(*words)
+
+    monkeypatch.setattr(load, "load_model", counted)
     results = []
     for number, again in enumerate((True, False)):
         file, roots = compose.root_config()

@@ -66,6 +66,7 @@ class Plan:
                 baseline=self.sweep.baseline,
                 command=command,
                 axes=self.axes,
+                launcher=dataclasses.asdict(self.launcher),
             )
             self.store.write_sweep(record)
 

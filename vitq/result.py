@@ -155,7 +155,8 @@ class Status(Record):
 
     attempt: 1 for the first execution, counting up with each retry.
     stage, done, total, note: the current stage and its units, begun at stage_at.
-    error: one line; traceback: the whole text. code: what the run was planned with (`vitq.host.code`).
+    error: one line; traceback: the whole text. timed_out: time limits ended it.
+    code: what the run was planned with (`vitq.host.code`).
     """
 
     state: State
@@ -171,6 +172,7 @@ class Status(Record):
     host: str | None = None
     error: str | None = None
     traceback: str | None = None
+    timed_out: bool = False
     code: dict[str, str | None] | None = None
 
     @field_validator("error")

@@ -21,7 +21,8 @@ class Standing:
     unreadable.
 
     stage: where it is, e.g. `reconstruct 120/600 blocks.3`. eta: seconds to the end of that stage, None where unknown.
-    error: why there is no result, one line. job: what the scheduler says of it, where it was asked.
+    error: why there is no result, one line. timed_out: because of time limits.
+    job: what the scheduler says of it, where it was asked.
     """
 
     signature: str
@@ -33,6 +34,7 @@ class Standing:
     attempt: int = 0
     error: str | None = None
     job: str | None = None
+    timed_out: bool = False
 
 
 def standing(run_dir: RunDir, job: str | None = None, job_ended: bool = False) -> Standing:
@@ -59,7 +61,7 @@ def standing(run_dir: RunDir, job: str | None = None, job_ended: bool = False) -
         state = "interrupted"
     return Standing(
         run_dir.signature, label, state, _stage(status), _eta(status) if state == "running" else None,
-        status.updated_at, status.attempt, status.error, job,
+        status.updated_at, status.attempt, status.error, job, status.timed_out,
     )  # fmt: skip
 
 

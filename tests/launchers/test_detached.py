@@ -23,10 +23,10 @@ def until(ready: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-def detach(capsys: pytest.CaptureFixture[str]) -> psutil.Process:
+def detach(capsys: pytest.CaptureFixture[str], *words: str) -> psutil.Process:
     """The driver."""
     capsys.readouterr()
-    assert main(["retry", "test", "--detach", "--json"]) == 0
+    assert main(["retry", "test", "--detach", "--json", *words]) == 0
     said = json.loads(capsys.readouterr().out)["detached"]
     return psutil.Process(int(said.split("process ")[1].split()[0]))
 
@@ -41,6 +41,15 @@ def test_the_driver_finishes_the_sweep(
     assert all(planned.store.run(run.signature).is_done() for run in planned.runs)
     assert "2 runs" in (planned.store.sweep_folder("test") / "driver.log").read_text()
     assert main(["retry", "test", "--detach"]) == 2, "nothing is left to do"
+
+
+def test_the_driver_does_what_was_asked_for_and_no_more(
+    engine: FakeEngine, repo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned = make(repo, tmp_path, "bits=w8a8,w4a4", slots=1)
+    first, second = (planned.store.run(run.signature) for run in planned.runs)
+    detach(capsys, second.signature, "launcher.options.slots=2").wait(90)
+    assert (first.is_done(), second.is_done()) == (False, True)
 
 
 def test_cancel_ends_the_driver_and_its_workers(

@@ -9,18 +9,23 @@ from vitq.cli import options
 EXAMPLES = """\
   vitq retry demo                           all that have no result
   vitq retry demo --failed                  those that failed, not those that were never started
+  vitq retry demo --timeout launcher.options.time=600    those that time limits ended, with more time
   vitq retry demo 3f09 77ab                 these, by signature or its beginning
 """
 
 
 def parser() -> argparse.ArgumentParser:
     """Arguments of `vitq retry`."""
-    usage = "SWEEP [SIGNATURE ...] [--failed] [--detach] [--runs-dir DIR] [--json]"
+    usage = "SWEEP [SIGNATURE ...] [--failed | --timeout] [--detach] [--runs-dir DIR] [--json] [launcher….=VALUE ...]"
     text = "Execute runs of a sweep again that have no result, from their stored configs, and print the table."
     parser = options.parser("retry", text, EXAMPLES, usage)
     parser.add_argument("sweep", metavar="SWEEP", help="name of a sweep that was started")
-    parser.add_argument("signatures", metavar="SIGNATURE", nargs="*", help="these runs alone")
-    parser.add_argument("--failed", action="store_true", help="only runs that failed or were interrupted")
+    parser.add_argument(
+        "words", metavar="SIGNATURE", nargs="*", help="these runs alone; with `=`, an override of the launcher"
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--failed", action="store_true", help="only runs that failed or were interrupted")
+    which.add_argument("--timeout", action="store_true", help="only runs that were ended by time limits")
     options.runs_dir(parser)
     options.detach(parser)
     options.as_json(parser, "the table, one row per run,")
@@ -35,9 +40,11 @@ def main(args: argparse.Namespace) -> int:
     from vitq.stored import stored_plan
 
     store = Store(args.runs_dir)
-    only: set[str] | None = {store.find(name).signature for name in args.signatures} or None
-    if args.failed:
-        states = {s: standing(store.run(s)).state for s in store.read_sweep(args.sweep).signatures}
-        failed = {s for s, state in states.items() if state in ("failed", "interrupted", "unreadable")}
-        only = failed if only is None else only & failed
-    return execute.perform(stored_plan(store, args.sweep, only), args)
+    overrides = [word for word in args.words if "=" in word]
+    only: set[str] | None = {store.find(name).signature for name in args.words if "=" not in name} or None
+    if args.failed or args.timeout:
+        stands = [standing(store.run(signature)) for signature in store.read_sweep(args.sweep).signatures]
+        ended = (row for row in stands if row.state in ("failed", "interrupted", "unreadable"))
+        chosen = {row.signature for row in ended if args.failed or row.timed_out}
+        only = chosen if only is None else only & chosen
+    return execute.perform(stored_plan(store, args.sweep, only, overrides), args)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -20,7 +21,8 @@ class SweepRecord(Record):
     """What a sweep consists of.
 
     signatures: in the order of the plan. baseline: name of the method that others are compared with.
-    command: what was typed. axes: swept key → its values, as text.
+    command: what was typed. axes: swept key → its values, as text. launcher: the `launcher` section of its configs;
+    None in records of earlier versions.
     """
 
     name: str
@@ -30,6 +32,7 @@ class SweepRecord(Record):
     command: str = ""
     created_at: Timestamp = Field(default_factory=utc_now)
     axes: dict[str, list[str]] = Field(default_factory=dict)
+    launcher: dict[str, Any] | None = None
 
 
 class Sweeps:
