@@ -16,9 +16,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vitq.store import Store, SweepRecord
+from vitq.result import Status
+from vitq.store import RunDir, Store, SweepRecord
+from vitq.store.claim import Claim
 
-CALLS = ("mkdir", "open", "write", "fsync", "close", "replace", "unlink")
+CALLS = ("mkdir", "open", "write", "fsync", "close", "replace", "link", "unlink")
 
 
 def die() -> None:
@@ -68,8 +70,43 @@ def attempt(root: Path, op: str, version: str, countdown: int) -> int:
     return os.waitpid(child, 0)[1]
 
 
-def main(base: Path) -> None:
+def hold(run: RunDir, countdown: int | None) -> int:
+    """Status of a child that takes the claim of a run and gives it back, killed after `countdown` calls."""
+    child = os.fork()
+    if child == 0:
+        if countdown is not None:
+            arm(countdown)
+        held = Claim.take(run)
+        if held is not None and countdown is not None:
+            held.release()
+        os._exit(0 if held is not None else 9)
+    return os.waitpid(child, 0)[1]
+
+
+def claims(base: Path) -> list[dict[str, Any]]:
+    """Who dies anywhere between taking a claim and giving it back is succeeded, and leaves nothing behind."""
     rows: list[dict[str, Any]] = []
+    for first in (True, False):  # a run that nobody has had, and one whose owner is dead
+        for countdown in range(200):
+            run = Store(base / f"claim-{first}-{countdown}").run("0123456789abcdef")
+            run.write_config({})
+            if not first:
+                hold(run, None)
+            status = hold(run, countdown)
+            after = Claim.take(run)
+            run.write_status(Status(state="planned"))
+            if after is not None:
+                after.release()
+            left = sorted(set(os.listdir(run.path)) - {"config.yaml", "status.json"})
+            rows.append({"op": "claim", "first": first, "countdown": countdown, "killed": status == signal.SIGKILL})
+            rows[-1] |= {"status": status, "taken": after is not None, "leftovers": left}
+            if status == 0:
+                break
+    return rows
+
+
+def main(base: Path) -> None:
+    rows = claims(base)
     for op in ("config", "sweep"):
         for first in (True, False):  # into nothing, and over an older record
             for countdown in range(200):

@@ -47,6 +47,12 @@ def test_a_killed_write_leaves_the_old_record_or_the_new_one(tmp_path: Path) -> 
     )
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
+    for first in (True, False):
+        mine = [row for row in rows if row["op"] == "claim" and row["first"] == first]
+        # open, write, close, link, unlink to take it, and the unlink that gives it back, at least
+        assert sum(row["killed"] for row in mine) >= 6
+        assert mine[-1]["status"] == 0
+        assert all((row["taken"], row["leftovers"]) == (True, []) for row in mine), mine
     for op in ("config", "sweep"):
         for first in (True, False):
             old = None if first else "old"

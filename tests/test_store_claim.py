@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,40 @@ def test_a_successor_that_died_is_succeeded_in_turn(run: RunDir) -> None:
     assert held is not None
     assert claim.read(run) == held.owner
     held.release()
+    assert list(run.path.iterdir()) == []
+
+
+def test_an_answer_that_nfs_lost_is_no_defeat(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The link was made, and the repeated request is told that it exists: the claim is ours."""
+    link = os.link
+
+    def repeated(source: Path, target: Path) -> None:
+        with suppress(FileExistsError):
+            link(source, target)
+        raise FileExistsError(17, "File exists", str(target))
+
+    monkeypatch.setattr(os, "link", repeated)
+    held = Claim.take(run)
+    assert held is not None
+    assert Claim.take(run) is None
+    held.release()
+    assert list(run.path.iterdir()) == []
+
+
+def test_who_was_asleep_for_a_whole_succession_overwrites_nobody(run: RunDir) -> None:
+    """Between our look at the dead owner and our attempt, one successor came and went, and a third one has the run."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    dead = claim.me().model_copy(update={"pid": gone.pid, "token": "dead"})
+    run.claim_path.write_text(dead.to_json())
+    first = Claim.take(run)
+    assert first is not None
+    first.release()
+    third = Claim.take(run)
+    assert third is not None
+    assert not claim._succeed(run, dead, claim.me())
+    assert claim.read(run) == third.owner
+    third.release()
     assert list(run.path.iterdir()) == []
 
 

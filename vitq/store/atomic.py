@@ -36,8 +36,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     try:
         make_dir(path.parent)
         _remove_abandoned(path.parent)
-        with _temporary(path) as temporary:
-            _write_file(temporary, data)
+        with temporary_file(path) as temporary:
+            write_file(temporary, data)
             os.replace(temporary, path)
         _sync_dir(path.parent)
     except OSError as error:
@@ -61,7 +61,11 @@ def make_dir(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
+def temporary_file(path: Path) -> Iterator[Path]:
+    """A name in the folder of `path` for a file that is gone afterwards: renamed, or removed here.
+
+    What a killed process leaves under such a name is removed by the next write in that folder.
+    """
     name = f".{path.name}.{host_id()}.{os.getpid()}.{next(_counter)}.tmp"
     temporary = path.with_name(name)
     with _lock:
@@ -78,13 +82,15 @@ def _temporary(path: Path) -> Iterator[Path]:
             _mine.discard(str(temporary))
 
 
-def _write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes, durable: bool = True) -> None:
+    """Make a file that must not exist yet; durable: it is on the disk when this returns. Raises OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o644)
     try:
         left = memoryview(data)
         while left:
             left = left[os.write(descriptor, left) :]
-        os.fsync(descriptor)
+        if durable:
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

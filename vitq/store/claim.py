@@ -1,7 +1,7 @@
 """Who executes a run: a claim that one process holds, that outlives nobody, and that needs no lock server.
 
 A claim is a file that is linked into the run's folder: link(2) fails where one exists, on NFS too. No SQLite and no
-fcntl, which shared file systems do not keep reliably. A dead owner is told by its process on the same machine, and by
+fcntl, which shared file systems do not keep reliably. Claims need not survive a lost machine: its owners do not. A dead owner is told by its process on the same machine, and by
 a heartbeat that stands still on another one, by the clock of whoever looks: clocks need not agree.
 """
 
@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from vitq.errors import StoreError
 from vitq.result import Record
-from vitq.store.atomic import host_id, make_dir
+from vitq.store.atomic import host_id, make_dir, temporary_file, write_file
 from vitq.store.rundir import RunDir, read_bytes
 
 # Seconds between two signs of life, and how long one of another machine may stand still before it counts as dead.
@@ -181,41 +181,49 @@ def _succeed(run_dir: RunDir, dead: Owner, mine: Owner) -> bool:
 
     A successor that died before it could is succeeded in turn.
     """
-    path = run_dir.path / f"claim.{dead.token}.successor"
-    if not _link(path, mine):
+    line = {dead.token}
+    while not _link(path := run_dir.path / f"claim.{dead.token}.successor", mine):
         other = _owner(path)
-        return other is not None and is_dead(other, path) and _succeed(run_dir, other, mine)
-    temporary = run_dir.path / f"claim.{mine.token}.next"
-    _write(temporary, mine)
-    os.replace(temporary, run_dir.claim_path)
+        if other is None or not is_dead(other, path):
+            return False
+        dead = other
+        line.add(dead.token)
+    holder = read(run_dir)
+    if holder is None or holder.token not in line:
+        # Since we looked, somebody else has succeeded, worked and given the run back; it may be taken anew by now.
+        path.unlink(missing_ok=True)
+        return False
+    try:
+        with temporary_file(run_dir.claim_path) as temporary:
+            write_file(temporary, mine.to_json().encode(), durable=False)
+            os.replace(temporary, run_dir.claim_path)
+    except OSError as error:
+        raise _refused(path, error) from error
     return True
 
 
 def _link(path: Path, owner: Owner) -> bool:
-    temporary = path.parent / f"claim.{owner.token}.{uuid.uuid4().hex}.new"
-    _write(temporary, owner)
     try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
+        make_dir(path.parent)
+        with temporary_file(path) as temporary:
+            write_file(temporary, owner.to_json().encode(), durable=False)
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                # NFS repeats a request whose answer was lost, and may be told then that our own link exists.
+                return os.stat(temporary).st_nlink > 1
+            finally:
+                os.unlink(temporary)
     except OSError as error:
-        raise StoreError(
-            f"cannot claim {path.parent}: {error.strerror or error}; the disk must support links"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise _refused(path, error) from error
     return True
 
 
-def _write(path: Path, owner: Owner) -> None:
-    try:
-        make_dir(path.parent)
-        path.write_text(owner.to_json(), encoding="utf-8")
-    except OSError as error:
-        raise StoreError(
-            f"cannot claim {path.parent}: {error.strerror or error}; free space or permissions there, or choose "
-            "another folder with runs_dir=DIR"
-        ) from error
+def _refused(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"cannot claim {path.parent}: {error.strerror or error}; free space or permissions there, or choose another "
+        "folder with runs_dir=DIR; its disk must support links"
+    )
 
 
 def _owner(path: Path) -> Owner | None:
