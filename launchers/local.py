@@ -68,13 +68,18 @@ def check(options: Mapping[str, Any]) -> list[str]:
     return []
 
 
+def parse(options: Mapping[str, Any]) -> Options:
+    """Checked options. Raises pydantic.ValidationError where `check` finds problems."""
+    return _ADAPTER.validate_python(dict(options))
+
+
 @LAUNCHERS.register("local")
 def launch(plan: Plan, show: Show) -> list[str]:
     """See Launcher. A worker that dies takes its own run with it and no other; a new one takes its place."""
     problems = check(plan.launcher.options)
     if problems:
         raise ConfigError(problems)
-    queue = Queue(plan, show, _ADAPTER.validate_python(dict(plan.launcher.options)))
+    queue = Queue(plan, show, parse(plan.launcher.options))
     try:
         queue.work()
     finally:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,6 +69,35 @@ def test_a_dry_run_says_what_the_rest_costs(engine: FakeEngine, capsys: pytest.C
     assert main([*words, "bits=w8a8,w4a4", "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert out.count("about 0.5 s") == 2
-    assert "cost of the 2 runs to do: about 1 s, largest run 0.00 GB" in out
+    assert "cost of the 2 runs to do: about 1 s of one device, largest run 0.00 GB" in out
+    assert "inline: this process, one run after another" in out
     assert main([*words, "bits=w8a8", "--dry-run"]) == 0
     assert "nothing left to compute" in capsys.readouterr().out
+
+
+def test_a_dry_run_says_what_is_started_and_what_it_occupies(
+    engine: FakeEngine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve runs of half a second, by one finished before: local slots that share two GPUs, and jobs of SLURM."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("PATH", "")  # no SLURM here: how many arrays it takes is left open
+    words = ["run", "-m", "tracker=none", "bits=w8a8,w6a6,w4a4,w3a3", "method=minmax,mse,percentile"]
+    assert main(["run", "-m", "tracker=none", "bits=w5a5"]) == 0
+    capsys.readouterr()
+
+    def planned(*more: str) -> tuple[dict[str, Any], str]:
+        assert main([*words, *more, "--dry-run", "--json"]) == 0
+        todo: dict[str, Any] = json.loads(capsys.readouterr().out)["todo"]
+        assert main([*words, *more, "--dry-run"]) == 0
+        return todo, capsys.readouterr().out
+
+    todo, out = planned("launcher=local", "launcher.options.slots=4", "launcher.options.runs_per_process=2")
+    assert (todo["allocations"], todo["parallel"], todo["runs"], todo["without_estimate"]) == (6, 4, 12, 0)
+    assert "local: 6 processes, 4 slots, 0.5 GPU each" in out
+    assert "about 6 s of one device, 0.00083 GPU-hours, 2 s on the clock" in out
+    assert todo["gpu_hours"] == pytest.approx(3 / 3600)
+    jobs = ["launcher=slurm", "launcher.options.runs_per_job=5", "launcher.options.gpus=2"]
+    todo, out = planned(*jobs, "launcher.options.max_parallel=2")
+    assert (todo["allocations"], todo["parallel"]) == (3, 2)
+    assert todo["gpu_hours"] == pytest.approx(12 / 3600)
+    assert "slurm: 3 jobs, at most 2 at a time, 2 GPUs each" in out

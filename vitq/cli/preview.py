@@ -6,44 +6,55 @@ import json
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from vitq.estimate import Cost
+    from vitq.estimate import Cost, Total
+    from vitq.launchers.outline import Outline
     from vitq.plan import Plan
 
 
 def preview(plan: Plan, as_json: bool, out: TextIO) -> None:
     """Print a plan. Nothing is started or written."""
-    from vitq.estimate import History
+    from vitq.estimate import History, total
+    from vitq.launchers.outline import outline
 
     history = History.of(plan.store)
     costs = {run.signature: None if run.done else history.cost(run.config) for run in plan.runs}
+    left = [run for run in plan.runs if not run.done]
+    sum_ = total([costs[run.signature] for run in left])
+    outlined = outline(plan.launcher.name, plan.launcher.options, left, history)
     if as_json:
-        print(json.dumps(_document(plan, costs), indent=2), file=out)
+        print(json.dumps(_document(plan, costs, sum_, outlined), indent=2), file=out)
         return
     for run in plan.runs:
         cost = costs[run.signature]
         text = f"  about {cost.seconds:.1f} s, {_gb(cost.memory_bytes)}" if cost else ""
         print(f"{run.signature}  {'done   ' if run.done else 'planned'}  {run.label}{text}", file=out)
-    done = sum(run.done for run in plan.runs)
-    print(_estimate(plan, costs), file=out)
+    if left:
+        print(outlined.text, file=out)
+    print(_estimate(sum_, outlined), file=out)
+    done = len(plan.runs) - len(left)
     print(
         f"{plan.cells} cells, {len(plan.runs)} runs, {done} finished before; nothing was started or written", file=out
     )
 
 
-def _estimate(plan: Plan, costs: dict[str, Cost | None]) -> str:
-    from vitq.estimate import total
-
-    sum_ = total([costs[run.signature] for run in plan.runs if not run.done])
+def _estimate(sum_: Total, outlined: Outline) -> str:
     if not sum_.runs:
         return "nothing left to compute"
     if sum_.unknown == sum_.runs:
         return f"cost of the {sum_.runs} runs to do: unknown, none of these models has a finished run there"
     guess = f" ({sum_.unknown} runs without a finished like, taken as the mean)" if sum_.unknown else ""
-    hours = f"{sum_.hours():.2f} hours of one device" if sum_.hours() >= 0.1 else f"{3600 * sum_.hours():.0f} s"
-    return f"cost of the {sum_.runs} runs to do: about {hours}{guess}, largest run {_gb(sum_.memory_bytes)}"
+    hours = f"{_duration(sum_.hours())} of one device"
+    if outlined.gpus:
+        hours += f", {sum_.hours() * outlined.gpus:.2g} GPU-hours"
+    clock = f", {_duration(sum_.hours() / outlined.parallel)} on the clock" if outlined.parallel > 1 else ""
+    return f"cost of the {sum_.runs} runs to do: about {hours}{guess}{clock}, largest run {_gb(sum_.memory_bytes)}"
 
 
-def _document(plan: Plan, costs: dict[str, Cost | None]) -> dict[str, object]:
+def _duration(hours: float) -> str:
+    return f"{hours:.2f} hours" if hours >= 0.1 else f"{3600 * hours:.0f} s"
+
+
+def _document(plan: Plan, costs: dict[str, Cost | None], sum_: Total, outlined: Outline) -> dict[str, object]:
     runs = []
     for run in plan.runs:
         cost = costs[run.signature]
@@ -54,7 +65,13 @@ def _document(plan: Plan, costs: dict[str, Cost | None]) -> dict[str, object]:
                 "config": run.config.to_dict(),
             }
         )  # fmt: skip
-    return {"sweep": plan.name, "cells": plan.cells, "axes": plan.axes, "runs": runs}
+    hours = sum_.hours() if sum_.unknown < sum_.runs else None
+    todo = {
+        "runs": sum_.runs, "without_estimate": sum_.unknown, "device_hours": hours,
+        "gpu_hours": None if hours is None else hours * outlined.gpus, "memory_bytes": sum_.memory_bytes or None,
+        "launcher": plan.launcher.name, "allocations": outlined.allocations, "parallel": outlined.parallel,
+    }  # fmt: skip
+    return {"sweep": plan.name, "cells": plan.cells, "axes": plan.axes, "todo": todo, "runs": runs}
 
 
 def _gb(size: int) -> str:

@@ -1,8 +1,9 @@
 """Who executes a run: a claim that one process holds, that outlives nobody, and that needs no lock server.
 
 A claim is a file that is linked into the run's folder: link(2) fails where one exists, on NFS too. No SQLite and no
-fcntl, which shared file systems do not keep reliably. Claims need not survive a lost machine: its owners do not. A dead owner is told by its process on the same machine, and by
-a heartbeat that stands still on another one, by the clock of whoever looks: clocks need not agree.
+fcntl, which shared file systems do not keep reliably. A dead owner is told by its process on the same machine, and by
+a heartbeat that stands still on another one, by the clock of whoever looks: clocks need not agree. Claims are not
+fsynced: what a lost machine had claimed, nobody has any more.
 """
 
 from __future__ import annotations
