@@ -265,10 +265,14 @@ class Cluster:
 
     def _start_database(self) -> None:
         data = self.folder / "sql"
-        subprocess.run(
-            ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--user=root", "--skip-test-db"],
-            env=self._env(), capture_output=True, check=True,
-        )  # fmt: skip
+        install = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--user=root", "--skip-test-db"]
+        for attempt in (1, 2):  # seen to fail once on a machine with ten busy processes
+            shutil.rmtree(data, ignore_errors=True)
+            done = subprocess.run(install, env=self._env(), capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                break
+            if attempt == 2:
+                raise RuntimeError(f"{' '.join(install)}: {done.stdout}{done.stderr}")
         init = self.folder / "init.sql"
         init.write_text(
             "CREATE DATABASE slurm_acct;\n"  # one statement on each line

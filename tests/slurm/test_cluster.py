@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from tests.slurm.cluster import Cluster
 
 
-def test_it_starts_fast_and_leaves_nothing_behind() -> None:
-    begin = time.monotonic()
+def test_it_leaves_nothing_behind() -> None:
     cluster = Cluster(accounting=False)
     try:
         cluster.start()
-        assert time.monotonic() - begin < 60
         cluster.run("sbatch", "-o", "/dev/null", "--wrap", "sleep 300")
         cluster.wait(lambda: cluster.jobs() == {"1": "RUNNING"}, "the job runs")
-        names = {process.name() for process in cluster.processes()}
-        assert {"munged", "slurmctld", "slurmd", "slurmstepd", "sleep"} <= names
+        expected = {"munged", "slurmctld", "slurmd", "slurmstepd", "sleep"}
+        cluster.wait(lambda: expected <= {process.name() for process in cluster.processes()}, "its processes are found")
     finally:
         cluster.stop()
     assert cluster.processes() == []
