@@ -1,11 +1,14 @@
-"""Screenshots of a sweep's report, by headless Chromium: `python docs/screenshots.py runs demo docs/screenshots`.
+"""Screenshots of a sweep's report, by headless Chromium: `python docs/screenshots.py runs forty docs/screenshots`.
 
-Needs Debian's `chromium` and `chromium-driver`, and selenium (`pip install 'vitq[dev]'`).
+The sweep of docs/screenshots is that of `python benchmarks/tracking.py --runs-dir runs`. Needs Debian's `chromium` and
+`chromium-driver`, and selenium (`pip install 'vitq[dev]'`).
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
+import io
 import shutil
 import sys
 from pathlib import Path
@@ -18,23 +21,51 @@ from selenium.webdriver.support.ui import WebDriverWait
 from vitq import report
 from vitq.store import Store
 
+# File, theme, headings of the first and of the last section on it; None: from the top of the page.
+SHOTS: tuple[tuple[str, str, str | None, str], ...] = (
+    ("report-light.png", "light", None, "Pivot table"),
+    ("report-dark.png", "dark", None, "Pivot table"),
+    ("report-landscapes.png", "light", "Bit allocation", "Loss landscapes"),
+    ("report-sites.png", "dark", "Quality of each site", "Not finished"),
+)
+# Where a section begins and another one ends, in pixels of the page; null where there is no such section.
+_SPAN = """
+const sections = [...document.querySelectorAll("section")];
+const section = (name) => sections.find((s) => s.querySelector("h2").textContent === name);
+const first = arguments[0] === null ? document.body : section(arguments[0]), last = section(arguments[1]);
+if (!first || !last) return null;
+return [first.getBoundingClientRect().top + scrollY, last.getBoundingClientRect().bottom + scrollY];
+"""
+_WIDTH = 1400
 
-def browser(dark: bool) -> webdriver.Chrome:
-    """A headless Chromium in light or dark."""
+
+def browser(theme: str) -> webdriver.Chrome:
+    """A headless Chromium in `light` or `dark`."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or sys.exit(
         "chromium is not installed; apt-get install chromium"
     )
-    for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars", "--window-size=1400,900"):
+    for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars", f"--window-size={_WIDTH},900"):
         options.add_argument(argument)
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    scheme = {"features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]}
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
+    driver.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": theme}]}
+    )
     return driver
 
 
+def picture(driver: webdriver.Chrome, first: str | None, last: str) -> Image.Image | None:
+    """The page from one section to another, None where it has no such sections."""
+    span = driver.execute_script(_SPAN, first, last)
+    if span is None:
+        return None
+    clip = {"x": 0, "y": span[0], "width": _WIDTH, "height": span[1] - span[0] + 20, "scale": 1}
+    shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
+    return Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
+
+
 def main() -> int:
-    """Write report-light.png, report-dark.png (the whole page) into a folder."""
+    """Write the pictures of `SHOTS` into a folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs_dir")
     parser.add_argument("sweep")
@@ -42,19 +73,21 @@ def main() -> int:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     page = report.build(Store(args.runs_dir), args.sweep, ["html"], args.out)["html"]
-    for dark in (False, True):
-        driver = browser(dark)
+    for theme in ("light", "dark"):
+        driver = browser(theme)
         try:
             driver.get(page.absolute().as_uri())
             drawn = "return document.documentElement.dataset.drawn"
             WebDriverWait(driver, 60).until(lambda d: d.execute_script(drawn) == "true")  # noqa: B023
-            height = driver.execute_script("return document.documentElement.scrollHeight")
-            driver.set_window_size(1400, min(height + 100, 2600))
-            path = args.out / f"report-{'dark' if dark else 'light'}.png"
-            driver.save_screenshot(str(path))
-            # A palette is enough for a page, and a quarter of the size.
-            Image.open(path).convert("RGB").quantize(64).save(path, optimize=True)
-            print(path)
+            for name, wanted, first, last in SHOTS:
+                if wanted == theme:
+                    shot = picture(driver, first, last)
+                    if shot is None:
+                        print(f"{name}: this report has no section {first or last}", file=sys.stderr)
+                        continue
+                    # A palette is enough for a page, and a quarter of the size.
+                    shot.quantize(64).save(args.out / name, optimize=True)
+                    print(args.out / name)
         finally:
             driver.quit()
     page.unlink()

@@ -141,8 +141,10 @@ class Queue:
         run_dir = self.plan.store.run(run.signature)
         status = run_dir.status_hint()
         if status is None or status.state != "failed":
-            attempt = status.attempt if status else 1
-            run_dir.write_status(Status(state="failed", attempt=attempt, error=reason, host=socket.gethostname()))
+            attempt, stage = (status.attempt, status.stage) if status else (1, "")
+            run_dir.write_status(
+                Status(state="failed", attempt=attempt, stage=stage, error=reason, host=socket.gethostname())
+            )
         self.show.failed(run, VitqError(reason))
         self.failed.append(run.signature)
 

@@ -18,6 +18,7 @@ from vitq.config import RunConfig
 from vitq.errors import StoreError, VitqError
 from vitq.report import latex, words
 from vitq.report.markdown import grid
+from vitq.report.verdict import pairwise, verdict
 from vitq.store import Store
 
 
@@ -112,6 +113,24 @@ def test_csv_holds_every_run(store: Store) -> None:
     back = pd.read_csv(files["csv"])
     assert list(back["signature"]) == store.read_sweep("demo").signatures
     assert back["top1"].tolist() == pytest.approx(report.table(store, "demo")["top1"].tolist(), nan_ok=True)
+
+
+def test_every_format_compares_all_pairs(store: Store) -> None:
+    formats = ["csv", "md", "latex", "parquet"]
+    files = report.build(store, "demo", formats)
+    expected = pairwise(store, report.table(store, "demo"))
+    assert len(expected) > 3
+    folder = files["csv"].parent
+    pd.testing.assert_frame_equal(pd.read_parquet(folder / "pairs.parquet"), expected, check_dtype=False)
+    back = pd.read_csv(folder / "pairs.csv")
+    assert back["p_holm"].tolist() == pytest.approx(expected["p_holm"].tolist(), nan_ok=True)
+    text = files["md"].read_text()
+    for row in expected.to_dict("records"):
+        difference = words.signed(row["difference"])
+        assert re.search(rf"\| {row['bits']} +\| {row['a']} +\| {row['b']} +\| {verdict(row)} .*{difference} ", text)
+    tex = files["latex"].read_text()
+    assert tex.count(r"\begin{") == tex.count(r"\end{") == 3
+    assert len(re.findall(r"^vit\S* & W\dA\d & .* \\\\$", tex, flags=re.MULTILINE)) == len(expected)
 
 
 def test_files_lie_with_the_sweep_and_repeat_byte_by_byte(store: Store) -> None:

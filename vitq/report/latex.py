@@ -1,4 +1,4 @@
-r"""The report as LaTeX: one `booktabs` table per model, ready for a paper."""
+r"""The report as LaTeX: one `booktabs` table per model, ready for a paper, and one of all pairs of methods."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import pandas as pd
 
 from vitq.report import words
+from vitq.report.markdown import PAIR_HEAD, PAIRS_NOTE, pair_cells
 from vitq.report.matrix import Cell, Matrix, matrices
 
 _SPECIAL = {
@@ -17,10 +18,30 @@ _SPECIAL = {
 }  # fmt: skip
 
 
-def render(df: pd.DataFrame) -> str:
-    r"""LaTeX of a sweep's table (`df` from `table`); needs `\usepackage{booktabs}`."""
-    tables = "\n".join(_table(matrix) for matrix in matrices(df))
-    return f"% {words.counts(df)}. Needs \\usepackage{{booktabs}}.\n{tables}"
+def render(df: pd.DataFrame, pairs: pd.DataFrame | None = None) -> str:
+    r"""LaTeX of a sweep's table (`df` from `table`) and of its pairs (from `pairwise`) where given; needs
+    `\usepackage{booktabs, longtable}`."""
+    tables = [_table(matrix) for matrix in matrices(df)]
+    if pairs is not None and len(pairs):
+        tables.append(_pairs(pairs))
+    return f"% {words.counts(df)}. Needs \\usepackage{{booktabs, longtable}}.\n" + "\n".join(tables)
+
+
+def _pairs(pairs: pd.DataFrame) -> str:
+    return "\n".join(
+        [
+            r"\begin{longtable}{lllllrrrr}",
+            rf"\caption{{{escape(PAIRS_NOTE)}}}\label{{tab:vitq-pairs}}\\",
+            r"\toprule",
+            _line([escape(head) for head in PAIR_HEAD]),
+            r"\midrule",
+            r"\endhead",
+            *(_line([escape(cell) for cell in pair_cells(row)]) for row in pairs.to_dict("records")),
+            r"\bottomrule",
+            r"\end{longtable}",
+            "",
+        ]
+    )
 
 
 def _table(matrix: Matrix) -> str:

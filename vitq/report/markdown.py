@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from vitq.report import words
 from vitq.report.matrix import Cell, Matrix, matrices
+from vitq.report.verdict import verdict
 
 
-def render(df: pd.DataFrame, comparisons: pd.DataFrame | None = None) -> str:
+def render(df: pd.DataFrame, comparisons: pd.DataFrame | None = None, pairs: pd.DataFrame | None = None) -> str:
     """Markdown of a sweep's table (`df` from `table`), one method × bits table per model, unfinished runs with their
-    reasons, and the paired comparisons where given (from `paired`)."""
+    reasons, and the comparisons where given: of all pairs (from `pairwise`), with the baseline (from `paired`)."""
     parts = [words.counts(df) + "."]
     for matrix in matrices(df):
         parts += [f"### {matrix.title}", words.caption(matrix), _matrix(matrix)]
         if note := words.caution(matrix):
             parts.append(note)
+    if pairs is not None and len(pairs):
+        rows = [pair_cells(row) for row in pairs.to_dict("records")]
+        parts += ["### Is A better than B here?", grid(PAIR_HEAD, rows, right_from=5), PAIRS_NOTE]
     if comparisons is not None and len(comparisons):
         parts += ["### Paired comparison", _paired(comparisons), PAIRED_NOTE]
     rest = words.unfinished(df)
@@ -35,6 +40,24 @@ PAIRED_NOTE = (
     "test; p (Holm): corrected for the number of comparisons in this table. Both speak of the choice of evaluation "
     "images, not of calibration seeds."
 )
+
+
+PAIR_HEAD = ("model", "bits", "A", "B", "verdict", "images", "A − B [95 %]", "seeds", "p (Holm)")
+PAIRS_NOTE = (
+    "Every pair of methods on the same images and seeds: mean difference over the seeds in percent points, with a 95 % "
+    "interval from a bootstrap over the images; p: exact sign-flip test over the images. A difference counts when p "
+    "(Holm), corrected for all pairs of this table, is below 0.05."
+)
+
+
+def pair_cells(row: Mapping[Hashable, Any]) -> list[str]:
+    """A row of `pairwise`, as text under PAIR_HEAD."""
+    calib = "" if pd.isna(row["calib"]) else str(row["calib"])
+    start = [str(row[key]) for key in ("model", "bits", "a", "b")]
+    if row["note"]:
+        return [*start, str(row["note"]), calib, "", "", ""]
+    interval = f"{words.signed(row['difference'])} [{words.signed(row['low'])}, {words.signed(row['high'])}]"
+    return [*start, verdict(row), calib, interval, str(row["seeds"]), words.p_value(float(row["p_holm"]))]
 
 
 def _matrix(matrix: Matrix) -> str:

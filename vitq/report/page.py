@@ -22,7 +22,6 @@ from vitq.report.matrix import CELL, Matrix, matrices, standard_error, summary
 from vitq.report.payload import payload, read_sites
 from vitq.report.probed import Arrays, read_probe
 from vitq.report.provenance import provenance
-from vitq.report.verdict import pairwise
 from vitq.store import Store, SweepRecord
 
 # Columns of the table of all runs: (column, heading, digits or None for text).
@@ -38,8 +37,11 @@ RUN_COLUMNS: tuple[tuple[str, str, int | None], ...] = (
 )  # fmt: skip
 
 
-def page(store: Store, record: SweepRecord, df: pd.DataFrame, comparisons: pd.DataFrame | None) -> str:
-    """The page as text. df: from `table`; comparisons: from `paired`, None when the sweep names no baseline."""
+def page(
+    store: Store, record: SweepRecord, df: pd.DataFrame, comparisons: pd.DataFrame | None, pairs: pd.DataFrame
+) -> str:
+    """The page as text. df: from `table`; comparisons: from `paired`, None when the sweep names no baseline; pairs:
+    from `pairwise`."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -47,7 +49,7 @@ def page(store: Store, record: SweepRecord, df: pd.DataFrame, comparisons: pd.Da
     environment.globals["words"] = words
     environment.globals["isnan"] = math.isnan
     tables = matrices(df)
-    sites, pairs = read_sites(store, df), pairwise(store, df)
+    sites = read_sites(store, df)
     seen = histograms(df, read_probe(store, df, "distributions"))
     return environment.get_template("page.html.j2").render(
         record=record,

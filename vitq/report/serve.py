@@ -16,6 +16,7 @@ from vitq.errors import StoreError, VitqError
 from vitq.report import words
 from vitq.report.page import page
 from vitq.report.paired import paired
+from vitq.report.verdict import pairwise
 from vitq.store import Store
 
 # Seconds between two questions of an open page.
@@ -85,7 +86,7 @@ class Site:
             if known is None or known[0] != version:
                 record, df = self._store.read_sweep(name), report.table(self._store, name)
                 comparisons = paired(self._store, df, record.baseline) if record.baseline else None
-                text = page(self._store, record, df, comparisons)
+                text = page(self._store, record, df, comparisons, pairwise(self._store, df))
                 text = text.replace("default-src 'none';", "default-src 'none'; connect-src 'self';", 1)
                 script = _RELOAD % {"version": version, "name": quote(name), "poll": 1000 * POLL}
                 head, _, tail = text.rpartition("</body>")

@@ -17,6 +17,7 @@ from vitq.store import Store
 # Where a comparison holds: runs that agree in these used the same model, images, bits and calibration size.
 HERE = ["model", "data", "bits", "calib", "protocol"]
 LEVEL = 0.05
+SAME = "no difference shown"
 COLUMNS = (
     "model", "data", "bits", "calib", "a", "b", "difference", "low", "high", "n", "seeds", "p", "p_holm", "note",
 )  # fmt: skip
@@ -119,10 +120,17 @@ def sentence(row: Mapping[Any, Any]) -> str:
         f"p (Holm) {words.p_value(float(row['p_holm']))}, "
         f"{row['n']} images, {row['seeds']} seed{'' if row['seeds'] == 1 else 's'}"
     )
+    answer = verdict(row)
+    if answer == SAME:
+        return f"{where}: {answer} between {a} and {b}: {numbers}"
+    return f"{where}: {a} is {answer} than {b}: {numbers}"
+
+
+def verdict(row: Mapping[Any, Any]) -> str:
+    """`better`, `worse`, or SAME, of a row of `pairwise` that could be compared."""
     if not float(row["p_holm"]) < LEVEL:
-        return f"{where}: no difference shown between {a} and {b}: {numbers}"
-    verdict = "better" if float(row["difference"]) > 0 else "worse"
-    return f"{where}: {a} is {verdict} than {b}: {numbers}"
+        return SAME
+    return "better" if float(row["difference"]) > 0 else "worse"
 
 
 def answers(pairs: pd.DataFrame, a: str, b: str) -> list[str]:

@@ -14,6 +14,7 @@ from vitq.errors import VitqError, unknown
 from vitq.report import latex, markdown
 from vitq.report.paired import paired
 from vitq.report.rows import table
+from vitq.report.verdict import pairwise
 from vitq.store import Store, SweepRecord
 from vitq.store.atomic import write_bytes
 
@@ -31,37 +32,51 @@ class Report:
         """Paired comparisons with the sweep's baseline; None when it names none."""
         return paired(self.store, self.df, self.record.baseline) if self.record.baseline else None
 
+    @cached_property
+    def pairs(self) -> pd.DataFrame:
+        """Every pair of methods under equal conditions."""
+        return pairwise(self.store, self.df)
+
 
 def _html(report: Report) -> str:
     from vitq.report.page import page  # plotly and jinja2, for this format alone
 
-    return page(report.store, report.record, report.df, report.comparisons)
+    return page(report.store, report.record, report.df, report.comparisons, report.pairs)
 
 
 def _markdown(report: Report) -> str:
     title = f"# {report.record.name}\n\n{report.record.description}".rstrip()
-    return f"{title}\n\n{markdown.render(report.df, report.comparisons)}"
+    return f"{title}\n\n{markdown.render(report.df, report.comparisons, report.pairs)}"
 
 
-def _parquet(report: Report) -> bytes:
+def _parquet(table: pd.DataFrame) -> bytes:
     buffer = io.BytesIO()
-    report.df.to_parquet(buffer, index=False)
+    table.to_parquet(buffer, index=False)
     return buffer.getvalue()
 
 
-_WRITERS: dict[str, tuple[str, Callable[[Report], str | bytes]]] = {
-    "html": ("report.html", _html),
-    "csv": ("report.csv", lambda report: report.df.to_csv(index=False)),
-    "md": ("report.md", _markdown),
-    "latex": ("report.tex", lambda report: latex.render(report.df)),
-    "parquet": ("report.parquet", _parquet),
+Writer = Callable[[Report], str | bytes]
+# The files of a format, the one that it is named for first.
+_WRITERS: dict[str, dict[str, Writer]] = {
+    "html": {"report.html": _html},
+    "csv": {
+        "report.csv": lambda report: report.df.to_csv(index=False),
+        "pairs.csv": lambda report: report.pairs.to_csv(index=False),
+    },
+    "md": {"report.md": _markdown},
+    "latex": {"report.tex": lambda report: latex.render(report.df, report.pairs)},
+    "parquet": {
+        "report.parquet": lambda report: _parquet(report.df),
+        "pairs.parquet": lambda report: _parquet(report.pairs),
+    },
 }
 
 
 def build(store: Store, sweep: str, formats: Sequence[str], out: Path | None = None) -> dict[str, Path]:
     """Write the report of a sweep in each format into `out`, default `<root>/sweeps/<sweep>/`.
 
-    formats: html, csv, md, latex, parquet. Returns format → file. Failed and pending runs are part of the report.
+    formats: html, csv, md, latex, parquet. Returns format → file; csv and parquet have a second one beside it, `pairs`,
+    with every pair of methods (see `pairwise`). Failed and pending runs are part of the report.
     Raises VitqError for an unknown format, StoreError for an unknown sweep or a folder that cannot be written.
     """
     for name in formats:
@@ -69,10 +84,10 @@ def build(store: Store, sweep: str, formats: Sequence[str], out: Path | None = N
             raise VitqError(unknown("report format", name, _WRITERS))
     folder = store.sweep_folder(sweep) if out is None else Path(out)
     report = Report(store, store.read_sweep(sweep), table(store, sweep))
-    files = {}
+    files: dict[str, Path] = {}
     for name in dict.fromkeys(formats):
-        filename, writer = _WRITERS[name]
-        content = writer(report)
-        write_bytes(folder / filename, content.encode() if isinstance(content, str) else content)
-        files[name] = folder / filename
+        for filename, writer in _WRITERS[name].items():
+            content = writer(report)
+            write_bytes(folder / filename, content.encode() if isinstance(content, str) else content)
+            files.setdefault(name, folder / filename)
     return files
