@@ -14,8 +14,10 @@ from tests.probes.conftest import ledger
 from vitq import methods
 from vitq.probes.distributions import Distributions
 from vitq.probes.distributions_picture import worst
+from vitq.probes.ledger import BudgetSpentError, Ledger
 from vitq.probes.subject import Subject
 from vitq.probes.watch import Watcher
+from vitq.progress import Progress
 from vitq.quant.layout import Axes, Layout
 from vitq.quant.per_image import Batch, Extrema, PerImageUniform
 from vitq.quant.quantizer import QUANTIZERS
@@ -175,3 +177,19 @@ def test_full_precision_is_skipped(subject: Make) -> None:
     found = subject("fp32")
     assert "no quantizers" in str(Distributions().applies(found.config))
     assert "at least 2" in Distributions(bins=1).check(found.config)[0]
+
+
+@pytest.mark.parametrize("recipe", ["repq_vit", "adalog"])
+def test_a_spent_budget_is_gone_on_from(subject: Make, recipe: str) -> None:
+    """Also where the budget ends with the last batch."""
+    found = subject(recipe)
+    found.__dict__["batches"] = [(i[n : n + 10], l[n : n + 10]) for i, l in found.batches for n in (0, 10, 20)]
+    assert sum(len(images) for images, _ in found.batches) == 24
+    expected = Distributions().measure(found, ledger())
+    kept: dict[str, np.ndarray] = {}
+    for _ in found.batches:
+        with pytest.raises(BudgetSpentError):
+            Distributions().measure(found, Ledger("key", dict(kept), kept.update, 1e-9, Progress()))
+    resumed = Distributions().measure(found, Ledger("key", dict(kept), kept.update, 1e-9, Progress()))
+    for name, array in expected.items():
+        np.testing.assert_array_equal(resumed[name], array)

@@ -47,13 +47,16 @@ class Distributions(Probe):
         return 5.0  # a quantized pass in which every site is sorted into codes and bins, and one of full precision
 
     def measure(self, subject: Subject, ledger: Ledger) -> dict[str, np.ndarray]:
-        watcher = Watcher()
+        watcher, begin = Watcher(), 0
+        if (kept := ledger.kept("seen")) is not None:
+            begin = watcher.restore(subject.model.sites, kept, subject.device)
         for site in subject.model.sites.values():
             site.observer = watcher
         try:
             with torch.no_grad():
-                for images, _ in subject.batches:
+                for index, (images, _) in enumerate(subject.batches[begin:], begin + 1):
                     subject.model(images)
+                    ledger.keep("seen", watcher.state(index))
                     ledger.tick("distributions")
         finally:
             for site in subject.model.sites.values():

@@ -48,6 +48,14 @@ class Ledger:
             known = self._arrays[name] = np.full(shape, np.nan)
         return known
 
+    def kept(self, name: str) -> np.ndarray | None:
+        """What `keep` was given under this name, by this attempt or an earlier one."""
+        return self._arrays.get(name)
+
+    def keep(self, name: str, array: np.ndarray) -> None:
+        """Keep an array of any kind, for what is not filled piece by piece."""
+        self._arrays[name] = array
+
     def tick(self, note: str = "") -> None:
         """A piece was measured. Raises BudgetSpentError when the time is over."""
         self.units += 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +15,10 @@ from vitq.quant.layout import Layout
 from vitq.quant.per_image import PerImageUniform
 from vitq.quant.quantizer import Quantizer
 from vitq.quant.site import Site
+
+# What a probe that was stopped keeps of a site, beside the sums: its own tensors, and its histogram's.
+_TENSORS = ("used", "low", "high")
+_COUNTS = ("counts", "exponent", "low", "high")
 
 
 @dataclass
@@ -98,6 +104,38 @@ class Watcher:
             low, high = channels.amin(dim=0), channels.amax(dim=0)
             seen.low = low if seen.low is None else torch.minimum(seen.low, low)
             seen.high = high if seen.high is None else torch.maximum(seen.high, high)
+
+    def state(self, batches: int) -> np.ndarray:
+        """Everything seen in so many batches, as bytes; see `restore`."""
+        seen = {
+            name: {
+                "sums": torch.tensor([one.signal, one.noise, one.clipped, one.elements], dtype=torch.float64),
+                "ndim": len(one.histogram.layout.params) if one.histogram.layout else 0,
+                **{key: getattr(one, key) for key in _TENSORS},
+                "histogram": {key: getattr(one.histogram, key) for key in _COUNTS},
+            }
+            for name, one in self.seen.items()
+        }
+        buffer = io.BytesIO()
+        torch.save({"batches": batches, "seen": seen}, buffer)
+        return np.frombuffer(buffer.getvalue(), dtype=np.uint8)
+
+    def restore(self, sites: Mapping[str, Site], state: np.ndarray, device: torch.device) -> int:
+        """Take up a state; returns the number of its batches. The sites are those that it was taken from."""
+        found = torch.load(io.BytesIO(state.tobytes()), map_location=device, weights_only=True)
+        for name, kept in found["seen"].items():
+            quantizer = sites[name].quantizer
+            if quantizer is None:
+                raise RuntimeError(f"site {name} was quantized when the probe began")
+            one = self.seen[name] = Seen(sites[name], levels=_levels(quantizer))
+            one.signal, one.noise, clipped, elements = kept["sums"].tolist()
+            one.clipped, one.elements = int(clipped), int(elements)
+            one.histogram.layout = Layout.of("tensor", sites[name].axes, (1,) * kept["ndim"])
+            for key in _TENSORS:
+                setattr(one, key, kept[key])
+            for key in _COUNTS:
+                setattr(one.histogram, key, kept["histogram"][key])
+        return int(found["batches"])
 
 
 def _levels(quantizer: Quantizer) -> Tensor | None:
