@@ -183,7 +183,7 @@ def test_full_precision_is_skipped(subject: Make) -> None:
 def test_a_spent_budget_is_gone_on_from(subject: Make, recipe: str) -> None:
     """Also where the budget ends with the last batch."""
     found = subject(recipe)
-    found.__dict__["batches"] = [(i[n : n + 10], l[n : n + 10]) for i, l in found.batches for n in (0, 10, 20)]
+    found.__dict__["batches"] = [(i[n : n + 10], y[n : n + 10]) for i, y in found.batches for n in (0, 10, 20)]
     assert sum(len(images) for images, _ in found.batches) == 24
     expected = Distributions().measure(found, ledger())
     kept: dict[str, np.ndarray] = {}
