@@ -21,18 +21,22 @@ from selenium.webdriver.support.ui import WebDriverWait
 from vitq import report
 from vitq.store import Store
 
-# File, theme, headings of the first and of the last section on it; None: from the top of the page.
+# File, theme, and what is on it: from the top of the page (None) or the section with this heading to the end of the
+# section with that heading, or of the figure with that id.
 SHOTS: tuple[tuple[str, str, str | None, str], ...] = (
     ("report-light.png", "light", None, "Pivot table"),
     ("report-dark.png", "dark", None, "Pivot table"),
-    ("report-landscapes.png", "light", "Bit allocation", "Loss landscapes"),
+    ("report-bits.png", "light", "Bit allocation", "Bit allocation"),
+    ("report-landscapes.png", "light", "Loss landscapes", "#loss-landscapes-3"),
     ("report-sites.png", "dark", "Quality of each site", "Not finished"),
 )
-# Where a section begins and another one ends, in pixels of the page; null where there is no such section.
+# Where a shot begins and ends, in pixels of the page; null where there is no such section.
 _SPAN = """
 const sections = [...document.querySelectorAll("section")];
 const section = (name) => sections.find((s) => s.querySelector("h2").textContent === name);
-const first = arguments[0] === null ? document.body : section(arguments[0]), last = section(arguments[1]);
+const first = arguments[0] === null ? document.body : section(arguments[0]);
+const figure = (id) => document.querySelector(id)?.closest("figure");
+const last = arguments[1].startsWith("#") ? figure(arguments[1]) : section(arguments[1]);
 if (!first || !last) return null;
 return [first.getBoundingClientRect().top + scrollY, last.getBoundingClientRect().bottom + scrollY];
 """
@@ -83,10 +87,12 @@ def main() -> int:
                 if wanted == theme:
                     shot = picture(driver, first, last)
                     if shot is None:
-                        print(f"{name}: this report has no section {first or last}", file=sys.stderr)
+                        print(f"{name}: this report has no {first or last}", file=sys.stderr)
                         continue
-                    # A palette is enough for a page, and a quarter of the size.
-                    shot.quantize(64).save(args.out / name, optimize=True)
+                    # A palette is enough for a page, and a third of the size.
+                    shot.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+                        args.out / name, optimize=True
+                    )
                     print(args.out / name)
         finally:
             driver.quit()

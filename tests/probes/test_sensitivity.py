@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.probes.conftest import ledger
@@ -18,8 +18,12 @@ from tests.test_job import CONF, Planner
 from vitq.config import RunConfig
 from vitq.probes.sensitivity import Sensitivity, grouped, own_kl
 from vitq.probes.subject import Subject
+from vitq.quant.layout import Axes
+from vitq.quant.per_image import Batch, Extrema, PerImageUniform
+from vitq.quant.uniform import UniformQuantizer
 from vitq.steps import allocate
 from vitq.steps.known import Known, steps_before
+from vitq.steps.sensitivity import at_width
 from vitq.track import probes as tracked
 
 Make = Callable[..., Subject]
@@ -143,3 +147,17 @@ def test_options_are_checked() -> None:
     assert "no quantizers" in str(Sensitivity().applies(config))
     assert len(Sensitivity(widths=(4, 4), images=0).check(config)) == 2
     assert Sensitivity(by="kind").passes(config) < Sensitivity().passes(config)
+
+
+def test_ranges_of_each_image_are_fitted_at_another_width() -> None:
+    x = torch.randn(6, 5, 8, generator=torch.Generator().manual_seed(0))
+    static = UniformQuantizer(4, "tensor", Axes(channel=-1, token=True), range="mse")
+    static.fit_tensor(x)
+    predicted = PerImageUniform(static, Extrema(Batch(nn.Identity())))
+    assert at_width(predicted, 4) is predicted
+    other = at_width(predicted, 3)
+    assert not other.fitted
+    other.fit_tensor(x)
+    expected = UniformQuantizer(3, "tensor", static.axes, range="mse")
+    expected.fit_tensor(x)
+    torch.testing.assert_close(other(x), expected(x))

@@ -144,7 +144,7 @@ def test_many_probed_runs_are_cut_and_the_page_says_so(seeded: Store) -> None:
     assert len(histograms(df, read_probe(seeded, df, "distributions"))) == 8
     path = report.build(seeded, "demo", ["html"])["html"]
     assert path.stat().st_size < 5e6
-    assert f"(first 8 of {total} runs)" in path.read_text()
+    assert f"the first 8 of {total} probed runs" in path.read_text()
 
 
 def test_without_probes_the_page_has_no_such_sections(store: Store) -> None:

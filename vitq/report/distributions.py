@@ -19,12 +19,17 @@ _LEVELS = 64
 def histograms(df: pd.DataFrame, probed: dict[str, Arrays]) -> list[dict[str, Any]]:
     """One entry for each run: label and sites, each with edges, shares of elements, levels, SQNR, clipping, codes."""
     found = []
-    for model, runs, total in by_model(df, probed, MOST):
-        note = "" if total <= MOST else f" (first {MOST} of {total} runs)"
+    for model, runs, _ in by_model(df, probed, MOST):
         for label, arrays in runs:
             sites = [_site(arrays, index) for index in range(len(arrays["site"]))]
-            found.append({"label": f"{model} {label}{note}", "sites": sites})
+            found.append({"label": f"{model} {label}", "sites": sites})
     return found
+
+
+def left_out(df: pd.DataFrame, probed: dict[str, Arrays]) -> str:
+    """A sentence for each model with more probed runs than are shown; may be empty."""
+    cut = [(model, total) for model, _, total in by_model(df, probed, MOST) if total > MOST]
+    return " ".join(f"Of {model} the first {MOST} of {total} probed runs." for model, total in cut)
 
 
 def _site(arrays: Arrays, index: int) -> dict[str, Any]:

@@ -92,7 +92,10 @@ def _between(model: str, runs: list[tuple[str, Arrays]], count: str) -> list[tup
             )
             for label, a in planes
         ]
-        title = f"{model}: cross-entropy on the plane of full-precision (○), rounded (□) and learned (◇) weights{count}"
+        title = (
+            f"{model}: cross-entropy on the plane of full-precision (circle), rounded (square) and learned (diamond) "
+            f"weights{count}"
+        )
         figures.append((title, contours(tiles)))
     return figures
 

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from vitq.report import ablation, allocation, figures, landscapes, words
-from vitq.report.distributions import histograms
+from vitq.report.distributions import histograms, left_out
 from vitq.report.markdown import PAIRED_NOTE
 from vitq.report.matrix import CELL, Matrix, matrices, standard_error, summary
 from vitq.report.payload import payload, read_sites
@@ -50,7 +50,8 @@ def page(
     environment.globals["isnan"] = math.isnan
     tables = matrices(df)
     sites = read_sites(store, df)
-    seen = histograms(df, read_probe(store, df, "distributions"))
+    distributions = read_probe(store, df, "distributions")
+    seen = histograms(df, distributions)
     return environment.get_template("page.html.j2").render(
         record=record,
         counts=words.counts(df),
@@ -65,6 +66,7 @@ def page(
         pairs=len(pairs),
         payload=Markup(payload(df, pairs, sites, seen)),
         has_histograms=bool(seen),
+        histograms_cut=left_out(df, distributions),
         has_sites=any((df["bits"] != "FP") & df["signature"].isin(list(sites))),
         extra=_extra(df, sites, read_probe(store, df, "landscape")),
         plotly=Markup(_plotly()),

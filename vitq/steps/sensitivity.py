@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vitq.quant.per_image import PerImageUniform
 from vitq.quant.quantizer import Quantizer
 from vitq.quant.site import Site
+from vitq.quant.uniform import UniformQuantizer
 from vitq.sites import FP_BITS
 from vitq.steps.budget import Bits
 from vitq.steps.calibrate import HistogramObserver
@@ -38,10 +40,15 @@ class _WidthsObserver(HistogramObserver):
 
 
 def at_width(quantizer: Quantizer, bits: int) -> Quantizer:
-    """A quantizer like this one: itself at its own bit-width, else an unfitted one."""
+    """A quantizer like this one: itself at its own bit-width, else an unfitted one.
+
+    Ranges that are predicted for each image are learned for one width: at another one they are fitted, once for all
+    images.
+    """
     if bits == quantizer.bits:
         return quantizer
-    return type(quantizer)(
+    kind = UniformQuantizer if isinstance(quantizer, PerImageUniform) else type(quantizer)
+    return kind(
         bits,
         quantizer.granularity,
         quantizer.axes,
