@@ -1,10 +1,13 @@
 """Integer execution beside NNCF's own int8, and DeiT-base with random weights. Needs `pip install 'vitq[deploy]' nncf`.
 
-    python benchmarks/deploy.py nncf SIGNATURE --runs-dir runs     accuracy and speed on the run's own images
-    python benchmarks/deploy.py base                               DeiT-base, batch 8 and 1
+    python benchmarks/deploy.py compare SIGNATURE… --nncf --no-accuracy     speed of several runs of one model
+    python benchmarks/deploy.py compare SIGNATURE… --nncf --no-speed        their accuracy on the runs' own images
+    python benchmarks/deploy.py profile SIGNATURE                           which nodes eat the time
+    python benchmarks/deploy.py base                                        DeiT-base, batch 8 and 1
 
-NNCF gets the run's calibration images and `model_type=TRANSFORMER`; ours is the run's model as it stands. Everything
-runs in one process, in turns, on `--threads` threads.
+NNCF gets the first run's calibration images and `model_type=TRANSFORMER`; ours are the runs' models as they stand.
+Everything runs in one process, in turns, on `--threads` threads. ONNX files of `vitq export SIGNATURE --format onnx`
+are used where they are there, and written there otherwise.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino
 import torch
 import yaml
 
@@ -23,7 +27,7 @@ from vitq import bases, data, methods, recipe
 from vitq.config import RunConfig
 from vitq.deploy import openvino_runtime as ov
 from vitq.deploy.bench import Infer, forms, race
-from vitq.deploy.onnx_file import export
+from vitq.deploy.onnx_file import export, save_onnx
 from vitq.deploy.packed import load_packed, save_packed
 from vitq.deploy.source import packed_run
 from vitq.job import stored_config
@@ -34,7 +38,7 @@ from vitq.quant.model import QuantizedModel
 from vitq.roots import Roots
 from vitq.sites import model_bytes
 from vitq.steps import Workspace
-from vitq.store import Store
+from vitq.store import RunDir, Store
 
 CPU = torch.device("cpu")
 
@@ -76,33 +80,78 @@ def with_nncf(
 def show(models: dict[str, Infer], images: np.ndarray, sizes: tuple[int, ...], repeats: int) -> None:
     for size in sizes:
         timings = race(models, np.resize(images, (size, *images.shape[1:])), repeats * (1 if size > 1 else 5))
-        base = timings["float32"].milliseconds
+        base = timings[next(iter(models))].milliseconds
         for name, timing in timings.items():
             spread = f"{timing.milliseconds:8.1f} ms ({timing.low:.1f}–{timing.high:.1f})"
             print(f"batch {size:2} {name:13} {spread:>30}  {base / timing.milliseconds:.2f}x", flush=True)
 
 
-def against_nncf(args: argparse.Namespace) -> None:
-    run_dir, progress = Store(args.runs_dir).find(args.signature), Progress()
-    packed, config = packed_run(run_dir, progress), stored_config(run_dir)
+def onnx_of(run_dir: RunDir) -> Path:
+    """The run's ONNX file, made if it is not there."""
+    path = run_dir.deploy_dir / "model.onnx"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_onnx(packed_run(run_dir, Progress()), path)
+    return path
+
+
+def compare(args: argparse.Namespace) -> None:
+    store, progress = Store(args.runs_dir), Progress()
+    found = [store.find(signature) for signature in args.signatures]
+    config = stored_config(found[0])
     images = data.eval_set(config, progress)
-    calibration = [x.numpy() for x, _ in data.calibration_set(config, progress).batches(1, CPU)]
     model = load_model(config.model, config.data, config.cache_dir, progress).eval()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        models = forms(packed, model, "openvino", args.threads, folder)
-        models |= with_nncf(model, config.model.input_size, calibration, args.threads, folder)
+        (folder / "float.onnx").write_bytes(export(model, config.model.input_size))
+        graphs = {"float": ov.convert(folder / "float.onnx")}
+        graphs |= {run_dir.signature[:4]: ov.convert(onnx_of(run_dir)) for run_dir in found}
+        models = {
+            f"{graph}:{precision}": ov.Request(ov.compiled(graphs[graph], precision, args.threads)).infer
+            for graph in graphs
+            for precision in ("f32", "bf16")
+        }
+        if args.nncf:
+            calibration = [x.numpy() for x, _ in data.calibration_set(config, progress).batches(1, CPU)]
+            models |= with_nncf(model, config.model.input_size, calibration, args.threads, folder)
         if not args.no_speed:
             first = next(x for x, _ in images.batches(32, CPU)).numpy()
             show(models, first, (32, 1), args.repeats)
         if args.no_accuracy:
             return
+        recorded = {r.signature[:4]: r.read_predictions()["topk_index"][:, 0] for r in found}
         reference: np.ndarray | None = None
         for form, infer in models.items():
             classes = np.concatenate([infer(x.numpy()).argmax(1) for x, _ in images.batches(32, CPU)])
             reference = classes if reference is None else reference
             top1, agree = (classes == images.labels).mean() * 100, (classes == reference).mean() * 100
-            print(f"{form:13} top-1 {top1:.2f} %, agreement with float32 {agree:.2f} % of {len(images)}", flush=True)
+            own = recorded.get(form.split(":")[0])
+            simulated = "" if own is None else f", with the simulated model {(classes == own).mean() * 100:.2f} %"
+            print(f"{form:13} top-1 {top1:.2f} %, agreement with float32 {agree:.2f} %{simulated}", flush=True)
+
+
+def profile(args: argparse.Namespace) -> None:
+    """Milliseconds of each kind of node, from OpenVINO's counters."""
+    run_dir = Store(args.runs_dir).find(args.signature)
+    config = stored_config(run_dir)
+    settings = {
+        "PERF_COUNT": True,
+        "INFERENCE_PRECISION_HINT": args.precision,
+        "INFERENCE_NUM_THREADS": args.threads,
+        "NUM_STREAMS": 1,
+    }
+    request = openvino.Core().compile_model(ov.convert(onnx_of(run_dir)), "CPU", settings).create_infer_request()
+    images = np.random.default_rng(0).standard_normal((args.batch, 3, config.model.input_size, config.model.input_size))
+    spent: dict[tuple[str, str], list[float]] = {}
+    for turn in range(args.repeats + 2):
+        request.infer([images.astype(np.float32)])
+        for node in request.get_profiling_info() if turn > 1 else ():
+            spent.setdefault((node.node_type, node.exec_type), []).append(node.real_time.total_seconds() * 1e3)
+    total = sum(map(sum, spent.values()))
+    print(f"{run_dir.signature[:4]} {args.precision} batch {args.batch}: {total / args.repeats:.1f} ms in nodes")
+    for (kind, kernel), times in sorted(spent.items(), key=lambda item: -sum(item[1]))[:16]:
+        nodes, whole = len(times) // args.repeats, sum(times)
+        print(f"{whole / args.repeats:8.1f} ms {100 * whole / total:5.1f} %  {nodes:4} × {kind} ({kernel})", flush=True)
 
 
 def base(args: argparse.Namespace) -> None:
@@ -139,12 +188,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=10)
     commands = parser.add_subparsers(required=True)
-    one = commands.add_parser("nncf")
-    one.add_argument("signature")
+    one = commands.add_parser("compare")
+    one.add_argument("signatures", nargs="+", metavar="SIGNATURE")
     one.add_argument("--runs-dir", default="runs")
+    one.add_argument("--nncf", action="store_true")
     one.add_argument("--no-accuracy", action="store_true")
     one.add_argument("--no-speed", action="store_true")
-    one.set_defaults(run=against_nncf)
+    one.set_defaults(run=compare)
+    three = commands.add_parser("profile")
+    three.add_argument("signature")
+    three.add_argument("--runs-dir", default="runs")
+    three.add_argument("--batch", type=int, default=32)
+    three.add_argument("--precision", default="f32", choices=("f32", "bf16"))
+    three.set_defaults(run=profile)
     two = commands.add_parser("base")
     two.add_argument("--model", default="deit_base_patch16_224")
     two.add_argument("--nncf", action="store_true")

@@ -20,6 +20,7 @@ from vitq.deploy.integer import Product, integer_form
 from vitq.deploy.onnx_file import save_onnx
 from vitq.deploy.ort_runtime import Session
 from vitq.deploy.packed import Packed, load_packed, save_packed
+from vitq.errors import DeployError
 from vitq.roots import Roots
 from vitq.sites import model_bytes
 from vitq.steps import Workspace
@@ -123,6 +124,28 @@ def test_runtimes_agree_with_the_simulated_model(exported: Exported, request: py
     assert len(floats) == len(exported.floats), floats
     assert all(node.kind == "Convolution" or case == "swin" for node in floats)
     assert len(openvino_runtime.products(graph)) >= len(exported.products) - len(exported.floats)
+
+
+def _providers() -> list[str]:
+    import onnxruntime
+
+    found: list[str] = onnxruntime.get_available_providers()
+    return found
+
+
+@pytest.mark.skipif("TensorrtExecutionProvider" not in _providers(), reason="needs a GPU, TensorRT, onnxruntime-gpu")
+def test_tensorrt_agrees_with_the_simulated_model(workspace: Make, tmp_path: Path) -> None:
+    packed, work = packed_model(workspace, tmp_path, "vit", "integer", **W8A8)
+    save_onnx(packed, tmp_path / "model.onnx")
+    found = Session(tmp_path / "model.onnx", 1, "tensorrt").infer(images(work).numpy())
+    expected = logits(packed.model, work).numpy()
+    assert np.abs(found - expected).mean() < 0.05 * expected.std()
+
+
+@pytest.mark.skipif("TensorrtExecutionProvider" in _providers(), reason="TensorRT is there")
+def test_tensorrt_is_missing_and_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DeployError, match="runtime tensorrt needs TensorrtExecutionProvider, this onnxruntime has"):
+        Session(tmp_path / "model.onnx", 1, "tensorrt")
 
 
 def test_scales_and_zero_points_are_the_run_s_own(exported: Exported) -> None:

@@ -139,6 +139,24 @@ def test_a_newer_layout(packed: Path) -> None:
         load_packed(packed)
 
 
+def test_a_file_from_before_a_field_was_added(packed: Path, workspace: Make) -> None:
+    """A header without a field that has a default since: its sha256 is of the text that it has."""
+    from vitq.deploy.packed import _digest
+
+    def drop(whole: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        for spec in whole["header"]["quantizers"]:
+            del spec["second"]
+        whole["sha256"] = _digest(json.dumps(whole["header"], separators=(",", ":")), tensors)
+
+    with safe_open(packed, framework="pt") as file:
+        whole = json.loads(file.metadata()["vitq"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    before = load_packed(packed).signature
+    drop(whole, tensors)
+    save_file(tensors, packed, {"vitq": json.dumps(whole)})
+    assert load_packed(packed).signature == before
+
+
 def test_an_edited_header(packed: Path) -> None:
     rewrite(packed, lambda header: header.update(float_bytes=1))
     with pytest.raises(DeployError, match="differs from its sha256"):

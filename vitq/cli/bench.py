@@ -28,7 +28,9 @@ def parser() -> argparse.ArgumentParser:
         "SIGNATURE [--runtime NAME] [--threads N] [--repeats N] [--json] [--runs-dir DIR]",
     )
     parser.add_argument("signature", metavar="SIGNATURE", help="of `vitq status SWEEP`; its beginning is enough")
-    parser.add_argument("--runtime", default="openvino", metavar="NAME", help="openvino (default) or onnxruntime")
+    parser.add_argument(
+        "--runtime", default="openvino", metavar="NAME", help="openvino (default), onnxruntime, or tensorrt on a GPU"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="default: the cores that this process may use")
     parser.add_argument(
         "--repeats", type=int, default=10, metavar="N", help="of batch 32; five times as many of batch 1"

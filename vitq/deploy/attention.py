@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from vitq.deploy.logarithms import LogContext
 from vitq.deploy.products import IntegerContext, IntegerLinear, IntegerScores
 from vitq.quant.attention import QuantAttention, QuantWindowAttention
 
@@ -75,7 +76,7 @@ def _rounds(attention: QuantAttention | QuantWindowAttention, normed: bool) -> l
     scores, context = attention.scores, attention.context
     if isinstance(scores, IntegerScores) and not normed:
         found[0], found[1], scores.query, scores.key = scores.query, scores.key, nn.Identity(), nn.Identity()
-    if isinstance(context, IntegerContext):
+    if isinstance(context, IntegerContext | LogContext):
         found[2], context.value = context.value, nn.Identity()
     return found
 

@@ -20,7 +20,7 @@ from vitq.errors import DeployError, unknown
 from vitq.progress import Progress
 from vitq.store.atomic import write_bytes
 
-RUNTIMES = ("openvino", "onnxruntime")
+RUNTIMES = ("openvino", "onnxruntime", "tensorrt")
 # (B, 3, S, S) float32 → (B, classes) float32.
 Infer = Callable[[np.ndarray], np.ndarray]
 
@@ -47,7 +47,7 @@ class Timing:
 def forms(packed: Packed, float_model: torch.nn.Module, runtime: str, threads: int, folder: Path) -> dict[str, Infer]:
     """The model in float32, bfloat16 and integers, each ready to run.
 
-    integer_bf16: what is not integer is in bfloat16. ONNX Runtime has no bfloat16 on the CPU: there are two forms then.
+    integer_bf16: what is not integer is in bfloat16. Other runtimes than OpenVINO have two forms, float32 and integer.
     float_model: before it was quantized. folder: for the graphs. Raises DeployError.
     """
     if runtime not in RUNTIMES:
@@ -55,10 +55,12 @@ def forms(packed: Packed, float_model: torch.nn.Module, runtime: str, threads: i
     plain, integer = folder / "float.onnx", folder / "integer.onnx"
     write_bytes(plain, export(float_model, packed.config.model.input_size))
     save_onnx(packed, integer)
-    if runtime == "onnxruntime":
+    if runtime != "openvino":
         from vitq.deploy.ort_runtime import Session
 
-        return {name: Session(path, threads).infer for name, path in (("float32", plain), ("integer", integer))}
+        return {
+            name: Session(path, threads, runtime).infer for name, path in (("float32", plain), ("integer", integer))
+        }
     from vitq.deploy import openvino_runtime as ov
 
     graphs = {"float": ov.convert(plain), "integer": ov.convert(integer)}

@@ -54,7 +54,7 @@ class Header(BaseModel):
 
     def text(self) -> str:
         """Compact JSON."""
-        return json.dumps(self.model_dump(mode="json"), separators=(",", ":"), allow_nan=False)
+        return _compact(self.model_dump(mode="json"))
 
     def run_config(self) -> RunConfig:
         """The run's config; volatile keys have their defaults. Raises DeployError for one this vitq cannot read."""
@@ -68,8 +68,12 @@ class Header(BaseModel):
         return config
 
 
-def parse_header(text: str) -> tuple[Header, str]:
-    """(header, sha256). Raises DeployError for another version, and for what is no header; the file is not named."""
+def parse_header(text: str) -> tuple[Header, str, str]:
+    """(header, its text as the file has it, sha256). The file is not named.
+
+    The text is what was hashed: a field that this vitq knows and the file's did not is no damage. Raises DeployError
+    for another version, and for what is no header.
+    """
     try:
         whole = json.loads(text)
         raw, digest = whole["header"], str(whole["sha256"])
@@ -81,10 +85,14 @@ def parse_header(text: str) -> tuple[Header, str]:
         action = "update vitq" if newer else "export it again"
         raise DeployError(f"it has layout version {version!r}, this vitq reads version {PACKED_VERSION}; {action}")
     try:
-        return Header.model_validate(raw), digest
+        return Header.model_validate(raw), _compact(raw), digest
     except ValidationError as error:
         places = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
         raise DeployError(f"its header is not valid ({places})") from error
+
+
+def _compact(raw: dict[str, Any]) -> str:
+    return json.dumps(raw, separators=(",", ":"), allow_nan=False)
 
 
 def hashed(config: RunConfig) -> dict[str, Any]:

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from vitq.deploy.attention import IntegerAttention, IntegerWindowAttention
+from vitq.deploy.logarithms import LogContext
 from vitq.deploy.operands import NotIntegerError
 from vitq.deploy.products import IntegerContext, IntegerConv, IntegerLinear, IntegerScores
 from vitq.quant.attention import QuantAttention, QuantWindowAttention
-from vitq.quant.layers import QuantConv2d, QuantLinear
+from vitq.quant.layers import QuantConv2d, QuantLinear, QuantMatmul
 from vitq.quant.model import QuantizedModel
 
 _ATTENTIONS = (QuantAttention, QuantWindowAttention)
@@ -43,6 +44,10 @@ def integer_form(model: QuantizedModel) -> tuple[nn.Module, list[Product]]:
         if module is not None:
             inner.set_submodule(name, module)
     for name, module in list(inner.named_modules()):
+        if isinstance(module, _ATTENTIONS) and isinstance(module.context, QuantMatmul):
+            # Log-type codes stay in float, but are computed another way.
+            faster, _ = _attempt(partial(LogContext, module.context))
+            module.context = faster or module.context  # type: ignore[assignment]
         if isinstance(module, QuantAttention):
             inner.set_submodule(name, IntegerAttention(module))
         elif isinstance(module, QuantWindowAttention):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vitq.deploy.qdq import Above, Round
+from vitq.deploy.qdq import Above, Beyond, Round
 from vitq.methods.twin import TwinSoftmaxQuantizer, TwinUniformQuantizer
 from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
@@ -71,6 +71,13 @@ def parts(site: Site) -> tuple[list[nn.Module], Uniform | None]:
             return [Round(coarse, 0, last, torch.uint8), Round(fine, -quantizer.part, 0, torch.int8)], None
         # Where the fine region ends, as TwinSoftmaxQuantizer has it.
         following = min(last // 2**exponent + 1, last) * 2**exponent
+        if following == last + 1:
+            # The coarse steps go on where the fine ones end: x̂ is what lies below that place and what lies beyond it.
+            rest = last - following / 2**exponent
+            return [
+                Round(fine, 0, following, torch.uint8),
+                Beyond(fine * following, Round(coarse, 0, int(rest), torch.uint8)),
+            ], None
         threshold = float(torch.tensor(fine) * ((last + following) / 2))
         return [
             Above(threshold, False, Round(fine, 0, last, torch.uint8)),
@@ -80,6 +87,17 @@ def parts(site: Site) -> tuple[list[nn.Module], Uniform | None]:
     if not 0 <= found.zero < 256:
         raise NotIntegerError(f"{site.name}: its zero point {found.zero} is no 8-bit code")
     return [Round(found.scale, found.low, found.high, torch.uint8, zero=found.zero)], found
+
+
+def rounding(site: Site) -> Round:
+    """The round trip of a uniform site with one scale through int8, to its real values. Raises NotIntegerError."""
+    found = uniform(site)
+    shift = found.zero - (0 if found.centred else MIDDLE)
+    if found.centred:
+        return Round(found.scale, found.low, found.high, torch.int8)
+    if not -MIDDLE <= shift < MIDDLE:
+        raise NotIntegerError(f"{site.name}: its zero point {found.zero} is no 8-bit code")
+    return Round(found.scale, found.low, found.high, torch.int8, zero=shift, kept=shift)
 
 
 @dataclass(frozen=True)

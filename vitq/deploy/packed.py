@@ -202,8 +202,8 @@ def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
     if "vitq" not in metadata:
         raise DeployError("it is no packed checkpoint of vitq; `vitq export SIGNATURE --format packed` writes one")
     # The version first: a newer layout may have another digest.
-    header, digest = parse_header(metadata["vitq"])
-    if digest != _digest(header.text(), tensors):
+    header, text, digest = parse_header(metadata["vitq"])
+    if digest != _digest(text, tensors):
         raise DeployError("it is damaged (its content differs from its sha256); export it again")
     return header, tensors
 

@@ -73,6 +73,19 @@ class Above(nn.Module):
         return out
 
 
+class Beyond(nn.Module):
+    """What x exceeds a place by, given to `inner`; nothing where it does not."""
+
+    def __init__(self, place: float, inner: Round):
+        super().__init__()
+        self.place, self.inner = place, inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        # `inner` takes what is negative for 0.
+        out: Tensor = self.inner(x - self.place)
+        return out
+
+
 class Codes(nn.Module):
     """A weight in int8: codes·scale, one scale for each index of `axis`."""
 
