@@ -75,7 +75,7 @@ def parts(site: Site) -> tuple[list[nn.Module], Uniform | None]:
             # The coarse steps go on where the fine ones end: x̂ is what lies below that place and what lies beyond it.
             rest = last - following / 2**exponent
             return [
-                Round(fine, 0, following, torch.uint8),
+                Round(fine, 0, last + 1, torch.uint8),
                 Beyond(fine * following, Round(coarse, 0, int(rest), torch.uint8)),
             ], None
         threshold = float(torch.tensor(fine) * ((last + following) / 2))
