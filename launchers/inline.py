@@ -96,5 +96,4 @@ def _record(run_dir: RunDir, error: Exception) -> None:
     text = "".join(traceback.format_exception(error))
     line = f"{type(error).__name__}: {error}"
     run_dir.write_status(Status(state="failed", error=line, traceback=text, pid=os.getpid(), host=socket.gethostname()))
-    with run_dir.log_path.open("a", encoding="utf-8") as log:
-        log.write(text)
+    run_dir.append_log(text)

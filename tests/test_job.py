@@ -18,8 +18,9 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from tests.fake_engine import FakeEngine
 from tests.tiny import tiny
-from vitq import data, host, job, track
+from vitq import compose, data, host, job, plan, track
 from vitq.config import RunConfig, signature
 from vitq.errors import ConfigError
 from vitq.models.load import identify
@@ -115,6 +116,20 @@ def test_a_run_says_when_the_code_is_not_that_of_its_plan(planner: Planner) -> N
     same.write_status(Status(state="planned", code=host.code()))
     assert set(planner.execute(same).provenance.code) == {"version", "commit", "dirty"}
     assert "the code has changed" not in same.read_log()
+
+
+def test_planning_a_waiting_run_again_plans_it_with_the_code_of_today(engine: FakeEngine) -> None:
+    """And one that has begun keeps what it was begun with."""
+    file, roots = compose.root_config()
+    made = plan.make(compose.load(file, roots, ["tracker=none"], multirun=True), name="again")
+    run_dir = made.store.run(made.runs[0].signature)
+    old = host.code() | {"commit": "1" * 40}
+    for state, expected in {"planned": host.code(), "failed": old}.items():
+        run_dir.write_status(Status(state=state, code=old))
+        made.commit()
+        status = run_dir.read_status()
+        assert status is not None
+        assert status.code == expected
 
 
 def test_tables_that_a_step_leaves_are_stored(planner: Planner) -> None:

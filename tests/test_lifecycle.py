@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from vitq.config import RunConfig
 from vitq.result import Status
 from vitq.standing import standing
 from vitq.store import Store, SweepRecord, claim
+from vitq.store.submissions import Submission
 from vitq.stored import stored_plan
 
 
@@ -118,14 +120,20 @@ def test_gc_keeps_what_is_needed(store: Store, capsys: pytest.CaptureFixture[str
     code = "import os; from vitq.store.atomic import host_id; print(host_id(), os.getpid())"
     writer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     host, pid = writer.stdout.split()
-    leaving = store.run(done).path / f".result.json.{host}.{pid}.0.tmp"
-    leaving.write_text("{")
+    leavings = [store.run(done).path, store.run(done).artifacts_dir, store.sweep_folder("one"), store.root]
+    for folder in leavings:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f".result.json.{host}.{pid}.0.tmp").write_text("{")
+    for token, names in {"0" * 12: [[done], [loose]], "1" * 12: [[done], [half]]}.items():
+        words: dict[str, Any] = {"command": [], "max_retries": 1, "max_timeouts": 1}
+        store.submissions.write(Submission(token=token, allocations=names, **words))
 
     assert main(["gc"]) == 0
-    assert "2 found" in capsys.readouterr().out
-    assert leaving.exists()
+    assert "6 found" in capsys.readouterr().out
+    assert len(list(store.root.rglob("*.tmp"))) == len(leavings)
     assert main(["gc", "--yes"]) == 0
-    assert not leaving.exists()
+    assert not list(store.root.rglob("*.tmp"))
+    assert [submission.token for submission in store.submissions.all()] == ["1" * 12]
     assert not store.run(done).state_dir.exists()
     assert store.run(half).state_dir.exists()  # it goes on from there
     assert main(["gc", "--yes", "--orphans"]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,8 +36,9 @@ class Garbage:
 def garbage(store: Store, orphans: bool = False) -> Iterator[Garbage]:
     """What may go. A run that is under way is never touched.
 
-    Always: temporary files whose writer is dead, the resume state of finished runs and of their probes. orphans: runs
-    that no sweep lists too, finished ones included (a run started with `vitq run` is in no sweep).
+    Always: temporary files whose writer is dead, the resume state of finished runs and of their probes, scripts and
+    logs of SLURM jobs whose runs all have their results. orphans: runs that no sweep lists too, finished ones included
+    (a run started with `vitq run` is in no sweep).
     """
     listed = {signature for name in store.sweeps() for signature in store.read_sweep(name).signatures}
     for signature in store.signatures():
@@ -53,16 +55,25 @@ def garbage(store: Store, orphans: bool = False) -> Iterator[Garbage]:
             yield Garbage(run.probe_state_dir, "resume state of stopped probes", _size(run.probe_state_dir))
         yield from _leavings(run.path)
         yield from _claims(run)
+    for submission in store.submissions.all():
+        runs = (store.run(name) for names in submission.allocations for name in names)
+        if all(run.is_done() and not run.claim_path.exists() for run in runs):
+            folder = store.submissions.folder(submission.token)
+            yield Garbage(folder, "script and logs of SLURM jobs whose runs are finished", _size(folder))
     if store.root.is_dir():
-        yield from _leavings(store.root)
-        for folder in (store.root / "sweeps", store.root / "sweeps" / "history"):
-            if folder.is_dir():
-                yield from _leavings(folder)
+        yield from (_temporary(path) for path in abandoned(store.root))
+        for folder in (store.root / "sweeps", store.submissions.path):
+            yield from _leavings(folder)
 
 
-def _leavings(folder: Path) -> Iterator[Garbage]:
-    for path in abandoned(folder):
-        yield Garbage(path, "temporary file of a dead process", _size(path))
+def _leavings(top: Path) -> Iterator[Garbage]:
+    """Temporary files in a folder and below."""
+    for folder, _, _ in os.walk(top):
+        yield from (_temporary(path) for path in abandoned(Path(folder)))
+
+
+def _temporary(path: Path) -> Garbage:
+    return Garbage(path, "temporary file of a dead process", _size(path))
 
 
 def _held(run: RunDir) -> bool:

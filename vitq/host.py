@@ -58,13 +58,15 @@ def provenance(started_at: str, attempt: int, planned: dict[str, str | None] | N
 
 def versions() -> dict[str, str]:
     """Installed versions: Python, vitq and `PACKAGES`, read from package metadata (nothing is imported)."""
-    found = {"python": platform.python_version(), "vitq": vitq.__version__}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    return {"python": platform.python_version(), "vitq": vitq.__version__} | {name: _version(name) for name in PACKAGES}
+
+
+@functools.cache
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def host() -> dict[str, str | int]:

@@ -151,8 +151,7 @@ class Journal(Progress):
         )
 
     def _log(self, text: str) -> None:
-        with self._run_dir.log_path.open("a", encoding="utf-8") as log:
-            log.write(f"{utc_now()} {text.rstrip()}\n")
+        self._run_dir.append_log(f"{utc_now()} {text.rstrip()}\n")
 
 
 def stored_config(run_dir: RunDir) -> RunConfig:
@@ -173,12 +172,13 @@ def stored_config(run_dir: RunDir) -> RunConfig:
 
 def _measured(config: RunConfig, run_dir: RunDir, journal: Journal) -> tuple[Result, pd.DataFrame, QuantizedModel]:
     """`_measure`, once more where memory ran out while this process kept something of earlier runs."""
-    from vitq import device
     from vitq.shelf import SHELF
 
     try:
         return _measure(config, run_dir, journal)
     except (MemoryError, RuntimeError) as error:
+        from vitq import device
+
         if not device.is_out_of_memory(error) or not SHELF.clear():
             raise
     # Here, where the traceback and the tensors that it holds are gone.

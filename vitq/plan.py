@@ -56,7 +56,9 @@ class Plan:
                 continue
             run_dir = self.store.run(run.signature)
             run_dir.write_config(run.config.to_dict())
-            if not run_dir.status_path.exists():
+            known = run_dir.status_hint()
+            # Planned again by other code, and begun by nobody: this plan is the one that counts.
+            if known is None or (known.state == "planned" and known.code != host.code()):
                 run_dir.write_status(Status(state="planned", code=host.code()))
         if self.sweep:
             record = SweepRecord(

@@ -46,28 +46,26 @@ class Shelf:
 
     def model(self, key: Hashable, load: Callable[[], nn.Module]) -> nn.Module:
         """A model for the caller alone: a copy of what `load` gave when the key was asked for first."""
-        kept = self.get("models", key)
+        group = ("model", key)  # of its own: models make room for each other
+        kept = self._get(group, key)
         if kept is None:
             kept = load()
             size = sum(t.numel() * t.element_size() for t in (*kept.parameters(), *kept.buffers()))
-            # The group is the key: models make room for each other.
-            if not self._put(("models", key), key, kept, size, next(kept.parameters()).device):
+            if not self._put(group, key, kept, size, next(kept.parameters()).device):
                 return kept
         own: nn.Module = copy.deepcopy(kept)
         return own
 
     def tensor(self, group: Hashable, key: Hashable) -> Tensor | None:
         """A tensor of `put`, to be read only; None where it is not kept."""
-        found: Tensor | None = self.get(group, key)
+        found: Tensor | None = self._get(group, key)
         return found
 
     def put(self, group: Hashable, key: Hashable, value: Tensor) -> None:
         """Keep a tensor that nobody changes any more, where there is room."""
         self._put(group, key, value, value.numel() * value.element_size(), value.device)
 
-    def get(self, group: Hashable, key: Hashable) -> Any:
-        """What is kept, None for nothing."""
-        group = (group, key) if group == "models" else group
+    def _get(self, group: Hashable, key: Hashable) -> Any:
         if group not in self._groups:
             return None
         self._groups.move_to_end(group)
@@ -83,7 +81,7 @@ class Shelf:
     def _put(self, group: Hashable, key: Hashable, value: Any, size: int, device: torch.device) -> bool:
         room = SHARE * (self._free(device) + self._held(device))
         others = [name for name in self._groups if name != group]
-        if size + sum(self._held(device, name) for name in (group,)) > room:
+        if size + self._held(device, group) > room:
             return False
         while size + self._held(device) > room:
             self._groups.pop(others.pop(0))

@@ -187,6 +187,9 @@ def make(console: Console, name: str, total: int) -> Show:
 
 def _scores(result: Result) -> str:
     top1, drop = result.metrics.top1, result.metrics.drop
+    # A job that waited in a queue meets the code of the day; its result says so (`provenance.code`), and so do we.
+    other = any(key.startswith("planned_") for key in result.provenance.code)
+    changed = "; the code has changed since it was planned" if other else ""
     if top1 is None:
-        return "top-1 is not a finite number"
-    return f"top-1 {top1:.2f} %" + ("" if drop is None else f", drop {drop:.2f} points")
+        return f"top-1 is not a finite number{changed}"
+    return f"top-1 {top1:.2f} %" + ("" if drop is None else f", drop {drop:.2f} points") + changed

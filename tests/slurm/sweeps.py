@@ -116,12 +116,14 @@ def real(folder: Path, launcher: str, *words: str, name: str = "test", **options
 
 
 def facts(planned: Plan) -> dict[str, tuple[Any, ...]]:
-    """All of each result that has to be equal wherever it was computed, predictions bit for bit."""
+    """All of each result that has to be equal wherever it was computed, bit for bit: predictions, and the model where
+    it is kept."""
     found = {}
     for run in planned.runs:
         run_dir = planned.store.run(run.signature)
         result = run_dir.read_result()
         assert result is not None, run_dir.read_status()
         table = run_dir.read_sites().to_json(double_precision=15)
-        found[run.signature] = (result.metrics, result.size, table, run_dir.predictions_path.read_bytes())
+        model = run_dir.model_path.read_bytes() if run.config.keep_model else b""
+        found[run.signature] = (result.metrics, result.size, table, run_dir.predictions_path.read_bytes(), model)
     return found

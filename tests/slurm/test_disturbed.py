@@ -14,7 +14,7 @@ from tests.slurm.sweeps import facts, launch, launched, real, tidy, until
 from vitq.standing import standing
 
 # Eight segments of about a second each.
-WORDS = ["method=qdrop", "bits=w4a4", "calib.size=64", "data.eval_limit=64", "method.iterations=80"]
+WORDS = ["method=qdrop", "bits=w4a4", "calib.size=64", "data.eval_limit=64", "method.iterations=80", "keep_model=true"]
 
 
 Known = tuple[Path, dict[str, tuple[Any, ...]]]

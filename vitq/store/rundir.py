@@ -229,6 +229,17 @@ class RunDir:
         except (pa.ArrowException, OSError, ValueError) as error:
             raise _unreadable(path, error, self._again) from error
 
+    def append_log(self, text: str) -> None:
+        """Add to what the attempts of the run wrote. Raises StoreError when the disk refuses."""
+        try:
+            with self.log_path.open("a", encoding="utf-8") as log:
+                log.write(text)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {self.log_path}: {error.strerror or error}; free space or permissions there, and start "
+                "again"
+            ) from error
+
     def read_log(self) -> str:
         """What the attempts of the run wrote, empty before the first. Raises StoreError when it cannot be read."""
         return (read_bytes(self.log_path) or b"").decode(errors="replace")
