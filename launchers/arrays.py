@@ -36,6 +36,7 @@ def launch(plan: Plan, show: Show) -> list[str]:
     if all(plan.store.run(run.signature).is_done() for run in plan.runs):
         for run in plan.runs:
             show.skipped(run)
+            claim.bury(plan.store.run(run.signature))
         return []
     driver = Driver(plan, show)
     try:

@@ -100,6 +100,7 @@ class Queue:
         for run in sorted(plan.runs, key=lambda run: models.index(run.config.model.name)):
             if plan.store.run(run.signature).is_done():
                 show.skipped(run)
+                claim.bury(plan.store.run(run.signature))
             else:
                 self._waiting.append(run)
         self._places = places(options)
