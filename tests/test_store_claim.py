@@ -12,8 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from vitq.store import RunDir, claim
+from tests.report.conftest import config, correct, finish
+from vitq.errors import VitqError
+from vitq.store import RunDir, Store, SweepRecord, claim
+from vitq.store.atomic import host_id
 from vitq.store.claim import Claim
+from vitq.stored import stored_plan
 
 # Takes a claim as soon as a file appears, says whether it got it, and holds it until it is killed or told to go.
 TAKER = """
@@ -114,6 +118,24 @@ def test_a_successor_that_died_is_succeeded_in_turn(run: RunDir) -> None:
     assert claim.read(run) == held.owner
     held.release()
     assert list(run.path.iterdir()) == []
+
+
+def test_who_died_right_after_the_result_is_buried_by_the_next_retry(tmp_path: Path) -> None:
+    """Its run is not planned again: nobody else would come by."""
+    store = Store(tmp_path / "runs")
+    run = store.run(finish(store, config("a"), correct(1)))
+    store.write_sweep(SweepRecord(name="one", signatures=[run.signature]))
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    run.claim_path.write_text(claim.me().model_copy(update={"pid": gone.pid}).to_json())
+    run.state_dir.mkdir()
+    (run.path / f".status.json.{host_id()}.{gone.pid}.3.tmp").write_text("{")
+    with pytest.raises(VitqError, match="has no run to do"):
+        stored_plan(store, "one")
+    assert not run.state_dir.exists()
+    assert not list(run.path.glob("claim*"))
+    assert not list(run.path.glob(".*"))
+    assert run.is_done()
 
 
 def test_an_answer_that_nfs_lost_is_no_defeat(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from vitq.errors import ConfigError, VitqError, unknown
 from vitq.mirror import run_label
 from vitq.plan import Plan, PlannedRun
 from vitq.roots import Roots
-from vitq.store import Store
+from vitq.store import Store, claim
 from vitq.sweep import SweepConfig
 
 
@@ -31,6 +31,7 @@ def stored_plan(
             continue
         run_dir = store.run(signature)
         if run_dir.is_done():
+            claim.bury(run_dir)
             continue
         config, found = RunConfig.parse(run_dir.read_config())
         if config is None:

@@ -35,7 +35,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     """
     try:
         make_dir(path.parent)
-        _remove_abandoned(path.parent)
+        remove_abandoned(path.parent)
         with temporary_file(path) as temporary:
             write_file(temporary, data)
             os.replace(temporary, path)
@@ -103,7 +103,8 @@ def _sync_dir(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove_abandoned(directory: Path) -> None:
+def remove_abandoned(directory: Path) -> None:
+    """Remove the temporary files in a folder whose writer is dead. Raises OSError where it cannot be listed."""
     for path in abandoned(directory):
         # Another writer may be removing the same file; a file that stays is tried again by the next writer.
         with contextlib.suppress(OSError):

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from vitq.errors import StoreError
 from vitq.result import Record
-from vitq.store.atomic import host_id, make_dir, temporary_file, write_file
+from vitq.store.atomic import host_id, make_dir, remove_abandoned, temporary_file, write_file
 from vitq.store.rundir import RunDir, read_bytes
 
 # Seconds between two signs of life, and how long one of another machine may stand still before it counts as dead.
@@ -108,7 +108,7 @@ class Claim:
 
 
 def bury(run_dir: RunDir) -> None:
-    """Remove what a dead owner left: its claim, by succeeding it, and the resume state where it had finished.
+    """Remove what a dead owner left: its claim, by succeeding it, the resume state where it had finished, half files.
 
     An owner that is alive keeps all of it. Raises StoreError when the disk refuses.
     """
@@ -117,6 +117,7 @@ def bury(run_dir: RunDir) -> None:
         with claim:
             if run_dir.is_done():
                 run_dir.clear_state()
+            remove_abandoned(run_dir.path)
 
 
 def give_back(run_dir: RunDir) -> None:
