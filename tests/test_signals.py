@@ -38,6 +38,31 @@ except signals.Interrupted as stop:
 """
 
 
+IGNORED_AT_FIRST = """
+import os, signal, time, weakref
+from vitq import signals
+
+class Thing:
+    pass
+
+try:
+    with signals.interruptible():
+        thing = Thing()
+        # As in the import system, which drops its locks so: Python cannot raise what a callback raises.
+        callback = weakref.ref(thing, lambda _: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(0.01)))
+        del thing
+        print("ignored")
+        time.sleep(60)
+except signals.Interrupted as stop:
+    print(stop)
+"""
+
+
+def test_a_signal_that_python_cannot_raise_at_once_is_raised_later() -> None:
+    done = subprocess.run([sys.executable, "-c", IGNORED_AT_FIRST], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "ignored\ntold to stop by SIGTERM\n"), done.stderr
+
+
 @pytest.mark.parametrize("number", signals.STOPPING)
 def test_a_signal_becomes_one_exception(number: signal.Signals) -> None:
     """In a process of its own, which lives without threads other than the main one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,9 @@ from typing import Any
 
 # SLURM sends SIGTERM before it kills, and a signal of the user's choice before the time limit.
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+
+# Seconds until an Interrupted that Python had to ignore is raised again.
+_AGAIN = 0.05
 
 
 class Interrupted(KeyboardInterrupt):
@@ -29,6 +33,7 @@ _mine: dict[int, Any] = {}  # signal → the handler that was there before
 def interruptible() -> Iterator[None]:
     """Raise Interrupted in the main thread when one of STOPPING arrives, once: what cleans up is not disturbed again.
 
+    Where Python cannot raise it (in a callback of the import system, in a destructor) it is raised again afterwards.
     Forked children get the default back: they are ended by SIGTERM as anybody expects. Started programs never inherit
     handlers. Elsewhere than in the main thread, where Python allows no handlers, this does nothing.
     """
@@ -43,11 +48,25 @@ def interruptible() -> Iterator[None]:
             told = True
             raise Interrupted(number)
 
+    def unraisable(args: sys.UnraisableHookArgs) -> None:
+        nonlocal told
+        if not isinstance(args.exc_value, Interrupted):
+            hook(args)
+            return
+        told = False
+        # Later: in this very place it would be swallowed once more.
+        again = threading.Timer(_AGAIN, os.kill, (os.getpid(), args.exc_value.number))
+        again.daemon = True
+        again.start()
+
+    hook = sys.unraisablehook
+    sys.unraisablehook = unraisable
     for number in STOPPING:
         _mine[number] = signal.signal(number, stop)
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number in STOPPING:
             signal.signal(number, _mine.pop(number))
 

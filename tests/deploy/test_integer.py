@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,3 +196,35 @@ def test_what_int8_cannot_hold_stays_in_float_and_says_why(workspace: Make, tmp_
     assert "the codes of Log2 are not evenly spaced" in reasons["blocks.0.attn.context"]
     assert "blocks.1.mlp.fc2.input is not quantized" in reasons["blocks.1.mlp.fc2"]
     assert reasons["blocks.0.mlp.fc2"] == ""
+
+
+SIGNALLED = """
+import gc, os, signal, threading, time
+import numpy as np
+import openvino, openvino.opset13 as ops
+from vitq.deploy import openvino_runtime
+
+image = ops.parameter([8, 64], openvino.Type.f32)
+weight = ops.constant(np.ones((64, 64), np.float32))
+graph = [openvino_runtime.compiled(openvino.Model([ops.matmul(image, weight, False, False)], [image]), "bf16", 1)]
+openvino_runtime.Request(graph[0]).infer(np.ones((8, 64), np.float32))
+
+def drop():  # what OpenVINO holds is let go in another thread than the one that compiled
+    graph.clear()
+    gc.collect()
+
+thread = threading.Thread(target=drop)
+thread.start()
+thread.join()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(10)
+except KeyboardInterrupt:
+    print("alive")
+"""
+
+
+def test_a_signal_after_a_graph_is_gone_does_not_crash() -> None:
+    command = [sys.executable, "-X", "faulthandler", "-c", SIGNALLED]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "alive"), done.stderr

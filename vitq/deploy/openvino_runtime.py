@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vitq.deploy import signal_stack
 from vitq.errors import DeployError
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def save(model: openvino.Model, path: Path) -> None:
 def compiled(model: openvino.Model, precision: str, threads: int) -> openvino.CompiledModel:
     """The graph compiled for the CPU. precision: `f32` or `bf16` (of what is not integer)."""
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-    return _openvino().Core().compile_model(model, "CPU", settings)
+    with signal_stack.kept():
+        return _openvino().Core().compile_model(model, "CPU", settings)
 
 
 class Request:
