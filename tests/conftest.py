@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,13 @@ from tests.tiny import workspace  # noqa: F401 - a fixture for the engine's test
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in a job started by `&`: children would inherit it, and those that tests interrupt would never end.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_kept() -> None:
+    """Each test begins like a new process: no model and no activations of an earlier one."""
+    if kept := sys.modules.get("vitq.shelf"):
+        kept.SHELF.clear()
 
 
 @pytest.fixture
