@@ -52,7 +52,7 @@ class SlurmRound(chaos.Round):
             jobs = [process.pid for process in self._processes() if "vitq.launchers.allocation" in process.cmdline()]
             victims = [driver.pid, *jobs, *list(self._workers()) * 2]
             self._kill(self.random.choice(victims))
-            if self.kills == kills // 2:
+            if self.kills == 2:  # early: the sweep may be through before the last kill
                 self._lose_node(self.random.choice(NODES))
             if driver.poll() is not None:
                 driver = self._start()
