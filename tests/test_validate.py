@@ -92,6 +92,16 @@ CALIBRATE = {"all": {"do": "calibrate"}}
         ),
         ({"kinds": KINDS}, {}, "no step fits them"),
         (
+            {"kinds": KINDS, "steps": {"a": {"do": "calibrate", "sites": "activations"}}},
+            {},
+            r"no step fits the quantizers of weight; .* bits.kinds.weight=fp",
+        ),
+        (
+            {"kinds": KINDS, "steps": {"w": {"do": "gptq"}, "a": {"do": "calibrate", "kinds": ["post_norm"]}}},
+            {},
+            "no step fits the quantizers of post_gelu",
+        ),
+        (
             {"kinds": {"weight": {}}, "steps": {"a": {"do": "reparameterize"}}},
             {},
             "needs a uniform quantizer for kind post_norm",
@@ -118,4 +128,12 @@ def test_a_default_answers_for_quantized_kinds_only() -> None:
 
 def test_a_step_that_is_switched_off_is_not_checked_against_the_config() -> None:
     steps = {"all": {"do": "calibrate"}, "fold": {"do": "reparameterize", "enabled": False}}
+    assert found({"kinds": KINDS, "steps": steps}) == []
+
+
+def test_what_is_left_unquantized_needs_no_step() -> None:
+    steps = {"a": {"do": "calibrate", "sites": "activations"}}
+    assert found({"kinds": KINDS, "steps": steps}, bits={"weight": "fp"}) == []
+    assert found({"kinds": KINDS, "steps": steps}, bits={"kinds": {"weight": "fp"}}) == []
+    steps = {"w": {"do": "gptq"}, "a": {"do": "calibrate", "sites": "activations"}}
     assert found({"kinds": KINDS, "steps": steps}) == []

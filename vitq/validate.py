@@ -110,6 +110,21 @@ def _steps(config: RunConfig) -> Iterator[str]:
             f"Steps: {', '.join(STEPS)}"
         )
     yield from _order(steps)
+    yield from _covered(config, steps)
+
+
+def _covered(config: RunConfig, steps: dict[str, Step]) -> Iterator[str]:
+    """Kinds that are quantized although no step fits their quantizers."""
+    if not steps:
+        return
+    fitted = {kind for step in steps.values() for kind in step.fits()}
+    # Few models have sites of the kind `other`: a recipe that names its kinds one by one may leave it out.
+    for kind in (*KINDS, *FULL_KINDS):
+        if kind not in fitted and kind != "other" and config.method.quantizer(kind) and _quantized(kind, config.bits):
+            yield (
+                f"method.steps: no step fits the quantizers of {kind}; name it in the kinds of a step with "
+                f"do: calibrate, or leave it unquantized with bits.kinds.{kind}=fp"
+            )
 
 
 def _kept(config: RunConfig) -> Iterator[str]:

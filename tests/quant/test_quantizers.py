@@ -190,6 +190,20 @@ def test_mse_search_beats_min_max_and_percentile_on_its_own_objective() -> None:
     assert errors["percentile"] <= errors["minmax"], errors
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_mse_search_of_values_on_one_side_of_zero_cuts_their_tail(sign: int) -> None:
+    """1,000 values between 5 and 6 and one of 12: the range [5, 5 + L] costs (L/15)²/12 for each of the many and
+    (7 − L)² for the one, the least at L = 5.11."""
+    x = torch.cat([5 + torch.linspace(0, 1, 1000), torch.tensor([12.0])]).view(1, -1, 1) * sign
+    quantizer = fitted("uniform", 4, x, range="mse", include_zero=False, shrink_to="near")
+    ends = quantizer.decode(torch.tensor([0, 15]).view(1, 2, 1)).abs().flatten().tolist()
+    near, far = sorted(ends)
+    step = float(quantizer.get_buffer("scale")[0])
+    assert near == pytest.approx(5, abs=step / 2 + 1e-5), "zero points are whole numbers"
+    assert 15 * step == pytest.approx(5.11, abs=0.6)
+    assert far < 11
+
+
 @pytest.mark.parametrize("include_zero", [False, True])
 def test_a_percentile_range_without_extent_becomes_the_full_one(include_zero: bool) -> None:
     """Nearly constant: 0.1 % of the values differ, fewer than every percentile cuts off."""
@@ -210,6 +224,8 @@ def test_errors_name_value_and_remedy() -> None:
         fitted("log2", 4, torch.tensor([[[-1.0, 1.0]]]))
     with pytest.raises(ValueError, match=r"percentile 0.3 is outside"):
         fitted("uniform", 4, torch.rand(1, 2, 2), range="percentile", percentiles=[0.3])
+    with pytest.raises(ValueError, match="shrink_to='far'; valid: zero, near"):
+        fitted("uniform", 4, torch.rand(1, 2, 2), range="mse", shrink_to="far")
     with pytest.raises(RuntimeError, match="before it was fitted"):
         build("uniform", 4, Axes(0), "tensor", "minmax", False, {}).encode(torch.rand(2))
     with pytest.raises(ValueError, match="empty tensor"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass as plain
 from typing import Literal
 
@@ -55,6 +56,9 @@ class Erq(Step):
     flips: int = 100
     choose: Literal["gradient", "decrease"] = "gradient"
     patch: bool = False
+
+    def fits(self) -> Collection[str]:
+        return ("weight",)
 
     def check(self, config: RunConfig) -> list[str]:
         problems = needs_uniform_weights(config, "erq")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -31,6 +33,9 @@ class Gptq(Step):
     damping: float = 0.01
     act_order: bool = False
     block: int = 128
+
+    def fits(self) -> Collection[str]:
+        return ("weight",)
 
     def check(self, config: RunConfig) -> list[str]:
         problems = needs_uniform_weights(config, "gptq")

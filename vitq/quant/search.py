@@ -18,13 +18,15 @@ from vitq.quant.distribution import Distribution
 PERCENTILES = (0.999, 0.9999, 0.99999)
 # Number of shrink factors tried by the MSE search.
 CANDIDATES = 100
+# What the MSE search shrinks a range to: zero, or the end nearer to zero of a range that lies on one side of it.
+SHRINK = ("zero", "near")
 
 # (low, high) → (G, N) reconstruction of the distribution's values under that range.
 RoundTrip = Callable[[Tensor, Tensor], Tensor]
 
 
 def check(settings: Mapping[str, Any]) -> None:
-    """Raise ValueError where a quantizer's options `percentiles` and `candidates` cannot be searched over."""
+    """Raise ValueError where a quantizer's options `percentiles`, `candidates` and `shrink_to` are not valid."""
     percentiles, steps = settings.get("percentiles", PERCENTILES), settings.get("candidates", CANDIDATES)
     if not isinstance(percentiles, list | tuple) or not percentiles:
         raise ValueError(f"percentiles={percentiles!r}; a list of numbers is needed, e.g. [0.999, 0.9999]")
@@ -33,19 +35,27 @@ def check(settings: Mapping[str, Any]) -> None:
             raise ValueError(f"percentile {p!r} is outside (0.5, 1]; e.g. 0.9999")
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
         raise ValueError(f"candidates={steps!r}; a whole number of at least 1 is needed")
+    if (to := settings.get("shrink_to", SHRINK[0])) not in SHRINK:
+        raise ValueError(f"shrink_to={to!r}; valid: {', '.join(SHRINK)}")
 
 
 def candidates(
-    distribution: Distribution, range: str, percentiles: Sequence[float], steps: int
+    distribution: Distribution, range: str, percentiles: Sequence[float], steps: int, to: str = SHRINK[0]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Ranges (low, high), each (G,), that a search tries. The full range always is the first for `minmax` and `mse`."""
+    """Ranges (low, high), each (G,), that a search tries. The full range always is the first for `minmax` and `mse`.
+
+    `mse` shrinks it towards zero. With to="near", for quantizers whose range need not hold zero, a range on one side of
+    zero is shrunk towards its end that is nearer to zero instead: shrunk towards zero it would leave the values.
+    """
     low, high = distribution.low, distribution.high
     if range == "minmax":
         return [(low, high)]
     if range == "percentile":
         return [_percentile(distribution, p) for p in percentiles]
     if range == "mse":
-        return [(low * (1 - i / steps), high * (1 - i / steps)) for i in builtins.range(steps)]
+        fixed = torch.zeros_like(low) if to == "zero" else torch.zeros_like(low).clamp(low, high)
+        shares = [1 - i / steps for i in builtins.range(steps)]
+        return [(fixed + (low - fixed) * share, fixed + (high - fixed) * share) for share in shares]
     raise ValueError(f"unknown range search {range!r}; valid: minmax, percentile, mse")
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Layout
 from vitq.quant.quantizer import QUANTIZERS, Quantizer
-from vitq.quant.search import CANDIDATES, PERCENTILES, best, candidates
+from vitq.quant.search import CANDIDATES, PERCENTILES, SHRINK, best, candidates
 
 # Least scale: 1/s stays finite in float32.
 _TINY = 1e-30
@@ -24,12 +24,17 @@ class UniformQuantizer(Quantizer):
     which leaves 2^(b−1) codes for negative values and 2^(b−1) − 1 for positive ones (two's complement).
     constants: (G,) value of each group that held a single value when it was fitted, NaN for the others.
 
-    Options: percentiles, candidates (see search.py); include_zero: widen the range so that zero is a code exactly, as
-    integer arithmetic wants it; channel-wise post-LayerNorm ranges that are to be reparameterized do without
-    (RepQ-ViT).
+    Options: percentiles, candidates, shrink_to (see search.py); include_zero: widen the range so that zero is a code
+    exactly, as integer arithmetic wants it; channel-wise post-LayerNorm ranges that are to be reparameterized do
+    without (RepQ-ViT).
     """
 
-    options: ClassVar[dict[str, Any]] = {"percentiles": PERCENTILES, "candidates": CANDIDATES, "include_zero": True}
+    options: ClassVar[dict[str, Any]] = {
+        "percentiles": PERCENTILES,
+        "candidates": CANDIDATES,
+        "shrink_to": SHRINK[0],
+        "include_zero": True,
+    }
     parameter_names = ("scale", "zero_point")
     scale: Tensor
     zero_point: Tensor
@@ -41,7 +46,8 @@ class UniformQuantizer(Quantizer):
         self._learned = False
 
     def fit(self, distribution: Distribution, layout: Layout) -> None:
-        tried = candidates(distribution, self.range, self.settings["percentiles"], self.settings["candidates"])
+        percentiles, steps, to = (self.settings[key] for key in ("percentiles", "candidates", "shrink_to"))
+        tried = candidates(distribution, self.range, percentiles, steps, to)
         tried = [self._widen(low, high) for low, high in tried]
 
         def roundtrip(low: Tensor, high: Tensor) -> Tensor:

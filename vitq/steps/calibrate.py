@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -35,6 +35,14 @@ class Calibrate(Step):
     kinds: tuple[str, ...] = ()
     input: Literal["fp", "quantized"] = "fp"
     images: int | None = None
+
+    def fits(self) -> Collection[str]:
+        every = (*KINDS, *FULL_KINDS)
+        return [
+            kind
+            for kind in self.kinds or every
+            if self.sites == "all" or (kind == "weight") == (self.sites == "weights")
+        ]
 
     def check(self, config: RunConfig) -> list[str]:
         valid = (*KINDS, *FULL_KINDS)

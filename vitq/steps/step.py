@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -91,6 +91,10 @@ class Step(ABC):
     @abstractmethod
     def run(self, work: Workspace) -> None:
         """Change `work.model`."""
+
+    def fits(self) -> Collection[str]:
+        """Kinds of sites whose quantizers this step fits."""
+        return ()
 
     def check(self, config: RunConfig) -> list[str]:
         """Problems of this step's options with the rest of the config, found before anything starts."""

@@ -8,7 +8,7 @@ Hydra imports this module at the start of every application of its environment: 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
@@ -22,7 +22,11 @@ class VitqLauncher(Launcher):
 
     The jobs of a failed process do not stop the others. Where jobs failed, `return_value` of each of them raises one
     error that lists all: Hydra's own sweeper does so at the end of its batch.
+
+    name: of the launcher in vitq. Hydra may execute this module more than once, so that equal classes differ.
     """
+
+    name: ClassVar[str]
 
     def __init__(self, **options: Any):
         self.options = {
@@ -48,9 +52,13 @@ class VitqLauncher(Launcher):
 class VitqLocalLauncher(VitqLauncher):
     """A slot for each visible GPU, or several on CPU (`launchers/local.py`)."""
 
+    name = "local"
+
 
 class VitqSlurmLauncher(VitqLauncher):
     """An array of SLURM jobs through submitit (`launchers/slurm.py`)."""
+
+    name = "slurm"
 
 
 @dataclass

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.utils import JobReturn, configure_log, filter_overrides
-from hydra_plugins.vitq_launcher import VitqLauncher, VitqSlurmLauncher
+from hydra_plugins.vitq_launcher import VitqLauncher
 from hydra_plugins.vitq_launcher._errors import with_errors
 
 from vitq.errors import ConfigError
@@ -19,17 +19,16 @@ log = logging.getLogger(__name__)
 def launch(launcher: VitqLauncher, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
     """See VitqLauncher.launch."""
     assert launcher.config is not None
-    name = "slurm" if isinstance(launcher, VitqSlurmLauncher) else "local"
-    problems = CHECKS[name](launcher.options)
+    problems = CHECKS[launcher.name](launcher.options)
     if problems:
         raise ConfigError([problem.replace("launcher.options.", "hydra.launcher.", 1) for problem in problems])
     hydra = launcher.config.hydra
     configure_log(hydra.hydra_logging, hydra.verbose)
     Path(str(hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-    log.info(f"Launching {len(job_overrides)} jobs ({name})")
+    log.info(f"Launching {len(job_overrides)} jobs ({launcher.name})")
     for number, overrides in enumerate(job_overrides, first):
         log.info(f"\t#{number} : {' '.join(filter_overrides(overrides))}")
-    if name == "slurm":
+    if launcher.name == "slurm":
         from hydra_plugins.vitq_launcher._array import launch as execute
     else:
         from hydra_plugins.vitq_launcher._slots import launch as execute
