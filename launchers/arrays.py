@@ -36,7 +36,7 @@ def launch(plan: Plan, show: Show) -> list[str]:
     if all(plan.store.run(run.signature).is_done() for run in plan.runs):
         for run in plan.runs:
             show.skipped(run)
-            claim.bury(plan.store.run(run.signature))
+        _tidy(plan)
         return []
     driver = Driver(plan, show)
     try:
@@ -45,9 +45,15 @@ def launch(plan: Plan, show: Show) -> list[str]:
         if getattr(stop, "number", signal.SIGINT) == signal.SIGINT:
             driver.cancel()
         raise
+    _tidy(plan)
+    return driver.failed
+
+
+def _tidy(plan: Plan) -> None:
+    """Remove what dead processes left of these runs and their jobs."""
     for run in plan.runs:
         claim.bury(plan.store.run(run.signature))
-    return driver.failed
+    plan.store.submissions.tidy()
 
 
 def submit(plan: Plan, show: Show) -> int:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import Field
 
 from vitq.errors import StoreError
 from vitq.result import Count, Record, Timestamp, utc_now
-from vitq.store.atomic import write_bytes
+from vitq.store.atomic import remove_abandoned, write_bytes
 from vitq.store.rundir import read_record
 
 _REMEDY = "move its folder away; runs without a result are submitted again by the same command"
@@ -95,6 +96,12 @@ class Submissions:
             return read_record(self._tries(token, index), Tries, _REMEDY) or Tries()
         except StoreError:
             return Tries()
+
+    def tidy(self) -> None:
+        """Remove what writers who died in the middle of a write left: nobody writes again in the folder of a job."""
+        for folder in self.path.glob("*"):
+            with suppress(FileNotFoundError, NotADirectoryError):  # removed meanwhile; a file of somebody else's
+                remove_abandoned(folder)
 
     def _record(self, token: str) -> Path:
         return self.folder(token) / "submission.json"
