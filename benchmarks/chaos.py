@@ -34,7 +34,7 @@ SWEEP = "chaos"
 
 # The driver of a stored sweep, as `vitq retry` is one, without planning; and the worker it starts.
 DRIVER = """\
-import io, sys
+import sys
 from rich.console import Console
 from vitq.errors import VitqError
 from vitq.launchers import LAUNCHERS
@@ -46,7 +46,7 @@ try:
     plan = stored_plan(Store(sys.argv[1]), sys.argv[2])
 except VitqError:
     sys.exit(0)  # nothing is left to do
-with Show(Console(file=io.StringIO()), "chaos", len(plan.runs)) as show:
+with open(sys.argv[1] + "/../driver.log", "a") as log, Show(Console(file=log), "chaos", len(plan.runs)) as show:
     sys.exit(1 if LAUNCHERS["local"](plan, show) else 0)
 """
 WORKER = """\

@@ -26,7 +26,7 @@ import chaos  # noqa: E402
 
 from tests.slurm.cluster import NODES, Cluster, missing  # noqa: E402
 from vitq import compose, plan  # noqa: E402
-from vitq.store import Store  # noqa: E402
+from vitq.store import Store, claim  # noqa: E402
 
 OPTIONS = {
     "runs_per_job": 4, "time": 30, "warning": 30, "cpus": 1, "poll": 0.1, "ask": 1.0, "max_retries": 1000,
@@ -42,7 +42,7 @@ class SlurmRound(chaos.Round):
         self.nodes = 0
 
     def play(self, kills: int) -> None:
-        """See Round; the last kills are of nodes."""
+        """See Round; after the first kill a node dies, with all that it had."""
         driver = self._start()
         self._until(lambda: list(self._workers()), "a worker")
         while self.kills < kills:
@@ -51,10 +51,12 @@ class SlurmRound(chaos.Round):
                 break
             jobs = [process.pid for process in self._processes() if "vitq.launchers.allocation" in process.cmdline()]
             victims = [driver.pid, *jobs, *list(self._workers()) * 2]
-            self._kill(self.random.choice(victims))
-            if self.kills == 2:  # early: the sweep may be through before the last kill
+            victim = self.random.choice(victims)
+            self._kill(victim)
+            if self.kills == 1:  # early: the sweep may be through before the last kill
                 self._lose_node(self.random.choice(NODES))
-            if driver.poll() is not None:
+            if victim == driver.pid:
+                driver.wait()
                 driver = self._start()
         self._until(lambda: driver.poll() is not None, "the driver ends")
         driver = self._start()
@@ -74,8 +76,23 @@ class SlurmRound(chaos.Round):
         while not ready():
             self.cluster.hurry()
             if time.monotonic() > deadline:
-                raise RuntimeError(f"waited 120 s for: {what}")
+                raise RuntimeError(f"waited 120 s for: {what}\n{self._scene()}")
             time.sleep(0.2)
+
+    def _scene(self) -> str:
+        """What a wait that was too long looks like: queue, nodes, processes, unfinished runs, last words of drivers."""
+        store = Store(self.place / "runs")
+        runs = [store.run(name) for name in store.signatures()]
+        log = self.place / "driver.log"
+        return "\n".join(
+            [
+                self.cluster.run("squeue", "-r", "-t", "all", "-o", "%i %T %r %S %k", check=False),
+                self.cluster.run("sinfo", "-N", "-o", "%N %t %E", check=False),
+                *(f"{process.pid} {' '.join(process.cmdline())}" for process in self._processes()),
+                *(f"{run.signature} {run.status_hint()} {claim.read(run)}" for run in runs if not run.is_done()),
+                log.read_text()[-3000:] if log.exists() else "",
+            ]
+        )
 
     def _processes(self):  # type: ignore[no-untyped-def]
         mine = {os.getpid(), os.getppid()}

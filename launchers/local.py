@@ -10,18 +10,19 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import field
 from multiprocessing import connection
-from typing import IO, Annotated, Any
+from typing import IO, Annotated
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from vitq.config.base import RULES
 from vitq.errors import ConfigError, StoreError, VitqError
 from vitq.launchers.base import LAUNCHERS
+from vitq.launchers.options import OptionsOf
+from vitq.launchers.watched import Follower
 from vitq.plan import Plan, PlannedRun
 from vitq.progress import Progress
 from vitq.result import Result, Status
@@ -52,25 +53,8 @@ class Options:
     command: tuple[str, ...] = field(default_factory=lambda: (sys.executable, "-m", "vitq.job"))
 
 
-_ADAPTER: TypeAdapter[Options] = TypeAdapter(Options)
-
-
-def check(options: Mapping[str, Any]) -> list[str]:
-    """Problems of `launcher.options`."""
-    try:
-        _ADAPTER.validate_python(dict(options))
-    except ValidationError as error:
-        return [
-            f"launcher.options.{'.'.join(map(str, e['loc']))}: "
-            + ("unknown key" if e["type"] == "unexpected_keyword_argument" else e["msg"])
-            for e in error.errors(include_url=False)
-        ]
-    return []
-
-
-def parse(options: Mapping[str, Any]) -> Options:
-    """Checked options. Raises pydantic.ValidationError where `check` finds problems."""
-    return _ADAPTER.validate_python(dict(options))
+_OPTIONS = OptionsOf(Options)
+check, parse = _OPTIONS.check, _OPTIONS.parse
 
 
 @LAUNCHERS.register("local")
@@ -200,12 +184,12 @@ class Worker:
         self._progress: Progress | None = None
         self._heard = b""
         self._attempt, self._said, self._looked = 0, 0, 0.0
-        self._stage, self._done = "", 0
+        self._follower = Follower()
 
     def give(self, run: PlannedRun) -> None:
         """The next run; the one before has ended."""
         self.run, self.given = run, self.given + 1
-        self._progress, self._stage, self._done = None, "", 0
+        self._progress, self._follower = None, Follower()
         self._attempt = self._attempts()
         self._said = self._errors.seek(0, os.SEEK_END)
         # A process that is gone already is found by look().
@@ -293,12 +277,7 @@ class Worker:
         status = self._queue.plan.store.run(self.run.signature).status_hint()
         if status is None or status.state != "running" or status.attempt <= self._attempt:
             return
-        progress = self._begin()
-        if status.stage != self._stage or status.done < self._done:
-            progress.stage(status.stage, status.total)
-            self._stage, self._done = status.stage, 0
-        progress.advance(status.done - self._done, status.note)
-        self._done = status.done
+        self._follower.follow(status, self._begin())
 
     def _begin(self) -> Progress:
         assert self.run is not None

@@ -8,16 +8,17 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from vitq.config.base import RULES
 from vitq.errors import VitqError
+from vitq.launchers.options import OptionsOf
 
 # Seconds that a command of SLURM may take; a controller that is away makes each of them wait.
 _PATIENCE = 60.0
@@ -88,25 +89,8 @@ class Options:
     ask: Annotated[float, Field(gt=0)] = 15.0
 
 
-_ADAPTER: TypeAdapter[Options] = TypeAdapter(Options)
-
-
-def check(options: Mapping[str, Any]) -> list[str]:
-    """Problems of `launcher.options`."""
-    try:
-        _ADAPTER.validate_python(dict(options))
-    except ValidationError as error:
-        return [
-            f"launcher.options.{'.'.join(map(str, e['loc']))}: "
-            + ("unknown key" if e["type"] == "unexpected_keyword_argument" else e["msg"].removeprefix("Value error, "))
-            for e in error.errors(include_url=False)
-        ]
-    return []
-
-
-def parse(options: Mapping[str, Any]) -> Options:
-    """Checked options. Raises pydantic.ValidationError where `check` finds problems."""
-    return _ADAPTER.validate_python(dict(options))
+_OPTIONS = OptionsOf(Options)
+check, parse = _OPTIONS.check, _OPTIONS.parse
 
 
 class SlurmError(VitqError):

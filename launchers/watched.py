@@ -23,6 +23,21 @@ class Watcher:
         return Watched(self, run)
 
 
+class Follower:
+    """Moves a run's progress on, by what its process has recorded last."""
+
+    def __init__(self) -> None:
+        self._stage, self._done = "", 0
+
+    def follow(self, status: Status, progress: Progress) -> None:
+        """A new stage, or more of it done."""
+        if status.stage != self._stage or status.done < self._done:
+            progress.stage(status.stage, status.total)
+            self._stage, self._done = status.stage, 0
+        progress.advance(status.done - self._done, status.note)
+        self._done = status.done
+
+
 class Watched:
     """One run. Failures that were recorded before `begin_anew` do not count."""
 
@@ -30,7 +45,7 @@ class Watched:
         self.run = run
         self._show, self._run_dir = watcher.show, watcher.store.run(run.signature)
         self._progress: Progress | None = None
-        self._stage, self._done = "", 0
+        self._follower = Follower()
         self._before = self._attempt()
 
     def begin_anew(self) -> None:
@@ -53,12 +68,7 @@ class Watched:
             self.fail(status.error or "no reason was recorded")
             return False
         if status.state == "running":
-            progress = self._begin()
-            if status.stage != self._stage or status.done < self._done:
-                progress.stage(status.stage, status.total)
-                self._stage, self._done = status.stage, 0
-            progress.advance(status.done - self._done, status.note)
-            self._done = status.done
+            self._follower.follow(status, self._begin())
         return None
 
     def fail(self, reason: str, timed_out: bool = False) -> None:

@@ -1,0 +1,37 @@
+"""`launcher.options`, checked against the dataclass of a launcher's options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+T = TypeVar("T")
+
+
+class OptionsOf(Generic[T]):
+    """Reads `launcher.options` as a T."""
+
+    def __init__(self, dataclass: type[T]):
+        self._adapter: TypeAdapter[T] = TypeAdapter(dataclass)
+
+    def check(self, options: Mapping[str, Any]) -> list[str]:
+        """Problems of `launcher.options`, one line each."""
+        try:
+            self._adapter.validate_python(dict(options))
+        except ValidationError as error:
+            return [
+                f"launcher.options.{'.'.join(map(str, entry['loc']))}: "
+                + (
+                    "unknown key"
+                    if entry["type"] == "unexpected_keyword_argument"
+                    else entry["msg"].removeprefix("Value error, ")
+                )
+                for entry in error.errors(include_url=False)
+            ]
+        return []
+
+    def parse(self, options: Mapping[str, Any]) -> T:
+        """Checked options. Raises pydantic.ValidationError where `check` finds problems."""
+        return self._adapter.validate_python(dict(options))
