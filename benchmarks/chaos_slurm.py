@@ -88,9 +88,11 @@ class SlurmRound(chaos.Round):
             [
                 self.cluster.run("squeue", "-r", "-t", "all", "-o", "%i %T %r %S %k", check=False),
                 self.cluster.run("sinfo", "-N", "-o", "%N %t %E", check=False),
+                *(f"{process.pid} {' '.join(process.cmdline())}" for process in self.cluster.processes()),
                 *(f"{process.pid} {' '.join(process.cmdline())}" for process in self._processes()),
                 *(f"{run.signature} {run.status_hint()} {claim.read(run)}" for run in runs if not run.is_done()),
                 log.read_text()[-3000:] if log.exists() else "",
+                self.cluster.logs(lines=200),
             ]
         )
 

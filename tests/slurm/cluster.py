@@ -321,12 +321,15 @@ class Cluster:
         deadline = time.monotonic() + seconds
         while not ready():
             if time.monotonic() > deadline:
-                raise RuntimeError(f"waited {seconds:.0f} s for: {what}\n{self._logs()}")
+                raise RuntimeError(f"waited {seconds:.0f} s for: {what}\n{self.logs()}")
             time.sleep(0.1)
 
-    def _logs(self) -> str:
+    def logs(self, lines: int = 30) -> str:
+        """The end of every daemon's log."""
         files = sorted([*self.folder.glob("*.log"), *self.folder.glob("*.out")])
-        ends = [f"== {file.name}\n" + "\n".join(file.read_text(errors="replace").splitlines()[-30:]) for file in files]
+        ends = [
+            f"== {file.name}\n" + "\n".join(file.read_text(errors="replace").splitlines()[-lines:]) for file in files
+        ]
         return "\n".join([self.run("squeue", "-t", "all", check=False), *ends])
 
 
