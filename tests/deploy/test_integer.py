@@ -96,7 +96,7 @@ def exported(request: pytest.FixtureRequest, workspace: Make, tmp_path_factory: 
         folder = tmp_path_factory.mktemp(request.param)
         packed, work = packed_model(workspace, folder, family, name, **bits)
         path = folder / "model.onnx"
-        MADE[request.param] = Exported(work, packed, save_onnx(packed, path), path)
+        MADE[request.param] = Exported(work, packed, save_onnx(packed, path).products, path)
     return MADE[request.param]
 
 

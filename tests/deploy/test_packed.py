@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from tests.tiny import images, run, tiny
 from vitq.config import RunConfig, canonical
+from vitq.deploy.container import compressed
 from vitq.deploy.packed import load_packed, save_packed
 from vitq.errors import DeployError
 from vitq.sites import model_bytes, quantized_bytes
@@ -80,6 +81,12 @@ def test_loads_back_bit_for_bit(workspace: Make, tmp_path: Path, family: str, na
     assert canonical(packed.config) == canonical(config)
     assert packed.float_bytes == float_bytes
     assert packed.file_bytes == size == (tmp_path / "model.safetensors").stat().st_size
+    (tmp_path / "small.safetensors").write_bytes(compressed(tmp_path / "model.safetensors"))
+    small = load_packed(tmp_path / "small.safetensors")
+    assert torch.equal(logits(small.model, work), logits(work.model, work))
+    assert small.config == packed.config
+    assert small.float_bytes == float_bytes
+    assert small.file_bytes < size
     # What result.json counts, in the file: all but its header. Zero points may take two bytes, a factor of ptf four.
     payload = size - 8 - struct.unpack("<Q", (tmp_path / "model.safetensors").read_bytes()[:8])[0]
     counted = quantized_bytes(work.model, model_bytes(work.model.model))
@@ -108,14 +115,29 @@ def packed(workspace: Make, tmp_path: Path) -> Path:
     return tmp_path / "model.safetensors"
 
 
+@pytest.fixture(params=["plain", "compressed"])
+def either(packed: Path, request: pytest.FixtureRequest) -> Path:
+    if request.param == "compressed":
+        packed.write_bytes(compressed(packed))
+    return packed
+
+
+def test_the_compressed_form_of_a_compressed_form_is_itself(packed: Path) -> None:
+    small = compressed(packed)
+    packed.write_bytes(small)
+    assert compressed(packed) == small
+
+
 @pytest.mark.parametrize("kept", [0, 5, 2000, -1])
-def test_a_truncated_file(packed: Path, kept: int) -> None:
+def test_a_truncated_file(either: Path, kept: int) -> None:
+    packed = either
     packed.write_bytes(packed.read_bytes()[:kept])
     with pytest.raises(DeployError, match=r"model\.safetensors: it is damaged or truncated .* export it again"):
         load_packed(packed)
 
 
-def test_a_flipped_bit_anywhere_is_noticed(packed: Path) -> None:
+def test_a_flipped_bit_anywhere_is_noticed(either: Path) -> None:
+    packed = either
     data = packed.read_bytes()
     for place in range(8, len(data), len(data) // 50):
         packed.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
@@ -134,19 +156,19 @@ def rewrite(packed: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def test_a_newer_layout(packed: Path) -> None:
-    rewrite(packed, lambda header: header.update(version=2, novelty=True))
-    with pytest.raises(DeployError, match="layout version 2, this vitq reads version 1; update vitq"):
+    rewrite(packed, lambda header: header.update(version=3, novelty=True))
+    with pytest.raises(DeployError, match="layout version 3, this vitq reads versions 1 and 2; update vitq"):
         load_packed(packed)
 
 
 def test_a_file_from_before_a_field_was_added(packed: Path, workspace: Make) -> None:
     """A header without a field that has a default since: its sha256 is of the text that it has."""
-    from vitq.deploy.packed import _digest
+    from vitq.deploy.container import digest
 
     def drop(whole: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
         for spec in whole["header"]["quantizers"]:
             del spec["second"]
-        whole["sha256"] = _digest(json.dumps(whole["header"], separators=(",", ":")), tensors)
+        whole["sha256"] = digest(json.dumps(whole["header"], separators=(",", ":")), tensors)
 
     with safe_open(packed, framework="pt") as file:
         whole = json.loads(file.metadata()["vitq"])

@@ -35,6 +35,20 @@ def test_kept_or_repeated_the_model_is_the_same(planner: Planner, capsys: Any) -
     assert printed["bytes"] == len(bytes_kept)
     assert printed["float32_bytes"] == 2 * printed["float16_bytes"]
     assert printed["float32_ratio"] == pytest.approx(printed["float32_bytes"] / printed["bytes"], abs=1e-3)
+    words = ["export", kept.signature, "--runs-dir", str(planner.store.root), "--compress"]
+    assert cli.main([*words, "--json"]) == 0
+    small = json.loads(capsys.readouterr().out)
+    assert kept.model_path.read_bytes() == bytes_kept
+    path = Path(small["path"])
+    assert path == kept.deploy_dir / "model.safetensors"
+    assert load_packed(path).signature == kept.signature
+    assert small["forms"] == printed["forms"]
+    assert small["forms"]["compressed"]["bytes"] == small["bytes"] == path.stat().st_size < len(bytes_kept)
+    assert small["forms"]["plain"]["bytes"] == len(bytes_kept)
+    assert cli.main([*words, "--format", "onnx"]) == 2
+    assert "--compress is of packed checkpoints" in capsys.readouterr().err
+    assert cli.main([*words[:-1], "--int8-weights"]) == 2
+    assert "--int8-weights is of ONNX files" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -6,9 +6,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from vitq.deploy.integer import Product
+from vitq.deploy.container import compressed
+from vitq.deploy.onnx_file import Written, save_onnx
 from vitq.deploy.packed import Packed
 from vitq.deploy.source import packed_run
+from vitq.errors import DeployError
 from vitq.progress import Progress
 from vitq.store import RunDir
 from vitq.store.atomic import write_bytes
@@ -17,21 +19,35 @@ from vitq.store.atomic import write_bytes
 FORMATS = {"packed": ".safetensors", "onnx": ".onnx", "openvino": ".xml"}
 
 
-def export(run_dir: RunDir, form: str, output: Path | None, progress: Progress) -> dict[str, Any]:
+def export(
+    run_dir: RunDir,
+    form: str,
+    output: Path | None,
+    progress: Progress,
+    compress: bool = False,
+    int4: bool = True,
+) -> dict[str, Any]:
     """Write the run's model; returns what was written.
 
-    form: a key of FORMATS. output: None for a file in the run's folder. Gives path, sizes in bytes and their ratios to
-    float32 and float16; for the integer formats also how many products are int8, and why the others are not. Raises
+    form: a key of FORMATS. output: None for a file in the run's folder. compress: a packed checkpoint in its compressed
+    form. int4: ONNX with weights of four bits and less in four bits. Gives path, sizes in bytes and their ratios to
+    float32 and float16, of a packed checkpoint in both forms; for the integer formats also how many products are int8,
+    and why the others are not; for ONNX how many weights are in four bits, and why the others are in eight. Raises
     DeployError.
     """
+    if compress and form != "packed":
+        raise DeployError(f"--compress is of packed checkpoints; leave it out with --format {form}")
+    if not int4 and form != "onnx":
+        raise DeployError(f"--int8-weights is of ONNX files; leave it out with --format {form}")
     packed = packed_run(run_dir, progress)
-    path = output or (run_dir.model_path if form == "packed" else run_dir.deploy_dir / f"model{FORMATS[form]}")
     if form == "packed":
-        if output is not None:
-            write_bytes(path, run_dir.model_path.read_bytes())
-        return {"format": form, "path": str(path), **_sizes(packed, path.stat().st_size)}
+        return _packed(run_dir, packed, output, compress)
+    path = output or run_dir.deploy_dir / f"model{FORMATS[form]}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    products = write_onnx(packed, path) if form == "onnx" else write_openvino(packed, path)
+    written = save_onnx(packed, path, int4) if form == "onnx" else write_openvino(packed, path)
+    products, weights = written.products, {}
+    if written.int4:
+        weights = {"int4_weights": len(written.int4), "int8_weights": written.int8}
     files = [path] if form == "onnx" else [path, path.with_suffix(".bin")]
     return {
         "format": form,
@@ -39,26 +55,33 @@ def export(run_dir: RunDir, form: str, output: Path | None, progress: Progress) 
         **_sizes(packed, sum(file.stat().st_size for file in files)),
         "int8_products": sum(product.reason is None for product in products),
         "float_products": {product.name: product.reason for product in products if product.reason is not None},
+        **weights,
     }
 
 
-def write_onnx(packed: Packed, path: Path) -> list[Product]:
-    """The integer form as ONNX; what became of each product."""
-    from vitq.deploy.onnx_file import save_onnx
+def _packed(run_dir: RunDir, packed: Packed, output: Path | None, compress: bool) -> dict[str, Any]:
+    small = compressed(run_dir.model_path)
+    path = output or (run_dir.deploy_dir / "model.safetensors" if compress else run_dir.model_path)
+    if compress or output is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, small if compress else run_dir.model_path.read_bytes())
+    return {
+        "format": "packed",
+        "path": str(path),
+        **_sizes(packed, path.stat().st_size),
+        "forms": {"plain": _sizes(packed, packed.file_bytes), "compressed": _sizes(packed, len(small))},
+    }
 
-    return save_onnx(packed, path)
 
-
-def write_openvino(packed: Packed, path: Path) -> list[Product]:
+def write_openvino(packed: Packed, path: Path) -> Written:
     """The integer form as an OpenVINO graph (`path` .xml, and .bin beside it)."""
     from vitq.deploy import openvino_runtime
-    from vitq.deploy.onnx_file import save_onnx
 
     with tempfile.TemporaryDirectory() as folder:
         onnx = Path(folder) / "model.onnx"
-        products = save_onnx(packed, onnx)
+        written = save_onnx(packed, onnx)
         openvino_runtime.save(openvino_runtime.convert(onnx), path)
-    return products
+    return written
 
 
 def _sizes(packed: Packed, size: int) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from vitq.config import RunConfig, canonical, signature
 from vitq.errors import DeployError
 
-# Version of the file's layout. A reader refuses what is newer.
-PACKED_VERSION = 1
+# Version of the file's layout. A reader refuses what is newer. COMPRESSED_VERSION: of the compressed form, which holds
+# a plain one.
+PACKED_VERSION, COMPRESSED_VERSION = 1, 2
 
 
 class QuantizerSpec(BaseModel):
@@ -54,7 +55,7 @@ class Header(BaseModel):
 
     def text(self) -> str:
         """Compact JSON."""
-        return _compact(self.model_dump(mode="json"))
+        return compact(self.model_dump(mode="json"))
 
     def run_config(self) -> RunConfig:
         """The run's config; volatile keys have their defaults. Raises DeployError for one this vitq cannot read."""
@@ -68,11 +69,10 @@ class Header(BaseModel):
         return config
 
 
-def parse_header(text: str) -> tuple[Header, str, str]:
-    """(header, its text as the file has it, sha256). The file is not named.
+def envelope(text: str) -> tuple[dict[str, Any], str, int]:
+    """(raw header, sha256, version) of a file's metadata. The file is not named.
 
-    The text is what was hashed: a field that this vitq knows and the file's did not is no damage. Raises DeployError
-    for another version, and for what is no header.
+    Raises DeployError for a version that this vitq does not read, and for what is no header.
     """
     try:
         whole = json.loads(text)
@@ -80,18 +80,25 @@ def parse_header(text: str) -> tuple[Header, str, str]:
     except (ValueError, KeyError, TypeError) as error:
         raise DeployError(f"its header cannot be read ({type(error).__name__}: {error}); export it again") from error
     version = raw.get("version") if isinstance(raw, dict) else None
-    if version != PACKED_VERSION:
-        newer = isinstance(version, int) and version > PACKED_VERSION
+    if version not in (PACKED_VERSION, COMPRESSED_VERSION):
+        newer = isinstance(version, int) and version > COMPRESSED_VERSION
         action = "update vitq" if newer else "export it again"
-        raise DeployError(f"it has layout version {version!r}, this vitq reads version {PACKED_VERSION}; {action}")
+        known = f"versions {PACKED_VERSION} and {COMPRESSED_VERSION}"
+        raise DeployError(f"it has layout version {version!r}, this vitq reads {known}; {action}")
+    return raw, digest, version
+
+
+def parse_header(raw: dict[str, Any]) -> Header:
+    """The header of a plain form. Raises DeployError for what is none."""
     try:
-        return Header.model_validate(raw), _compact(raw), digest
+        return Header.model_validate(raw)
     except ValidationError as error:
         places = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
         raise DeployError(f"its header is not valid ({places})") from error
 
 
-def _compact(raw: dict[str, Any]) -> str:
+def compact(raw: dict[str, Any]) -> str:
+    """JSON without spaces."""
     return json.dumps(raw, separators=(",", ":"), allow_nan=False)
 
 

@@ -6,11 +6,13 @@ import io
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from vitq.deploy.int4 import store_int4
 from vitq.deploy.integer import Product, integer_form
 from vitq.deploy.packed import Packed
 from vitq.deploy.qdq import OPSET
@@ -18,26 +20,45 @@ from vitq.errors import DeployError
 from vitq.store.atomic import write_bytes
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
     from torch import nn
 
 INPUT, OUTPUT = "images", "logits"
 
 
-def save_onnx(packed: Packed, path: Path) -> list[Product]:
-    """Write the integer form of a model, dynamic in the batch; returns what became of each product.
+@dataclass(frozen=True)
+class Written:
+    """What became of each product. int4: weights stored in 4 bits; int8: the others, and why (none where none was to be
+    stored in 4 bits).
+    """
 
-    Input `images` (B, 3, S, S) float32, normalized; output `logits` (B, classes) float32. Checked with onnx's checker.
-    Raises DeployError: onnx is not installed, or the checker refuses.
+    products: list[Product]
+    int4: list[str] = field(default_factory=list)
+    int8: dict[str, str] = field(default_factory=dict)
+
+
+def save_onnx(packed: Packed, path: Path, int4: bool = False) -> Written:
+    """Write the integer form of a model, dynamic in the batch.
+
+    Input `images` (B, 3, S, S) float32, normalized; output `logits` (B, classes) float32. int4: store weights whose
+    codes fit four bits in four bits (vitq/deploy/int4.py), which needs opset 21. Checked with onnx's checker. Raises
+    DeployError: onnx is not installed, or the checker refuses.
     """
     model, products = integer_form(packed.model)
-    write_bytes(path, export(model, packed.config.model.input_size))
-    return products
+    proto = _exported(model, packed.config.model.input_size)
+    narrow, wide = store_int4(proto) if int4 else ([], {})
+    write_bytes(path, _checked(proto))
+    return Written(products, narrow, wide)
 
 
 def export(model: nn.Module, size: int) -> bytes:
     """A model of images (B, 3, size, size) as ONNX bytes, checked. Raises DeployError."""
+    return _checked(_exported(model, size))
+
+
+def _exported(model: nn.Module, size: int) -> ModelProto:
     try:
-        import onnx
+        import onnx  # noqa: F401
         import onnxscript  # noqa: F401 - what torch's exporter needs
     except ImportError as error:
         raise DeployError(f"ONNX needs {error.name}; pip install 'vitq[deploy]'") from error
@@ -58,6 +79,15 @@ def export(model: nn.Module, size: int) -> bytes:
     if program is None:
         raise DeployError("torch's exporter gave no ONNX program")
     proto = program.model_proto
+    # Of each node the exporter notes the lines of Python that it comes from, with this machine's paths.
+    for described in (*proto.graph.node, *proto.graph.value_info):
+        described.ClearField("metadata_props")
+    return proto
+
+
+def _checked(proto: ModelProto) -> bytes:
+    import onnx
+
     try:
         onnx.checker.check_model(proto, full_check=True)
     except onnx.checker.ValidationError as error:

@@ -1,26 +1,24 @@
 """Packed checkpoints: codes at their real widths, scales, zero points, recipe and signature in one safetensors file.
 
 Tensors of the file: each quantized weight under its own name as uint8, its codes bit-packed; every other parameter in
-float32; `quantizers.<parameter>`, the parameters of all quantizers one after another, in the order of the header's
-sites; `<layer>.balance`, the exponents of an input that is balanced at run time. Metadata: `vitq`, JSON that
-holds the header and the sha256 of header and tensors.
+float32, or in float16 where that holds it exactly; `quantizers.<parameter>`, the parameters of all quantizers one after
+another, in the order of the header's sites; `<layer>.balance`, the exponents of an input that is balanced at run time.
+The file itself: vitq/deploy/container.py.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 import vitq
 from vitq.config import RunConfig, signature
 from vitq.deploy.bitpack import pack, packed_bytes, unpack
-from vitq.deploy.header import Header, QuantizerSpec, hashed, parse_header
+from vitq.deploy.container import narrow, plain, read
+from vitq.deploy.header import Header, QuantizerSpec, hashed
 from vitq.errors import DeployError, VitqError
 from vitq.quant.dual import DualLayout
 from vitq.quant.layers import QuantLinear
@@ -55,7 +53,7 @@ def save_packed(model: QuantizedModel, config: RunConfig, float_bytes: int, path
     specs: list[QuantizerSpec] = []
     sites: dict[str, int | None] = {}
     parameters: dict[str, list[Tensor]] = {}
-    tensors = {name: value.detach().float().cpu().contiguous() for name, value in _plain_state(model).items()}
+    tensors = {name: narrow(value.detach().float().cpu()) for name, value in _plain_state(model).items()}
     for site in model.sites.values():
         sites[site.name] = None
         if not site.on or site.quantizer is None:
@@ -68,7 +66,7 @@ def save_packed(model: QuantizedModel, config: RunConfig, float_bytes: int, path
             parameters.setdefault(name, []).append(getattr(site.quantizer, name).detach().cpu())
         if site.is_weight:
             tensors[site.name] = _codes(site, site.quantizer, model.layer(site).weight)
-    tensors |= {_PARAMETERS + name: _narrow(torch.cat(values)) for name, values in parameters.items()}
+    tensors |= {_PARAMETERS + name: narrow(torch.cat(values)) for name, values in parameters.items()}
     for name, layer in _balanced(model):
         tensors[f"{name}.balance"] = _exponents(name, layer)
     header = Header(
@@ -78,9 +76,8 @@ def save_packed(model: QuantizedModel, config: RunConfig, float_bytes: int, path
         float_bytes=float_bytes,
         quantizers=specs,
         sites=sites,
-    ).text()
-    # One key alone: safetensors writes several in random order, and equal models are to be equal files.
-    data = save(tensors, {"vitq": f'{{"sha256":"{_digest(header, tensors)}","header":{header}}}'})
+    )
+    data = plain(header, tensors)
     write_bytes(path, data)
     return len(data)
 
@@ -93,7 +90,7 @@ def load_packed(path: Path) -> Packed:
     the file and what to do: missing, truncated, damaged, no packed checkpoint, newer layout, another architecture.
     """
     try:
-        header, tensors = _read(path)
+        header, tensors = read(path)
         config = header.run_config()
         model = _skeleton(config, header, tensors)
     except DeployError as error:
@@ -158,16 +155,6 @@ def _codes(site: Site, quantizer: Quantizer, weight: Tensor) -> Tensor:
         raise DeployError(f"{site.name}: {error}; its quantizer uses more levels than its bits hold") from error
 
 
-def _narrow(values: Tensor) -> Tensor:
-    """Whole numbers in the narrowest integers that hold all of them, else float32."""
-    whole = values.to(torch.int32)
-    if torch.equal(whole.to(values.dtype), values):
-        for dtype in (torch.uint8, torch.int8, torch.int16):
-            if torch.equal(whole.to(dtype).to(torch.int32), whole):
-                return whole.to(dtype)
-    return values
-
-
 def _balanced(model: QuantizedModel) -> list[tuple[str, QuantLinear]]:
     found = ((n, m) for n, m in model.model.named_modules() if isinstance(m, QuantLinear))
     return [(name, layer) for name, layer in found if layer.balance is not None]
@@ -179,33 +166,6 @@ def _exponents(name: str, layer: QuantLinear) -> Tensor:
     if not torch.equal(torch.exp2(exponents), layer.balance.detach().cpu()):
         raise DeployError(f"{name}: its input is multiplied by factors that are no powers of two")
     return exponents.to(torch.int8)
-
-
-def _digest(header: str, tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256(header.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except FileNotFoundError as error:
-        raise DeployError("there is no such file; `vitq export SIGNATURE --format packed` writes one") from error
-    except (SafetensorError, OSError) as error:
-        raise DeployError(f"it is damaged or truncated ({error}); export it again") from error
-    if "vitq" not in metadata:
-        raise DeployError("it is no packed checkpoint of vitq; `vitq export SIGNATURE --format packed` writes one")
-    # The version first: a newer layout may have another digest.
-    header, text, digest = parse_header(metadata["vitq"])
-    if digest != _digest(text, tensors):
-        raise DeployError("it is damaged (its content differs from its sha256); export it again")
-    return header, tensors
 
 
 def _skeleton(config: RunConfig, header: Header, tensors: dict[str, Tensor]) -> QuantizedModel:

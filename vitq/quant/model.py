@@ -31,6 +31,8 @@ class QuantizedModel(nn.Module):
         self.model = model
         # What sites share beside their own quantizers, e.g. a predictor of their scales; moves and is saved with them.
         self.predictor: nn.Module | None = None
+        # Whether everything without codes was rounded to float16's numbers (step `half`).
+        self.halved = False
         for name, kind in self.anatomy.inputs.items():
             _replace(model, name, _twin(model.get_submodule(name), name, kind))
         for name in self.anatomy.attentions:

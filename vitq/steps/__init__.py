@@ -1,6 +1,6 @@
 """The steps that recipes are made of. Importing the package registers them all."""
 
-from vitq.steps import allocate, bias_correction, calibrate, equalize, reconstruct, reparameterize
+from vitq.steps import allocate, bias_correction, calibrate, equalize, half, reconstruct, reparameterize
 from vitq.steps.step import STEPS, Step, Workspace
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "bias_correction",
     "calibrate",
     "equalize",
+    "half",
     "reconstruct",
     "reparameterize",
 ]
