@@ -1,8 +1,8 @@
 """Weights of 4 bits and less as INT4 or UINT4 in an ONNX file, half the bytes of int8; the arithmetic stays int8.
 
 A weight is stored in four bits and cast to int8 where the graph starts, less its zero point where that is not 0
-(UINT4), which runtimes do once, when they load it. A 4-bit tensor given to DequantizeLinear directly would be
-multiplied in float: ONNX Runtime makes MatMulNBits of it.
+(UINT4), which runtimes do once, when they load it. A 4-bit tensor given to DequantizeLinear directly is multiplied in
+float: ONNX Runtime 1.31 fuses no such pair into an int8 product.
 
 Opset 21 is the first with these types. ONNX Runtime there turns signed activations into unsigned ones and forgets an
 attribute that this opset has, so that they are unsigned here from the start: the same numbers, shifted by 128.
