@@ -134,3 +134,32 @@ def test_a_norm_whose_channels_are_all_constant_is_refused(workspace: Make) -> N
     run(work, ACTIVATIONS)
     with pytest.raises(ValueError, match=r"every output channel of blocks\.0\.norm1 is constant"):
         run(work, REPARAMETERIZE)
+
+
+def test_a_mean_zero_point_is_public_codes_one_and_survives_learning(workspace: Make) -> None:
+    """2^b + 1 levels: whole steps from zero, and half ones where the range ends; the function stays lossless."""
+    work = workspace(tiny("vit"), CHANNELWISE, activation=3)
+    with torch.no_grad():
+        before = work.model(images(work))
+    run(work, ACTIVATIONS)
+    site = "blocks.0.attn.qkv.input"
+    channel = uniform(work, site)
+    run(work, {**REPARAMETERIZE, "zero_point": "mean"})
+    zero = channel.zero_point.mean()
+    assert not float(zero).is_integer(), "or the choice would not matter here"
+    work.model.switch(work.model.sites.values(), on=False)
+    with torch.no_grad():
+        assert (work.model(images(work)) - before).abs().max() < 1e-4
+    learnt = {"do": "reconstruct", "quantize": ["activations"], "iterations": 1, "batch_size": 2, "compile": "off"}
+    run(work, learnt)
+    quantizer = uniform(work, site)
+    assert float(quantizer.zero_point[0]) == pytest.approx(float(zero))
+    scale, zero = quantizer.scale.double(), quantizer.zero_point.double()
+    x = torch.linspace(-10, 10, 4001).view(1, -1, 1) * quantizer.scale
+    expected = ((x.double() / scale).round() + zero).clamp(0, 7).sub(zero) * scale
+    found = quantizer(x)
+    # x / s is a tie in float64 where float32 rounds it away.
+    assert float(torch.isclose(found.double(), expected, rtol=1e-5).double().mean()) > 0.995
+    assert len(found.unique()) == 9
+    with pytest.raises(ValueError, match="zero_point=integer"):
+        quantizer.encode(x)

@@ -48,7 +48,7 @@ class ShiftedLogCodes(nn.Module):
         self.eta, self.last = float(quantizer.eta[0]), float(quantizer.last)
 
     def forward(self, x: Tensor) -> Tensor:
-        codes = ((x + self.eta).log() * (-1 / (self.step * math.log(2)))).round() + self.offset
+        codes = ((x + self.eta).log() * (-1 / (self.step * math.log(2))) + self.offset).round()
         octaves = ((codes.clamp(0, self.last) - self.offset) * self.step).round()
         return (octaves * -math.log(2)).exp() - self.eta
 

@@ -29,9 +29,9 @@ class SULQ(Quantizer):
 
     scale, zero_point: (G,) of the uniform quantizer on the logarithm. eta: (G,).
 
-    Options: etas; levels: `strict` is 2^b codes. `public` repeats public code: a step of (max − min)/2^b and codes
-    clamped to [0, 2^b], one level more than b bits hold. It exists to compare with that code's figures; its `encode`
-    returns 2^b too.
+    Options: etas; levels: `strict` is 2^b codes. `public` repeats public code, to compare with its figures: η is
+    searched with 2^b codes, then the step is (max − min)/2^b and codes are clamped to [0, 2^b], one level more than b
+    bits hold (`encode` returns 2^b too); the zero point is not rounded, so both ends of its range are levels.
     """
 
     options: ClassVar[dict[str, Any]] = {"etas": ETAS, "levels": "strict"}
@@ -60,28 +60,35 @@ class SULQ(Quantizer):
             )
         low, high = distribution.low.clamp(min=0), distribution.high.clamp(min=0)
         values = distribution.values.clamp(min=0)
-        found = [torch.ones_like(low) for _ in self.parameter_names]
+        found = torch.ones_like(low)
         least = torch.full_like(low, torch.inf, dtype=torch.float64)
+        # Public code, too, searches with 2^b codes.
+        last = self.codes - 1
         for shift in self.settings["etas"]:
             eta = torch.full_like(low, float(shift))
-            scale, zero = self._affine(-torch.log2(high + eta), -torch.log2(low + eta))
+            scale, zero = self._affine(low, high, eta, last)
             columns = (scale.unsqueeze(1), zero.unsqueeze(1), eta.unsqueeze(1))
-            error = distribution.error(self._values(self._codes(values, *columns), *columns))
+            error = distribution.error(self._values(self._codes(values, *columns, last), *columns))
             better = error < least
             least = torch.where(better, error, least)
-            for kept, new in zip(found, (scale, zero, eta), strict=True):
-                kept.copy_(torch.where(better, new, kept))
-        self._set(layout, scale=found[0], zero_point=found[1], eta=found[2])
+            found = torch.where(better, eta, found)
+        scale, zero = self._affine(low, high, found, self.last)
+        self._set(layout, scale=scale, zero_point=zero, eta=found)
 
-    def _affine(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        scale = (high - low) / self.last
+    def _affine(self, low: Tensor, high: Tensor, eta: Tensor, last: int) -> tuple[Tensor, Tensor]:
+        """Scale and zero point, (G,) each, that spread codes 0 … last over −log2(x + η) for x in [low, high]."""
+        least, most = -torch.log2(high + eta), -torch.log2(low + eta)
+        scale = (most - least) / last
         # A constant group spans no logarithm: one step as long as the value itself, which then is a code exactly.
         single = scale <= 0
-        scale = torch.where(single, low.abs().clamp(min=1e-6), scale)
-        return scale, torch.where(single, (low < 0).to(low.dtype), torch.round(-low / scale))
+        scale = torch.where(single, least.abs().clamp(min=1e-6), scale)
+        zero = -least / scale
+        if self.settings["levels"] == "strict":
+            zero = zero.round()
+        return scale, torch.where(single, (least < 0).to(least.dtype), zero)
 
-    def _codes(self, x: Tensor, scale: Tensor, zero: Tensor, eta: Tensor) -> Tensor:
-        return (x.clamp(min=0) + eta).log2_().neg_().div_(scale).round_().add_(zero).clamp_(0, self.last)
+    def _codes(self, x: Tensor, scale: Tensor, zero: Tensor, eta: Tensor, last: int) -> Tensor:
+        return (x.clamp(min=0) + eta).log2_().neg_().div_(scale).add_(zero).round_().clamp_(0, last)
 
     def _values(self, codes: Tensor, scale: Tensor, zero: Tensor, eta: Tensor) -> Tensor:
         return torch.exp2(((codes - zero) * scale).round_().neg_()).sub_(eta)
@@ -92,7 +99,8 @@ class SULQ(Quantizer):
 
     def encode(self, x: Tensor) -> Tensor:
         layout = self._layout()
-        return layout.collapse(self._codes(layout.expand(x).float(), *self._views()), x.shape).to(torch.int64)
+        codes = self._codes(layout.expand(x).float(), *self._views(), self.last)
+        return layout.collapse(codes, x.shape).to(torch.int64)
 
     def decode(self, codes: Tensor) -> Tensor:
         layout = self._layout()
@@ -101,5 +109,5 @@ class SULQ(Quantizer):
     def forward(self, x: Tensor) -> Tensor:
         layout, views = self._layout(), self._views()
         expanded = layout.expand(x)
-        quantized = self._values(self._codes(expanded.detach().float(), *views), *views)
+        quantized = self._values(self._codes(expanded.detach().float(), *views, self.last), *views)
         return layout.collapse(straight_through(expanded, quantized.to(x.dtype)), x.shape)

@@ -20,7 +20,8 @@ _TINY = 1e-30
 class UniformQuantizer(Quantizer):
     """Affine quantizer, asymmetric by default.
 
-    scale, zero_point: (G,) float32; the zero point is integer-valued. `symmetric` fixes it to the middle code 2^(b−1),
+    scale, zero_point: (G,) float32; the zero point is integer-valued, except where the step `reparameterize` is told to
+    repeat public code (then there are no codes, and `encode` raises). `symmetric` fixes it to the middle code 2^(b−1),
     which leaves 2^(b−1) codes for negative values and 2^(b−1) − 1 for positive ones (two's complement).
     constants: (G,) value of each group that held a single value when it was fitted, NaN for the others.
 
@@ -44,6 +45,7 @@ class UniformQuantizer(Quantizer):
         self._numbers: tuple[float, float, float, float] | None = None
         self.constants = torch.zeros(0)
         self._learned = False
+        self._fractional = False
 
     def fit(self, distribution: Distribution, layout: Layout) -> None:
         percentiles, steps, to = (self.settings[key] for key in ("percentiles", "candidates", "shrink_to"))
@@ -68,10 +70,11 @@ class UniformQuantizer(Quantizer):
         """Recompute what is derived from the parameters. Call it after changing them in place."""
         # 1/s, s and the bounds of round(x/s) as numbers. Four plain operations take a quarter of the time of torch's
         # fake_quantize_per_tensor_affine on CPU, which is not vectorized.
-        self._numbers = None
+        self._numbers, self._fractional = None, False
         if self.layout is not None and self.layout.groups == 1:
             zero = float(self.zero_point[0])
-            if zero.is_integer():
+            self._fractional = not zero.is_integer()
+            if not self._fractional:
                 inverse, scale = float(self.scale.reciprocal()[0]), float(self.scale[0])
                 self._numbers = (inverse, scale, -zero, self.codes - 1 - zero)
 
@@ -100,6 +103,11 @@ class UniformQuantizer(Quantizer):
 
     def encode(self, x: Tensor) -> Tensor:
         layout = self._layout()
+        if self._fractional:
+            raise ValueError(
+                f"zero point {float(self.zero_point[0])} is not an integer: there are 2^b + 1 levels, as public "
+                "I&S-ViT code has them, and no b-bit codes; use zero_point=integer in the step reparameterize"
+            )
         scale, zero = layout.view(self.scale), layout.view(self.zero_point)
         codes = (torch.round(layout.expand(x).float() * scale.reciprocal()) + zero).clamp_(0, self.codes - 1)
         return layout.collapse(codes, x.shape).to(torch.int64)
@@ -137,7 +145,9 @@ class UniformQuantizer(Quantizer):
         return [tensor for tensor in (self.scale, self.zero_point) if tensor.requires_grad]
 
     def freeze(self) -> None:
-        """Ordinary parameters again: a positive scale, an integer zero point."""
+        """Ordinary parameters again after `learn`: a positive scale, an integer zero point."""
+        if not self._learned:
+            return
         self._learned = False
         self.scale = self.scale.detach().abs().clamp(min=_TINY)
         self.zero_point = self.zero_point.detach().round()

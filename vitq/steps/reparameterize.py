@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -28,8 +28,12 @@ class Reparameterize(Step):
 
         γ̃ = γ / r1,  β̃ = (β + s·r2) / r1,  W̃ = W·diag(r1),  b̃ = b − W·(s·r2)
 
-    so that the full-precision function is unchanged and the norm's output is quantized with one (s̃, z̃). The paper and
-    public code keep mean(z) as a float; it is rounded here because codes are integers, and r2 takes up the difference.
+    so that the full-precision function is unchanged and the norm's output is quantized with one (s̃, z̃).
+
+    zero_point: `integer`: z̃ is rounded, because codes are integers, and r2 takes up the difference: every channel keeps
+        its own codes. `mean`: z̃ = mean(z) as it is, as the paper writes and public code does; what is clipped then ends
+        half a step beyond the last whole step at either side, so that a site has 2^b + 1 levels. It exists to compare
+        with public code's figures; such a site has no b-bit codes (`encode` raises).
 
     A channel with a single value c (an affine weight of zero) has no scale of its own: it takes s̃ and is shifted onto
     the zero point, where it is represented exactly. Where zeros are padded between norm and layer (some Swin sizes), or
@@ -37,6 +41,7 @@ class Reparameterize(Step):
     that covers all channels' ranges, single values included, becomes the tensor's.
     """
 
+    zero_point: Literal["integer", "mean"] = "integer"
     changes_weights: ClassVar[bool] = True
 
     def check(self, config: RunConfig) -> list[str]:
@@ -48,12 +53,15 @@ class Reparameterize(Step):
     def run(self, work: Workspace) -> None:
         links = work.model.anatomy.links
         for link in work.progress.over(links, "reparameterize", len(links)):
-            reparameterize_link(work, link)
+            reparameterize_link(work, link, rounded=self.zero_point == "integer")
 
 
 @torch.no_grad()
-def reparameterize_link(work: Workspace, link: Link) -> None:
-    """Fold one norm → consumers link. Tensor-wise sites are left alone: there is nothing to fold."""
+def reparameterize_link(work: Workspace, link: Link, rounded: bool = True) -> None:
+    """Fold one norm → consumers link. Tensor-wise sites are left alone: there is nothing to fold.
+
+    rounded: whether z̃ is an integer.
+    """
     norm = work.model.model.get_submodule(link.norm)
     consumers = [_linear(work, name) for name in link.consumers]
     site = consumers[0].input_site
@@ -82,8 +90,10 @@ def reparameterize_link(work: Workspace, link: Link) -> None:
         new_zero = torch.round(-low / new_scale)
         fold(norm, consumers, ratio, torch.zeros_like(even))
     else:
-        new_scale, new_zero = target, torch.round(zero[varying].mean())
-        # A constant channel of value c moves onto zero, which code z̃ represents exactly.
+        new_scale, new_zero = target, zero[varying].mean()
+        if rounded:
+            new_zero = new_zero.round()
+        # A constant channel of value c moves onto zero, which z̃ represents exactly.
         shift = torch.where(constant, -first.constants.nan_to_num(), scale * (zero - new_zero))
         fold(norm, consumers, ratio, shift)
     for layer, old in zip(consumers, quantizers, strict=True):
