@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -116,13 +117,14 @@ class Round:
         deadline = time.monotonic() + 30
         while list(self._processes()):
             if time.monotonic() > deadline:
-                raise RuntimeError(f"processes are left: {[p.cmdline() for p in self._processes()]}")
+                raise RuntimeError(f"processes are left: {[words(p) for p in self._processes()]}")
             time.sleep(0.05)
 
     def stop(self) -> None:
         """Nothing outlives a round that went wrong."""
         for process in self._processes():
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, str(self.place / "driver.py"), str(self.place / "runs"), SWEEP]
@@ -140,18 +142,23 @@ class Round:
     def _workers(self) -> Iterator[int]:
         """Workers, those whose driver is dead included."""
         for process in self._processes():
-            if str(self.place / "worker.py") in process.cmdline():
+            if str(self.place / "worker.py") in words(process):
                 yield process.pid
 
     def _processes(self) -> Iterator[psutil.Process]:
         for process in psutil.process_iter():
-            try:
-                if process.status() != psutil.STATUS_ZOMBIE and any(
-                    str(self.place) in word for word in process.cmdline()
-                ):
+            with suppress(psutil.NoSuchProcess):
+                alive = process.status() != psutil.STATUS_ZOMBIE
+                if alive and any(str(self.place) in word for word in words(process)):
                     yield process
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
+
+
+def words(process: psutil.Process) -> list[str]:
+    """Its command line; [] where it has ended meanwhile."""
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
 
 
 def prepare(place: Path) -> Store:

@@ -49,7 +49,7 @@ class SlurmRound(chaos.Round):
             time.sleep(self.random.uniform(0.1, 1.0))
             if driver.poll() is not None:
                 break
-            jobs = [process.pid for process in self._processes() if "vitq.launchers.allocation" in process.cmdline()]
+            jobs = [process.pid for process in self._processes() if "vitq.launchers.allocation" in chaos.words(process)]
             victims = [driver.pid, *jobs, *list(self._workers()) * 2]
             victim = self.random.choice(victims)
             self._kill(victim)
@@ -88,8 +88,8 @@ class SlurmRound(chaos.Round):
             [
                 self.cluster.run("squeue", "-r", "-t", "all", "-o", "%i %T %r %S %k", check=False),
                 self.cluster.run("sinfo", "-N", "-o", "%N %t %E", check=False),
-                *(f"{process.pid} {' '.join(process.cmdline())}" for process in self.cluster.processes()),
-                *(f"{process.pid} {' '.join(process.cmdline())}" for process in self._processes()),
+                *(f"{process.pid} {' '.join(chaos.words(process))}" for process in self.cluster.processes()),
+                *(f"{process.pid} {' '.join(chaos.words(process))}" for process in self._processes()),
                 *(f"{run.signature} {run.status_hint()} {claim.read(run)}" for run in runs if not run.is_done()),
                 log.read_text()[-3000:] if log.exists() else "",
                 self.cluster.logs(lines=200),

@@ -189,7 +189,7 @@ class Cluster:
         self._end(node, signal.SIGKILL)
         while jobs and (left := self.processes_of(node)):
             # slurmstepd first: it would tell the controller that the job has ended.
-            for process in sorted(left, key=lambda process: process.name() != "slurmstepd"):
+            for process in sorted(left, key=lambda process: name_of(process) != "slurmstepd"):
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
             psutil.wait_procs(left, timeout=5)
@@ -339,6 +339,14 @@ def _others() -> Iterator[psutil.Process]:
         with suppress(psutil.NoSuchProcess):
             if process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
                 yield process
+
+
+def name_of(process: psutil.Process) -> str:
+    """Of its program; nothing where it has ended meanwhile."""
+    try:
+        return str(process.name())
+    except psutil.Error:
+        return ""
 
 
 def _environment(process: psutil.Process) -> dict[str, str]:

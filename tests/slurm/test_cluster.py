@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.slurm.cluster import Cluster
+from tests.slurm.cluster import Cluster, name_of
 
 
 def test_it_leaves_nothing_behind() -> None:
@@ -14,7 +14,9 @@ def test_it_leaves_nothing_behind() -> None:
         cluster.run("sbatch", "-o", "/dev/null", "--wrap", "sleep 300")
         cluster.wait(lambda: cluster.jobs() == {"1": "RUNNING"}, "the job runs")
         expected = {"munged", "slurmctld", "slurmd", "slurmstepd", "sleep"}
-        cluster.wait(lambda: expected <= {process.name() for process in cluster.processes()}, "its processes are found")
+        cluster.wait(
+            lambda: expected <= {name_of(process) for process in cluster.processes()}, "its processes are found"
+        )
     finally:
         cluster.stop()
     assert cluster.processes() == []
