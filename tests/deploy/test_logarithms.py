@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from tests.quant.test_quantizers import fitted
 from vitq.deploy.logarithms import LogCodes, ShiftedLogCodes
+from vitq.deploy.onnx_file import export
+from vitq.deploy.ort_runtime import Session
 from vitq.methods.ias_vit import SULQ
 from vitq.quant.logarithmic import LogQuantizer
 
@@ -34,6 +38,19 @@ def test_shifted_log_codes(probs: Tensor, bits: int) -> None:
     quantizer = fitted("sulq", bits, probs)
     assert isinstance(quantizer, SULQ)
     assert_same(ShiftedLogCodes(quantizer)(probs), quantizer(probs), quantizer.codes)
+
+
+@pytest.mark.parametrize("name", ["log2", "sulq"])
+@pytest.mark.filterwarnings("ignore")  # torch's exporter warns of itself
+def test_exported(probs: Tensor, name: str, tmp_path: Path) -> None:
+    """torch's exporter takes them, and ONNX Runtime computes the same."""
+    quantizer = fitted(name, 4, probs)
+    codes = LogCodes(quantizer) if isinstance(quantizer, LogQuantizer) else None
+    module = ShiftedLogCodes(quantizer) if isinstance(quantizer, SULQ) else codes
+    assert module is not None
+    (tmp_path / "codes.onnx").write_bytes(export(module, 40))
+    found = torch.from_numpy(Session(tmp_path / "codes.onnx", 1).infer(probs.numpy()))
+    assert_same(found, quantizer(probs), quantizer.codes)
 
 
 def assert_same(found: Tensor, expected: Tensor, codes: int) -> None:

@@ -45,7 +45,7 @@ class ShiftedLogCodes(nn.Module):
     def __init__(self, quantizer: SULQ):
         super().__init__()
         self.step, self.offset = float(quantizer.scale[0]), float(quantizer.zero_point[0])
-        self.eta, self.last = float(quantizer.eta[0]), float(quantizer.last)
+        self.eta, self.last = float(quantizer.eta[0]), quantizer.last
 
     def forward(self, x: Tensor) -> Tensor:
         codes = ((x + self.eta).log() * (-1 / (self.step * math.log(2))) + self.offset).round()
