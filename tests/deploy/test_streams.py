@@ -40,7 +40,7 @@ def files(draw: st.DrawFn) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
     return tensors, widths
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(files())
 def test_round_trip(made: tuple[dict[str, torch.Tensor], dict[str, int]]) -> None:
     tensors, widths = made

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
@@ -22,6 +22,7 @@ from vitq.validate import problems
 Make = Callable[..., Workspace]
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(width=32, allow_nan=False), min_size=1))
 def test_rounding(values: list[float]) -> None:
     x = torch.tensor(values)
