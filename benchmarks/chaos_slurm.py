@@ -69,6 +69,11 @@ class SlurmRound(chaos.Round):
         self.nodes += 1
         self.cluster.wait(lambda: "down" in self.cluster.states()[node], f"{node} is given up")
         self.cluster.start_node(node)
+        self.cluster.wait(lambda: "down" not in self.cluster.states()[node], f"{node} is back")
+        # The controller now tells the node to end the jobs that it had lost. One of these, started there anew within
+        # the same second, would be ended instead and stay RUNNING (seen with 22.05). SLURM's own delay of requeued jobs
+        # is two minutes, which `hurry` takes away.
+        time.sleep(3)
 
     def _until(self, ready: object, what: str) -> None:
         assert callable(ready)
