@@ -137,3 +137,8 @@ def test_what_is_left_unquantized_needs_no_step() -> None:
     assert found({"kinds": KINDS, "steps": steps}, bits={"kinds": {"weight": "fp"}}) == []
     steps = {"w": {"do": "gptq"}, "a": {"do": "calibrate", "sites": "activations"}}
     assert found({"kinds": KINDS, "steps": steps}) == []
+
+
+def test_a_step_that_is_switched_off_is_an_ablation_of_what_it_fits() -> None:
+    steps = {"a": {"do": "calibrate", "sites": "activations"}, "w": {"do": "calibrate", "sites": "weights"}}
+    assert found({"kinds": KINDS, "steps": steps | {"w": steps["w"] | {"enabled": False}}}) == []

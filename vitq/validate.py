@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from vitq.config import FULL_KINDS, KINDS, BitsConfig, QuantizerConfig, RunConfig
@@ -98,9 +98,13 @@ def _steps(config: RunConfig) -> Iterator[str]:
     from vitq.steps.step import parse_step
 
     steps: dict[str, Step] = {}
+    fitted: set[str] = set()
     for name, raw in config.method.steps.items():
         step, wrong = parse_step(name, raw)
         yield from wrong
+        if step is not None:
+            # A step that is switched off leaves what it fits in floating point: an ablation, not a mistake.
+            fitted.update(step.fits())
         if step is not None and step.enabled:
             steps[name] = step
             yield from (f"method.steps.{name}: {line}" for line in step.check(config))
@@ -110,14 +114,12 @@ def _steps(config: RunConfig) -> Iterator[str]:
             f"Steps: {', '.join(STEPS)}"
         )
     yield from _order(steps)
-    yield from _covered(config, steps)
+    if steps:
+        yield from _uncovered(config, fitted)
 
 
-def _covered(config: RunConfig, steps: dict[str, Step]) -> Iterator[str]:
-    """Kinds that are quantized although no step fits their quantizers."""
-    if not steps:
-        return
-    fitted = {kind for step in steps.values() for kind in step.fits()}
+def _uncovered(config: RunConfig, fitted: Collection[str]) -> Iterator[str]:
+    """Kinds that are to be quantized although no step of the recipe fits their quantizers."""
     # Few models have sites of the kind `other`: a recipe that names its kinds one by one may leave it out.
     for kind in (*KINDS, *FULL_KINDS):
         if kind not in fitted and kind != "other" and config.method.quantizer(kind) and _quantized(kind, config.bits):
