@@ -58,6 +58,34 @@ except signals.Interrupted as stop:
 """
 
 
+SWALLOWED = """
+import os, signal, time
+from vitq import signals
+
+try:
+    with signals.interruptible(insist=0.2):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        except:
+            print("swallowed")
+        try:
+            time.sleep(60)
+        except signals.Interrupted:
+            signals.heard()
+            time.sleep(0.6)
+            print("cleaned up")
+            raise
+except signals.Interrupted as stop:
+    print(stop)
+"""
+
+
+def test_a_signal_that_a_library_swallows_is_raised_until_it_is_heard() -> None:
+    done = subprocess.run([sys.executable, "-c", SWALLOWED], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.splitlines() == ["swallowed", "cleaned up", "told to stop by SIGTERM"], done.stderr
+
+
 def test_a_signal_that_python_cannot_raise_at_once_is_raised_later() -> None:
     done = subprocess.run([sys.executable, "-c", IGNORED_AT_FIRST], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "ignored\ntold to stop by SIGTERM\n"), done.stderr

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 # Seconds between two writes of status.json while a stage advances.
 _STATUS_EVERY = 1.0
+# Seconds after which a signal to stop is raised again where nobody has caught it: well below what a launcher waits.
+_INSIST = 3.0
 
 
 def execute(run_dir: RunDir, progress: Progress, tracker: Tracker, group: str | None = None) -> Result:
@@ -123,6 +125,7 @@ class Journal(Progress):
         """Record why the run has no result: it failed, or was told to stop and can go on from its last block."""
         self.ended = True
         if isinstance(error, KeyboardInterrupt):
+            signals.heard()
             self._write("interrupted", error=str(error) or "told to stop by Ctrl-C")
             self._log(str(error) or "told to stop by Ctrl-C")
             return
@@ -329,7 +332,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if bool(args.signatures) == (args.feed is not None):
         parser.error("give the signatures of planned runs, or --feed FD")
     try:
-        with signals.interruptible():
+        with signals.interruptible(_INSIST):
             return _attempt_all(Store(args.runs_dir), args)
     except signals.Interrupted as stop:
         print(f"{stop}; finished blocks are kept", file=sys.stderr)
@@ -372,6 +375,7 @@ def _attempt(run_dir: RunDir, group: str | None, take: Callable[[RunDir], Claim 
                 return f"failed {brief(error)}"
         return "done"
     except signals.Interrupted:
+        signals.heard()
         give_back(run_dir)
         raise
 

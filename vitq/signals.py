@@ -27,13 +27,21 @@ class Interrupted(KeyboardInterrupt):
 
 
 _mine: dict[int, Any] = {}  # signal → the handler that was there before
+_heard = threading.Event()
+
+
+def heard() -> None:
+    """Called by whoever catches an Interrupted: it is not raised again, and what cleans up is left in peace."""
+    _heard.set()
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible(insist: float | None = None) -> Iterator[None]:
     """Raise Interrupted in the main thread when one of STOPPING arrives, once: what cleans up is not disturbed again.
 
     Where Python cannot raise it (in a callback of the import system, in a destructor) it is raised again afterwards.
+    insist: raise it again every so many seconds until `heard` is called: compiled modules that are being imported, and
+    bare `except:` clauses of libraries, swallow it without a word.
     Forked children get the default back: they are ended by SIGTERM as anybody expects. Started programs never inherit
     handlers. Elsewhere than in the main thread, where Python allows no handlers, this does nothing.
     """
@@ -44,28 +52,40 @@ def interruptible() -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal told
-        if not told:
-            told = True
-            raise Interrupted(number)
-
-    def unraisable(args: sys.UnraisableHookArgs) -> None:
-        nonlocal told
-        if not isinstance(args.exc_value, Interrupted):
-            hook(args)
+        if told or _heard.is_set():
             return
-        told = False
-        # Later: in this very place it would be swallowed once more.
-        again = threading.Timer(_AGAIN, os.kill, (os.getpid(), args.exc_value.number))
+        told = True
+        if insist is not None:
+            later(insist, number)
+        raise Interrupted(number)
+
+    def later(seconds: float, number: int) -> None:
+        again = threading.Timer(seconds, tell, (number,))
         again.daemon = True
         again.start()
 
+    def tell(number: int) -> None:
+        nonlocal told
+        if not _heard.is_set():
+            told = False
+            os.kill(os.getpid(), number)
+
+    def unraisable(args: sys.UnraisableHookArgs) -> None:
+        if not isinstance(args.exc_value, Interrupted):
+            hook(args)
+            return
+        # Later: in this very place it would be swallowed once more.
+        later(_AGAIN, args.exc_value.number)
+
     hook = sys.unraisablehook
     sys.unraisablehook = unraisable
+    _heard.clear()
     for number in STOPPING:
         _mine[number] = signal.signal(number, stop)
     try:
         yield
     finally:
+        _heard.set()
         sys.unraisablehook = hook
         for number in STOPPING:
             signal.signal(number, _mine.pop(number))
