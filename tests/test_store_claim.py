@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.report.conftest import config, correct, finish
+from vitq import signals
 from vitq.errors import VitqError
 from vitq.store import RunDir, Store, SweepRecord, claim
 from vitq.store.atomic import host_id
@@ -214,3 +216,14 @@ def test_what_is_not_ours_is_not_released(run: RunDir) -> None:
     run.claim_path.write_text(other.to_json())
     held.release()
     assert claim.read(run) == other
+
+
+def test_signals_to_stop_are_the_main_threads(run: RunDir) -> None:
+    """One that the beating thread takes would not wake the main thread from a sleep."""
+    claim = Claim.take(run)
+    assert claim is not None
+    with claim:
+        status = Path(f"/proc/self/task/{claim._beating.native_id}/status").read_text()
+        blocked = int(re.search(r"SigBlk:\s*(\w+)", status)[1], 16)  # type: ignore[index]
+    assert all(blocked >> (number - 1) & 1 for number in signals.STOPPING)
+    assert signals.STOPPING[0] not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

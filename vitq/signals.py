@@ -36,6 +36,16 @@ def heard() -> None:
 
 
 @contextmanager
+def not_in_threads() -> Iterator[None]:
+    """Threads started inside never take a signal to stop: one that they take does not wake the main thread's sleep."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def interruptible(insist: float | None = None) -> Iterator[None]:
     """Raise Interrupted in the main thread when one of STOPPING arrives, once: what cleans up is not disturbed again.
 

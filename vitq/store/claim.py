@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from vitq.errors import StoreError
 from vitq.result import Record
+from vitq.signals import not_in_threads
 from vitq.store.atomic import host_id, make_dir, remove_abandoned, temporary_file, write_file
 from vitq.store.rundir import RunDir, read_bytes
 
@@ -47,7 +48,8 @@ class Claim:
         self._run_dir, self.owner = run_dir, owner
         self._stop = threading.Event()
         self._beating = threading.Thread(target=self._beat, name=f"claim {run_dir.signature}", daemon=True)
-        self._beating.start()
+        with not_in_threads():
+            self._beating.start()
 
     @classmethod
     def take(cls, run_dir: RunDir) -> Claim | None:
