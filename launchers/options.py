@@ -7,6 +7,8 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from vitq.errors import option_problems
+
 T = TypeVar("T")
 
 
@@ -21,15 +23,7 @@ class OptionsOf(Generic[T]):
         try:
             self._adapter.validate_python(dict(options))
         except ValidationError as error:
-            return [
-                f"launcher.options.{'.'.join(map(str, entry['loc']))}: "
-                + (
-                    "unknown key"
-                    if entry["type"] == "unexpected_keyword_argument"
-                    else entry["msg"].removeprefix("Value error, ")
-                )
-                for entry in error.errors(include_url=False)
-            ]
+            return option_problems(error, "launcher.options", "key")
         return []
 
     def parse(self, options: Mapping[str, Any]) -> T:

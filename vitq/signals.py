@@ -50,8 +50,7 @@ def interruptible(insist: float | None = None) -> Iterator[None]:
     """Raise Interrupted in the main thread when one of STOPPING arrives, once: what cleans up is not disturbed again.
 
     Where Python cannot raise it (in a callback of the import system, in a destructor) it is raised again afterwards.
-    insist: raise it again every so many seconds until `heard` is called: compiled modules that are being imported, and
-    bare `except:` clauses of libraries, swallow it without a word.
+    insist: raise it again every so many seconds until `heard` is called, in case a bare `except:` swallows it.
     Forked children get the default back: they are ended by SIGTERM as anybody expects. Started programs never inherit
     handlers. Elsewhere than in the main thread, where Python allows no handlers, this does nothing.
     """
@@ -72,7 +71,8 @@ def interruptible(insist: float | None = None) -> Iterator[None]:
     def later(seconds: float, number: int) -> None:
         again = threading.Timer(seconds, tell, (number,))
         again.daemon = True
-        again.start()
+        with not_in_threads():
+            again.start()
 
     def tell(number: int) -> None:
         nonlocal told

@@ -102,10 +102,11 @@ def _steps(config: RunConfig) -> Iterator[str]:
     for name, raw in config.method.steps.items():
         step, wrong = parse_step(name, raw)
         yield from wrong
-        if step is not None:
-            # A step that is switched off leaves what it fits in floating point: an ablation, not a mistake.
-            fitted.update(step.fits())
-        if step is not None and step.enabled:
+        if step is None:
+            continue
+        # A step that is switched off leaves what it fits in floating point: an ablation, not a mistake.
+        fitted.update(step.fits())
+        if step.enabled:
             steps[name] = step
             yield from (f"method.steps.{name}: {line}" for line in step.check(config))
     if config.method.kinds and not config.method.steps:
@@ -160,5 +161,4 @@ def _order(steps: dict[str, Step]) -> Iterator[str]:
             )
         if isinstance(step, Calibrate) and step.sites in ("weights", "all"):
             calibrated = name
-        if isinstance(step, Calibrate) and step.sites != "weights" and (not step.kinds or "post_norm" in step.kinds):
-            observed = True
+        observed = observed or "post_norm" in step.fits()

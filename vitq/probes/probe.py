@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
-from vitq.errors import unknown
+from vitq.errors import option_problems, unknown
 from vitq.registry import Registry
 
 if TYPE_CHECKING:
@@ -70,9 +70,4 @@ def parse_probe(name: str, options: dict[str, Any]) -> tuple[Probe | None, list[
     try:
         return TypeAdapter(PROBES[name]).validate_python(options), []
     except ValidationError as error:
-        problems = []
-        for entry in error.errors(include_url=False):
-            key = ".".join([place, *(str(part) for part in entry["loc"])])
-            what = "unknown option" if entry["type"] == "unexpected_keyword_argument" else entry["msg"]
-            problems.append(f"{key}: {what.removeprefix('Value error, ')}")
-        return None, problems
+        return None, option_problems(error, place)

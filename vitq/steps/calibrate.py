@@ -16,7 +16,7 @@ from vitq.errors import unknown
 from vitq.quant.histogram import Histogram
 from vitq.quant.layout import Layout
 from vitq.quant.site import Site
-from vitq.steps.step import STEPS, Step, Workspace, select
+from vitq.steps.step import STEPS, Step, Workspace, covers, select
 from vitq.steps.stream import ImageStream, Stream, through
 
 
@@ -37,12 +37,7 @@ class Calibrate(Step):
     images: int | None = None
 
     def fits(self) -> Collection[str]:
-        every = (*KINDS, *FULL_KINDS)
-        return [
-            kind
-            for kind in self.kinds or every
-            if self.sites == "all" or (kind == "weight") == (self.sites == "weights")
-        ]
+        return [kind for kind in (*KINDS, *FULL_KINDS) if covers(kind, self.sites, self.kinds)]
 
     def check(self, config: RunConfig) -> list[str]:
         valid = (*KINDS, *FULL_KINDS)

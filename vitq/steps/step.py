@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
-from vitq.errors import unknown
+from vitq.errors import option_problems, unknown
 from vitq.models.anatomy import Anatomy, Segment
 from vitq.progress import Progress
 from vitq.quant.model import QuantizedModel
@@ -112,15 +112,14 @@ def parse_step(name: str, raw: dict[str, Any]) -> tuple[Step | None, list[str]]:
     try:
         return TypeAdapter(STEPS[do]).validate_python(raw), []
     except ValidationError as error:
-        problems = []
-        for entry in error.errors(include_url=False):
-            key = ".".join(str(part) for part in entry["loc"])
-            what = "unknown option" if entry["type"] == "unexpected_keyword_argument" else entry["msg"]
-            problems.append(f"{place}.{key}: {what}")
-        return None, problems
+        return None, option_problems(error, place)
 
 
 def select(sites: list[Site], which: str, kinds: tuple[str, ...] = ()) -> list[Site]:
-    """Sites of a step: `weights`, `activations` or `all`, narrowed to some kinds where given."""
-    chosen = [s for s in sites if which == "all" or s.is_weight == (which == "weights")]
-    return [s for s in chosen if not kinds or s.kind in kinds]
+    """Sites of a step: those whose kind it `covers`."""
+    return [site for site in sites if covers(site.kind, which, kinds)]
+
+
+def covers(kind: str, which: str, kinds: tuple[str, ...] = ()) -> bool:
+    """Whether a step that works on `weights`, `activations` or `all`, narrowed to `kinds` where given, works on one."""
+    return (which == "all" or (kind == "weight") == (which == "weights")) and (not kinds or kind in kinds)
