@@ -87,9 +87,28 @@ def test_weights_take_the_best_candidate_of_each_channel(workspace: Make) -> Non
     assert np.mean(chosen <= np.min(errors, axis=0) * 1.001) > 0.97
 
 
+def test_the_search_sees_the_first_images_alone(workspace: Make) -> None:
+    found = []
+    for count, images_seen in ((8, 3), (3, None), (8, None)):
+        work = workspace(tiny("vit"), METHOD, images=8, weight=3, activation="fp")
+        object.__setattr__(work.config.calib, "batch_size", 3)
+        run(work, {"do": "calibrate", "sites": "weights"})
+        if count < 8:
+            work.calib = work.calib.take(list(range(count)))
+        run(work, {"do": "hessian_search", "rounds": 1, "candidates": 20, "coarse": 20, "images": images_seen})
+        found.append(part(work.model.model, "blocks.0.mlp.fc1").weight_site.quantizer.scale)
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
-    [({"rounds": 0}, "rounds=0"), ({"coarse": 200}, "coarse=200"), ({"alpha": 2.0}, "alpha=2.0, beta=1.2")],
+    [
+        ({"rounds": 0}, "rounds=0"),
+        ({"coarse": 200}, "coarse=200"),
+        ({"alpha": 2.0}, "alpha=2.0, beta=1.2"),
+        ({"images": 0}, "images=0"),
+    ],
 )
 def test_bad_options_are_named(workspace: Make, options: dict[str, Any], problem: str) -> None:
     work = workspace(tiny("vit"), METHOD)

@@ -120,6 +120,27 @@ def test_the_result_repeats_whatever_the_global_seed_and_the_cache(workspace: Ma
     assert torch.equal(found[0], found[2])
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_gradients_do_not_depend_on_how_many_images_go_through_at_once(
+    workspace: Make, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    # Three micro-batches, the last one smaller: its images must not weigh more than the others.
+    found: dict[int, list[Tensor]] = {8: [], 3: []}
+    for micro, gradients in found.items():
+
+        class Adam(torch.optim.Adam):
+            def step(self, *_: Any, seen: list[Tensor] = gradients) -> None:  # type: ignore[override]
+                seen.extend(p.grad.clone() for group in self.param_groups for p in group["params"])
+
+        monkeypatch.setattr(torch.optim, "Adam", Adam)
+        work = workspace(tiny("vit"), UNIFORM, images=16, weight=4, activation=4)
+        run(work, CALIBRATE, reconstruct(**{**WAYS[way], "input": "fp"}, iterations=1, micro_batch=micro))
+        gradients.extend(curve for (curve,) in work.curves.values())
+    assert len(found[8]) == len(found[3]) > len(work.curves)
+    for whole, parts in zip(*found.values(), strict=True):
+        assert torch.allclose(whole, parts, rtol=1e-3, atol=1e-5 * float(whole.abs().max()))
+
+
 def test_another_seed_draws_other_batches(workspace: Make) -> None:
     found = []
     for seed in (0, 1):
@@ -164,21 +185,23 @@ def lsq_reference(x: Tensor, scale: float, zero: float, codes: int) -> tuple[Ten
     return dx, ds, dz
 
 
+@pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_learned_scale_and_zero_point_have_lsq_gradients(bits: int) -> None:
+def test_learned_scale_and_zero_point_have_lsq_gradients(bits: int, batched: bool) -> None:
     x = torch.randn(4, 9, 6, generator=torch.Generator().manual_seed(bits))
     quantizer = build("uniform", bits, Axes(-1, token=True), "tensor", "minmax", False, {})
     assert isinstance(quantizer, UniformQuantizer)
     quantizer.fit_tensor(x * 0.6)  # so that some values are clipped
     plain = quantizer(x)
-    scale, zero = quantizer.learn(scale=True, zero_point=True)
+    scale, zero = quantizer.learn(scale=True, zero_point=True, batched=batched)
     upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(9))
     leaf = x.clone().requires_grad_(True)
     out = quantizer(leaf)
     assert torch.allclose(out, plain, atol=1e-6)
     (out * upstream).sum().backward()
     dx, ds, dz = lsq_reference(x, float(scale.detach()), float(zero.detach()), 2**bits)
-    factor = (x.numel() * (2**bits - 1)) ** -0.5
+    # LSQ, section 2.2: the number of weights, or of features of one image.
+    factor = (x.numel() / (len(x) if batched else 1) * (2**bits - 1)) ** -0.5
     assert leaf.grad is not None
     assert scale.grad is not None
     assert zero.grad is not None
@@ -272,6 +295,7 @@ def test_schedules() -> None:
     [
         ({"loss": "mes"}, "loss='mes'; valid: fisher_diag, hessian, mse, token_channel"),
         ({"drop": 1.5}, "drop=1.5"),
+        ({"micro_batch": 0}, "micro_batch=0"),
         ({"warmup": 1.0}, "warmup=1.0"),
         ({"iterations": 0}, "iterations=0"),
         ({"learn": []}, "name at least one part"),

@@ -34,7 +34,8 @@ class HessianSearch(Step):
     O is the full-precision network's output of the layer on full-precision inputs; each output channel of a weight has
     its own scale. Two-region quantizers search their ratio 2^m in place of a factor. rounds: turns of weight, then
     input. coarse: so many grid points are tried first, then the nearest ones of the whole grid around the best; later
-    rounds try the nearest ones alone (coarse = candidates: the whole grid at first, as the paper does).
+    rounds try the nearest ones alone (coarse = candidates: the whole grid at first, as the paper does). images: the
+    search sees the first so many calibration images (none: all of them); its time grows with them.
 
     Where public code takes L as the KL divergence from the network's own unquantized prediction, whose gradient at that
     prediction is zero, g here is that of log p(y|x) for a label y drawn from the prediction: the Fisher information,
@@ -46,6 +47,7 @@ class HessianSearch(Step):
     coarse: int = 20
     alpha: float = 0.01
     beta: float = 1.2
+    images: int | None = None
     needs_teacher: ClassVar[bool] = True
 
     def check(self, config: RunConfig) -> list[str]:
@@ -55,6 +57,8 @@ class HessianSearch(Step):
                 f"rounds={self.rounds}, coarse={self.coarse}, candidates={self.candidates}; "
                 "at least one round, and 2 ≤ coarse ≤ candidates"
             )
+        if self.images is not None and self.images < 1:
+            problems.append(f"images={self.images}; at least 1, or null for the whole calibration set")
         if not 0 < self.alpha < self.beta:
             problems.append(f"alpha={self.alpha}, beta={self.beta}; 0 < alpha < beta is needed, e.g. 0.01 and 1.2")
         return problems
@@ -64,7 +68,7 @@ class HessianSearch(Step):
         work.model.switch(on, on=False)
         segments = work.model.anatomy.segments
         generator = torch.Generator().manual_seed(work.config.seed)
-        inputs: Stream = ImageStream(work)
+        inputs: Stream = ImageStream(work, self.images)
         for index, segment in enumerate(work.progress.over(segments, "hessian_search", len(segments))):
             layers = [
                 module
@@ -86,16 +90,16 @@ def _operands(layer: Layer) -> tuple[Site, Site]:
 
 
 class _Record:
-    """What one layer received and gave in the full-precision network, and g² at its output, for all images."""
+    """What one layer received and gave in the full-precision network, and g at its output, for `count` images."""
 
-    def __init__(self, work: Workspace) -> None:
-        self._work = work
+    def __init__(self, work: Workspace, count: int) -> None:
+        self._work, self._count = work, count
         self._streams: list[TensorStream] = []
         self.transpose = False
 
     def append(self, tensors: Sequence[Tensor]) -> None:
         if not self._streams:
-            self._streams = [TensorStream(self._work, len(self._work.calib)) for _ in tensors]
+            self._streams = [TensorStream(self._work, self._count) for _ in tensors]
         for stream, tensor in zip(self._streams, tensors, strict=True):
             # Windows of Swin stand in front; an image's rows are kept together.
             stream.append(tensor.detach())
@@ -111,7 +115,7 @@ def _collect(
     """Run the segment and the full-precision rest of the network, forward and backward."""
     rest = work.teacher_segments()[index + 1 :]
     segment = work.model.anatomy.segments[index]
-    records = [_Record(work) for _ in layers]
+    records = [_Record(work, len(inputs)) for _ in layers]
     for batch in inputs.batches():
         kept: dict[int, tuple[tuple[Tensor, ...], Tensor]] = {}
         with torch.enable_grad(), _recorded(layers, kept, records):

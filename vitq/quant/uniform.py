@@ -44,7 +44,7 @@ class UniformQuantizer(Quantizer):
         super().__init__(*args, **kwargs)
         self._numbers: tuple[float, float, float, float] | None = None
         self.constants = torch.zeros(0)
-        self._learned = False
+        self._learned = self._batched = False
 
     def fit(self, distribution: Distribution, layout: Layout) -> None:
         percentiles, steps, to = (self.settings[key] for key in ("percentiles", "candidates", "shrink_to"))
@@ -125,17 +125,21 @@ class UniformQuantizer(Quantizer):
         expanded = layout.expand(x)
         scale, zero = layout.view(self.scale), layout.view(self.zero_point)
         if self._learned:
-            quantized = _Learned.apply(expanded.float(), scale, zero, self.codes)
+            rows = len(x) if self._batched else 1
+            quantized = _Learned.apply(expanded.float(), scale, zero, self.codes, rows)
         elif x.requires_grad:
             quantized = _ClippedStraightThrough.apply(expanded.float(), scale, zero, self.codes)
         else:
             quantized = _affine_roundtrip(expanded.float(), scale, zero, self.codes)
         return layout.collapse(quantized.to(x.dtype), x.shape)
 
-    def learn(self, scale: bool, zero_point: bool) -> list[Tensor]:
-        """Make scale and zero point leaf tensors with LSQ gradients, until `freeze`; returns the ones to learn."""
+    def learn(self, scale: bool, zero_point: bool, batched: bool) -> list[Tensor]:
+        """Make scale and zero point leaf tensors with LSQ gradients, until `freeze`; returns the ones to learn.
+
+        batched: dimension 0 is that of images or windows, and not of output channels.
+        """
         self._layout()
-        self._learned, self._numbers = True, None
+        self._learned, self._batched, self._numbers = True, batched, None
         if scale:
             self.scale = self.scale.clone().requires_grad_(True)
         if zero_point:
@@ -171,18 +175,19 @@ class _Learned(torch.autograd.Function):
     """Round trip with gradients to x, scale and zero point (LSQ, arXiv 1902.08153, eq. 3; LSQ+ for the zero point).
 
     Inside the range ∂x̂/∂x = 1, ∂x̂/∂s = round(x/s) − x/s, ∂x̂/∂z = 0; where x is clipped to code q: 0, q − z, −s.
-    Gradients of scale and zero point are multiplied by g = 1/√(n·(2^b − 1)), n the number of elements that share them.
+    Gradients of scale and zero point are multiplied by g = 1/√(n·(2^b − 1)), n the number of weights that share them,
+    or of features: elements of one of `rows` images or windows (section 2.2). So parts of a batch add up to the batch.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor, codes: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor, codes: int, rows: int) -> Tensor:
         zero = zero.round()
         ratio = x * scale.reciprocal()
         raw = ratio.round().add_(zero)
         code = raw.clamp(0, codes - 1)
         inside = raw == code
         ctx.save_for_backward(inside, torch.where(inside, code - zero - ratio, code - zero), scale, zero)
-        ctx.factor = (x.numel() / scale.numel() * (codes - 1)) ** -0.5
+        ctx.factor = (x.numel() / rows / scale.numel() * (codes - 1)) ** -0.5
         return code.sub_(zero).mul_(scale)
 
     @staticmethod
@@ -195,7 +200,7 @@ class _Learned(torch.autograd.Function):
             of_scale = (gradient * slope).sum_to_size(scale.shape) * ctx.factor
         if ctx.needs_input_grad[2]:
             of_zero = ((gradient - passed) * -scale).sum_to_size(zero.shape) * ctx.factor
-        return passed, of_scale, of_zero, None
+        return passed, of_scale, of_zero, None, None
 
 
 def _affine_roundtrip(x: Tensor, scale: Tensor, zero: Tensor, codes: int) -> Tensor:

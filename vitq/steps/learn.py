@@ -76,7 +76,7 @@ class Learnt:
             site.rounding = rounding
             self.roundings.append(rounding)
         if scale or zero:
-            self.scales.extend(uniform.learn(scale=scale, zero_point=zero))
+            self.scales.extend(uniform.learn(scale=scale, zero_point=zero, batched=not site.is_weight))
 
     @property
     def empty(self) -> bool:

@@ -10,7 +10,8 @@ from torch import Tensor
 from vitq.registry import Registry
 from vitq.steps.fisher import diagonal, rank_one
 
-# (output, target, gradient), all (B, …, C) float32 → scalar. The gradient is given to the losses of FISHER alone.
+# (output, target, weight), all (B, …, C) float32 → scalar, a mean over images. The weight is the task's gradient for
+# the losses of FISHER, and what `weights_of` says for the others.
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 LOSSES: Registry[Loss] = Registry("loss")
 # Losses that weigh with the task's gradient at the segment's output (fisher.py).
@@ -26,21 +27,27 @@ def mse(output: Tensor, target: Tensor, gradient: Tensor | None = None) -> Tenso
     return (output - target).square().sum(dim=1).mean()
 
 
-@LOSSES.register("token_channel")
-def token_channel(output: Tensor, target: Tensor, gradient: Tensor | None = None) -> Tensor:
-    """Squared error weighted by the imbalance of the target across tokens and channels (AOCQ, loss level; our reading).
+def imbalance(target: Tensor) -> Tensor:
+    """Weight of each element of a batch, as large as target: w = (E_token/Ē)·(E_channel/Ē), normalized to mean 1.
 
-    The paper's body could not be had; its abstract transfers "the imbalanced activations across tokens and channels to
-    the optimization of model weights". Here each element weighs by its token's and its channel's mean energy relative
-    to the mean, w = (E_token/Ē)·(E_channel/Ē), normalized to mean 1 over the batch.
+    E are the mean energies of the element's token and channel. AOCQ, loss level; our reading: the paper's body could
+    not be had; its abstract transfers "the imbalanced activations across tokens and channels to the optimization of
+    model weights". 1 everywhere where there are no tokens.
     """
     if target.ndim < 3:
-        return mse(output, target)
+        return torch.ones_like(target)
     energy = target.detach().square()
     token = energy.mean(dim=-1, keepdim=True)
     channel = energy.mean(dim=tuple(range(target.ndim - 1)), keepdim=True)
     weight = token * channel
-    weight = weight / weight.mean().clamp(min=torch.finfo(weight.dtype).tiny)
+    return weight / weight.mean().clamp(min=torch.finfo(weight.dtype).tiny)
+
+
+@LOSSES.register("token_channel")
+def token_channel(output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Squared error weighted by the targets' imbalance across tokens and channels, reduced as `mse` does."""
+    if weight is None:
+        weight = imbalance(target)
     return ((output - target).square() * weight).sum(dim=1).mean()
 
 
@@ -68,3 +75,8 @@ def _given(gradient: Tensor | None) -> Tensor:
     if gradient is None:
         raise ValueError(f"losses {', '.join(FISHER)} need the task's gradient at the segment's output")
     return gradient
+
+
+def weights_of(loss: str, target: Tensor) -> Tensor | None:
+    """What a loss weighs the elements of a batch with, where that depends on all of it: parts of the batch share it."""
+    return imbalance(target) if loss == "token_channel" else None

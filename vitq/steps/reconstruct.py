@@ -18,11 +18,13 @@ from vitq.quant.site import Site
 from vitq.steps.compiled import forward_of, pays
 from vitq.steps.fisher import gradients
 from vitq.steps.learn import Learnt
-from vitq.steps.loss import FISHER, LOSSES
+from vitq.steps.loss import FISHER, LOSSES, weights_of
 from vitq.steps.step import STEPS, Step, Workspace
 from vitq.steps.stream import ImageStream, Stream, taught, through
 
 Group = Literal["weights", "activations"]
+# Measured with benchmarks/reconstruction.py: 8, 16, 32 and 64 images of a DeiT-tiny block at once.
+CPU_IMAGES = 16
 Part = Literal["weights", "bias", "rounding", "activation_scales", "weight_scales", "zero_points"]
 
 
@@ -45,6 +47,9 @@ class Reconstruct(Step):
         points; lr_rounding: rounding, whose regularizer weighs `rounding_weight` and anneals β from 20 to 2 after a
         fifth of the iterations.
     autocast: `bf16` runs the segment under bfloat16 autocast; parameters, quantizers and loss stay float32.
+    micro_batch: so many images of a batch go through the segment at once, gradients add up; none means 16 on a CPU,
+        where their attention scores stay in the cache, and the whole batch elsewhere. The result does not depend on it
+        but for the last bits of sums.
     compile: torch.compile for the segment; `auto` where the iterations are worth its seconds (compiled.py).
 
     Dropout and stochastic depth are off (public I&S-ViT code leaves Swin's stochastic depth on). Every segment has its
@@ -65,6 +70,7 @@ class Reconstruct(Step):
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: float = 0.0
     autocast: Literal["none", "bf16"] = "none"
+    micro_batch: int | None = None
     compile: Literal["auto", "on", "off"] = "auto"
     needs_teacher: ClassVar[bool] = True
 
@@ -74,6 +80,8 @@ class Reconstruct(Step):
             problems.append(f"loss={self.loss!r}; valid: {', '.join(LOSSES)}")
         if self.count(config) < 1 or self.batch_size < 1:
             problems.append(f"iterations={self.count(config)}, batch_size={self.batch_size}; both must be at least 1")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            problems.append(f"micro_batch={self.micro_batch}; a number of images, at least 1, or null")
         if not 0 <= self.drop <= 1:
             problems.append(f"drop={self.drop}; a probability between 0 and 1 is needed")
         if not 0 <= self.warmup < 1:
@@ -90,6 +98,10 @@ class Reconstruct(Step):
     def count(self, config: RunConfig) -> int:
         """Iterations for each segment."""
         return self.iterations if config.method.iterations is None else config.method.iterations
+
+    def images_at_once(self, device: torch.device) -> int:
+        """Images of a batch that go through the segment together."""
+        return self.micro_batch or (CPU_IMAGES if device.type == "cpu" else self.batch_size)
 
     def run(self, work: Workspace) -> None:
         chosen = [s for s in work.model.quantized() if ("weights" if s.is_weight else "activations") in self.quantize]
@@ -166,22 +178,29 @@ def learn_segment(
         loss_of, losses = LOSSES[step.loss], []
         forward = _forward(step, segment, exact, iterations)
         for number, chosen in enumerate(batches(len(target), step.batch_size, iterations, generator)):
-            inputs = noisy.select(chosen)
+            inputs, wanted = noisy.select(chosen), target.select(chosen)
             if step.input == "qdrop":
                 keep = torch.rand(inputs.shape, generator=generator).to(inputs.device) < step.drop
                 inputs = torch.where(keep, exact.select(chosen), inputs)
-            with _autocast(step, work.device):
-                output = forward(inputs)
-            loss = loss_of(output.float(), target.select(chosen), weight.select(chosen) if weight else None)
-            for rounding in learnt.roundings:
-                beta = anneal(number / iterations)
-                if beta is not None:
-                    loss = loss + step.rounding_weight * rounding.regularizer(beta)
+            given = weight.select(chosen) if weight else weights_of(step.loss, wanted)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss = torch.zeros((), device=work.device)
+            for part in torch.arange(len(inputs)).split(step.images_at_once(work.device)):
+                here = slice(int(part[0]), int(part[-1]) + 1)
+                with _autocast(step, work.device):
+                    output = forward(inputs[here])
+                share = loss_of(output.float(), wanted[here], None if given is None else given[here])
+                share = share * (len(part) / len(inputs))
+                share.backward()
+                loss += share.detach()
+            beta = anneal(number / iterations)
+            if learnt.roundings and beta is not None:
+                penalty = step.rounding_weight * torch.stack([r.regularizer(beta) for r in learnt.roundings]).sum()
+                penalty.backward()
+                loss += penalty.detach()
             optimizer.step()
             schedule.step()
-            losses.append(loss.detach())
+            losses.append(loss)
             work.progress.advance(1, segment.name)
     return torch.stack(losses).cpu()
 
