@@ -147,7 +147,7 @@ class Round:
 
     def _processes(self) -> Iterator[psutil.Process]:
         for process in psutil.process_iter():
-            with suppress(psutil.NoSuchProcess):
+            with suppress(psutil.Error):
                 alive = process.status() != psutil.STATUS_ZOMBIE
                 if alive and any(str(self.place) in word for word in words(process)):
                     yield process

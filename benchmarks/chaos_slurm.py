@@ -40,6 +40,7 @@ class SlurmRound(chaos.Round):
         super().__init__(place, seed)
         self.cluster = cluster
         self.nodes = 0
+        self._dark: str | None = None  # the node without power
 
     def play(self, kills: int) -> None:
         """See Round; after the first kill a node dies, with all that it had."""
@@ -47,17 +48,21 @@ class SlurmRound(chaos.Round):
         self._until(lambda: list(self._workers()), "a worker")
         while self.kills < kills:
             time.sleep(self.random.uniform(0.1, 1.0))
+            self._power_up()
             if driver.poll() is not None:
                 break
             jobs = [process.pid for process in self._processes() if "vitq.launchers.allocation" in chaos.words(process)]
             victims = [driver.pid, *jobs, *list(self._workers()) * 2]
             victim = self.random.choice(victims)
             self._kill(victim)
-            if self.kills == 1:  # early: the sweep may be through before the last kill
+            if not self.nodes:  # early: the other kills meet a cluster that has lost it
                 self._lose_node(self.random.choice(NODES))
             if victim == driver.pid:
                 driver.wait()
                 driver = self._start()
+        if self._dark:
+            self._until(self._down, f"{self._dark} is given up")
+            self._power_up()
         self._until(lambda: driver.poll() is not None, "the driver ends")
         driver = self._start()
         self._until(lambda: driver.poll() is not None, "the last driver ends")
@@ -67,7 +72,18 @@ class SlurmRound(chaos.Round):
         self.cluster.kill_node(node)
         self.kills += 1
         self.nodes += 1
-        self.cluster.wait(lambda: "down" in self.cluster.states()[node], f"{node} is given up")
+        self._dark = node
+
+    def _down(self) -> bool:
+        """Whether the controller has noticed that the dark node is gone."""
+        return self._dark is not None and "down" in self.cluster.states()[self._dark]
+
+    def _power_up(self) -> None:
+        """Start the dark node once its jobs were queued again."""
+        if not self._down():
+            return
+        node, self._dark = self._dark, None
+        assert node is not None
         self.cluster.start_node(node)
         self.cluster.wait(lambda: "down" not in self.cluster.states()[node], f"{node} is back")
         # The controller now tells the node to end the jobs that it had lost. One of these, started there anew within
@@ -104,16 +120,22 @@ class SlurmRound(chaos.Round):
     def _processes(self):  # type: ignore[no-untyped-def]
         mine = {os.getpid(), os.getppid()}
         for process in super()._processes():
-            with suppress(psutil.NoSuchProcess):
+            with suppress(psutil.Error):
                 if process.pid not in mine and process.name() not in ("squeue", "sbatch"):
                     yield process
+
+
+def slow(worker: str) -> str:
+    """Stages of 0.4 s: a job takes seconds to start, and the sweep must not be through before the kills are done."""
+    assert worker.count("time.sleep(0.02") == 1
+    return worker.replace("time.sleep(0.02", "time.sleep(0.4")
 
 
 def prepare(place: Path) -> Store:
     """A planned sweep of `launcher=slurm`."""
     place.mkdir(parents=True)
     (place / "driver.py").write_text(chaos.DRIVER.replace('LAUNCHERS["local"]', 'LAUNCHERS["slurm"]'))
-    (place / "worker.py").write_text(chaos.WORKER)
+    (place / "worker.py").write_text(slow(chaos.WORKER))
     file, roots = compose.root_config()
     words = [f"seed=range({chaos.RUNS})", "tracker=none", f"runs_dir={place}/runs", "launcher=slurm"]
     words += [f"++launcher.options.{key}={value}" for key, value in OPTIONS.items()]

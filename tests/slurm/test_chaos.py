@@ -17,5 +17,5 @@ def test_a_round_loses_nothing_and_does_nothing_twice(repo: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["runs"], found["nodes"]) == (20, 1)
-    assert found["kills"] >= 2  # a process and a node; a fast machine is through before more
+    assert found["kills"] >= 5
     assert (found["lost"], found["duplicates"], found["left"]) == (0, 0, 0)
