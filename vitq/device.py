@@ -43,6 +43,14 @@ def make_repeatable() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
+def at_once(images: int, elements: int, limit: int, device: torch.device) -> int:
+    """How many of some images, of so many elements each, to send through a network together.
+
+    On a CPU no more than `limit` elements, so that what becomes of them stays in the cache; elsewhere all.
+    """
+    return min(images, max(1, limit // elements)) if device.type == "cpu" else images
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on a device or on the host (where torch raises a plain RuntimeError)."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -9,10 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitq.device import at_once
 from vitq.progress import Progress
 
 if TYPE_CHECKING:
     from vitq.data import ImageSet
+
+# Sixteen images of 224×224: quantized DeiT-tiny takes two thirds of the time that it takes for 64 at once.
+CPU_ELEMENTS = 16 * 3 * 224 * 224
 
 
 @torch.no_grad()
@@ -21,8 +25,11 @@ def logits(
 ) -> Tensor:
     """(N, classes) float32 logits on the CPU, in the order of the split. Raises ValueError where one is not finite."""
     steps = -(-len(images) // batch_size)
-    batches = images.batches(batch_size, device)
-    scores = torch.cat([model(batch).float().cpu() for batch, _ in progress.over(batches, stage, steps)])
+    found = []
+    for batch, _ in progress.over(images.batches(batch_size, device), stage, steps):
+        size = at_once(len(batch), batch[0].numel(), CPU_ELEMENTS, device)
+        found += [model(part).float().cpu() for part in batch.split(size)]
+    scores = torch.cat(found)
     if not torch.isfinite(scores).all():
         bad = int((~torch.isfinite(scores)).any(dim=1).sum())
         raise ValueError(f"{stage}: the model gives NaN or infinity for {bad} of {len(scores)} images")
