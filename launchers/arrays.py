@@ -5,28 +5,23 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Mapping
 
 from vitq.errors import ConfigError
 from vitq.estimate import History
 from vitq.launchers import slurm
 from vitq.launchers.base import LAUNCHERS
+from vitq.launchers.packing import Array, chunks, pack
 from vitq.launchers.watched import Watched, Watcher
 from vitq.plan import Plan, PlannedRun
 from vitq.show import Show
 from vitq.store import claim
 from vitq.store.submissions import Submission
 
-T = TypeVar("T")
-
 # So often in a row a job must be missing from the queue, or ended, before its unfinished runs count as lost.
 _SURE = 2
 # Why jobs wait that start by themselves sooner or later.
 _USUAL = {"None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Cleaning", "Dependency", "Reservation"}
-# A run whose cost is not known is taken to fill a job of its own.
-_UNKNOWN = float("inf")
 
 
 @LAUNCHERS.register("slurm")
@@ -61,14 +56,6 @@ def submit(plan: Plan, show: Show) -> int:
     driver = Driver(plan, show)
     driver.submit()
     return len(driver.waiting)
-
-
-@dataclass
-class Array:
-    """What is to become one array: the runs of each job, and how many jobs may run at a time."""
-
-    jobs: list[list[PlannedRun]]
-    parallel: int
 
 
 class Driver:
@@ -125,7 +112,7 @@ class Driver:
                     self._place(array)
                 except slurm.FullError as error:
                     if len(array.jobs) > 1:
-                        queue.extendleft(reversed(_halves(array)))
+                        queue.extendleft(reversed(array.halves()))
                         continue
                     if not self._placed:
                         raise
@@ -180,11 +167,11 @@ class Driver:
         most = self.options.max_parallel or len(jobs)
         # More arrays than jobs that may run at a time: longer jobs instead.
         if len(jobs) > self._limit * most:
-            jobs = list(_chunks(self.waiting, -(-len(self.waiting) // (self._limit * most))))
+            jobs = list(chunks(self.waiting, -(-len(self.waiting) // (self._limit * most))))
         if self.options.max_parallel is not None:
             active = {place[0] for place in self._placed.values() if place is not None}
             most = max(0, most - sum(self._parallel.get(token, 0) for token in active))
-        parts = list(_chunks(jobs, self._limit))
+        parts = list(chunks(jobs, self._limit))
         return [Array(part, most // len(parts) + (n < most % len(parts))) for n, part in enumerate(parts)]
 
     def _place(self, array: Array) -> None:
@@ -299,34 +286,3 @@ class Driver:
         from rich.markup import escape
 
         self.show.console.print(escape(text), highlight=False, soft_wrap=True)
-
-
-def pack(runs: Sequence[PlannedRun], options: slurm.Options, history: History) -> Iterator[list[PlannedRun]]:
-    """The runs of each job: of one model, at most `runs_per_job`, and not more than `minutes_per_job` by experience."""
-    most = options.runs_per_job
-    if options.minutes_per_job is not None and most == 1:
-        most = len(runs)
-    models = list(dict.fromkeys(run.config.model.name for run in runs))
-    job: list[PlannedRun] = []
-    minutes = 0.0
-    for run in sorted(runs, key=lambda run: models.index(run.config.model.name)):
-        cost = history.cost(run.config) if options.minutes_per_job is not None else None
-        own = cost.seconds / 60 if cost else _UNKNOWN
-        full = options.minutes_per_job is not None and minutes + own > options.minutes_per_job
-        if job and (len(job) >= most or full or job[0].config.model != run.config.model):
-            yield job
-            job, minutes = [], 0.0
-        job.append(run)
-        minutes += own
-    if job:
-        yield job
-
-
-def _halves(array: Array) -> list[Array]:
-    half = len(array.jobs) // 2
-    more = -(-array.parallel // 2)
-    return [Array(array.jobs[:half], more), Array(array.jobs[half:], array.parallel - more)]
-
-
-def _chunks(items: Sequence[T], size: int) -> Iterator[list[T]]:
-    yield from (list(items[start : start + size]) for start in range(0, len(items), size))

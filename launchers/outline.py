@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitq.estimate import History
-from vitq.launchers import arrays, local, slurm
+from vitq.launchers import local, packing, slurm
 from vitq.plan import PlannedRun
 
 
@@ -48,7 +48,7 @@ def _local(options: Mapping[str, Any], runs: Sequence[PlannedRun], history: Hist
 
 def _slurm(options: Mapping[str, Any], runs: Sequence[PlannedRun], history: History) -> Outline:
     asked = slurm.parse(options)
-    jobs = list(arrays.pack(runs, asked, history))
+    jobs = list(packing.pack(runs, asked, history))
     parallel = min(asked.max_parallel or len(jobs), len(jobs))
     try:
         size = slurm.max_array() if slurm.available() else None

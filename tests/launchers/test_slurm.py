@@ -13,7 +13,7 @@ from vitq.cli import main
 from vitq.errors import ConfigError
 from vitq.estimate import History, facts
 from vitq.launchers import slurm
-from vitq.launchers.arrays import Array, _halves, pack
+from vitq.launchers.packing import Array, pack
 from vitq.plan import Plan, PlannedRun
 
 
@@ -91,6 +91,6 @@ def test_refusals_are_told_apart(said: str, kind: type[slurm.SlurmError]) -> Non
 
 def test_halves_share_what_may_run_at_a_time() -> None:
     jobs: list[list[PlannedRun]] = [[], [], [], [], []]
-    assert [(len(half.jobs), half.parallel) for half in _halves(Array(jobs, 5))] == [(2, 3), (3, 2)]
+    assert [(len(half.jobs), half.parallel) for half in Array(jobs, 5).halves()] == [(2, 3), (3, 2)]
     # One at a time: the second half has to wait until the first one has ended.
-    assert [(len(half.jobs), half.parallel) for half in _halves(Array(jobs, 1))] == [(2, 1), (3, 0)]
+    assert [(len(half.jobs), half.parallel) for half in Array(jobs, 1).halves()] == [(2, 1), (3, 0)]
