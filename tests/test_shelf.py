@@ -13,6 +13,7 @@ from torch import nn
 from tests.fake_engine import FakeEngine
 from tests.tiny import part, tiny, workspace  # noqa: F401 - a fixture
 from vitq import compose, job, plan, shelf, track
+from vitq.journal import Journal
 from vitq.progress import Progress
 from vitq.shelf import SHARE, SHELF, Shelf
 from vitq.steps import Workspace
@@ -158,11 +159,11 @@ def test_memory_that_runs_out_is_first_taken_from_what_is_kept(
     SHELF.clear()
     SHELF.put("group", 0, KILOBYTE)
     with pytest.raises(RuntimeError, match="can't allocate"):
-        job._measured(made.runs[0].config, run_dir, job.Journal(run_dir, Progress()))
+        job._measured(made.runs[0].config, run_dir, Journal(run_dir, Progress()))
     assert tries == [1, 0]
     assert "memory ran out; what this process kept" in run_dir.read_log()
     with pytest.raises(RuntimeError, match="can't allocate"):
-        job._measured(made.runs[0].config, run_dir, job.Journal(run_dir, Progress()))
+        job._measured(made.runs[0].config, run_dir, Journal(run_dir, Progress()))
     assert tries == [1, 0, 0]
 
 

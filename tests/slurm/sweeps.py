@@ -27,11 +27,12 @@ import pytest
 sys.path.insert(0, {repo!r})
 from vitq import job
 from tests.fake_engine import FakeEngine
+from vitq.journal import Journal
 from vitq.progress import Progress
 engine = FakeEngine(fail=lambda config: ({fail}))
 
 def execute(run_dir, progress, tracker, group=None):
-    journal = job.Journal(run_dir, Progress())
+    journal = Journal(run_dir, Progress())
     journal.stage("fake")
     try:
         engine.execute(run_dir, progress, tracker, group)
