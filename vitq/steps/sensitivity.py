@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vitq.device import at_once
+from vitq.evaluate import CPU_ELEMENTS
 from vitq.quant.per_image import PerImageUniform
 from vitq.quant.quantizer import Quantizer
 from vitq.quant.site import Site
@@ -221,8 +223,10 @@ class Trial:
         """Images spread evenly over the calibration set, whose order may be by class, with their labels."""
         total = len(self._work.calib)
         chosen = torch.linspace(0, total - 1, min(count, total)).round().long().tolist()
-        size = self._work.config.calib.batch_size
-        return list(self._work.calib.take(chosen).batches(size, self._work.device))
+        size, device = self._work.config.calib.batch_size, self._work.device
+        batches = list(self._work.calib.take(chosen).batches(size, device))
+        size = at_once(size, batches[0][0][0].numel(), CPU_ELEMENTS, device)
+        return [part for images, labels in batches for part in zip(images.split(size), labels.split(size), strict=True)]
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:
