@@ -217,6 +217,21 @@ def test_lazy_measuring_is_cheaper_and_about_as_good(make: Make) -> None:
     assert ends["lazy"]["loss"] < 1.3 * ends["always"]["loss"]
 
 
+def test_never_measuring_follows_the_losses_of_sites_alone(make: Make) -> None:
+    work = make()
+    run(work, {"do": "allocate", "recompute": "never", "mean_bits": 4, "images": 8})
+    path, alone = work.artifacts["allocation_path"], work.artifacts["allocation_sensitivity"]
+    loss_of = alone.set_index(["site", "bits"]).loss
+    state = {site.name: 8 for site in free(work)}
+    for site, old, new, score, saved in path.iloc[1:][["site", "from_bits", "to_bits", "score", "saved"]].to_numpy():
+        assert state[site] == old
+        assert score == pytest.approx((loss_of[site, new] - loss_of[site, old]) / saved)
+        state[site] = new
+    # One evaluation a step, for the loss on the path, beside those of the table and the start.
+    assert path.evaluations.iloc[-1] - path.evaluations.iloc[0] == len(path) - 1
+    assert path.loss.iloc[-1] == pytest.approx(loss(work, tiny("vit")), rel=1e-3)
+
+
 def test_mixed_precision_beats_single_precision_of_the_same_mean(make: Make) -> None:
     ends = {}
     for policy in ("greedy", "milp", "uniform"):

@@ -40,13 +40,14 @@ class Allocate(Step):
         one number for both. size_mb: most megabytes of the packed checkpoint. bops: most bit operations for one image.
         Several may be given; where none is, it is mean_bits, with the run's own bits: `bits=w4a4` is a mean of 4 and 4.
     images: how many calibration images, spread over the set, measure the loss; all where there are fewer.
-    recompute: `lazy` measures a site again when it stands first, `always` all of them before each step (slow).
+    recompute: greedily, `lazy` measures a site again when it stands first, `always` all of them before each step
+        (slow); `never` goes by the loss that each site causes alone, as `milp` does.
     seconds: most the integer program may take.
 
     Artifacts: `allocation_path`, one row for each step of the search with the loss and all four costs (a Pareto curve);
-    `allocation_sensitivity` (milp), the loss that each site causes alone at each width. The probe `sensitivity` of a
-    run with the same recipe up to this step measures the same numbers; what it, or an earlier allocation under another
-    budget, left in the cache is used (known.py).
+    `allocation_sensitivity` (`milp`, and `greedy` that never measures again), the loss that each site causes alone at
+    each width. The probe `sensitivity` of a run with the same recipe up to this step measures the same numbers; what it,
+    or an earlier allocation under another budget, left in the cache is used (known.py).
     """
 
     policy: Literal["greedy", "milp", "uniform"] = "greedy"
@@ -55,7 +56,7 @@ class Allocate(Step):
     size_mb: float | None = None
     bops: float | None = None
     images: int = 16
-    recompute: Literal["lazy", "always"] = "lazy"
+    recompute: Literal["lazy", "always", "never"] = "lazy"
     seconds: float = 120.0
     needs_teacher: ClassVar[bool] = True
 
@@ -120,27 +121,34 @@ class Allocate(Step):
         budget.check(names, widths)
         trial = Trial(work, menu(work, sites, widths), self.images)
         if self.policy == "greedy":
+            alone = self._alone(work, trial, names, widths) if self.recompute == "never" else None
             trial.start(dict.fromkeys(names, widths[-1]))
-            rows = search_bits.greedy(trial, budget, widths, self.recompute, work.progress)
+            rows = search_bits.greedy(trial, budget, widths, self.recompute, work.progress, alone)
         elif self.policy == "milp":
-            known = Known(work.config, steps_before(work.config, self), self.images, work.device)
-            alone = known.losses(names, widths)
-            if alone is None:
-                alone = table(trial, names, widths, work)
-                known.add(alone)
-            trial.start(milp(alone, budget, self.seconds))
+            trial.start(milp(self._alone(work, trial, names, widths), budget, self.seconds))
             rows = search_bits.final(trial, budget)
-            work.artifacts["allocation_sensitivity"] = pd.DataFrame(
-                [
-                    {"site": name, "kind": work.model.sites[name].kind, "bits": width, "loss": loss}
-                    for name, losses in alone.items()
-                    for width, loss in losses.items()
-                ]
-            )
         else:
             trial.start(search_bits.uniform({site.name: site.is_weight for site in sites}, budget, widths))
             rows = search_bits.final(trial, budget)
         work.artifacts["allocation_path"] = pd.DataFrame(rows).astype({"from_bits": "Int64", "to_bits": "Int64"})
+
+    def _alone(self, work: Workspace, trial: Trial, names: list[str], widths: list[int]) -> dict[str, dict[int, float]]:
+        """The loss that each site causes alone at each width, out of the cache where it was measured before."""
+        import pandas as pd
+
+        known = Known(work.config, steps_before(work.config, self), self.images, work.device)
+        alone = known.losses(names, widths)
+        if alone is None:
+            alone = table(trial, names, widths, work)
+            known.add(alone)
+        work.artifacts["allocation_sensitivity"] = pd.DataFrame(
+            [
+                {"site": name, "kind": work.model.sites[name].kind, "bits": width, "loss": loss}
+                for name, losses in alone.items()
+                for width, loss in losses.items()
+            ]
+        )
+        return alone
 
     def _limits(self, config: RunConfig, sites: list[Site]) -> dict[str, float]:
         weight, activation = self.means(config)

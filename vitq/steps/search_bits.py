@@ -19,12 +19,20 @@ Row = dict[str, Any]
 _NEXT = 4.0
 
 
-def greedy(trial: Trial, budget: Budget, widths: Sequence[int], recompute: str, progress: Progress) -> list[Row]:
+def greedy(
+    trial: Trial,
+    budget: Budget,
+    widths: Sequence[int],
+    recompute: str,
+    progress: Progress,
+    alone: Mapping[str, Mapping[int, float]] | None = None,
+) -> list[Row]:
     """Lower one site by one width at a time until the budget holds; returns the path, `trial` is at its end.
 
     The next one is the site of least loss increase per share of the budget's excess that it saves. `always` measures
     every site anew before each step; `lazy` measures again only those that stand first, until the first one is measured
-    against the current allocation.
+    against the current allocation; `never` measures none and goes by `alone`, the loss that each site causes at each
+    width when all others are in full precision. The path has the measured loss of every step all the same.
     """
     lower = {width: below for below, width in zip(sorted(widths), sorted(widths)[1:], strict=False)}
     first = budget.excess(trial.bits)
@@ -45,7 +53,9 @@ def greedy(trial: Trial, budget: Budget, widths: Sequence[int], recompute: str, 
         return share
 
     def score(name: str) -> float:
-        return (trial.look(name, lower[trial.bits[name]]) - trial.loss) / relief(name)
+        now, then = trial.bits[name], lower[trial.bits[name]]
+        increase = alone[name][then] - alone[name][now] if alone else trial.look(name, then) - trial.loss
+        return increase / relief(name)
 
     # (score, position, site, version it was measured at)
     order = {name: position for position, name in enumerate(trial.bits)}
