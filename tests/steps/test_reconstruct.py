@@ -53,7 +53,8 @@ def error(work: Workspace) -> float:
 WAYS: dict[str, dict[str, Any]] = {
     "weights": {"learn": ["weights", "bias"]},
     "rounding": {"learn": ["rounding"], "lr_rounding": 0.05},
-    "scales": {"learn": ["activation_scales", "weight_scales", "zero_points"]},
+    # Steps of a hundredth of a scale, and enough of them: blocks gain in every case, the network gains by 23 % here.
+    "scales": {"learn": ["activation_scales", "weight_scales", "zero_points"], "lr_scales": 5e-4, "iterations": 80},
     "rounding and activation scales": {
         "learn": ["rounding", "activation_scales"],
         "input": "qdrop",
@@ -74,7 +75,7 @@ def test_every_way_of_learning_lowers_its_loss(workspace: Make, family: str, way
     before = error(work)
     run(work, reconstruct(**WAYS[way]))
     for name, (curve,) in work.curves.items():
-        assert curve.shape == (30,), name
+        assert curve.shape == (WAYS[way].get("iterations", 30),), name
         if way.startswith("rounding") or name == "patch_embed":
             # The regularizer enters after a fifth of the iterations; and white noise leaves a single linear layer
             # nothing to gain over rounding to nearest.
@@ -134,7 +135,7 @@ def test_gradients_do_not_depend_on_how_many_images_go_through_at_once(
 
         monkeypatch.setattr(torch.optim, "Adam", Adam)
         work = workspace(tiny("vit"), UNIFORM, images=16, weight=4, activation=4)
-        run(work, CALIBRATE, reconstruct(**{**WAYS[way], "input": "fp"}, iterations=1, micro_batch=micro))
+        run(work, CALIBRATE, reconstruct(**{**WAYS[way], "input": "fp", "iterations": 1, "micro_batch": micro}))
         gradients.extend(curve for (curve,) in work.curves.values())
     assert len(found[8]) == len(found[3]) > len(work.curves)
     for whole, parts in zip(*found.values(), strict=True):
