@@ -43,12 +43,12 @@ def make_repeatable() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def at_once(images: int, elements: int, limit: int, device: torch.device) -> int:
-    """How many of some images, of so many elements each, to send through a network together.
+def at_once(batch: torch.Tensor, limit: int) -> int:
+    """How many images of a batch (B, …) to send through a network together.
 
     On a CPU no more than `limit` elements, so that what becomes of them stays in the cache; elsewhere all.
     """
-    return min(images, max(1, limit // elements)) if device.type == "cpu" else images
+    return min(len(batch), max(1, limit // batch[0].numel())) if batch.device.type == "cpu" else len(batch)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

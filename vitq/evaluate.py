@@ -27,8 +27,7 @@ def logits(
     steps = -(-len(images) // batch_size)
     found = []
     for batch, _ in progress.over(images.batches(batch_size, device), stage, steps):
-        size = at_once(len(batch), batch[0].numel(), CPU_ELEMENTS, device)
-        found += [model(part).float().cpu() for part in batch.split(size)]
+        found += [model(part).float().cpu() for part in batch.split(at_once(batch, CPU_ELEMENTS))]
     scores = torch.cat(found)
     if not torch.isfinite(scores).all():
         bad = int((~torch.isfinite(scores)).any(dim=1).sum())

@@ -182,7 +182,7 @@ def learn_segment(
             given = weight.select(chosen) if weight else weights_of(step.loss, wanted)
             optimizer.zero_grad(set_to_none=True)
             loss = torch.zeros((), device=work.device)
-            size = step.micro_batch or at_once(len(inputs), inputs[0].numel(), CPU_ELEMENTS, work.device)
+            size = step.micro_batch or at_once(inputs, CPU_ELEMENTS)
             for first in range(0, len(inputs), size):
                 here = slice(first, first + size)
                 with _autocast(step, work.device):

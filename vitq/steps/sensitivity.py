@@ -223,10 +223,13 @@ class Trial:
         """Images spread evenly over the calibration set, whose order may be by class, with their labels."""
         total = len(self._work.calib)
         chosen = torch.linspace(0, total - 1, min(count, total)).round().long().tolist()
-        size, device = self._work.config.calib.batch_size, self._work.device
-        batches = list(self._work.calib.take(chosen).batches(size, device))
-        size = at_once(size, batches[0][0][0].numel(), CPU_ELEMENTS, device)
-        return [part for images, labels in batches for part in zip(images.split(size), labels.split(size), strict=True)]
+        found: list[tuple[Tensor, Tensor]] = []
+        for images, labels in self._work.calib.take(chosen).batches(
+            self._work.config.calib.batch_size, self._work.device
+        ):
+            size = at_once(images, CPU_ELEMENTS)
+            found += zip(images.split(size), labels.split(size), strict=True)
+        return found
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:
