@@ -25,12 +25,12 @@ def probs() -> Tensor:
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
-@pytest.mark.parametrize("zero_code", [True, False])
+@pytest.mark.parametrize(("zero_code", "levels"), [(True, "strict"), (False, "strict"), (True, "public")])
 @pytest.mark.parametrize("name", ["log2", "log_sqrt2"])
-def test_log_codes(probs: Tensor, name: str, bits: int, zero_code: bool) -> None:
-    quantizer = fitted(name, bits, probs, range="percentile", zero_code=zero_code)
+def test_log_codes(probs: Tensor, name: str, bits: int, zero_code: bool, levels: str) -> None:
+    quantizer = fitted(name, bits, probs, range="percentile", zero_code=zero_code, levels=levels)
     assert isinstance(quantizer, LogQuantizer)
-    assert_same(LogCodes(quantizer)(probs), quantizer(probs), quantizer.codes)
+    assert_same(LogCodes(quantizer)(probs), quantizer(probs), quantizer.last + 1)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

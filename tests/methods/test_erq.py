@@ -14,6 +14,7 @@ from vitq import validate
 from vitq.config import RunConfig
 from vitq.methods import erq
 from vitq.quant.dual import DualUniformQuantizer
+from vitq.quant.layers import QuantConv2d
 from vitq.quant.layout import Axes
 from vitq.quant.model import build
 from vitq.quant.uniform import UniformQuantizer
@@ -209,6 +210,23 @@ def test_every_layer_of_a_model(workspace: Make, family: str, bias: bool, monkey
             weight = work.model.layer(site).weight
             assert torch.equal(uniform(work, site.name)(weight), weight), f"{site.name} is not on its grid"
             assert site.on
+
+
+@torch.no_grad()
+def test_the_patch_embedding_is_rounded_by_wqer(workspace: Make) -> None:
+    """Its output lies nearer to full precision's than that of its weight rounded to nearest."""
+    errors = {}
+    for updated in (True, False):
+        work = workspace(tiny("vit"), METHOD, images=64, weight=3, activation=4)
+        run(work, *REPQ)
+        layer = part(work.model.model, "patch_embed.proj")
+        assert isinstance(layer, QuantConv2d)
+        exact = torch.nn.functional.conv2d(images(work), layer.weight, layer.bias, layer.stride)
+        before = layer.weight.detach().clone()
+        run(work, {"do": "erq", "patch": updated, "penalty": 10.0})
+        assert torch.equal(layer.weight, before) is not updated
+        errors[updated] = float((layer(images(work)) - exact).square().mean())
+    assert errors[True] < 0.9 * errors[False]
 
 
 @torch.no_grad()

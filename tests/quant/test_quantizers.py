@@ -157,18 +157,28 @@ def test_symmetric_uniform_has_its_zero_in_the_middle() -> None:
 
 
 @pytest.mark.parametrize(("name", "steps"), [("log2", 1), ("log_sqrt2", 2)])
-@pytest.mark.parametrize("zero_code", [False, True])
-def test_log_quantizers_match_the_float64_formula(name: str, steps: int, zero_code: bool) -> None:
+@pytest.mark.parametrize(("zero_code", "levels"), [(False, "strict"), (True, "strict"), (True, "public")])
+def test_log_quantizers_match_the_float64_formula(name: str, steps: int, zero_code: bool, levels: str) -> None:
     x = torch.rand(2, 3, 64, generator=torch.Generator().manual_seed(1)) ** 6
     bits, scale = 4, float(x.max())
-    out = fitted(name, bits, x, zero_code=zero_code)(x)
-    last = 2**bits - 2 if zero_code else 2**bits - 1
+    quantizer = fitted(name, bits, x, zero_code=zero_code, levels=levels)
+    out = quantizer(x)
+    last = 2**bits - 2 if zero_code and levels == "strict" else 2**bits - 1
+    assert quantizer.levels().shape == (1, last + 2 if zero_code else last + 1)
+    assert torch.equal(quantizer.decode(quantizer.encode(x)), out)
     for value, got in zip(x.flatten().tolist(), out.flatten().tolist(), strict=True):
         code = round(-steps * math.log2(value / scale))
         expected = scale * 2 ** (-min(code, last) / steps)
         if code > last and zero_code:
             expected = 0.0
         assert got == pytest.approx(expected, rel=1e-5)
+
+
+def test_public_levels_need_the_zero_that_they_add() -> None:
+    with pytest.raises(ValueError, match="zero_code=false has none"):
+        fitted("log_sqrt2", 4, torch.rand(1, 8, 8), levels="public")
+    with pytest.raises(ValueError, match="public, strict"):
+        fitted("log2", 4, torch.rand(1, 8, 8), levels="papers")
 
 
 def test_log_sqrt2_equals_repq_vits_change_of_base() -> None:

@@ -29,7 +29,7 @@ class LogCodes(nn.Module):
         scale, steps = float(quantizer.scale[0]), quantizer.steps_per_octave
         self.slope = steps / math.log(2)
         self.first = steps * math.log2(scale)
-        self.scale, self.last = scale, quantizer.codes - 1
+        self.scale, self.last = scale, quantizer.last
         self.zero = bool(quantizer.settings["zero_code"]) and scale * 2.0 ** (-self.last / steps) > _NOTHING
 
     def forward(self, x: Tensor) -> Tensor:

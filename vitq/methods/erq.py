@@ -41,7 +41,8 @@ class Erq(Step):
     bias: regress with an intercept, so that the bias takes the mean.
     penalty, penalty_head: λ for the sums over all images and positions, of the layers and of the last ones.
     flips: most flips for each output channel and half. choose: the flip of largest `gradient` among those that go
-        against it (the paper's), or of largest `decrease` of the proxy. patch: update the patch embedding too.
+        against it (the paper's), or of largest `decrease` of the proxy. patch: update the patch embedding too;
+        its image is not quantized, so that Wqer alone changes it.
     """
 
     aqer: bool = True

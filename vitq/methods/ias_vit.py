@@ -10,11 +10,11 @@ from torch import Tensor
 from vitq.errors import unknown
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Layout
+from vitq.quant.logarithmic import LEVELS
 from vitq.quant.quantizer import QUANTIZERS, Quantizer, straight_through
 
 # Public code's candidates for the shift η.
 ETAS = (0.001, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.2, 0.5, 1.0)
-LEVELS = ("strict", "public")
 
 
 @QUANTIZERS.register("sulq")

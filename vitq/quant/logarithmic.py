@@ -7,12 +7,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from vitq.errors import unknown
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Layout
 from vitq.quant.quantizer import QUANTIZERS, Quantizer, straight_through
 from vitq.quant.search import CANDIDATES, PERCENTILES, best, candidates
 
 _TINY = 1e-30
+# 2^b codes, or as many levels as public code has.
+LEVELS = ("strict", "public")
 
 
 class LogQuantizer(Quantizer):
@@ -21,11 +24,17 @@ class LogQuantizer(Quantizer):
     scale: (G,) float32, the value of code 0. Values are non-negative; negative ones are taken as zero.
 
     Options: zero_code: the last code 2^b − 1 decodes to exactly zero, so that Q = 2^b − 2; without it Q = 2^b − 1 and
-    the least value is s·2^(−Q/k). Public RepQ-ViT code decodes everything below its last level to zero *beside* 2^b
-    levels, which makes 2^b + 1; here the zero takes one of the 2^b codes. percentiles, candidates: see search.py.
+    the least value is s·2^(−Q/k). levels: `strict` is 2^b codes, the zero one of them. `public` repeats public code of
+    RepQ-ViT and ERQ, to compare with its figures: the zero stands *beside* 2^b powers, Q = 2^b − 1, one level more than
+    b bits hold (`encode` returns 2^b too). percentiles, candidates: see search.py.
     """
 
-    options: ClassVar[dict[str, Any]] = {"percentiles": PERCENTILES, "candidates": CANDIDATES, "zero_code": False}
+    options: ClassVar[dict[str, Any]] = {
+        "percentiles": PERCENTILES,
+        "candidates": CANDIDATES,
+        "zero_code": False,
+        "levels": "strict",
+    }
     parameter_names: ClassVar[tuple[str, ...]] = ("scale",)
     steps_per_octave = 1
     scale: Tensor
@@ -34,11 +43,15 @@ class LogQuantizer(Quantizer):
         super().__init__(*args, **kwargs)
         if self.symmetric:
             raise ValueError(f"symmetric=true: {type(self).__name__} has no negative codes; leave symmetric out")
+        if self.settings["levels"] not in LEVELS:
+            raise ValueError(unknown(f"levels of {type(self).__name__}", self.settings["levels"], LEVELS))
+        if self.settings["levels"] == "public" and not self.settings["zero_code"]:
+            raise ValueError("levels=public puts a zero beside 2^b powers; zero_code=false has none; make it true")
 
     @property
     def last(self) -> int:
-        """Largest code that stands for a power, Q."""
-        return self.codes - 2 if self.settings["zero_code"] else self.codes - 1
+        """Largest code: the zero where there is one, else the least power."""
+        return self.codes if self.settings["levels"] == "public" else self.codes - 1
 
     def fit(self, distribution: Distribution, layout: Layout) -> None:
         if bool((distribution.low < -1e-6).any()):
@@ -61,13 +74,13 @@ class LogQuantizer(Quantizer):
     def _codes(self, x: Tensor, scale: Tensor) -> Tensor:
         octaves = torch.log2((x / scale).clamp_(min=_TINY)).neg_()
         codes = octaves.mul_(self.steps_per_octave).round_()
-        # Beyond the last power: the zero code, or the last power itself. Both are `codes - 1`.
-        return codes.clamp_(0, self.codes - 1)
+        # Beyond the last power: the zero code, or the last power itself.
+        return codes.clamp_(0, self.last)
 
     def _values(self, codes: Tensor, scale: Tensor) -> Tensor:
         values = torch.exp2(codes * (-1.0 / self.steps_per_octave)) * scale
         if self.settings["zero_code"]:
-            values = values.masked_fill_(codes == self.codes - 1, 0.0)
+            values = values.masked_fill_(codes == self.last, 0.0)
         return values
 
     def encode(self, x: Tensor) -> Tensor:

@@ -53,6 +53,11 @@ class Quantizer(nn.Module):
         return 1 << self.bits
 
     @property
+    def last(self) -> int:
+        """Largest code; 2^bits − 1 but for options that repeat public code's level too many."""
+        return self.codes - 1
+
+    @property
     def fitted(self) -> bool:
         return self.layout is not None
 
@@ -78,9 +83,9 @@ class Quantizer(nn.Module):
         return straight_through(x, self.decode(self.encode(x.detach())))
 
     def levels(self) -> Tensor:
-        """(G, 2^bits) float32: the value of every code, for each group."""
+        """(G, last + 1) float32: the value of every code, for each group."""
         layout = self._layout()
-        grid = torch.arange(self.codes, device=self._device()).expand(layout.groups, -1)
+        grid = torch.arange(self.last + 1, device=self._device()).expand(layout.groups, -1)
         # Codes lie along a trailing axis here, so the parameters broadcast as a column.
         self.layout = Layout("channel", Axes(0), layout.groups, (layout.groups, 1))
         try:
