@@ -27,27 +27,30 @@ def mse(output: Tensor, target: Tensor, gradient: Tensor | None = None) -> Tenso
     return (output - target).square().sum(dim=1).mean()
 
 
-def imbalance(target: Tensor) -> Tensor:
-    """Weight of each element of a batch, as large as target: w = (E_token/Ē)·(E_channel/Ē), normalized to mean 1.
+def imbalance(seen: Tensor) -> Tensor:
+    """Weight of each element of a batch, as large as `seen`: w = (E_token/Ē)·(E_channel/Ē), normalized to mean 1.
 
-    E are the mean energies of the element's token and channel. AOCQ, loss level; our reading: the paper's body could
-    not be had; its abstract transfers "the imbalanced activations across tokens and channels to the optimization of
-    model weights". 1 everywhere where there are no tokens.
+    E are the mean energies of the element's token, in its own image, and of its channel, over the batch. AOCQ, loss
+    level; our reading: the paper's body could not be had; its abstract transfers "the imbalanced activations across
+    tokens and channels to the optimization of model weights". 1 everywhere where there are no tokens.
     """
-    if target.ndim < 3:
-        return torch.ones_like(target)
-    energy = target.detach().square()
+    if seen.ndim < 3:
+        return torch.ones_like(seen)
+    energy = seen.detach().square()
     token = energy.mean(dim=-1, keepdim=True)
-    channel = energy.mean(dim=tuple(range(target.ndim - 1)), keepdim=True)
+    channel = energy.mean(dim=tuple(range(seen.ndim - 1)), keepdim=True)
     weight = token * channel
     return weight / weight.mean().clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 @LOSSES.register("token_channel")
 def token_channel(output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Squared error weighted by the targets' imbalance across tokens and channels, reduced as `mse` does."""
+    """Squared error weighted by the imbalance across tokens and channels, reduced as `mse` does.
+
+    Raises ValueError without the weight (`weights_of`).
+    """
     if weight is None:
-        weight = imbalance(target)
+        raise ValueError("token_channel needs the weights of the whole batch, see weights_of")
     return ((output - target).square() * weight).sum(dim=1).mean()
 
 
@@ -77,6 +80,12 @@ def _given(gradient: Tensor | None) -> Tensor:
     return gradient
 
 
-def weights_of(loss: str, target: Tensor) -> Tensor | None:
-    """What a loss weighs the elements of a batch with, where that depends on all of it: parts of the batch share it."""
-    return imbalance(target) if loss == "token_channel" else None
+def weights_of(loss: str, inputs: Tensor, target: Tensor, by: str = "targets") -> Tensor | None:
+    """What a loss weighs the elements of a batch with, where that depends on all of it: parts of the batch share it.
+
+    by: whose imbalance it is, that of the `targets` or that of the segment's `inputs`. Inputs of another shape (patch
+    embedding, patch merging, head) say nothing about an output's tokens and channels; the targets do there.
+    """
+    if loss != "token_channel":
+        return None
+    return imbalance(inputs if by == "inputs" and inputs.shape == target.shape else target)

@@ -42,7 +42,8 @@ class Reconstruct(Step):
         `zero_points` (LSQ gradients).
     input: what the segment reads: `fp`, the full-precision network's activations; `quantized`, those of the quantized
         network; `qdrop`, the latter with each element replaced by the former with probability `drop`.
-    loss: see loss.py.
+    loss: see loss.py. weigh_by: whose imbalance weighs the loss `token_channel`: that of the full-precision `targets`,
+        or that of the `inputs` that the segment reads.
     iterations, batch_size, schedule, warmup: Adam without weight decay for each segment; warmup is a share of the
         iterations. `method.iterations` overrides `iterations`. lr: weights and biases; lr_scales: scales and zero
         points; lr_rounding: rounding, whose regularizer weighs `rounding_weight` and anneals β from 20 to 2 after a
@@ -62,6 +63,7 @@ class Reconstruct(Step):
     input: Literal["fp", "quantized", "qdrop"] = "quantized"
     drop: float = 0.5
     loss: str = "mse"
+    weigh_by: Literal["targets", "inputs"] = "targets"
     iterations: int = 1000
     batch_size: int = 64
     lr: float = 4e-5
@@ -179,7 +181,7 @@ def learn_segment(
             if step.input == "qdrop":
                 keep = torch.rand(inputs.shape, generator=generator).to(inputs.device) < step.drop
                 inputs = torch.where(keep, exact.select(chosen), inputs)
-            given = weight.select(chosen) if weight else weights_of(step.loss, wanted)
+            given = weight.select(chosen) if weight else weights_of(step.loss, inputs, wanted, step.weigh_by)
             optimizer.zero_grad(set_to_none=True)
             loss = torch.zeros((), device=work.device)
             size = step.micro_batch or at_once(inputs, CPU_ELEMENTS)

@@ -33,7 +33,10 @@ def greedy(
     every site anew before each step; `lazy` measures again only those that stand first, until the first one is measured
     against the current allocation; `never` measures none and goes by `alone`, the loss that each site causes at each
     width when all others are in full precision. The path has the measured loss of every step all the same.
+    Raises ValueError for `alone` without `never` and the other way round.
     """
+    if (recompute == "never") != (alone is not None):
+        raise ValueError(f"greedy: recompute={recompute!r}; never goes by `alone`, and only never does")
     lower = {width: below for below, width in zip(sorted(widths), sorted(widths)[1:], strict=False)}
     first = budget.excess(trial.bits)
     rows, version = [_row(trial, budget)], 0

@@ -1,0 +1,76 @@
+"""Reconstruction losses against their formulas in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from vitq.steps.loss import LOSSES, imbalance, weights_of
+
+
+def tokens(shape: tuple[int, ...], seed: int = 0) -> Tensor:
+    """Some tokens and some channels are far larger than the others, as in a transformer."""
+    random = torch.Generator().manual_seed(seed)
+    x = torch.randn(shape, generator=random)
+    x[..., 0] *= 30
+    x[:, 0] *= 5
+    return x
+
+
+def reference(seen: Tensor) -> np.ndarray:
+    """w_btc ∝ mean_c'(x²_btc')·mean_b't'(x²_b't'c), mean 1."""
+    energy = seen.double().numpy() ** 2
+    weight = np.empty_like(energy)
+    for b, t, c in np.ndindex(*energy.shape):
+        weight[b, t, c] = energy[b, t].mean() * energy[:, :, c].mean()
+    return np.asarray(weight / weight.mean())
+
+
+@given(seed=st.integers(0, 1000), batch=st.integers(1, 3), length=st.integers(1, 5), width=st.integers(1, 4))
+def test_token_channel_is_the_weighted_squared_error(seed: int, batch: int, length: int, width: int) -> None:
+    target, output = tokens((batch, length, width), seed), tokens((batch, length, width), seed + 1)
+    weight = weights_of("token_channel", output, target)
+    assert weight is not None
+    assert np.allclose(weight.double().numpy(), reference(target), rtol=1e-4)
+    error = (output.double().numpy() - target.double().numpy()) ** 2 * reference(target)
+    expected = error.sum(axis=1).mean()
+    assert float(LOSSES["token_channel"](output, target, weight)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_inputs_weigh_where_they_have_the_targets_shape() -> None:
+    inputs, target = tokens((2, 5, 4), 1), tokens((2, 5, 4), 2)
+    by_inputs = weights_of("token_channel", inputs, target, "inputs")
+    assert by_inputs is not None
+    assert np.allclose(by_inputs.double().numpy(), reference(inputs), rtol=1e-4)
+    merged = weights_of("token_channel", tokens((2, 5, 8), 1), target, "inputs")
+    assert merged is not None
+    assert torch.equal(merged, imbalance(target)), "another shape: the targets'"
+
+
+def test_images_and_windows_keep_their_own_tokens() -> None:
+    """A feature map (B, H, W, C) has H·W tokens."""
+    target = tokens((2, 3, 4, 5))
+    flat = reference(target.flatten(1, 2))
+    assert np.allclose(imbalance(target).flatten(1, 2).double().numpy(), flat, rtol=1e-4)
+
+
+def test_even_activations_weigh_alike() -> None:
+    assert torch.allclose(imbalance(torch.ones(2, 5, 4)), torch.ones(2, 5, 4))
+    assert torch.equal(imbalance(torch.randn(4, 10)), torch.ones(4, 10)), "logits have no tokens"
+    assert torch.isfinite(imbalance(torch.zeros(2, 5, 4))).all()
+
+
+def test_token_channel_without_weights_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs the weights"):
+        LOSSES["token_channel"](torch.zeros(1, 2, 3), torch.ones(1, 2, 3), None)
+    assert weights_of("mse", torch.zeros(1, 2, 3), torch.zeros(1, 2, 3)) is None
+
+
+def test_mse_sums_over_tokens() -> None:
+    output, target = tokens((3, 5, 4), 1), tokens((3, 5, 4), 2)
+    expected = ((output.double() - target.double()) ** 2).sum(1).mean()
+    assert float(LOSSES["mse"](output, target, None)) == pytest.approx(float(expected), rel=1e-5)
