@@ -7,10 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vitq.errors import unknown
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Layout
-from vitq.quant.logarithmic import LEVELS
 from vitq.quant.quantizer import QUANTIZERS, Quantizer, straight_through
 
 # Public code's candidates for the shift η.
@@ -42,15 +40,8 @@ class SULQ(Quantizer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        if self.settings["levels"] not in LEVELS:
-            raise ValueError(unknown("levels of sulq", self.settings["levels"], LEVELS))
         if not self.settings["etas"] or min(self.settings["etas"]) <= 0:
             raise ValueError(f"etas={self.settings['etas']}; a list of positive shifts is needed, e.g. [0.01, 0.1]")
-
-    @property
-    def last(self) -> int:
-        """Largest code."""
-        return self.codes - 1 if self.settings["levels"] == "strict" else self.codes
 
     def fit(self, distribution: Distribution, layout: Layout) -> None:
         if bool((distribution.low < -1e-6).any()):

@@ -7,15 +7,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vitq.errors import unknown
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Layout
 from vitq.quant.quantizer import QUANTIZERS, Quantizer, straight_through
 from vitq.quant.search import CANDIDATES, PERCENTILES, best, candidates
 
 _TINY = 1e-30
-# 2^b codes, or as many levels as public code has.
-LEVELS = ("strict", "public")
 
 
 class LogQuantizer(Quantizer):
@@ -43,15 +40,8 @@ class LogQuantizer(Quantizer):
         super().__init__(*args, **kwargs)
         if self.symmetric:
             raise ValueError(f"symmetric=true: {type(self).__name__} has no negative codes; leave symmetric out")
-        if self.settings["levels"] not in LEVELS:
-            raise ValueError(unknown(f"levels of {type(self).__name__}", self.settings["levels"], LEVELS))
         if self.settings["levels"] == "public" and not self.settings["zero_code"]:
             raise ValueError("levels=public puts a zero beside 2^b powers; zero_code=false has none; make it true")
-
-    @property
-    def last(self) -> int:
-        """Largest code: the zero where there is one, else the least power."""
-        return self.codes if self.settings["levels"] == "public" else self.codes - 1
 
     def fit(self, distribution: Distribution, layout: Layout) -> None:
         if bool((distribution.low < -1e-6).any()):

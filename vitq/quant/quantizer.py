@@ -15,13 +15,16 @@ from vitq.quant.layout import Axes, Layout
 from vitq.registry import Registry
 
 QUANTIZERS: Registry[type[Quantizer]] = Registry("quantizer")
+# 2^b codes, or as many levels as public code has.
+LEVELS = ("strict", "public")
 
 
 class Quantizer(nn.Module):
     """Base of all quantizers.
 
-    b bits means 2^b codes: `encode` returns integers in [0, 2^b), without exception. `forward` is decode∘encode with a
-    straight-through gradient. Parameters are float32 buffers of shape (G,), one entry for each group of the layout.
+    b bits means 2^b codes: `encode` returns integers in [0, 2^b), unless a quantizer has the option `levels` and it is
+    `public`, which repeats public code. `forward` is decode∘encode with a straight-through gradient. Parameters are
+    float32 buffers of shape (G,), one entry for each group of the layout.
 
     Lifecycle: construct → `fit` (range search on a `Distribution`) → `encode` / `decode` / `forward`.
     """
@@ -43,6 +46,8 @@ class Quantizer(nn.Module):
         self.bits, self.granularity, self.axes, self.range, self.symmetric = bits, granularity, axes, range, symmetric
         self.settings = {**self.options, **options}
         search.check(self.settings)
+        if "levels" in self.settings and self.settings["levels"] not in LEVELS:
+            raise ValueError(unknown(f"levels of {type(self).__name__}", self.settings["levels"], LEVELS))
         self.layout: Layout | None = None
         for name in self.parameter_names:
             self.register_buffer(name, torch.zeros(0))
@@ -54,8 +59,8 @@ class Quantizer(nn.Module):
 
     @property
     def last(self) -> int:
-        """Largest code; 2^bits − 1 but for options that repeat public code's level too many."""
-        return self.codes - 1
+        """Largest code; 2^bits, one more than b bits hold, where the option `levels` is `public`."""
+        return self.codes if self.settings.get("levels") == "public" else self.codes - 1
 
     @property
     def fitted(self) -> bool:
