@@ -16,6 +16,7 @@ Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 LOSSES: Registry[Loss] = Registry("loss")
 # Losses that weigh with the task's gradient at the segment's output (fisher.py).
 FISHER = ("fisher_diag", "hessian")
+_FISHER_NEEDS = f"losses {', '.join(FISHER)} need the task's gradient at the segment's output"
 
 
 @LOSSES.register("mse")
@@ -49,9 +50,8 @@ def token_channel(output: Tensor, target: Tensor, weight: Tensor | None = None) 
 
     Raises ValueError without the weight (`weights_of`).
     """
-    if weight is None:
-        raise ValueError("token_channel needs the weights of the whole batch, see weights_of")
-    return ((output - target).square() * weight).sum(dim=1).mean()
+    given = _given(weight, "token_channel needs the weights of the whole batch, see weights_of")
+    return ((output - target).square() * given).sum(dim=1).mean()
 
 
 @LOSSES.register("fisher_diag")
@@ -60,7 +60,7 @@ def fisher_diag(output: Tensor, target: Tensor, gradient: Tensor | None = None) 
 
     Raises ValueError without a gradient.
     """
-    return diagonal(output - target, _given(gradient)).mean() / (target[0].numel() / target.shape[1])
+    return diagonal(output - target, _given(gradient, _FISHER_NEEDS)).mean() / (target[0].numel() / target.shape[1])
 
 
 @LOSSES.register("hessian")
@@ -70,14 +70,14 @@ def hessian(output: Tensor, target: Tensor, gradient: Tensor | None = None) -> T
     FIMA-Q (arXiv 2506.11543) adds a low-rank part of rank 5 to the diagonal; here the rank is that of one drawn label.
     Raises ValueError without a gradient.
     """
-    error, given = output - target, _given(gradient)
+    error, given = output - target, _given(gradient, _FISHER_NEEDS)
     return (diagonal(error, given) + rank_one(error, given)).mean() / (target[0].numel() / target.shape[1])
 
 
-def _given(gradient: Tensor | None) -> Tensor:
-    if gradient is None:
-        raise ValueError(f"losses {', '.join(FISHER)} need the task's gradient at the segment's output")
-    return gradient
+def _given(weight: Tensor | None, needed: str) -> Tensor:
+    if weight is None:
+        raise ValueError(needed)
+    return weight
 
 
 def weights_of(loss: str, inputs: Tensor, target: Tensor, by: str = "targets") -> Tensor | None:
