@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from vitq.bases import with_base
-from vitq.errors import ConfigError, unknown
+from vitq.composition_errors import explain, hydra_errors
+from vitq.errors import ConfigError, first_line, unknown
 from vitq.roots import Roots
 from vitq.translate import launcher_overrides
 
@@ -87,8 +88,8 @@ def load(file: Path, roots: Roots, overrides: Sequence[str] = (), multirun: bool
             sweep = OmegaConf.to_container(OmegaConf.create(OmegaConf.select(config, "sweep") or {}), resolve=True)
             params = OmegaConf.select(config, "hydra.sweeper.params") or {}
             multirun = multirun or str(config.hydra.mode).endswith("MULTIRUN")
-        except _hydra_errors() as error:
-            raise ConfigError([f"{file}: {_explain(error, roots)}"]) from error
+        except hydra_errors() as error:
+            raise ConfigError([f"{file}: {explain(error, roots)}"]) from error
     if not isinstance(sweep, dict) or not hasattr(params, "items"):
         raise ConfigError([f"{file}: `sweep` and `hydra.sweeper.params` must be mappings"])
     given = [f"{key}={value}" for key, value in params.items()] if multirun else []
@@ -134,8 +135,8 @@ def expand(primary: Primary) -> Iterator[Cell]:
                         key, value = _value(override)
                         OmegaConf.update(config, key, value, merge=True, force_add=True)
                     raw = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-            except _hydra_errors() as error:
-                yield Cell(shown, {}, {}, _explain(error, primary.roots))
+            except hydra_errors() as error:
+                yield Cell(shown, {}, {}, explain(error, primary.roots))
                 continue
             try:
                 full = with_base({str(k): v for k, v in dict(raw).items() if k != "sweep"}, primary.roots)
@@ -235,7 +236,7 @@ def _axes(overrides: Sequence[str], roots: Roots) -> dict[str, list[str]]:
             else:
                 values = [override.get_value_element_as_str()]
         except HydraException as error:
-            problems.append(f"override {text!r}: {_first_line(error)}")
+            problems.append(f"override {text!r}: {first_line(error)}")
             continue
         if not values:
             problems.append(unknown(f"{key} matching", text.partition("=")[2], roots.files(key)))
@@ -269,38 +270,3 @@ def _search(file: Path, roots: Roots) -> str:
     own = OmegaConf.select(OmegaConf.load(file), "hydra.searchpath", default=None) or []
     paths = [*own, *(f"file://{folder}" for folder in roots.folders if folder != file.parent)]
     return "hydra.searchpath=[" + ",".join("'" + path.replace("'", "\\'") + "'" for path in paths) + "]"
-
-
-def _hydra_errors() -> tuple[type[Exception], ...]:
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    return HydraException, OmegaConfBaseException, YAMLError
-
-
-def _explain(error: Exception, roots: Roots) -> str:
-    """One line for a composition error, with the valid values where Hydra knows or we can look."""
-    from hydra.errors import MissingConfigException
-    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = error.missing_cfg_file.rpartition("/")
-        options = roots.files(group) if group else {}
-        return unknown(group, option, options) if options else _first_line(error)
-    # Only Hydra's own errors hide the one that matters. OmegaConf's name the full key, and under a debugger or coverage
-    # their __cause__ is the same error without it.
-    cause: BaseException = error
-    if not isinstance(error, OmegaConfBaseException) and isinstance(error.__cause__, OmegaConfBaseException):
-        cause = error.__cause__
-    if isinstance(cause, MissingMandatoryValue):
-        return f"{cause.full_key}: missing; set it with {cause.full_key}=VALUE"
-    text = _first_line(error)
-    if cause is not error and _first_line(cause) not in text:
-        text = f"{text} ({_first_line(cause)})".removeprefix(" ")
-    return text
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

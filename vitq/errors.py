@@ -45,6 +45,12 @@ def brief(error: BaseException) -> str:
     return " ".join(text.split())
 
 
+def first_line(error: BaseException, otherwise: str | None = None) -> str:
+    """First line of an error's message that says something; `otherwise`, or its class, where none does."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else otherwise or type(error).__name__
+
+
 def unknown(what: str, value: object, valid: Iterable[str], action: str = "") -> str:
     """The one wording for 'there is no such thing': `unknown('quantizer', 'logg2', ['log2', 'uniform'])`."""
     import difflib

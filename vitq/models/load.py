@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitq.config import DataConfig, ModelConfig
-from vitq.errors import ModelError
+from vitq.errors import ModelError, first_line
 from vitq.models.build import EMBEDDED, classes, create, settle, through_timm
 from vitq.progress import Progress
 
@@ -112,7 +112,7 @@ def _from_hub(model: ModelConfig, data: DataConfig) -> nn.Module:
     except _download_errors() as error:
         raise ModelError(
             f"the weights of {model.name!r} are not in the hub's local cache and cannot be downloaded "
-            f"({type(error).__name__}: {_first_line(error)}); without network, copy the file here and set "
+            f"({type(error).__name__}: {first_line(error, 'no message')}); without network, copy the file here and set "
             "model.checkpoint=PATH (safetensors or .pth)"
         ) from error
     return settle(network, model)
@@ -134,10 +134,6 @@ def _download_errors() -> tuple[type[Exception], ...]:
             error = getattr(sys.modules[module], "HTTPError" if module == "httpx" else "RequestException")
             found.append(error)
     return tuple(found)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or "no message").splitlines()[0]
 
 
 def _fill(network: nn.Module, path: Path) -> nn.Module:
@@ -165,8 +161,9 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
         state = load_state_dict(str(path), use_ema=False, weights_only=True)
     except Exception as error:  # safetensors, zip and pickle each have their own errors for a broken file
+        reason = f"{type(error).__name__}: {first_line(error, 'no message')}"
         raise ModelError(
-            f"checkpoint {str(path)!r} cannot be read as weights ({type(error).__name__}: {_first_line(error)}); give "
+            f"checkpoint {str(path)!r} cannot be read as weights ({reason}); give "
             "a safetensors file, or a .pth that torch.load(weights_only=True) accepts"
         ) from error
     tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}

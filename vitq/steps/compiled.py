@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vitq.errors import first_line
 from vitq.models.anatomy import Segment
 
 LOG = logging.getLogger("vitq.steps")
@@ -50,7 +51,7 @@ def forward_of(segment: Segment, compile_it: bool) -> Callable[[Tensor], Tensor]
         try:
             out: Tensor = _compiled(segment.forward, x)
         except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             _failed.append(reason)
             LOG.warning(
                 "torch.compile does not work here (%s); reconstruction goes on without it and takes up to twice as "
