@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.report.conftest import config, correct, finish
@@ -138,6 +139,40 @@ def test_who_died_right_after_the_result_is_buried_by_the_next_retry(tmp_path: P
     assert not list(run.path.glob("claim*"))
     assert not list(run.path.glob(".*"))
     assert run.is_done()
+
+
+def test_who_died_while_taking_a_finished_run_leaves_nothing(run: RunDir) -> None:
+    """It never held the claim: half a claim file, or a succession that nobody claims any more, is all there is."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (run.path / f".claim.{host_id()}.{gone.pid}.0.tmp").write_text("{")
+    claim.bury(run)
+    assert list(run.path.iterdir()) == []
+    late = claim.me().model_copy(update={"pid": gone.pid, "token": "late"})
+    (run.path / "claim.dead.successor").write_text(late.to_json())
+    claim.bury(run)
+    assert list(run.path.iterdir()) == []
+    run.path.rmdir()
+    claim.bury(run)
+    assert not run.path.exists()
+
+
+def test_setting_the_clock_kills_no_owner(run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of the boot is the clock's time minus the time since: a step of the clock moves it."""
+    (owner,) = takers(run, tmp_path / "go", 1)
+    (tmp_path / "go").touch()
+    assert answers([owner]) == ["took"]
+    booted = psutil.boot_time()
+    for place in ("psutil.boot_time", "psutil._psplatform.boot_time"):
+        monkeypatch.setattr(place, lambda: booted + 1)
+    assert psutil.Process(owner.pid).create_time() > time.time() - 60  # the step is seen
+    assert Claim.take(run) is None
+    owner.kill()
+    owner.wait()
+    held = Claim.take(run)
+    assert held is not None
+    held.release()
 
 
 def test_an_answer_that_nfs_lost_is_no_defeat(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vitq.errors import StoreError
+from vitq.store.process import is_alive
 
 # A temporary file of another machine, or of a process id in use again, counts as abandoned after this many seconds.
 ABANDONED_AFTER = 24 * 3600
@@ -124,24 +125,12 @@ def _abandoned(entry: os.DirEntry[str], host: str, pid: int) -> bool:
         if pid == os.getpid():
             with _lock:
                 return entry.path not in _mine  # else: of a dead process that had our id
-        if not _alive(pid):
+        if not is_alive(pid):
             return True
     try:
         return time.time() - entry.stat().st_mtime > ABANDONED_AFTER
     except FileNotFoundError:
         return False  # its writer has just renamed it
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True  # exists, and belongs to somebody else
-    except OverflowError:
-        return False  # not a process id of this system
-    return True
 
 
 def host_id() -> str:

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from vitq.errors import StoreError
 from vitq.result import Record
 from vitq.signals import not_in_threads
+from vitq.store import process
 from vitq.store.atomic import host_id, make_dir, remove_abandoned, temporary_file, write_file
 from vitq.store.rundir import RunDir, read_bytes
 
@@ -32,12 +33,12 @@ SILENCE = 60.0
 
 
 class Owner(Record):
-    """A process. host: machine and process-id namespace; boot: of the machine; began: start time of the process."""
+    """A process. host: machine and process-id namespace; boot: of the machine; started: see `process.started`."""
 
     host: str
     boot: str
     pid: int
-    began: float
+    started: float
     token: str
 
 
@@ -110,16 +111,21 @@ class Claim:
 
 
 def bury(run_dir: RunDir) -> None:
-    """Remove what a dead owner left: its claim, by succeeding it, the resume state where it had finished, half files.
+    """Remove what dead processes left: claims, by succeeding them, resume state where they had finished, half files.
 
     An owner that is alive keeps all of it. Raises StoreError when the disk refuses.
     """
-    claim = Claim.take(run_dir) if run_dir.claim_path.exists() else None
-    if claim is not None:
+    if next(run_dir.path.glob("claim*"), None) is not None and (claim := Claim.take(run_dir)) is not None:
         with claim:
             if run_dir.is_done():
                 run_dir.clear_state()
-            remove_abandoned(run_dir.path)
+    try:
+        # Without a claim, too: one that died while it took the run may have held none yet.
+        remove_abandoned(run_dir.path)
+    except FileNotFoundError:
+        return  # the whole folder is gone, and with it what was left there
+    except OSError as error:
+        raise _refused(run_dir.claim_path, error) from error
 
 
 def give_back(run_dir: RunDir) -> None:
@@ -170,14 +176,7 @@ def is_dead(owner: Owner, path: Path) -> bool:
         return _watch.still(path, owner.token)
     if owner.boot != here.boot:
         return True
-    try:
-        process = psutil.Process(owner.pid)
-        # A zombie waits for its parent to look; it does nothing any more.
-        return bool(process.create_time() != owner.began or process.status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.AccessDenied:
-        return False
+    return not process.is_alive(owner.pid, owner.started)
 
 
 def _succeed(run_dir: RunDir, dead: Owner, mine: Owner) -> bool:
@@ -238,13 +237,15 @@ def _owner(path: Path) -> Owner | None:
         return Owner.model_validate(json.loads(data))
     except (ValueError, ValidationError):
         # Written whole before it was linked, so a damaged one is a damaged disk: nobody is known to hold the run.
-        return Owner(host="", boot="", pid=0, began=0.0, token=path.name)
+        return Owner(host="", boot="", pid=0, started=0.0, token=path.name)
 
 
 def me() -> Owner:
     """This process, under a token of its own."""
-    process = psutil.Process()
-    return Owner(host=host_id(), boot=_boot(), pid=process.pid, began=process.create_time(), token=uuid.uuid4().hex)
+    pid = os.getpid()
+    began = process.started(pid)
+    assert began is not None, "this process lives"
+    return Owner(host=host_id(), boot=_boot(), pid=pid, started=began, token=uuid.uuid4().hex)
 
 
 def _boot() -> str:
