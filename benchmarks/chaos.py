@@ -32,6 +32,8 @@ from vitq.store import Store
 
 RUNS = 20
 SWEEP = "chaos"
+# Seconds that a driver or a worker may take to end by itself: a disk that is flushing gigabytes stalls every write.
+PATIENCE = 400
 
 # The driver of a stored sweep, as `vitq retry` is one, without planning; and the worker it starts.
 DRIVER = """\
@@ -94,6 +96,7 @@ class Round:
     def __init__(self, place: Path, seed: int):
         self.place, self.random = place, random.Random(seed)
         self.kills = 0
+        self.errors = place / "driver.err"
         self._drivers: list[subprocess.Popen[bytes]] = []
 
     def play(self, kills: int) -> None:
@@ -112,9 +115,9 @@ class Round:
                     self._start()
         # Whoever is left may finish; then one more, undisturbed, finds nothing or the rest.
         for driver in self._drivers:
-            driver.wait(120)
-        self._start().wait(120)
-        deadline = time.monotonic() + 30
+            driver.wait(PATIENCE)
+        self._start().wait(PATIENCE)
+        deadline = time.monotonic() + PATIENCE
         while list(self._processes()):
             if time.monotonic() > deadline:
                 raise RuntimeError(f"processes are left: {[words(p) for p in self._processes()]}")
@@ -128,7 +131,8 @@ class Round:
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, str(self.place / "driver.py"), str(self.place / "runs"), SWEEP]
-        driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with self.errors.open("ab") as errors:
+            driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
         self._drivers.append(driver)
         return driver
 
@@ -201,6 +205,12 @@ def compare(store: Store, calm: Store) -> dict[str, list[str]]:
     return found
 
 
+def told(store: Store, game: Round) -> str:
+    """What runs and drivers say of themselves, for a round that went wrong."""
+    logs = [f"{name}:\n{store.run(name).read_log()}" for name in store.read_sweep(SWEEP).signatures]
+    return "\n".join([f"{game.kills} kills", *logs, "drivers:", game.errors.read_text(encoding="utf-8")])
+
+
 def main() -> int:
     """Calm sweep, rounds, comparison, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -219,6 +229,9 @@ def main() -> int:
             game = Round(place, seed)
             try:
                 game.play(kills=game.random.randint(4, 8))
+            except (subprocess.TimeoutExpired, RuntimeError):
+                print(f"round {seed}: {told(store, game)}", file=sys.stderr)
+                raise
             finally:
                 game.stop()
             wrong = compare(store, calm)
@@ -229,6 +242,8 @@ def main() -> int:
                 total[key] += len(names)
                 if names:
                     print(f"round {seed}: {key}: {', '.join(names)}", file=sys.stderr)
+            if any(wrong.values()):
+                print(told(store, game), file=sys.stderr)
             if not args.json:
                 print(f"round {seed}: {game.kills} kills", flush=True)
     found = total | {"seconds": round(time.perf_counter() - start)}
