@@ -115,13 +115,17 @@ def bury(run_dir: RunDir) -> None:
 
     An owner that is alive keeps all of it. Raises StoreError when the disk refuses.
     """
-    if next(run_dir.path.glob("claim*"), None) is not None and (claim := Claim.take(run_dir)) is not None:
-        with claim:
-            if run_dir.is_done():
-                run_dir.clear_state()
     try:
-        # Without a claim, too: one that died while it took the run may have held none yet.
-        remove_abandoned(run_dir.path)
+        # Claims and temporary files, in one look: a finished run mostly has none, and a sweep asks for each of them.
+        # A temporary file may lie there without a claim: of one that died while it took the run.
+        names = [name for name in os.listdir(run_dir.path) if name.startswith(("claim", "."))]
+        claimed = any(name.startswith("claim") for name in names)
+        if claimed and (claim := Claim.take(run_dir)) is not None:
+            with claim:
+                if run_dir.is_done():
+                    run_dir.clear_state()
+        if names:
+            remove_abandoned(run_dir.path)
     except FileNotFoundError:
         return  # the whole folder is gone, and with it what was left there
     except OSError as error:

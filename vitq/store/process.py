@@ -21,14 +21,11 @@ def started(pid: int) -> float | None:
 
     A zombie is dead. Raises PermissionError where the system hides it.
     """
-    if not _exists(pid):
-        return None
     try:
         # The name in brackets may hold anything, brackets and blanks too: what counts follows the last one.
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
-        # Gone this moment, hidden (hidepid), or no Linux.
-        return _elsewhere(pid) if _exists(pid) else None
+        return _elsewhere(pid)  # gone, hidden (hidepid), or no Linux
     return None if fields[0].decode() in _OVER else float(fields[19])
 
 
