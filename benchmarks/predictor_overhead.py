@@ -19,11 +19,12 @@ import torch
 from reconstruction import MODEL, Noise
 
 from vitq import compose, methods
-from vitq.methods.scale_predictor import Predictor, PredictScales
+from vitq.methods.scale_predictor import PredictScales
 from vitq.models.anatomy import dissect
 from vitq.plan import make
 from vitq.progress import Progress
 from vitq.quant.model import QuantizedModel
+from vitq.quant.predictor import Predictor
 from vitq.steps import Workspace
 from vitq.steps.step import parse_step
 

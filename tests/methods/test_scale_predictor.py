@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from tests.tiny import images, run, tiny
 from vitq import compose
-from vitq.methods.scale_predictor import Predicted, Predictor, PredictScales, solve
+from vitq.methods.scale_predictor import PredictScales, solve
 from vitq.quant.layout import Axes, Layout
 from vitq.quant.per_image import Batch, Extrema, Percentile, PerImageUniform
+from vitq.quant.predictor import Predicted, Predictor
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps import Workspace
 
@@ -81,12 +82,13 @@ def test_without_coefficients_it_is_the_base(workspace: Make, family: str) -> No
 def test_an_image_does_not_depend_on_its_neighbours(workspace: Make, family: str, ranges: str) -> None:
     work = workspace(tiny(family), BASE, weight=4, activation=4)
     run(work, CALIBRATE, predict(ranges=ranges, percentile=0.99))
-    x = images(work)[:6]
+    # Sums in another order would round some codes the other way in float32, how many depends on the machine.
+    work.model.double()
+    x = images(work)[:6].double()
     with torch.no_grad():
         together = work.model(x)
         apart = torch.cat([work.model(one) for one in x.split(1)])
-    # Sums in another order may round another way, so that a few codes are off by one.
-    assert (together - apart).norm() < 0.02 * together.norm()
+    assert (together - apart).norm() < 1e-6 * together.norm()
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel", "head", "group:2"])

@@ -24,97 +24,14 @@ from torch import Tensor, nn
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
-from vitq.quant.per_image import Batch, Extrema, Percentile, PerImageUniform, Source, spread
+from vitq.quant.per_image import Batch, Extrema, Percentile, PerImageUniform
+from vitq.quant.predictor import Predicted, Predictor
 from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.step import STEPS, Step, Workspace
 
 # Factors that an image's best one is searched among, beside 1: evenly spaced in the logarithm over the clamp.
 _TRIED = 24
-
-
-class Predictor(nn.Module):
-    """Listens to one module; knows the factors of the images that passed it last.
-
-    mean, std: (F,) of the features over the calibration images. scales, zeros: (P, Q) coefficients of the Q sites,
-    where P = K·F, and one more with a constant.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, sites: int, features: int, degree: int, chunks: int, clamp: tuple[float, float], constant: bool):
-        super().__init__()
-        self.degree, self.chunks, self.clamp, self.both = degree, chunks, clamp, features == 2
-        self.constant = constant
-        count = degree * features + constant
-        self.scales = nn.Parameter(torch.zeros(count, sites), requires_grad=False)
-        self.zeros = nn.Parameter(torch.zeros(count, sites), requires_grad=False)
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("std", torch.ones(features))
-        self._factors: Tensor | None = None
-        self._shifts: Tensor | None = None
-
-    def listen(self, module: nn.Module) -> None:
-        """Predict anew whenever `module` has run."""
-        module.register_forward_hook(lambda _module, _inputs, output: self.see(output))
-
-    def see(self, x: Tensor) -> None:
-        """x: (B, N, C) or (B, H, W, C), output of the module that is listened to."""
-        powers = self.powers(self.features(x))
-        self._factors = (1 + powers @ self.scales).clamp(*self.clamp)
-        self._shifts = powers @ self.zeros
-
-    def features(self, x: Tensor) -> Tensor:
-        """(B, F) float32: robust extrema of each image, as a range or as both ends."""
-        tokens = x.float().flatten(1, -2)
-        low, high = zip(*(torch.aminmax(c.flatten(1), dim=1) for c in tokens.chunk(self.chunks, dim=1)), strict=True)
-        top, bottom = torch.stack(high).mean(dim=0), torch.stack(low).mean(dim=0)
-        return torch.stack([top, bottom], dim=1) if self.both else (top - bottom).unsqueeze(1)
-
-    def powers(self, features: Tensor) -> Tensor:
-        """(B, P): the standardized features r, r², …, r^K, and 1 with a constant."""
-        r = (features - self.mean) / self.std
-        first = [torch.ones_like(r[:, :1])] if self.constant else []
-        return torch.cat([*first, *(r**k for k in range(1, self.degree + 1))], dim=1)
-
-    def of(self, site: int, rows: int) -> tuple[Tensor, Tensor]:
-        """(rows, 1) each: factor of the scale and shift of the zero point. rows: images, or windows image by image."""
-        if self._factors is None or self._shifts is None or rows % len(self._factors):
-            known = "none" if self._factors is None else f"{len(self._factors)}"
-            raise RuntimeError(
-                f"predicted scales of {known} images meet a batch of {rows}: run the model from its first layer, so "
-                "that the predictor sees every batch; steps that run segments alone come before predict_scales"
-            )
-        windows = rows // len(self._factors)
-        chosen = self._factors[:, site : site + 1], self._shifts[:, site : site + 1]
-        return chosen if windows == 1 else tuple(c.repeat_interleave(windows, dim=0) for c in chosen)  # type: ignore[return-value]
-
-    def flops(self, tokens: int, width: int) -> int:
-        """Operations for one image: two comparisons an element, then the polynomial of every site."""
-        return 2 * tokens * width + 2 * self.scales.numel() + 2 * self.zeros.numel()
-
-
-class Predicted(Source):
-    """Static scale and zero point times and plus what the predictor says of the image."""
-
-    def __init__(self, predictor: Predictor, site: int, moves_zero: bool):
-        self.predictor, self.site, self.moves_zero = predictor, site, moves_zero
-
-    def parameters(self, uniform: UniformQuantizer, x: Tensor) -> tuple[Tensor, Tensor]:
-        factor, shift = self.predictor.of(self.site, len(x))
-        ndim = uniform._layout().expand(x).ndim
-        scale = spread(uniform, uniform.scale.unsqueeze(0) * factor, ndim)
-        if not self.moves_zero:
-            return scale, uniform._layout().view(uniform.zero_point)
-        zero = (uniform.zero_point.unsqueeze(0) + shift).round().clamp(0, uniform.codes - 1)
-        if not bool((uniform.zero_point >= 0).all() and (uniform.zero_point < uniform.codes).all()):
-            zero = (uniform.zero_point.unsqueeze(0) + shift).round()  # ranges that leave zero out
-        return scale, spread(uniform, zero, ndim)
-
-    def parameter_bytes(self) -> int:
-        """Float32 coefficients of one site."""
-        return 4 * (self.predictor.scales.shape[0] + self.predictor.zeros.shape[0])
 
 
 @STEPS.register("predict_scales")

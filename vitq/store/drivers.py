@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from vitq.store import claim
 from vitq.store.atomic import write_bytes
-from vitq.store.rundir import read_bytes
+from vitq.store.files import read_bytes
 from vitq.store.store import Store
 
 

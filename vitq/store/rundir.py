@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import io
-import json
 import shutil
-import zipfile
-import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import ValidationError
 
 from vitq.errors import StoreError
-from vitq.result import Record, Result, Status
+from vitq.result import Result, Status
 from vitq.store.atomic import write_bytes
+from vitq.store.files import arrays_of, read_bytes, read_record, table_of, unreadable, write_arrays, write_table
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-
-R = TypeVar("R", bound=Record)
 
 # libyaml where PyYAML was built with it: ten times faster, same language.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -78,9 +72,9 @@ class RunDir:
         try:
             config = yaml.load(data, Loader=_Loader)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise _unreadable(self.config_path, error, "remove the file and plan the run again") from error
+            raise unreadable(self.config_path, error, "remove the file and plan the run again") from error
         if not isinstance(config, dict):
-            raise _unreadable(
+            raise unreadable(
                 self.config_path,
                 f"a mapping is expected, found {type(config).__name__}",
                 "remove the file and plan the run again",
@@ -118,7 +112,7 @@ class RunDir:
         remedy = "move the file away and start the run again"
         result = read_record(self.result_path, Result, remedy)
         if result is not None and result.signature != self.signature:
-            raise _unreadable(self.result_path, f"it is of run {result.signature}", remedy)
+            raise unreadable(self.result_path, f"it is of run {result.signature}", remedy)
         return result
 
     def is_done(self) -> bool:
@@ -136,11 +130,11 @@ class RunDir:
     def write_sites(self, sites: pd.DataFrame) -> None:
         """Store the table of sites: one row each, columns site, kind, shape ('192x768'), elements, quantizer,
         granularity, bits (32 = floating point), mse, sqnr_db."""
-        _write_table(self.sites_path, sites)
+        write_table(self.sites_path, sites)
 
     def read_sites(self) -> pd.DataFrame:
         """The table of sites. Raises StoreError when it is absent or unreadable."""
-        return self._read_table(self.sites_path)
+        return table_of(self._required(self.sites_path), self.sites_path, self._again)
 
     def artifact_path(self, name: str) -> Path:
         """Where the table that a step left under `name` lies."""
@@ -148,7 +142,7 @@ class RunDir:
 
     def write_artifact(self, name: str, table: pd.DataFrame) -> None:
         """Store a table that a step of the method left, e.g. the path of a bit allocation."""
-        _write_table(self.artifact_path(name), table)
+        write_table(self.artifact_path(name), table)
 
     def artifacts(self) -> list[str]:
         """Names of the tables that steps left, sorted."""
@@ -156,16 +150,17 @@ class RunDir:
 
     def read_artifact(self, name: str) -> pd.DataFrame:
         """A table of `write_artifact`. Raises StoreError when it is absent or unreadable."""
-        return self._read_table(self.artifact_path(name))
+        path = self.artifact_path(name)
+        return table_of(self._required(path), path, self._again)
 
     def write_predictions(self, arrays: dict[str, np.ndarray]) -> None:
         """Store what was predicted per image, N images in dataset order: `correct` bool (N,), `label` int64 (N,),
         `topk_index` int32 (N, k), `topk_logit` float32 (N, k), k = min(5, classes). Equal arrays, equal bytes."""
-        _write_arrays(self.predictions_path, arrays)
+        write_arrays(self.predictions_path, arrays)
 
     def read_predictions(self) -> dict[str, np.ndarray]:
         """The arrays of `write_predictions`. Raises StoreError when they are absent or unreadable."""
-        return _arrays(self._required(self.predictions_path), self.predictions_path, self._again)
+        return arrays_of(self._required(self.predictions_path), self.predictions_path, self._again)
 
     def probe_path(self, name: str) -> Path:
         """Where the arrays of a probe lie."""
@@ -182,13 +177,13 @@ class RunDir:
     def write_probe(self, name: str, arrays: dict[str, np.ndarray], picture: bytes) -> None:
         """Store a complete probe: the picture (PNG) first, so that the arrays say that both are there."""
         write_bytes(self.probe_picture_path(name), picture)
-        _write_arrays(self.probe_path(name), arrays)
+        write_arrays(self.probe_path(name), arrays)
 
     def read_probe(self, name: str) -> dict[str, np.ndarray] | None:
         """The arrays of `write_probe`, None when there are none. Raises StoreError when they are unreadable."""
         path = self.probe_path(name)
         data = read_bytes(path)
-        return None if data is None else _arrays(data, path, f"remove it and run `vitq probe {self.signature}` again")
+        return None if data is None else arrays_of(data, path, f"remove it and run `vitq probe {self.signature}` again")
 
     def clear_probe(self, name: str) -> None:
         """Remove a probe, complete or not."""
@@ -201,14 +196,14 @@ class RunDir:
 
     def write_probe_state(self, name: str, arrays: dict[str, np.ndarray]) -> None:
         """Keep what an unfinished probe has."""
-        _write_arrays(self.probe_state_path(name), arrays)
+        write_arrays(self.probe_state_path(name), arrays)
 
     def read_probe_state(self, name: str) -> dict[str, np.ndarray] | None:
         """What an unfinished probe had; None where there is nothing, or nothing readable: it is computed again."""
         path = self.probe_state_path(name)
         data = read_bytes(path)
         try:
-            return None if data is None else _arrays(data, path, "")
+            return None if data is None else arrays_of(data, path, "")
         except StoreError:
             return None
 
@@ -218,16 +213,6 @@ class RunDir:
             shutil.rmtree(self.probe_state_dir, ignore_errors=True)
         else:
             self.probe_state_path(name).unlink(missing_ok=True)
-
-    def _read_table(self, path: Path) -> pd.DataFrame:
-        import pandas as pd
-        import pyarrow as pa
-
-        data = self._required(path)
-        try:
-            return pd.read_parquet(io.BytesIO(data))
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise _unreadable(path, error, self._again) from error
 
     def append_log(self, text: str) -> None:
         """Add to what the attempts of the run wrote. Raises StoreError when the disk refuses."""
@@ -264,58 +249,3 @@ class RunDir:
                 f"no {path.name} in {self.path}: the run is not finished, or the file was removed; {self._again}"
             )
         return data
-
-
-def read_bytes(path: Path) -> bytes | None:
-    """Content of a file, None when it does not exist. Raises StoreError when it cannot be read."""
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise _unreadable(path, error.strerror or error, "check permissions and the disk") from error
-
-
-def read_record(path: Path, kind: type[R], remedy: str) -> R | None:
-    """A stored record, None when the file does not exist. Raises StoreError when it is not a valid `kind`."""
-    data = read_bytes(path)
-    if data is None:
-        return None
-    try:
-        return kind.model_validate(json.loads(data))
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'record'}: {e['msg']}" for e in error.errors()[:5])
-        raise _unreadable(path, problems, remedy) from error
-    except (ValueError, RecursionError) as error:
-        raise _unreadable(path, f"not JSON ({error})", remedy) from error
-
-
-def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    import numpy as np
-
-    for name, array in arrays.items():
-        if np.asarray(array).dtype.hasobject:
-            raise StoreError(f"cannot write {path}: array {name!r} holds Python objects; pass numbers")
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    write_bytes(path, buffer.getvalue())
-
-
-def _arrays(data: bytes, path: Path, remedy: str) -> dict[str, np.ndarray]:
-    import numpy as np
-
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise _unreadable(path, error, remedy) from error
-
-
-def _write_table(path: Path, table: pd.DataFrame) -> None:
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    write_bytes(path, buffer.getvalue())
-
-
-def _unreadable(path: Path, reason: object, remedy: str) -> StoreError:
-    return StoreError(f"cannot read {path}: {reason}; {remedy}")

@@ -13,7 +13,7 @@ from pydantic import Field
 from vitq.errors import StoreError
 from vitq.result import Count, Record, Timestamp, utc_now
 from vitq.store.atomic import remove_abandoned, write_bytes
-from vitq.store.rundir import read_record
+from vitq.store.files import read_record
 
 _REMEDY = "move its folder away; runs without a result are submitted again by the same command"
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from vitq.errors import StoreError, unknown
 from vitq.result import Record, Timestamp, utc_now
 from vitq.store.atomic import write_bytes
-from vitq.store.rundir import read_bytes, read_record
+from vitq.store.files import read_bytes, read_record
 
 # A name becomes a file, a folder and a W&B group. `.json` would make the folder of one sweep the file of another.
 _NAME = re.compile(r"(?!history$)(?!.*\.json$)[A-Za-z0-9_][A-Za-z0-9_.+=, -]{0,99}(?<![ .])")

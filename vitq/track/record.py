@@ -8,7 +8,8 @@ from pydantic import ConfigDict, Field
 
 from vitq.result import Record, Timestamp
 from vitq.store.atomic import write_bytes
-from vitq.store.rundir import RunDir, read_record
+from vitq.store.files import read_record
+from vitq.store.rundir import RunDir
 
 
 class Upload(Record):

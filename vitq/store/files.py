@@ -1,0 +1,92 @@
+"""One file of the store: bytes, records, arrays, tables. All writes are atomic; all failures are StoreError."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import ValidationError
+
+from vitq.errors import StoreError
+from vitq.result import Record
+from vitq.store.atomic import write_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+R = TypeVar("R", bound=Record)
+
+
+def read_bytes(path: Path) -> bytes | None:
+    """Content of a file, None when it does not exist. Raises StoreError when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise unreadable(path, error.strerror or error, "check permissions and the disk") from error
+
+
+def read_record(path: Path, kind: type[R], remedy: str) -> R | None:
+    """A stored record, None when the file does not exist. Raises StoreError when it is not a valid `kind`."""
+    data = read_bytes(path)
+    if data is None:
+        return None
+    try:
+        return kind.model_validate(json.loads(data))
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'record'}: {e['msg']}" for e in error.errors()[:5])
+        raise unreadable(path, problems, remedy) from error
+    except (ValueError, RecursionError) as error:
+        raise unreadable(path, f"not JSON ({error})", remedy) from error
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Store named arrays of numbers as one .npz; equal arrays, equal bytes."""
+    import numpy as np
+
+    for name, array in arrays.items():
+        if np.asarray(array).dtype.hasobject:
+            raise StoreError(f"cannot write {path}: array {name!r} holds Python objects; pass numbers")
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def arrays_of(data: bytes, path: Path, remedy: str) -> dict[str, np.ndarray]:
+    """The arrays that `write_arrays` stored at `path`. Raises StoreError when they are unreadable."""
+    import numpy as np
+
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise unreadable(path, error, remedy) from error
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Store a table as parquet."""
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    write_bytes(path, buffer.getvalue())
+
+
+def table_of(data: bytes, path: Path, remedy: str) -> pd.DataFrame:
+    """The table that `write_table` stored at `path`. Raises StoreError when it is unreadable."""
+    import pandas as pd
+    import pyarrow as pa
+
+    try:
+        return pd.read_parquet(io.BytesIO(data))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise unreadable(path, error, remedy) from error
+
+
+def unreadable(path: Path, reason: object, remedy: str) -> StoreError:
+    """What a file that cannot be read raises: which one, why, and what to do."""
+    return StoreError(f"cannot read {path}: {reason}; {remedy}")
