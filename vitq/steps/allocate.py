@@ -41,7 +41,8 @@ class Allocate(Step):
         Several may be given; where none is, it is mean_bits, with the run's own bits: `bits=w4a4` is a mean of 4 and 4.
     images: how many calibration images, spread over the set, measure the loss; all where there are fewer.
     recompute: greedily, `lazy` measures a site again when it stands first, `always` all of them before each step
-        (slow); `never` goes by the loss that each site causes alone, as `milp` does.
+        (slow); `never` goes by the loss that each site causes alone, as `milp` does: what the recipes take, because
+        increases that are measured at a high loss tell more of the other sites' errors than of the site.
     seconds: most the integer program may take.
 
     Artifacts: `allocation_path`, one row for each step of the search with the loss and all four costs (a Pareto curve);
