@@ -13,85 +13,18 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
+from tests.slurm.processes import environment_of, name_of, opened, others
+from tests.slurm.settings import ACCOUNTING, CONF, DATABASE
+
 NEEDED = ("munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd", "mariadb-install-db", "sbatch", "setpriv")
 PACKAGES = "slurm-wlm munge slurmdbd mariadb-server"
 NODES = ("n1", "n2")
-
-_CONF = """\
-ClusterName=vitq
-SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={controller}
-SlurmUser=root
-SlurmdUser=root
-AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
-CredType=cred/munge
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool.%n
-SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.%n.pid
-SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.%n.log
-SlurmctldDebug=verbose
-SlurmdDebug=verbose
-PlugStackConfig={folder}/plugstack.conf
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
-MpiDefault=none
-SwitchType=switch/none
-ReturnToService=2
-SlurmdParameters=config_overrides
-SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
-SchedulerType=sched/backfill
-SchedulerParameters=bf_interval=1,sched_interval=2,sched_min_interval=0,batch_sched_delay=0,requeue_delay=0
-PreemptType=preempt/partition_prio
-PreemptMode=REQUEUE
-MaxArraySize={array}
-SlurmdTimeout=5
-SlurmctldTimeout=5
-KillWait=3
-CompleteWait=0
-MinJobAge=300
-MessageTimeout=5
-InactiveLimit=0
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={n1} CPUs=2 RealMemory=4000
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={n2} CPUs=2 RealMemory=4000
-PartitionName=low Nodes=n[1-2] Default=YES MaxTime=60 PriorityTier=1 State=UP
-PartitionName=high Nodes=n[1-2] MaxTime=60 PriorityTier=10 State=UP
-"""
-
-_ACCOUNTING = """\
-AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost=127.0.0.1
-AccountingStoragePort={database}
-AccountingStoragePass={folder}/munge.socket
-AccountingStorageEnforce=associations,limits
-"""
-
-_DATABASE = """\
-AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
-DbdAddr=127.0.0.1
-DbdHost={host}
-DbdPort={database}
-SlurmUser=root
-LogFile={folder}/slurmdbd.log
-PidFile={folder}/slurmdbd.pid
-StorageType=accounting_storage/mysql
-StorageHost=127.0.0.1
-StoragePort={sql}
-StorageUser=slurm
-StoragePass=slurm
-StorageLoc=slurm_acct
-"""
 
 
 def missing() -> str | None:
@@ -135,7 +68,7 @@ class Cluster:
         for name in ("state", "spool.n1", "spool.n2"):
             (self.folder / name).mkdir()
         (self.folder / "plugstack.conf").touch()
-        self.conf.write_text((_CONF + (_ACCOUNTING if self.accounting else "")).format(**self._facts))
+        self.conf.write_text((CONF + (ACCOUNTING if self.accounting else "")).format(**self._facts))
         key = self.folder / "munge.key"
         key.write_bytes(os.urandom(1024))
         key.chmod(0o400)
@@ -164,7 +97,7 @@ class Cluster:
 
     def processes(self) -> list[psutil.Process]:
         """All processes of this cluster: daemons, slurmstepd, jobs and what they started."""
-        return [process for process in _others() if self._owns(process)]
+        return [process for process in others() if self._owns(process)]
 
     def start_controller(self) -> None:
         """Start slurmctld, also after `kill_controller`."""
@@ -199,16 +132,16 @@ class Cluster:
         log = str(self.folder / f"slurmd.{node}.log")
         return [
             process
-            for process in _others()
+            for process in others()
             if process.pid not in {daemon.pid for daemon in self._daemons.values()}
-            and (_environment(process).get("SLURMD_NODENAME") == node or log in _files(process))
+            and (environment_of(process).get("SLURMD_NODENAME") == node or log in opened(process))
             and self._owns(process)
         ]
 
     def _owns(self, process: psutil.Process) -> bool:
         # slurmstepd and slurmscriptd write their title over their environment; their log stays open.
-        return _environment(process).get("SLURM_CONF") == str(self.conf) or any(
-            name.startswith(f"{self.folder}/") for name in _files(process)
+        return environment_of(process).get("SLURM_CONF") == str(self.conf) or any(
+            name.startswith(f"{self.folder}/") for name in opened(process)
         )
 
     def run(self, *command: str, check: bool = True, env: dict[str, str] | None = None) -> str:
@@ -287,7 +220,7 @@ class Cluster:
         )  # fmt: skip
         self._wait(lambda: _listens(int(self._facts["sql"])), "mariadbd")
         conf = self.folder / "slurmdbd.conf"
-        conf.write_text(_DATABASE.format(**self._facts))
+        conf.write_text(DATABASE.format(**self._facts))
         conf.chmod(0o600)
         self._spawn("slurmdbd", "slurmdbd", "-D")
         self._wait(lambda: _listens(int(self._facts["database"])), "slurmdbd")
@@ -331,39 +264,6 @@ class Cluster:
             f"== {file.name}\n" + "\n".join(file.read_text(errors="replace").splitlines()[-lines:]) for file in files
         ]
         return "\n".join([self.run("squeue", "-t", "all", check=False), *ends])
-
-
-def _others() -> Iterator[psutil.Process]:
-    """Living processes other than this one."""
-    for process in psutil.process_iter():
-        with suppress(psutil.NoSuchProcess):
-            if process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
-                yield process
-
-
-def name_of(process: psutil.Process) -> str:
-    """Of its program; nothing where it has ended meanwhile."""
-    try:
-        return str(process.name())
-    except psutil.Error:
-        return ""
-
-
-def _environment(process: psutil.Process) -> dict[str, str]:
-    try:
-        return dict(process.environ())
-    except psutil.Error:
-        return {}
-
-
-def _files(process: psutil.Process) -> list[str]:
-    """What a process has open; a file that was removed meanwhile is named as it was."""
-    folder, found = Path(f"/proc/{process.pid}/fd"), []
-    with suppress(OSError):
-        for entry in folder.iterdir():
-            with suppress(OSError):
-                found.append(os.readlink(entry).removesuffix(" (deleted)"))
-    return found
 
 
 def _ports(count: int) -> Sequence[int]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.slurm.cluster import Cluster, name_of
+from tests.slurm.cluster import Cluster
+from tests.slurm.processes import name_of
 
 
 def test_it_leaves_nothing_behind() -> None:

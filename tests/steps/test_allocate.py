@@ -53,11 +53,12 @@ def prepared(work: Workspace, **limits: float) -> tuple[Trial, Budget, list[str]
     return trial, Budget(meters(work, chosen, WIDTHS), limits), names
 
 
-def loss(work: Workspace, reference: nn.Module) -> float:
-    """KL(full precision ‖ quantized) of two whole forward passes in float64."""
+def loss(work: Workspace, reference: nn.Module, count: int = 8) -> float:
+    """KL(full precision ‖ quantized) of two whole forward passes in float64, on images spread over the set of 8."""
+    x = images(work)[torch.from_numpy(np.linspace(0, 7, count).round().astype(int))]
     with torch.no_grad():
-        exact = F.log_softmax(reference(images(work)).double(), dim=1)
-        quantized = F.log_softmax(work.model(images(work)).double(), dim=1)
+        exact = F.log_softmax(reference(x).double(), dim=1)
+        quantized = F.log_softmax(work.model(x).double(), dim=1)
     return float((exact.exp() * (exact - quantized)).sum(dim=1).mean())
 
 
@@ -138,7 +139,7 @@ def test_the_records_of_a_run_agree_with_the_budget(make: Make, family: str, pol
     assert end.mean_activation_bits <= 4.5 * (1 + 1e-9)
     fp_bytes = site_tables.model_bytes(work.model.model)
     assert end.size_mb == pytest.approx(site_tables.quantized_bytes(work.model, fp_bytes) / 1e6, rel=1e-9)
-    assert end.loss == pytest.approx(loss_of(work, family, 4), rel=1e-4)
+    assert end.loss == pytest.approx(loss(work, tiny(family), 4), rel=1e-4)
     if policy == "uniform":
         assert set(weights.bits) == {5}
         assert set(table_[~table_.kind.isin(["weight", "patch"])].bits) == {4}
@@ -146,16 +147,6 @@ def test_the_records_of_a_run_agree_with_the_budget(make: Make, family: str, pol
         assert set(table_.bits) <= {3, 4, 5, 6, 7, 8, 32}
         assert weights.bits.nunique() > 1
     assert (policy == "milp") == ("allocation_sensitivity" in work.artifacts)
-
-
-def loss_of(work: Workspace, family: str, count: int) -> float:
-    """The loss on images spread over the set as the step spreads them."""
-    chosen = np.linspace(0, 7, count).round().astype(int)
-    with torch.no_grad():
-        x = images(work)[torch.from_numpy(chosen)]
-        exact = F.log_softmax(tiny(family)(x).double(), dim=1)
-        quantized = F.log_softmax(work.model(x).double(), dim=1)
-    return float((exact.exp() * (exact - quantized)).sum(dim=1).mean())
 
 
 @pytest.mark.parametrize("recompute", ["lazy", "always"])

@@ -12,10 +12,6 @@ from torch import Tensor
 from tests.tiny import images, part, run, tiny, uniform
 from vitq import validate
 from vitq.config import RunConfig
-from vitq.quant.layout import Axes
-from vitq.quant.model import build
-from vitq.quant.rounding import LearnedRounding
-from vitq.quant.uniform import UniformQuantizer
 from vitq.steps import Workspace
 from vitq.steps.reconstruct import Reconstruct, anneal, rate
 
@@ -168,116 +164,6 @@ def test_method_iterations_overrides_the_recipe(workspace: Make) -> None:
     work = workspace(tiny("vit"), {**UNIFORM, "iterations": 3}, weight=3, activation=3)
     run(work, CALIBRATE, reconstruct())
     assert {len(curve) for (curve,) in work.curves.values()} == {3}
-
-
-# --- gradients -------------------------------------------------------------------------------------------------------
-
-
-def lsq_reference(x: Tensor, scale: float, zero: float, codes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """∂x̂/∂x, ∂x̂/∂s, ∂x̂/∂z in float64, written out from LSQ eq. 3 and its asymmetric form (LSQ+ eq. 5–6)."""
-    ratio = x.double() / scale
-    code = torch.round(ratio) + zero
-    below, above = code < 0, code > codes - 1
-    inside = ~(below | above)
-    dx = inside.double()
-    clipped = torch.where(below, torch.full_like(ratio, -zero), codes - 1 - zero)
-    ds = torch.where(inside, torch.round(ratio) - ratio, clipped)
-    dz = torch.where(inside, torch.zeros_like(ratio), torch.full_like(ratio, -scale))
-    return dx, ds, dz
-
-
-@pytest.mark.parametrize("batched", [True, False])
-@pytest.mark.parametrize("bits", [2, 4, 8])
-def test_learned_scale_and_zero_point_have_lsq_gradients(bits: int, batched: bool) -> None:
-    x = torch.randn(4, 9, 6, generator=torch.Generator().manual_seed(bits))
-    quantizer = build("uniform", bits, Axes(-1, token=True), "tensor", "minmax", False, {})
-    assert isinstance(quantizer, UniformQuantizer)
-    quantizer.fit_tensor(x * 0.6)  # so that some values are clipped
-    plain = quantizer(x)
-    scale, zero = quantizer.learn(scale=True, zero_point=True, batched=batched)
-    upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(9))
-    leaf = x.clone().requires_grad_(True)
-    out = quantizer(leaf)
-    assert torch.allclose(out, plain, atol=1e-6)
-    (out * upstream).sum().backward()
-    dx, ds, dz = lsq_reference(x, float(scale.detach()), float(zero.detach()), 2**bits)
-    # LSQ, section 2.2: the number of weights, or of features of one image.
-    factor = (x.numel() / (len(x) if batched else 1) * (2**bits - 1)) ** -0.5
-    assert leaf.grad is not None
-    assert scale.grad is not None
-    assert zero.grad is not None
-    assert torch.allclose(leaf.grad.double(), dx * upstream, atol=1e-6)
-    assert float(scale.grad) == pytest.approx(float((ds * upstream).sum()) * factor, rel=1e-4, abs=1e-6)
-    assert float(zero.grad) == pytest.approx(float((dz * upstream).sum()) * factor, rel=1e-4, abs=1e-6)
-
-
-def test_the_scale_gradient_is_the_slope_of_the_surrogate() -> None:
-    """Finite differences of s ↦ s·(clamp(c + x/s, 0, Q) − z) with the rounding offset c frozen: LSQ's surrogate."""
-    x = torch.randn(64, generator=torch.Generator().manual_seed(0)).double()
-    scale, zero, top, h = 0.17, 6.0, 15, 1e-6
-    offset = torch.round(x / scale) - x / scale + zero
-
-    def surrogate(s: float) -> Tensor:
-        return s * ((x / s + offset).clamp(0, top) - zero)
-
-    slope = (surrogate(scale + h) - surrogate(scale - h)) / (2 * h)
-    _, ds, _ = lsq_reference(x, scale, zero, 16)
-    code = torch.round(x / scale) + zero
-    smooth = (code != 0) & (code != top)  # the surrogate has a kink where clipping begins
-    assert torch.allclose(slope[smooth], ds[smooth], atol=1e-4)
-    assert int(smooth.sum()) > 30
-
-
-@pytest.mark.parametrize("granularity", ["tensor", "channel"])
-def test_clipped_values_pass_no_gradient(granularity: str) -> None:
-    x = torch.tensor([[[-9.0, 0.1, 0.2, 9.0]]], requires_grad=True)
-    quantizer = build("uniform", 4, Axes(-1, token=True), granularity, "minmax", False, {})
-    quantizer.fit_tensor(torch.tensor([[[-1.0, -1.0, -1.0, -1.0]], [[1.0, 1.0, 1.0, 1.0]]]))
-    quantizer(x).sum().backward()
-    assert x.grad is not None
-    assert x.grad.flatten().tolist() == [0, 1, 1, 0]
-
-
-# --- learned rounding ------------------------------------------------------------------------------------------------
-
-
-def rounding(weight: Tensor) -> LearnedRounding:
-    plain = build("uniform", 3, Axes(0, weight=True), "channel", "minmax", False, {})
-    assert isinstance(plain, UniformQuantizer)
-    plain.fit_tensor(weight)
-    return LearnedRounding(plain, weight)
-
-
-def test_rounding_starts_at_the_weight_itself() -> None:
-    weight = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
-    learned = rounding(weight)
-    with torch.no_grad():
-        soft = learned(weight)
-    levels = learned.uniform.levels()
-    inside = weight.clamp(levels[:, :1], levels[:, -1:])
-    assert ((soft - inside).abs() <= 0.011 * learned.uniform.scale.view(-1, 1) + 1e-6).all()
-
-
-def test_hard_rounding_goes_up_or_down_by_the_sign_and_stays_on_the_grid() -> None:
-    weight = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
-    learned = rounding(weight)
-    with torch.no_grad():
-        learned.logits.copy_(torch.where(torch.arange(8) % 2 == 0, 3.0, -3.0).expand(6, 8))
-    hard = learned.harden(weight)
-    scale, zero = learned.uniform.scale.view(-1, 1), learned.uniform.zero_point.view(-1, 1)
-    expected = (torch.floor(weight / scale) + (torch.arange(8) % 2 == 0) + zero).clamp(0, 7)
-    assert torch.equal(torch.round(hard / scale) + zero, expected)
-    assert torch.equal(learned.uniform(hard), hard), "the plain quantizer maps the rounded weight onto itself"
-
-
-def test_the_regularizer_vanishes_at_hard_choices_only() -> None:
-    learned = rounding(torch.randn(4, 4))
-    with torch.no_grad():
-        learned.logits.fill_(50.0)
-    assert float(learned.regularizer(2.0).detach()) == pytest.approx(0, abs=1e-6)
-    with torch.no_grad():
-        learned.logits.fill_(0.0)
-    assert float(learned.regularizer(2.0).detach()) == pytest.approx(16, abs=1e-3)
 
 
 def test_schedules() -> None:

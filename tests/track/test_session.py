@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -15,14 +13,11 @@ import pytest
 
 from tests.track.fake_wandb import FakeWandb
 from tests.track.runs import (
-    KEY,
     SITES,
     execute,
-    kill_service,
     leet,
     log_of,
     make_config,
-    make_result,
     offline_runs,
     read_back,
     run_record,
@@ -192,88 +187,6 @@ def test_a_run_open_in_the_same_process_is_left_alone(tmp_path: Path) -> None:
     assert (seen["config"], seen["summary"]["still"]) == ({"a": 1}, 1)
 
 
-def test_a_folder_that_cannot_be_written_costs_the_mirror_and_not_the_record(tmp_path: Path, caplog: Any) -> None:
-    blocked = tmp_path / "a file"
-    blocked.write_text("in the way")
-    config = make_config(tmp_path, tracker={"dir": str(blocked)})
-    with caplog.at_level(logging.WARNING, logger="vitq.track"):
-        run_dir = execute(config)
-    assert run_dir.is_done()
-    assert "init failed" in log_of(run_dir)
-    assert "not mirrored" in log_of(run_dir)
-    assert "init failed" in caplog.text
-
-
-@pytest.mark.parametrize("moment", ["before the result", "after the result"])
-def test_the_death_of_wandbs_service_costs_one_mirror_and_no_record(tmp_path: Path, moment: str) -> None:
-    config, after = make_config(tmp_path, seed=1), make_config(tmp_path, seed=2)
-    run_dir = Store(config.runs_dir).run(signature(config))
-    with track.make(config.tracker).run(config, signature(config), None, run_dir) as tracked:
-        run_dir.write_result(make_result(config))
-        if moment == "before the result":
-            kill_service()
-        tracked.result(make_result(config), SITES)
-        if moment == "after the result":
-            kill_service()
-    assert run_dir.is_done()
-    assert "finish failed" in log_of(run_dir)
-    execute(after)
-    seen = read_back(after)
-    assert (seen["exit_code"], seen["summary"]["top1"]) == (0, 71.5)
-
-
-def test_a_service_that_died_between_two_runs_is_started_again(tmp_path: Path) -> None:
-    first, second = make_config(tmp_path, seed=1), make_config(tmp_path, seed=2)
-    execute(first)
-    kill_service()
-    run_dir = execute(second)
-    assert "another service process" in log_of(run_dir)
-    last = json.loads(leet(Path(json.loads(run_dir.tracker_path.read_text())["sync_dir"]), "--summary"))
-    assert (last["exit_code"], last["summary"]["top1"]) == (0, 71.5)
-
-
-def test_the_runs_own_error_is_raised_when_wandb_fails_as_well(tmp_path: Path) -> None:
-    config = make_config(tmp_path)
-    run_dir = Store(config.runs_dir).run(signature(config))
-
-    def both_fail() -> None:
-        with track.make(config.tracker).run(config, signature(config), None, run_dir):
-            kill_service()
-            raise RuntimeError("the real cause")
-
-    with pytest.raises(RuntimeError, match="the real cause"):
-        both_fail()
-    assert "finish failed" in log_of(run_dir)
-
-
-def test_a_table_that_wandb_refuses_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import wandb
-
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise TypeError("no table today")
-
-    monkeypatch.setattr(wandb, "Table", refuse)
-    config = make_config(tmp_path)
-    run_dir = execute(config)
-    assert run_dir.is_done()
-    assert "no table today" in log_of(run_dir)
-    run = read_back(config)
-    assert (run["exit_code"], run["summary"]["top1"]) == (0, 71.5)
-
-
-def test_a_log_that_cannot_be_written_leaves_the_warning_on_the_logger(tmp_path: Path, caplog: Any) -> None:
-    blocked = tmp_path / "a file"
-    blocked.write_text("in the way")
-    config = make_config(tmp_path, tracker={"dir": str(blocked)})
-    run_dir = Store(config.runs_dir).run(signature(config))
-    run_dir.log_path.mkdir(parents=True)
-    with caplog.at_level(logging.WARNING, logger="vitq.track"):
-        execute(config)
-    assert run_dir.is_done()
-    assert "cannot write" in caplog.text
-    assert "init failed" in caplog.text
-
-
 def test_an_id_that_was_deleted_gets_a_second_generation_which_is_remembered(tmp_path: Path, online: FakeWandb) -> None:
     config = make_config(tmp_path, tracker={"mode": "online"})
     run_id = signature(config)
@@ -289,84 +202,6 @@ def test_an_id_that_was_deleted_gets_a_second_generation_which_is_remembered(tmp
     online.upserted.clear()
     execute(config)
     assert set(online.upserted) == {f"{run_id}-g2"}
-
-
-def test_no_file_under_runs_holds_the_key(tmp_path: Path, online: FakeWandb) -> None:
-    config = make_config(tmp_path, tracker={"mode": "online"})
-    execute(config)
-    assert online.upserted == [signature(config)]
-    files = [path for path in Path(config.runs_dir).rglob("*") if path.is_file()]
-    assert any(path.suffix == ".wandb" for path in files)
-    assert [path for path in files if KEY.encode() in path.read_bytes()] == []
-
-
-def test_a_warning_never_shows_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import wandb
-
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise ValueError(f"bad key {KEY}")
-
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setattr(wandb, "init", refuse)
-    assert "bad key ***" in log_of(execute(make_config(tmp_path)))
-
-
-def test_online_without_a_key_is_kept_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    config = make_config(tmp_path, tracker={"mode": "online"})
-    run_dir = execute(config)
-    assert "going online failed" in log_of(run_dir)
-    assert "No API key" in log_of(run_dir)
-    assert json.loads(run_dir.tracker_path.read_text())["mode"] == "offline"
-    assert read_back(config)["exit_code"] == 0
-
-
-def test_on_a_terminal_no_question_waits_for_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    script = (
-        "import sys, pathlib, tests.track.runs as t\n"
-        "assert sys.stdin.isatty() and sys.stderr.isatty()\n"
-        "t.execute(t.make_config(pathlib.Path(sys.argv[1]), tracker={'mode': 'online'}))"
-    )
-    ours, theirs = pty.openpty()
-    try:
-        subprocess.run(
-            [sys.executable, "-c", script, str(tmp_path)],
-            stdin=theirs,
-            stderr=theirs,
-            stdout=theirs,
-            timeout=90,
-            check=True,
-        )
-    finally:
-        os.close(theirs)
-        os.close(ours)
-    assert read_back(make_config(tmp_path, tracker={"mode": "online"}))["exit_code"] == 0
-
-
-def test_a_damaged_tracker_json_is_a_warning(tmp_path: Path) -> None:
-    config = make_config(tmp_path)
-    run_dir = Store(config.runs_dir).run(signature(config))
-    run_dir.path.mkdir(parents=True)
-    run_dir.tracker_path.write_text("{half a rec")
-    execute(config)
-    assert "reading tracker.json failed" in log_of(run_dir)
-    assert json.loads(run_dir.tracker_path.read_text())["generation"] == 1
-
-
-def test_an_id_that_cannot_be_remembered_is_a_warning(tmp_path: Path, caplog: Any) -> None:
-    config = make_config(tmp_path)
-    run_dir = Store(config.runs_dir).run(signature(config))
-    run_dir.path.parent.mkdir(parents=True)
-    run_dir.path.write_text("a file where the run's folder should be")
-    with (
-        caplog.at_level(logging.WARNING, logger="vitq.track"),
-        track.make(config.tracker).run(config, signature(config), None, run_dir) as tracked,
-    ):
-        tracked.result(make_result(config), SITES)
-    assert "remembering the run's id failed" in caplog.text
-    assert read_back(config)["summary"]["top1"] == 71.5
 
 
 @pytest.mark.parametrize("tracker", [{"name": "none"}, {"name": "wandb", "mode": "disabled"}])

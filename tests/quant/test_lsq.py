@@ -1,0 +1,76 @@
+"""Learned scales and zero points: their gradients are LSQ's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from vitq.quant.layout import Axes
+from vitq.quant.model import build
+from vitq.quant.uniform import UniformQuantizer
+
+
+def lsq_reference(x: Tensor, scale: float, zero: float, codes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """∂x̂/∂x, ∂x̂/∂s, ∂x̂/∂z in float64, written out from LSQ eq. 3 and its asymmetric form (LSQ+ eq. 5–6)."""
+    ratio = x.double() / scale
+    code = torch.round(ratio) + zero
+    below, above = code < 0, code > codes - 1
+    inside = ~(below | above)
+    dx = inside.double()
+    clipped = torch.where(below, torch.full_like(ratio, -zero), codes - 1 - zero)
+    ds = torch.where(inside, torch.round(ratio) - ratio, clipped)
+    dz = torch.where(inside, torch.zeros_like(ratio), torch.full_like(ratio, -scale))
+    return dx, ds, dz
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_learned_scale_and_zero_point_have_lsq_gradients(bits: int, batched: bool) -> None:
+    x = torch.randn(4, 9, 6, generator=torch.Generator().manual_seed(bits))
+    quantizer = build("uniform", bits, Axes(-1, token=True), "tensor", "minmax", False, {})
+    assert isinstance(quantizer, UniformQuantizer)
+    quantizer.fit_tensor(x * 0.6)  # so that some values are clipped
+    plain = quantizer(x)
+    scale, zero = quantizer.learn(scale=True, zero_point=True, batched=batched)
+    upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(9))
+    leaf = x.clone().requires_grad_(True)
+    out = quantizer(leaf)
+    assert torch.allclose(out, plain, atol=1e-6)
+    (out * upstream).sum().backward()
+    dx, ds, dz = lsq_reference(x, float(scale.detach()), float(zero.detach()), 2**bits)
+    # LSQ, section 2.2: the number of weights, or of features of one image.
+    factor = (x.numel() / (len(x) if batched else 1) * (2**bits - 1)) ** -0.5
+    assert leaf.grad is not None
+    assert scale.grad is not None
+    assert zero.grad is not None
+    assert torch.allclose(leaf.grad.double(), dx * upstream, atol=1e-6)
+    assert float(scale.grad) == pytest.approx(float((ds * upstream).sum()) * factor, rel=1e-4, abs=1e-6)
+    assert float(zero.grad) == pytest.approx(float((dz * upstream).sum()) * factor, rel=1e-4, abs=1e-6)
+
+
+def test_the_scale_gradient_is_the_slope_of_the_surrogate() -> None:
+    """Finite differences of s ↦ s·(clamp(c + x/s, 0, Q) − z) with the rounding offset c frozen: LSQ's surrogate."""
+    x = torch.randn(64, generator=torch.Generator().manual_seed(0)).double()
+    scale, zero, top, h = 0.17, 6.0, 15, 1e-6
+    offset = torch.round(x / scale) - x / scale + zero
+
+    def surrogate(s: float) -> Tensor:
+        return s * ((x / s + offset).clamp(0, top) - zero)
+
+    slope = (surrogate(scale + h) - surrogate(scale - h)) / (2 * h)
+    _, ds, _ = lsq_reference(x, scale, zero, 16)
+    code = torch.round(x / scale) + zero
+    smooth = (code != 0) & (code != top)  # the surrogate has a kink where clipping begins
+    assert torch.allclose(slope[smooth], ds[smooth], atol=1e-4)
+    assert int(smooth.sum()) > 30
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_clipped_values_pass_no_gradient(granularity: str) -> None:
+    x = torch.tensor([[[-9.0, 0.1, 0.2, 9.0]]], requires_grad=True)
+    quantizer = build("uniform", 4, Axes(-1, token=True), granularity, "minmax", False, {})
+    quantizer.fit_tensor(torch.tensor([[[-1.0, -1.0, -1.0, -1.0]], [[1.0, 1.0, 1.0, 1.0]]]))
+    quantizer(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.flatten().tolist() == [0, 1, 1, 0]
