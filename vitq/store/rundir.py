@@ -134,7 +134,7 @@ class RunDir:
 
     def read_sites(self) -> pd.DataFrame:
         """The table of sites. Raises StoreError when it is absent or unreadable."""
-        return table_of(self._required(self.sites_path), self.sites_path, self._again)
+        return self._table(self.sites_path)
 
     def artifact_path(self, name: str) -> Path:
         """Where the table that a step left under `name` lies."""
@@ -150,8 +150,7 @@ class RunDir:
 
     def read_artifact(self, name: str) -> pd.DataFrame:
         """A table of `write_artifact`. Raises StoreError when it is absent or unreadable."""
-        path = self.artifact_path(name)
-        return table_of(self._required(path), path, self._again)
+        return self._table(self.artifact_path(name))
 
     def write_predictions(self, arrays: dict[str, np.ndarray]) -> None:
         """Store what was predicted per image, N images in dataset order: `correct` bool (N,), `label` int64 (N,),
@@ -241,6 +240,9 @@ class RunDir:
     @property
     def _again(self) -> str:
         return f"move {self.path} away and start the run again"
+
+    def _table(self, path: Path) -> pd.DataFrame:
+        return table_of(self._required(path), path, self._again)
 
     def _required(self, path: Path) -> bytes:
         data = read_bytes(path)
