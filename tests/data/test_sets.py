@@ -7,7 +7,6 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -240,60 +239,6 @@ def test_take_keeps_the_order_asked_for(make: Make) -> None:
     assert some.fingerprint not in (images.fingerprint, images.take([5, 2]).fingerprint)
     with pytest.raises(ValueError, match="batch_size=0"):
         next(images.batches(0, "cpu"))
-
-
-class _Numbered:
-    """An iterable dataset as timm builds them for WebDataset."""
-
-    def __iter__(self) -> Iterator[tuple[Any, int]]:
-        from PIL import Image
-
-        for number in range(40):
-            yield Image.new("L", (40, 40), number), number % 4
-
-    def __len__(self) -> int:
-        return 40
-
-
-def test_streams(make: Make, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def open_stream(data: Any, split: str) -> source.Source:
-        return source.Stream(_Numbered(), "f" * 16, 40)
-
-    monkeypatch.setattr(source, "open_source", open_stream)
-    monkeypatch.setattr(sets, "open_source", open_stream)
-    config = make(data={"root": str(root), "dataset": "wds/numbers", "num_classes": 4, "eval_limit": 12})
-    assert describe(config).calib_images == 40
-    images = eval_set(config, Progress())
-    assert images.images[:, 0, 0, 0].tolist() == list(range(12))
-    assert images.labels.tolist() == [n % 4 for n in range(12)]
-    calib = calibration_set(config, Progress())
-    assert len(set(calib.images[:, 0, 0, 0].tolist())) == 6
-    assert np.array_equal(calib.images[:, 0, 0, 0] % 4, calib.labels)
-    short = source.Stream(_Numbered(), "f" * 16, 50)
-    with pytest.raises(DataError, match="ended 1 images early"):
-        list(short.pick(np.array([3, 45])))
-
-
-def test_torchvision_folder_and_tar_through_timm(make: Make, root: Path, tmp_path: Path) -> None:
-    plain = eval_set(make(data={"root": str(root)}), Progress())
-    config = make(data={"root": str(root), "dataset": "torch/image_folder"})
-    assert describe(config).eval_images == 6
-    other = eval_set(config, Progress())
-    assert {p.tobytes() for p in other.images} == {p.tobytes() for p in plain.images}
-    import tarfile
-
-    with tarfile.open(tmp_path / "val.tar", "w") as tar:
-        tar.add(root / "val", arcname=".")
-    tarred = eval_set(make(data={"root": str(tmp_path / "val.tar")}), Progress())
-    assert np.array_equal(tarred.images, plain.images)
-    assert np.array_equal(tarred.labels, plain.labels)
-
-
-def test_a_backend_that_is_not_installed_says_so(make: Make, root: Path) -> None:
-    with pytest.raises(DataError, match=r"cannot open data\.dataset='tfds/x'.*package of this prefix"):
-        describe(make(data={"root": str(root), "dataset": "tfds/x"}))
-    with pytest.raises(DataError, match="needs a path there"):
-        describe(make(data={"root": "/nowhere", "dataset": "wds/x"}))
 
 
 def _planned(config: RunConfig) -> RunConfig:

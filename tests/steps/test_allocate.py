@@ -1,109 +1,32 @@
-"""Mixed precision: exact losses, budgets that hold, a path that only falls, an integer program that is optimal."""
+"""The step `allocate`: budgets that hold and agree with the records, exceptions, what a plan refuses."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from torch import nn
-from torch.nn import functional as F
 
-from tests.tiny import images, run, tiny
+from tests.mixed import CALIBRATE, METHOD, loss, prepared
+from tests.tiny import run, tiny
 from vitq import sites as site_tables
 from vitq.config import RunConfig
 from vitq.errors import VitqError
 from vitq.steps import Workspace
 from vitq.steps.allocate import Allocate, free
-from vitq.steps.budget import Budget, Meter, meters
-from vitq.steps.integer import milp
-from vitq.steps.search_bits import greedy, uniform
-from vitq.steps.sensitivity import Trial, menu, table
 
-METHOD = {
-    "kinds": {
-        "weight": {"quantizer": "uniform", "granularity": "channel"},
-        "probs": {"quantizer": "log_sqrt2"},
-        "default": {"quantizer": "uniform", "range": "percentile"},
-    }
-}
-CALIBRATE = {"do": "calibrate"}
-WIDTHS = [3, 4, 5, 6, 7, 8]
 Make = Callable[..., Workspace]
 
 
-@pytest.fixture
-def make(workspace: Make) -> Make:
-    def made(family: str = "vit", weight: Any = 4, activation: Any = 4, **bits: Any) -> Workspace:
-        work = workspace(tiny(family), METHOD, images=8, weight=weight, activation=activation, **bits)
-        run(work, CALIBRATE)
-        return work
-
-    return made
-
-
-def prepared(work: Workspace, **limits: float) -> tuple[Trial, Budget, list[str]]:
-    chosen = free(work)
-    trial = Trial(work, menu(work, chosen, WIDTHS), 8)
-    names = [site.name for site in chosen]
-    trial.start(dict.fromkeys(names, 8))
-    return trial, Budget(meters(work, chosen, WIDTHS), limits), names
-
-
-def loss(work: Workspace, reference: nn.Module, count: int = 8) -> float:
-    """KL(full precision ‖ quantized) of two whole forward passes in float64, on images spread over the set of 8."""
-    x = images(work)[torch.from_numpy(np.linspace(0, 7, count).round().astype(int))]
-    with torch.no_grad():
-        exact = F.log_softmax(reference(x).double(), dim=1)
-        quantized = F.log_softmax(work.model(x).double(), dim=1)
-    return float((exact.exp() * (exact - quantized)).sum(dim=1).mean())
-
-
-@pytest.mark.parametrize("family", ["vit", "swin"])
-def test_looks_and_takes_are_exact(make: Make, family: str) -> None:
-    """Evaluating from a site's segment on gives what the whole model gives, for each change and after each taking."""
-    work = make(family)
-    trial, _, names = prepared(work)
-    reference = tiny(family)
-    assert trial.loss == pytest.approx(loss(work, reference), rel=1e-4, abs=1e-9)
-    # Half an octave stays half an octave at 3 bits: attention probabilities within four octaves do not change.
-    chosen = [name for name in names[:: len(names) // 9] if not name.endswith("probs")]
-    assert len(chosen) >= 6
-    for name in chosen:
-        looked = trial.look(name, 3)
-        before = trial.loss
-        assert work.model.sites[name].quantizer.bits == 8  # type: ignore[union-attr]
-        assert trial.take(name, 3) == looked != before
-        assert looked == pytest.approx(loss(work, reference), rel=1e-4)
-    untaken = trial.look(names[1], 4)
-    assert untaken != trial.loss
-    assert trial.take(names[-1], 4) == pytest.approx(loss(work, reference), rel=1e-4), "taken without a look"
-
-
-def test_sensitivities_are_those_of_one_site_alone(make: Make) -> None:
-    work = make("vit", kinds={"value": 6})
-    trial, _, names = prepared(work)
-    alone = table(trial, names, [3, 8], work)
-    reference, values = tiny("vit"), [s for s in work.model.sites.values() if s.kind == "value"]
-    assert all(site.on for site in values), "sites that are not allocated are on again"
-    for name in names[::9]:
-        work.model.switch(work.model.sites.values(), on=False)
-        trial._set(name, 3)
-        assert alone[name][3] == pytest.approx(loss(work, reference), rel=1e-3, abs=1e-10)
-
-
-def test_the_runs_own_bits_everywhere_are_the_recipe_itself(make: Make) -> None:
-    work = make()
+def test_the_runs_own_bits_everywhere_are_the_recipe_itself(calibrated: Make) -> None:
+    work = calibrated()
     before = {site.name: site.quantizer for site in work.model.quantized()}
     run(work, {"do": "allocate", "policy": "uniform", "images": 2})
     assert {site.name: site.quantizer for site in work.model.quantized()} == before
 
 
-def test_meters_are_what_a_hand_count_gives(make: Make) -> None:
-    work = make()
+def test_meters_are_what_a_hand_count_gives(calibrated: Make) -> None:
+    work = calibrated()
     _, budget, names = prepared(work)
     model = work.model.model
     weights = {n: p.numel() for n, p in model.named_parameters() if p.ndim > 1 and f"{n}" in work.model.sites}
@@ -127,8 +50,8 @@ def test_meters_are_what_a_hand_count_gives(make: Make) -> None:
 
 @pytest.mark.parametrize("family", ["vit", "swin"])
 @pytest.mark.parametrize("policy", ["greedy", "milp", "uniform"])
-def test_the_records_of_a_run_agree_with_the_budget(make: Make, family: str, policy: str) -> None:
-    work = make(family)
+def test_the_records_of_a_run_agree_with_the_budget(calibrated: Make, family: str, policy: str) -> None:
+    work = calibrated(family)
     run(work, {"do": "allocate", "policy": policy, "mean_bits": [5, 4.5], "images": 4})
     path = work.artifacts["allocation_path"]
     end = path.iloc[-1]
@@ -149,134 +72,18 @@ def test_the_records_of_a_run_agree_with_the_budget(make: Make, family: str, pol
     assert (policy == "milp") == ("allocation_sensitivity" in work.artifacts)
 
 
-@pytest.mark.parametrize("recompute", ["lazy", "always"])
-@pytest.mark.parametrize(
-    "limits", [{"mean_bits": [4, 5]}, {"size_mb": 0.05}, {"bops": 4e7}, {"mean_bits": 6, "bops": 4e7}]
-)
-def test_greedy_only_falls_and_stops_at_the_budget(make: Make, recompute: str, limits: dict[str, Any]) -> None:
-    work = make()
-    run(work, {"do": "allocate", "images": 2, "recompute": recompute, **limits})
-    path = work.artifacts["allocation_path"]
-    names = {
-        "mean_weight_bits": np.broadcast_to(limits.get("mean_bits", np.inf), 2)[0],
-        "mean_activation_bits": np.broadcast_to(limits.get("mean_bits", np.inf), 2)[1],
-        "size_mb": limits.get("size_mb", np.inf),
-        "bops": limits.get("bops", np.inf),
-    }
-    for name, limit in names.items():
-        assert (path[name].diff().dropna() <= 1e-12).all(), name
-        assert path[name].iloc[-1] <= limit * (1 + 1e-9)
-    before = path.iloc[-2]
-    assert any(before[name] > limit for name, limit in names.items()), "one step earlier the budget did not hold"
-    assert ((path.from_bits - path.to_bits).dropna() == 1).all()
-    bits = {site.name: 8 for site in free(work)}
-    for site, old, new in path.iloc[1:][["site", "from_bits", "to_bits"]].to_numpy():
-        assert bits[site] == old
-        bits[site] = new
-    assert bits == {site.name: site.quantizer.bits for site in free(work) if site.quantizer is not None}
-    assert path.loss.iloc[1:].to_numpy() == pytest.approx(
-        (path.loss.iloc[0] + path.increase.cumsum()).iloc[1:].to_numpy()
-    )
-
-
-def test_greedy_takes_the_least_increase_per_saved_bit(make: Make) -> None:
-    """`always`: at each of the first steps, no site had a lower score, measured here from whole forward passes."""
-    work = make()
-    trial, budget, names = prepared(work, mean_weight_bits=7.5)
-    rows = greedy(trial, budget, WIDTHS, "always", work.progress)
-    weights = [name for name in names if work.model.sites[name].is_weight]
-    reference, state = tiny("vit"), dict.fromkeys(names, 8)
-    trial.start(state)
-    for row in rows[1:4]:
-        base, scores = loss(work, reference), {}
-        total = sum(work.model.layer(work.model.sites[n]).weight.numel() for n in weights)
-        for name in weights:
-            trial.start({**state, name: state[name] - 1})
-            share = work.model.layer(work.model.sites[name]).weight.numel() / total / 0.5
-            scores[name] = (loss(work, reference) - base) / share
-        assert scores[row["site"]] <= min(scores.values()) + 1e-6
-        state[row["site"]] -= 1
-        trial.start(state)
-
-
-def test_lazy_measuring_is_cheaper_and_about_as_good(make: Make) -> None:
-    ends = {}
-    for recompute in ("always", "lazy"):
-        trial, budget, _ = prepared(make(), mean_weight_bits=4, mean_activation_bits=4)
-        ends[recompute] = greedy(trial, budget, WIDTHS, recompute, make().progress)[-1]
-    assert ends["lazy"]["evaluations"] < 0.2 * ends["always"]["evaluations"]
-    assert ends["lazy"]["loss"] < 1.3 * ends["always"]["loss"]
-
-
-def test_never_measuring_follows_the_losses_of_sites_alone(make: Make) -> None:
-    work = make()
-    run(work, {"do": "allocate", "recompute": "never", "mean_bits": 4, "images": 8})
-    path, alone = work.artifacts["allocation_path"], work.artifacts["allocation_sensitivity"]
-    loss_of = alone.set_index(["site", "bits"]).loss
-    state = {site.name: 8 for site in free(work)}
-    for site, old, new, score, saved in path.iloc[1:][["site", "from_bits", "to_bits", "score", "saved"]].to_numpy():
-        assert state[site] == old
-        assert score == pytest.approx((loss_of[site, new] - loss_of[site, old]) / saved)
-        state[site] = new
-    # One evaluation a step, for the loss on the path, beside those of the table and the start.
-    assert path.evaluations.iloc[-1] - path.evaluations.iloc[0] == len(path) - 1
-    assert path.loss.iloc[-1] == pytest.approx(loss(work, tiny("vit")), rel=1e-3)
-
-
-def test_mixed_precision_beats_single_precision_of_the_same_mean(make: Make) -> None:
+def test_mixed_precision_beats_single_precision_of_the_same_mean(calibrated: Make) -> None:
     ends = {}
     for policy in ("greedy", "milp", "uniform"):
-        work = make()
+        work = calibrated()
         run(work, {"do": "allocate", "policy": policy, "mean_bits": 4, "images": 8})
         ends[policy] = work.artifacts["allocation_path"].iloc[-1].loss
     assert ends["greedy"] < ends["uniform"]
     assert ends["milp"] < ends["uniform"]
 
 
-def test_milp_is_at_most_greedy_and_uniform_on_the_additive_loss(make: Make) -> None:
-    for limits in ({"mean_weight_bits": 4.0, "mean_activation_bits": 4.5}, {"bops": 4e7}, {"size_mb": 0.05}):
-        work = make()
-        trial, budget, names = prepared(work, **limits)
-        increase = table(trial, names, WIDTHS, work)
-        assert all(value >= 0 for losses in increase.values() for value in losses.values())
-        exact = milp(increase, budget, 60)
-        assert not budget.excess(exact)
-        trial.start(dict.fromkeys(names, 8))
-        greedy(trial, budget, WIDTHS, "lazy", work.progress)
-        even = uniform({name: work.model.sites[name].is_weight for name in names}, budget, WIDTHS)
-        assert not budget.excess(even)
-        for other in (trial.bits, even):
-            assert additive(increase, exact) <= additive(increase, other) + 1e-9
-
-
-def additive(increase: Any, bits: dict[str, int]) -> float:
-    return float(sum(increase[name][width] for name, width in bits.items()))
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_milp_equals_brute_force(seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    names, widths = [f"s{number}" for number in range(5)], [3, 5, 8]
-    increase = {name: {w: float(generator.random() * 2.0**-w * 1e-3) for w in widths} for name in names}
-    elements = {name: int(generator.integers(1, 50)) for name in names}
-    total = sum(elements.values())
-    pairs = [("s0", "s1", 3.0), ("s1", "s2", 7.0), ("s3", "s4", 2.0)]
-    made = {
-        "mean_weight_bits": Meter(
-            "mean_weight_bits", 0.0, {n: {w: elements[n] * w / total for w in widths} for n in names}
-        ),
-        "bops": Meter("bops", 11.0, {"s4": {w: 5.0 * w for w in widths}}, pairs),
-    }
-    budget = Budget(made, {"mean_weight_bits": 5.0, "bops": float(generator.integers(250, 700))})
-    every = (dict(zip(names, chosen, strict=True)) for chosen in itertools.product(widths, repeat=len(names)))
-    least = min(additive(increase, bits) for bits in every if not budget.excess(bits))
-    found = milp(increase, budget, 60)
-    assert not budget.excess(found)
-    assert additive(increase, found) == pytest.approx(least, rel=1e-9)
-
-
-def test_exceptions_keep_their_bits(make: Make) -> None:
-    work = make("vit", first_last=8, kinds={"probs": 6}, image=8)
+def test_exceptions_keep_their_bits(calibrated: Make) -> None:
+    work = calibrated("vit", first_last=8, kinds={"probs": 6}, image=8)
     run(work, {"do": "allocate", "mean_bits": 3.5, "images": 2})
     fixed = ("patch_embed.proj.weight", "patch_embed.proj.input", "head.weight", "head.input")
     for name, site in work.model.sites.items():
@@ -296,18 +103,18 @@ def test_what_is_not_calibrated_stays_off(workspace: Make) -> None:
     assert path.mean_weight_bits <= 4
 
 
-def test_without_a_budget_it_is_the_bits_of_the_run(make: Make) -> None:
-    work = make(weight=5, activation=6)
+def test_without_a_budget_it_is_the_bits_of_the_run(calibrated: Make) -> None:
+    work = calibrated(weight=5, activation=6)
     run(work, {"do": "allocate", "images": 2, "policy": "uniform"})
     end = work.artifacts["allocation_path"].iloc[-1]
     assert (end.mean_weight_bits, end.mean_activation_bits) == pytest.approx((5, 6))
 
 
-def test_impossible_budgets_say_what_is_feasible(make: Make) -> None:
+def test_impossible_budgets_say_what_is_feasible(calibrated: Make) -> None:
     with pytest.raises(VitqError, match=r"size_mb=0.01 is impossible.*from 0\.0\d+ .*to 0\.\d+ .*feasible"):
-        run(make(), {"do": "allocate", "size_mb": 0.01})
+        run(calibrated(), {"do": "allocate", "size_mb": 0.01})
     with pytest.raises(VitqError, match=r"bops=1000 is impossible.*feasible"):
-        run(make(), {"do": "allocate", "bops": 1000.0})
+        run(calibrated(), {"do": "allocate", "bops": 1000.0})
 
 
 def config(steps: dict[str, Any], **bits: Any) -> RunConfig:
