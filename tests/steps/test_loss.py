@@ -74,3 +74,11 @@ def test_mse_sums_over_tokens() -> None:
     output, target = tokens((3, 5, 4), 1), tokens((3, 5, 4), 2)
     expected = ((output.double() - target.double()) ** 2).sum(1).mean()
     assert float(LOSSES["mse"](output, target, None)) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_tokens_of_swin_in_rows_and_columns_count_like_tokens_in_a_row(name: str) -> None:
+    output, target, weight = (tokens((3, 12, 4), seed) for seed in (1, 2, 3))
+    flat = LOSSES[name](output, target, weight)
+    square = LOSSES[name](*(x.unflatten(1, (3, 4)) for x in (output, target, weight)))
+    assert float(square) == pytest.approx(float(flat), rel=1e-5)

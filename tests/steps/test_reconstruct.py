@@ -172,9 +172,43 @@ def test_schedules() -> None:
     assert rate(step, 10, 100) == 1
     assert rate(step, 100, 100) == pytest.approx(0)
     assert rate(Reconstruct(do="reconstruct", schedule="constant"), 77, 100) == 1
-    assert anneal(0.1) is None
-    assert anneal(0.2) == 20
-    assert anneal(1.0) == 2
+    for along, half in (("cosine", 11), ("linear", 11)):
+        assert anneal(0.1, along) is None
+        assert anneal(0.2, along) == 20
+        assert anneal(0.6, along) == pytest.approx(half)
+        assert anneal(1.0, along) == pytest.approx(2)
+    assert anneal(0.4, "linear") == pytest.approx(15.5) != anneal(0.4)
+
+
+def test_rounding_is_learned_at_a_constant_rate(workspace: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in public BRECQ and QDrop code; the scales beside it follow the cosine."""
+    rates: list[list[float]] = []
+
+    class Adam(torch.optim.Adam):
+        def step(self, *_: Any) -> None:  # type: ignore[override]
+            rates.append([group["lr"] for group in self.param_groups])
+            super().step()
+
+    monkeypatch.setattr(torch.optim, "Adam", Adam)
+    work = workspace(tiny("vit"), UNIFORM, weight=3, activation=4)
+    run(work, CALIBRATE, reconstruct(learn=["rounding", "activation_scales"], lr_rounding=0.05, iterations=10))
+    block = rates[10:20]  # patch embedding first
+    assert [round_ for _, round_ in block] == [0.05] * 10
+    assert [scale for scale, _ in block] == pytest.approx([1e-3 * rate(Reconstruct("r"), i, 10) for i in range(10)])
+
+
+def test_sites_that_were_on_are_on_again(workspace: Make) -> None:
+    work = workspace(tiny("vit"), UNIFORM, weight=3, activation=4)
+    run(work, CALIBRATE, reconstruct(quantize=["weights"], learn=["rounding"], iterations=2))
+    assert {site.kind for site in work.model.quantized() if not site.on} == set()
+    assert any(not site.is_weight for site in work.model.quantized())
+
+
+def test_sites_that_no_step_fitted_stay_in_full_precision(workspace: Make) -> None:
+    work = workspace(tiny("vit"), UNIFORM, weight=3, activation=4)
+    run(work, {"do": "calibrate", "sites": "activations"}, reconstruct(iterations=2))
+    assert all(site.on is not site.is_weight for site in work.model.quantized())
+    assert torch.isfinite(output(work)).all()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,12 @@ LOG = logging.getLogger("vitq.steps")
 # all iterations (a DeiT-tiny block at batch 64: 2.4 million each, where 0.1 s of 0.3 s are saved).
 WORTH = 100_000_000
 
+# Graphs of one run: structures × shapes of batches × stages, about 80 for Swin with three stages. Beyond the limit
+# dynamo goes on without compiling, and says so in its own log alone.
+_GRAPHS = 256
+
 _failed: list[str] = []
+_run_of: weakref.ref[object] | None = None
 
 
 def _run(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -27,6 +33,22 @@ def _run(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 # One code object for all segments, so that blocks of one structure share their compiled code.
 _compiled: Any = torch.compile(_run, dynamic=False, options={"pattern_matcher": False})
+
+
+def begin(run: object) -> None:
+    """Forget what earlier runs of this process compiled, and what they could not compile.
+
+    Without it graphs of earlier runs would count against the limit of this one, whose result would then depend on what
+    the process did before; and one structure that cannot be compiled would cost all later runs their speed. What was
+    compiled once is read back from inductor's cache on disk.
+    """
+    global _run_of
+    if _run_of is not None and _run_of() is run:
+        return
+    if _run_of is not None:
+        torch._dynamo.reset()
+        _failed.clear()
+    _run_of = weakref.ref(run)
 
 
 def pays(mode: str, elements: int, iterations: int) -> bool:
@@ -42,8 +64,7 @@ def forward_of(segment: Segment, compile_it: bool) -> Callable[[Tensor], Tensor]
     """
     if not compile_it or _failed:
         return segment.forward
-    # Blocks differ in their tensors alone; a model may have more structures than dynamo's default of 8.
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _GRAPHS)
 
     def call(x: Tensor) -> Tensor:
         if _failed:

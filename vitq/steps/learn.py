@@ -84,10 +84,13 @@ class Learnt:
         return not (self.weights or self.scales or self.roundings)
 
     def optimizer(self, lr: float, lr_scales: float, lr_rounding: float) -> torch.optim.Adam:
-        """Adam without weight decay, a learning rate for each kind of parameter."""
+        """Adam without weight decay, a learning rate for each kind of parameter.
+
+        `constant` in a group: its rate follows no schedule.
+        """
         groups = [
-            {"params": self.weights, "lr": lr},
-            {"params": self.scales, "lr": lr_scales},
-            {"params": [r.logits for r in self.roundings], "lr": lr_rounding},
+            {"params": self.weights, "lr": lr, "constant": False},
+            {"params": self.scales, "lr": lr_scales, "constant": False},
+            {"params": [r.logits for r in self.roundings], "lr": lr_rounding, "constant": True},
         ]
         return torch.optim.Adam([g for g in groups if g["params"]])

@@ -21,11 +21,16 @@ _FISHER_NEEDS = f"losses {', '.join(FISHER)} need the task's gradient at the seg
 
 @LOSSES.register("mse")
 def mse(output: Tensor, target: Tensor, gradient: Tensor | None = None) -> Tensor:
-    """Squared error summed over dimension 1 (tokens, or classes at the head) and averaged over the rest.
+    """Squared error summed over tokens (rows and columns for Swin; classes at the head) and averaged over the rest.
 
     I&S-ViT's and BRECQ's reduction. Adam hardly minds the constant, but weight decay and the rounding loss do.
     """
-    return (output - target).square().sum(dim=1).mean()
+    return _reduced((output - target).square())
+
+
+def _reduced(square: Tensor) -> Tensor:
+    """(B, …, C) → sum over the tokens between, mean over images and channels; (B, classes) → sum over classes."""
+    return (square.flatten(1, -2) if square.ndim > 2 else square).sum(dim=1).mean()
 
 
 def imbalance(seen: Tensor) -> Tensor:
@@ -51,7 +56,7 @@ def token_channel(output: Tensor, target: Tensor, weight: Tensor | None = None) 
     Raises ValueError without the weight (`weights_of`).
     """
     given = _given(weight, "token_channel needs the weights of the whole batch, see weights_of")
-    return ((output - target).square() * given).sum(dim=1).mean()
+    return _reduced((output - target).square() * given)
 
 
 @LOSSES.register("fisher_diag")
@@ -60,7 +65,7 @@ def fisher_diag(output: Tensor, target: Tensor, gradient: Tensor | None = None) 
 
     Raises ValueError without a gradient.
     """
-    return diagonal(output - target, _given(gradient, _FISHER_NEEDS)).mean() / (target[0].numel() / target.shape[1])
+    return diagonal(output - target, _given(gradient, _FISHER_NEEDS)).mean() / _averaged(target)
 
 
 @LOSSES.register("hessian")
@@ -71,7 +76,12 @@ def hessian(output: Tensor, target: Tensor, gradient: Tensor | None = None) -> T
     Raises ValueError without a gradient.
     """
     error, given = output - target, _given(gradient, _FISHER_NEEDS)
-    return (diagonal(error, given) + rank_one(error, given)).mean() / (target[0].numel() / target.shape[1])
+    return (diagonal(error, given) + rank_one(error, given)).mean() / _averaged(target)
+
+
+def _averaged(target: Tensor) -> int:
+    """Over how many elements of an image `mse` averages: its channels, none at the head."""
+    return target.shape[-1] if target.ndim > 2 else 1
 
 
 def _given(weight: Tensor | None, needed: str) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import ClassVar, Literal
 
 import torch
@@ -16,7 +16,8 @@ from vitq.config.base import RULES
 from vitq.device import at_once
 from vitq.models.anatomy import Segment
 from vitq.quant.site import Site
-from vitq.steps.compiled import forward_of, pays
+from vitq.steps.compiled import begin, forward_of, pays
+from vitq.steps.drop import Dropping
 from vitq.steps.fisher import gradients
 from vitq.steps.learn import Learnt
 from vitq.steps.loss import FISHER, LOSSES, weights_of
@@ -37,17 +38,19 @@ class Reconstruct(Step):
     The target is the output of the untouched full-precision model. Streams are advanced segment by segment, so L
     segments cost O(L) evaluations; public code reruns the network from its first layer for each segment.
 
-    quantize: which sites are on while learning, and stay on.
+    quantize: which sites are on while learning, and stay on; others that were on before are on again afterwards.
     learn: `weights`, `bias` (straight-through gradients), `rounding` (AdaRound), `activation_scales`, `weight_scales`,
         `zero_points` (LSQ gradients).
     input: what the segment reads: `fp`, the full-precision network's activations; `quantized`, those of the quantized
-        network; `qdrop`, the latter with each element replaced by the former with probability `drop`.
+        network; `qdrop`, the latter with each element replaced by the former with probability `drop`, and each element
+        of an activation inside left unquantized with that probability (drop_at: `everywhere`; `input`: not inside).
     loss: see loss.py. weigh_by: whose imbalance weighs the loss `token_channel`: that of the full-precision `targets`,
         or that of the `inputs` that the segment reads.
     iterations, batch_size, schedule, warmup: Adam without weight decay for each segment; warmup is a share of the
         iterations. `method.iterations` overrides `iterations`. lr: weights and biases; lr_scales: scales and zero
-        points; lr_rounding: rounding, whose regularizer weighs `rounding_weight` and anneals β from 20 to 2 after a
-        fifth of the iterations.
+        points; lr_rounding: rounding, constant whatever the schedule (as in public BRECQ and QDrop code: with a rate
+        that falls to zero the last roundings stay undecided). Its regularizer weighs `rounding_weight` and anneals β
+        from 20 to 2 after a fifth of the iterations, along a `cosine` (AdaRound) or a line (BRECQ, QDrop).
     autocast: `bf16` runs the segment under bfloat16 autocast; parameters, quantizers and loss stay float32.
     micro_batch: so many images of a batch go through the segment at once, gradients add up; none means the whole batch,
         and on a CPU CPU_ELEMENTS of the segment's input, so that attention scores stay in the cache. The result does
@@ -62,6 +65,7 @@ class Reconstruct(Step):
     learn: tuple[Part, ...] = ("weights", "bias")
     input: Literal["fp", "quantized", "qdrop"] = "quantized"
     drop: float = 0.5
+    drop_at: Literal["everywhere", "input"] = "everywhere"
     loss: str = "mse"
     weigh_by: Literal["targets", "inputs"] = "targets"
     iterations: int = 1000
@@ -70,6 +74,7 @@ class Reconstruct(Step):
     lr_scales: float = 4e-5
     lr_rounding: float = 1e-3
     rounding_weight: float = 0.01
+    annealing: Literal["cosine", "linear"] = "cosine"
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: float = 0.0
     autocast: Literal["none", "bf16"] = "none"
@@ -103,7 +108,16 @@ class Reconstruct(Step):
         return self.iterations if config.method.iterations is None else config.method.iterations
 
     def run(self, work: Workspace) -> None:
-        chosen = [s for s in work.model.quantized() if ("weights" if s.is_weight else "activations") in self.quantize]
+        begin(work)
+        before = [site for site in work.model.sites.values() if site.on]
+        chosen = [
+            site
+            for site in work.model.quantized()
+            if ("weights" if site.is_weight else "activations") in self.quantize
+            # A kind whose fitting step is switched off stays in floating point.
+            and site.quantizer is not None
+            and site.quantizer.fitted
+        ]
         work.model.switch(work.model.sites.values(), on=False)
         segments = work.model.anatomy.segments
         work.progress.stage("reconstruct", len(segments) * self.count(work.config))
@@ -128,7 +142,7 @@ class Reconstruct(Step):
             exact = target
             if self.input == "fp":
                 noisy = exact
-        work.model.switch(chosen, on=True)
+        work.model.switch([*before, *chosen], on=True)
 
     def _learn_or_restore(
         self,
@@ -167,13 +181,18 @@ def learn_segment(
     weight: gradients for the losses of FISHER.
     """
     iterations = step.count(work.config)
-    generator = torch.Generator().manual_seed(work.config.seed * 1_000_003 + index)
-    with Learnt(work.model, segment, sites, step.learn) as learnt:
+    seed = work.config.seed * 1_000_003 + index
+    generator = torch.Generator().manual_seed(seed)
+    with ExitStack() as stack:
+        learnt = stack.enter_context(Learnt(work.model, segment, sites, step.learn))
         if learnt.empty:
             work.progress.advance(iterations, segment.name)
             return torch.zeros(0)
         optimizer = learnt.optimizer(step.lr, step.lr_scales, step.lr_rounding)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: rate(step, i, iterations))
+        schedule = _schedule(step, optimizer, iterations)
+        dropping = None
+        if step.input == "qdrop" and step.drop_at == "everywhere":
+            dropping = stack.enter_context(Dropping(sites, step.drop, work.device, seed))
         loss_of, losses = LOSSES[step.loss], []
         forward = _forward(step, segment, exact, iterations)
         for number, chosen in enumerate(batches(len(target), step.batch_size, iterations, generator)):
@@ -181,19 +200,23 @@ def learn_segment(
             if step.input == "qdrop":
                 keep = torch.rand(inputs.shape, generator=generator).to(inputs.device) < step.drop
                 inputs = torch.where(keep, exact.select(chosen), inputs)
+            if dropping:
+                dropping.draw(segment.forward, inputs)
             given = weight.select(chosen) if weight else weights_of(step.loss, inputs, wanted, step.weigh_by)
             optimizer.zero_grad(set_to_none=True)
             loss = torch.zeros((), device=work.device)
             size = step.micro_batch or at_once(inputs, CPU_ELEMENTS)
             for first in range(0, len(inputs), size):
                 here = slice(first, first + size)
+                if dropping:
+                    dropping.show(first, size)
                 with _autocast(step, work.device):
                     output = forward(inputs[here])
                 share = loss_of(output.float(), wanted[here], None if given is None else given[here])
                 share = share * (len(output) / len(inputs))
                 share.backward()
                 loss += share.detach()
-            beta = anneal(number / iterations)
+            beta = anneal(number / iterations, step.annealing)
             if learnt.roundings and beta is not None:
                 penalty = step.rounding_weight * torch.stack([r.regularizer(beta) for r in learnt.roundings]).sum()
                 penalty.backward()
@@ -217,6 +240,16 @@ def batches(count: int, size: int, iterations: int, generator: torch.Generator) 
         yield torch.randperm(count, generator=generator)[:size]
 
 
+def _schedule(
+    step: Reconstruct, optimizer: torch.optim.Optimizer, iterations: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    factors = [
+        (lambda _: 1.0) if group["constant"] else (lambda i: rate(step, i, iterations))
+        for group in optimizer.param_groups
+    ]
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+
+
 def rate(step: Reconstruct, iteration: int, iterations: int) -> float:
     """Factor of the learning rate: linear warmup, then constant or cosine to zero."""
     begin = step.warmup * iterations
@@ -227,12 +260,15 @@ def rate(step: Reconstruct, iteration: int, iterations: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (iteration - begin) / max(1.0, iterations - begin)))
 
 
-def anneal(progress: float, start: float = 20.0, end: float = 2.0, warmup: float = 0.2) -> float | None:
-    """β of the rounding regularizer: none during the warmup, then from 20 to 2 along a cosine (AdaRound)."""
+def anneal(
+    progress: float, along: str = "cosine", start: float = 20.0, end: float = 2.0, warmup: float = 0.2
+) -> float | None:
+    """β of the rounding regularizer: none during the warmup, then from 20 to 2 along a `cosine` or a line."""
     if progress < warmup:
         return None
     done = (progress - warmup) / (1 - warmup)
-    return end + 0.5 * (start - end) * (1 + math.cos(math.pi * done))
+    left = 0.5 * (1 + math.cos(math.pi * done)) if along == "cosine" else 1 - done
+    return end + (start - end) * left
 
 
 def _autocast(step: Reconstruct, device: torch.device) -> AbstractContextManager[object]:

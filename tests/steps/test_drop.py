@@ -1,0 +1,111 @@
+"""QDrop's dropping inside a block: what is left out, how often, that it repeats, and that it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.tiny import images, run, tiny
+from vitq.steps import Workspace
+from vitq.steps.drop import Dropping
+
+Make = Callable[..., Workspace]
+UNIFORM = {"kinds": {"weight": {"granularity": "channel"}, "default": {}}}
+LEARN = {
+    "do": "reconstruct",
+    "learn": ["rounding", "activation_scales"],
+    "input": "qdrop",
+    "iterations": 6,
+    "batch_size": 8,
+    "lr_rounding": 0.05,
+    "lr_scales": 1e-3,
+}
+
+
+def calibrated(workspace: Make, family: str = "vit") -> Workspace:
+    work = workspace(tiny(family), UNIFORM, images=8, weight=3, activation=2)
+    run(work, {"do": "calibrate"})
+    return work
+
+
+@pytest.mark.parametrize("family", ["vit", "swin"])
+@torch.no_grad()
+def test_elements_are_left_as_they_are_with_the_probability(workspace: Make, family: str) -> None:
+    work = calibrated(workspace, family)
+    patches, segment = work.model.anatomy.segments[:2]
+    sites = [site for site in work.model.quantized() if segment.holds(site.owner)]
+    inputs = patches.forward(images(work))
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    for site in sites:
+        site.register_forward_hook(
+            lambda site, args, out: seen.__setitem__(site.name, (args[0].clone(), out.clone())), prepend=True
+        )
+    with Dropping(sites, 0.3, work.device, seed=0) as dropping:
+        dropping.draw(segment.forward, inputs)
+        dropping.show(0, len(inputs))
+        segment.forward(inputs)
+        for site in sites:
+            x, out = seen[site.name]
+            assert site.quantizer is not None
+            if site.is_weight:
+                assert torch.equal(out, site.quantizer(x)), "weights are always quantized"
+                continue
+            assert site.left is not None
+            assert torch.equal(out, torch.where(site.left, x, site.quantizer(x)))
+            assert float(site.left.float().mean()) == pytest.approx(0.3, abs=4 * (0.21 / x.numel()) ** 0.5)
+        first = {site.name: site.left for site in sites}
+        dropping.draw(segment.forward, inputs)
+        dropping.show(0, len(inputs))
+        assert all(site.is_weight or not torch.equal(site.left, first[site.name]) for site in sites)
+    assert all(site.left is None for site in sites)
+
+
+@pytest.mark.parametrize("family", ["vit", "swin"])
+@torch.no_grad()
+def test_parts_of_a_batch_see_its_masks(workspace: Make, family: str) -> None:
+    """Swin's windows stay with their images."""
+    work = calibrated(workspace, family)
+    patches, segment = work.model.anatomy.segments[:2]
+    sites = [site for site in work.model.quantized() if segment.holds(site.owner)]
+    inputs = patches.forward(images(work))
+    with Dropping(sites, 0.5, work.device, seed=0) as dropping:
+        dropping.draw(segment.forward, inputs)
+        dropping.show(0, len(inputs))
+        whole = segment.forward(inputs)
+        parts = []
+        for first in (0, 3, 6):
+            dropping.show(first, 3)
+            parts.append(segment.forward(inputs[first : first + 3]))
+    assert torch.allclose(torch.cat(parts), whole, atol=1e-5)
+
+
+def test_the_recipe_drops_everywhere_repeats_and_stops_dropping(workspace: Make) -> None:
+    found = {}
+    for name, at in (("first", "everywhere"), ("second", "everywhere"), ("input", "input")):
+        torch.manual_seed(len(found))
+        work = calibrated(workspace)
+        run(work, LEARN | {"drop_at": at})
+        assert all(site.left is None and site.on for site in work.model.quantized())
+        found[name] = torch.cat([curve for (curve,) in work.curves.values()])
+    assert torch.equal(found["first"], found["second"])
+    assert not torch.equal(found["first"], found["input"])
+
+
+def test_probabilities_zero_and_one(workspace: Make) -> None:
+    """Nothing dropped is learning on the quantized input; everything dropped leaves activations out of the loss."""
+    curves = {}
+    for name, options in {
+        "none": {"drop": 0.0},
+        "quantized": {"input": "quantized"},
+        "all": {"drop": 1.0, "learn": ["rounding"]},
+        "weights alone": {"input": "fp", "quantize": ["weights"], "learn": ["rounding"]},
+    }.items():
+        work = calibrated(workspace)
+        run(work, LEARN | options)
+        curves[name] = torch.cat([curve for (curve,) in work.curves.values()])
+    # Each batch holds all images; their order alone differs.
+    assert torch.allclose(curves["none"], curves["quantized"], rtol=1e-3)
+    assert torch.allclose(curves["all"], curves["weights alone"], rtol=1e-3)

@@ -1,0 +1,61 @@
+"""QDrop's random dropping of quantization (Wei et al., ICLR 2022, arXiv 2203.05740, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from vitq.quant.site import Site
+
+
+class Dropping:
+    """Masks of the activation sites of one segment, new ones for each batch: elements that are not quantized.
+
+    Each element of each site is left in full precision with `probability`, drawn for whole batches, so that it does not
+    matter how many images go through at once. Use as a context manager: on leaving the sites quantize everything again.
+    """
+
+    def __init__(self, sites: Sequence[Site], probability: float, device: torch.device, seed: int):
+        self._sites = [site for site in sites if not site.is_weight and site.on]
+        self._probability = probability
+        self._generator = torch.Generator(device).manual_seed(seed)
+        self._shapes: dict[str, torch.Size] = {}
+        self._masks: dict[str, Tensor] = {}
+
+    def __enter__(self) -> Dropping:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for site in self._sites:
+            site.left = None
+
+    def observe(self, site: Site, x: Tensor) -> None:
+        """Note what one image looks like at a site: (rows, …), rows being 1, or Swin's windows."""
+        self._shapes[site.name] = x.shape
+
+    def draw(self, forward: Callable[[Tensor], Tensor], inputs: Tensor) -> None:
+        """New masks for a batch of the segment's inputs (B, …)."""
+        if not self._shapes:
+            self._look(forward, inputs[:1])
+        for name, shape in self._shapes.items():
+            mask = torch.empty((len(inputs) * shape[0], *shape[1:]), dtype=torch.bool, device=inputs.device)
+            self._masks[name] = mask.bernoulli_(self._probability, generator=self._generator)
+
+    def show(self, first: int, count: int) -> None:
+        """Give the sites the masks of the images first … first + count − 1 of the batch."""
+        for site in self._sites:
+            rows = self._shapes[site.name][0]
+            site.left = self._masks[site.name][first * rows : (first + count) * rows]
+
+    @torch.no_grad()
+    def _look(self, forward: Callable[[Tensor], Tensor], image: Tensor) -> None:
+        before = [site.observer for site in self._sites]
+        for site in self._sites:
+            site.observer = self
+        try:
+            forward(image)
+        finally:
+            for site, observer in zip(self._sites, before, strict=True):
+                site.observer = observer
