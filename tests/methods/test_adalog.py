@@ -160,6 +160,8 @@ def test_wrong_options_are_refused() -> None:
         adalog(4, probabilities(), resolution=0)
     with pytest.raises(ValueError, match=r"shift=-1"):
         adalog(4, probabilities(), shift=-1)
+    with pytest.raises(ValueError, match=r"levels='public'.*no others"):
+        adalog(4, probabilities(), levels="public", zero_code=True)
 
 
 @pytest.mark.parametrize("family", ["vit", "swin"])

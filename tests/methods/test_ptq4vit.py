@@ -11,9 +11,10 @@ import torch
 
 from tests.tiny import images, part, run, tiny
 from vitq.methods.ptq4vit import HessianSearch, _collect
+from vitq.methods.twin import TwinUniformQuantizer
 from vitq.quant.layers import QuantLinear
 from vitq.steps import Workspace
-from vitq.steps.stream import ImageStream
+from vitq.steps.stream import ImageStream, through
 
 Make = Callable[..., Workspace]
 METHOD: dict[str, Any] = {
@@ -63,8 +64,6 @@ def test_weights_take_the_best_candidate_of_each_channel(workspace: Make) -> Non
     on = [site for site in work.model.sites.values() if site.on]
     work.model.switch(on, on=False)
     generator = torch.Generator().manual_seed(work.config.seed)
-    from vitq.steps.stream import through
-
     for i in range(index + 1):  # the labels of earlier segments are drawn first
         (record,) = _collect(work, i, [layer], inputs, generator) if i == index else [None]
         if i < index:
@@ -85,6 +84,53 @@ def test_weights_take_the_best_candidate_of_each_channel(workspace: Make) -> Non
     chosen = np.array(errors)[np.abs(grid[:, None] - found).argmin(axis=0), np.arange(len(base))]
     # A weight halfway between two codes may round another way in float32.
     assert np.mean(chosen <= np.min(errors, axis=0) * 1.001) > 0.97
+
+
+def test_the_positive_step_after_gelu_is_searched_and_negative_values_stay_covered(workspace: Make) -> None:
+    """One round over that input alone, the whole grid: the reference evaluates every candidate in float64."""
+    work = workspace(tiny("vit"), METHOD, images=8, weight="fp", activation=4)
+    run(work, {"do": "calibrate", "kinds": ["post_gelu"]})
+    layer = part(work.model.model, "blocks.0.mlp.fc2")
+    assert isinstance(layer, QuantLinear)
+    quantizer = layer.input_site.quantizer
+    assert isinstance(quantizer, TwinUniformQuantizer)
+    top = float(quantizer.scale[0]) * 2.0 ** float(quantizer.exponent[0])
+    inputs: Any = ImageStream(work)
+    on = [site for site in work.model.sites.values() if site.on]
+    work.model.switch(on, on=False)
+    generator = torch.Generator().manual_seed(work.config.seed)
+    segments = work.model.anatomy.segments
+    # The patch embedding has nothing to search.
+    (record,) = _collect(work, 1, [layer], through(segments[0].forward, inputs, work), generator)
+    work.model.switch(on, on=True)
+    x, _, gradient = (torch.cat(t).double().numpy() for t in zip(*record.batches(), strict=True))
+    weight = layer.weight.detach().double().numpy()
+    grid = np.linspace(0.05, 1.2, 24)
+    errors = []
+    for factor in grid:
+        coarse = top * factor
+        # The finest power of two below it whose eight steps reach the least value.
+        fine = max(
+            (coarse / 2**m for m in range(16) if coarse / 2**m * 8 >= -x.min()), default=coarse, key=lambda s: -s
+        )
+        rounded = np.where(
+            x < 0, np.clip(np.round(x / fine), -8, 0) * fine, np.clip(np.round(x / coarse), 0, 7) * coarse
+        )
+        errors.append((np.sum(((rounded - x) @ weight.T * gradient) ** 2), coarse, fine))
+    run(work, {"do": "hessian_search", "rounds": 1, "candidates": 24, "coarse": 24, "alpha": 0.05})
+    found = [float(quantizer.scale[0]) * 2.0 ** float(quantizer.exponent[0]), float(quantizer.scale[0])]
+    assert found == pytest.approx(min(errors)[1:], rel=1e-4)
+    assert found[0] < 0.9 * top, "clipping pays here"
+    assert found[1] * 8 >= -x.min() * (1 - 1e-6)
+
+
+def test_a_balanced_input_is_searched_as_its_site_sees_it(workspace: Make) -> None:
+    work = workspace(tiny("vit"), METHOD, images=8, weight=6, activation=6)
+    run(work, {"do": "equalize", "rule": "aocq", "norms": False, "bare": ["attn_out", "post_gelu"]}, CALIBRATE)
+    assert any(getattr(m, "balance", None) is not None for m in work.model.model.modules())
+    before = distance(work)
+    run(work, {"do": "hessian_search", "rounds": 1, "candidates": 30, "coarse": 10})
+    assert distance(work) < before
 
 
 def test_the_search_sees_the_first_images_alone(workspace: Make) -> None:

@@ -68,12 +68,13 @@ def test_without_coefficients_it_is_the_base(workspace: Make, family: str) -> No
     work = workspace(tiny(family), BASE, weight=4, activation=4)
     run(work, CALIBRATE)
     base = logits(work)
-    run(work, predict(degree=3, feature="ends", zero_points="predict"))
+    run(work, predict(degree=3, feature="ends", zero_points="predict", fit="gradient", iterations=2))
     changed = logits(work)
     assert not torch.equal(changed, base)
     predictor = work.model.predictor
     assert isinstance(predictor, Predictor)
     predictor.scales.data.zero_()
+    predictor.zeros.data.zero_()
     assert torch.equal(logits(work), base)
 
 
@@ -182,7 +183,7 @@ def test_fitted_factors_lower_the_error_of_the_calibration_images(workspace: Mak
     assert error() < static
     table = work.artifacts["predicted_scales"]
     assert table["explained"].max() > 0.5
-    assert (table["parameters"] == 6).all()
+    assert (table["parameters"] == 3).all()
 
 
 def _teach(work: Workspace, x: Tensor) -> Tensor:
@@ -201,6 +202,9 @@ def test_the_gradient_fit_lowers_its_loss_and_leaves_the_model_alone(workspace: 
     assert curve[-10:].mean() < curve[:10].mean()
     assert all(torch.equal(p, before[name]) for name, p in work.model.model.named_parameters())
     assert not any(p.requires_grad for p in work.model.parameters())
+    predictor = work.model.predictor
+    assert isinstance(predictor, Predictor)
+    assert float(predictor.zeros.abs().max()) > 0, "zero points are learned too"
 
 
 def test_predicted_scales_of_a_site_are_its_own() -> None:
@@ -221,6 +225,7 @@ def test_predicted_scales_of_a_site_are_its_own() -> None:
         ({"chunks": 0}, "chunks=0"),
         ({"clamp": [1.5, 2]}, "two factors around 1"),
         ({"ridge": -1}, "ridge=-1"),
+        ({"zero_points": "predict"}, "learned by fit=gradient alone"),
         ({"images": 100_000}, "valid: 2 to calib.size="),
         ({"percentile": 0.4}, "percentile=0.4"),
     ],

@@ -154,7 +154,9 @@ def test_ranges_of_each_image_are_fitted_at_another_width() -> None:
     static = UniformQuantizer(4, "tensor", Axes(channel=-1, token=True), range="mse")
     static.fit_tensor(x)
     predicted = PerImageUniform(static, Extrema(Batch(nn.Identity())))
-    assert at_width(predicted, 4) is predicted
+    own = at_width(predicted, 4)
+    assert type(own) is UniformQuantizer, "segments run alone: no image's own range is known there"
+    assert torch.equal(own(x), static(x))
     other = at_width(predicted, 3)
     assert not other.fitted
     other.fit_tensor(x)

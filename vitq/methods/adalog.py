@@ -59,6 +59,8 @@ class AdaLogQuantizer(LogQuantizer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        if self.settings["levels"] != "strict":
+            raise ValueError(f"levels={self.settings['levels']!r}; adalog has 2^b codes, strict, and no others")
         if self.settings["tables"] not in TABLES:
             raise ValueError(unknown("tables of adalog", self.settings["tables"], TABLES))
         for name in ("resolution", "search_steps", "keep"):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
-from vitq.methods.twin import TwinQuantizer
+from vitq.methods.twin import MOST, TwinQuantizer, TwinUniformQuantizer
 from vitq.quant.layers import QuantConv2d, QuantLinear, QuantMatmul
 from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
@@ -32,10 +32,12 @@ class HessianSearch(Step):
         min Σ g²·(O − Ô)²,  g = ∂L/∂O,  over scales α·Δ … β·Δ in `candidates` steps, Δ the calibrated (min–max) scale
 
     O is the full-precision network's output of the layer on full-precision inputs; each output channel of a weight has
-    its own scale. Two-region quantizers search their ratio 2^m in place of a factor. rounds: turns of weight, then
-    input. coarse: so many grid points are tried first, then the nearest ones of the whole grid around the best; later
-    rounds try the nearest ones alone (coarse = candidates: the whole grid at first, as the paper does). images: the
-    search sees the first so many calibration images (none: all of them); its time grows with them.
+    its own scale. Two-region quantizers: post-softmax, the coarse step stays and the ratio 2^m is searched; post-GELU,
+    the step of the positive region is searched among the factors, and that of the negative one is the finest with a
+    ratio 2^m to it that still covers all negative values (public code has 0.17/2^(b−1) whatever the ratio). rounds:
+    turns of weight, then input. coarse: so many grid points are tried first, then the nearest ones of the whole grid
+    around the best; later rounds try the nearest ones alone (coarse = candidates: the whole grid at first, as the paper
+    does). images: the search sees the first so many calibration images (none: all of them); its time grows with them.
 
     Where public code takes L as the KL divergence from the network's own unquantized prediction, whose gradient at that
     prediction is zero, g here is that of log p(y|x) for a label y drawn from the prediction: the Fisher information,
@@ -75,7 +77,8 @@ class HessianSearch(Step):
                 for name, module in work.model.model.named_modules()
                 if isinstance(module, Layer) and segment.holds(name) and any(site in on for site in _operands(module))
             ]
-            seen = _collect(work, index, layers, inputs, generator)
+            # A segment without quantized sites has nothing to search.
+            seen = _collect(work, index, layers, inputs, generator) if layers else []
             for layer, record in zip(layers, seen, strict=True):
                 _search(self, layer, record, [site for site in _operands(layer) if site in on])
             inputs = through(segment.forward, inputs, work)
@@ -145,10 +148,12 @@ def _recorded(
     for index, layer in enumerate(layers):
 
         def keep(
-            _m: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, bool], out: Tensor, index: int = index
+            layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, bool], out: Tensor, index: int = index
         ) -> None:
             records[index].transpose = kwargs.get("transpose", False)
-            kept[index] = (tuple(a.detach() for a in args), out)
+            balance = layer.balance if isinstance(layer, QuantLinear) else None
+            # What the site sees, balanced.
+            kept[index] = (tuple(a.detach() if balance is None else a.detach() * balance for a in args), out)
 
         handles.append(layer.register_forward_hook(keep, with_kwargs=True))
     try:
@@ -159,16 +164,21 @@ def _recorded(
 
 
 class _Grid:
-    """Candidates of a quantizer: factors of its scale, or ratios of its two regions. index: (G,) the choice."""
+    """Candidates of a quantizer: factors of its scale, or ratios of its two regions. index: (G,) the choice.
 
-    def __init__(self, step: HessianSearch, site: Site):
+    least: the least value that reaches the site.
+    """
+
+    def __init__(self, step: HessianSearch, site: Site, least: float):
         quantizer = site.quantizer
         if not isinstance(quantizer, UniformQuantizer | TwinQuantizer):
             raise TypeError(f"{site.name}: hessian_search knows uniform and two-region quantizers alone")
         self.quantizer = quantizer
         self.scale = quantizer.scale.clone()
+        self.least = least
         if isinstance(quantizer, TwinQuantizer):
             self.top = quantizer.scale * torch.exp2(quantizer.exponent)
+        if isinstance(quantizer, TwinQuantizer) and not isinstance(quantizer, TwinUniformQuantizer):
             self.values = torch.tensor(quantizer.exponents, dtype=torch.float32, device=self.scale.device)
             start = quantizer.exponent - self.values[0]
         else:
@@ -178,7 +188,15 @@ class _Grid:
 
     def put(self, index: Tensor) -> None:
         """Give the quantizer the candidate of each group."""
-        if isinstance(self.quantizer, TwinQuantizer):
+        if isinstance(self.quantizer, TwinUniformQuantizer):
+            top = self.top * self.values[index]
+            needed = max(-self.least, 0.0) / self.quantizer.part
+            ratios = self.quantizer.exponents
+            # A tensor without negative values: the finest step, which nothing takes.
+            exponent = torch.log2(top / needed).floor() if needed else torch.full_like(top, MOST)
+            exponent = exponent.clamp(min(ratios), max(ratios))
+            self.quantizer.scale, self.quantizer.exponent = top * torch.exp2(-exponent), exponent
+        elif isinstance(self.quantizer, TwinQuantizer):
             exponent = self.values[index]
             self.quantizer.scale, self.quantizer.exponent = self.top * torch.exp2(-exponent), exponent
         else:
@@ -199,7 +217,8 @@ class _Grid:
 
 @torch.no_grad()
 def _search(step: HessianSearch, layer: Layer, record: _Record, sites: Sequence[Site]) -> None:
-    grids = {site.name: _Grid(step, site) for site in sites}
+    least = min(float(operands[0].min()) for operands in record.batches())
+    grids = {site.name: _Grid(step, site, least) for site in sites}
     for turn in range(step.rounds):
         for site in sites:
             grid = grids[site.name]

@@ -43,8 +43,8 @@ class PredictScales(Step):
     tap: the module that is listened to: `stem` (patch embedding) or `block` (the first block).
     feature: `range` (M − m) or `ends` (M and m). chunks: G. degree: K. constant: a term that all images
         share. clamp: least and largest factor.
-    zero_points: `keep`, or `predict` them too. fit: `closed` or `gradient`. ridge: penalty on a, in units of the
-        number of images. images: so many calibration images are fitted to (None: all).
+    zero_points: `keep`, or `predict` them too, which `gradient` alone can. fit: `closed` or `gradient`. ridge: penalty
+        on a, in units of the number of images. images: so many calibration images are fitted to (None: all).
     iterations, batch_size, lr: of the gradient fit, Adam from a = 0 on KL(full precision ‖ quantized) of the logits;
         `method.iterations` overrides the first. percentile: p of the baseline.
 
@@ -80,6 +80,8 @@ class PredictScales(Step):
             )
         if not 0 < self.clamp[0] <= 1 <= self.clamp[1]:
             problems.append(f"clamp={list(self.clamp)}; two factors around 1 are needed, e.g. [0.5, 2]")
+        if self.zero_points == "predict" and self.fit != "gradient":
+            problems.append("zero_points=predict with fit=closed; zero points are learned by fit=gradient alone")
         if self.ridge < 0:
             problems.append(f"ridge={self.ridge}; zero or more")
         if not 0.5 < self.percentile <= 1:
@@ -103,7 +105,8 @@ class PredictScales(Step):
                 site.quantizer = PerImageUniform(static, source)
             return
         features = 2 if self.feature == "ends" else 1
-        predictor = Predictor(len(sites), features, self.degree, self.chunks, self.clamp, self.constant)
+        moves_zero = self.zero_points == "predict"
+        predictor = Predictor(len(sites), features, self.degree, self.chunks, self.clamp, self.constant, moves_zero)
         predictor.to(work.device)
         tap = work.model.model.get_submodule(segments[depth].modules[0])
         seen, best = search(work, predictor, tap, sites, self)
@@ -116,7 +119,7 @@ class PredictScales(Step):
         # The predictor belongs to the model: it moves and is saved with it.
         work.model.predictor = predictor
         for index, (site, static) in enumerate(sites):
-            site.quantizer = PerImageUniform(static, Predicted(predictor, index, self.zero_points == "predict"))
+            site.quantizer = PerImageUniform(static, Predicted(predictor, index, moves_zero))
         if self.fit == "gradient":
             descend(work, predictor, self)
         work.artifacts["predicted_scales"] = _table(predictor, sites, best, seen)

@@ -17,19 +17,28 @@ class Predictor(nn.Module):
     """Listens to one module; knows the factors of the images that passed it last.
 
     mean, std: (F,) of the features over the calibration images. scales, zeros: (P, Q) coefficients of the Q sites,
-    where P = K·F, and one more with a constant.
+    where P = K·F, and one more with a constant; zeros is (0, Q) where zero points stay.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, sites: int, features: int, degree: int, chunks: int, clamp: tuple[float, float], constant: bool):
+    def __init__(
+        self,
+        sites: int,
+        features: int,
+        degree: int,
+        chunks: int,
+        clamp: tuple[float, float],
+        constant: bool,
+        zero_points: bool = False,
+    ):
         super().__init__()
         self.degree, self.chunks, self.clamp, self.both = degree, chunks, clamp, features == 2
         self.constant = constant
         count = degree * features + constant
         self.scales = nn.Parameter(torch.zeros(count, sites), requires_grad=False)
-        self.zeros = nn.Parameter(torch.zeros(count, sites), requires_grad=False)
+        self.zeros = nn.Parameter(torch.zeros(count if zero_points else 0, sites), requires_grad=False)
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("std", torch.ones(features))
         self._factors: Tensor | None = None
@@ -43,7 +52,7 @@ class Predictor(nn.Module):
         """x: (B, N, C) or (B, H, W, C), output of the module that is listened to."""
         powers = self.powers(self.features(x))
         self._factors = (1 + powers @ self.scales).clamp(*self.clamp)
-        self._shifts = powers @ self.zeros
+        self._shifts = powers[:, : len(self.zeros)] @ self.zeros
 
     def features(self, x: Tensor) -> Tensor:
         """(B, F) float32: robust extrema of each image, as a range or as both ends."""
@@ -87,9 +96,11 @@ class Predicted(Source):
         scale = spread(uniform, uniform.scale.unsqueeze(0) * factor, ndim)
         if not self.moves_zero:
             return scale, uniform._layout().view(uniform.zero_point)
-        zero = (uniform.zero_point.unsqueeze(0) + shift).round().clamp(0, uniform.codes - 1)
-        if not bool((uniform.zero_point >= 0).all() and (uniform.zero_point < uniform.codes).all()):
-            zero = (uniform.zero_point.unsqueeze(0) + shift).round()  # ranges that leave zero out
+        zero = uniform.zero_point.unsqueeze(0) + shift
+        if bool((uniform.zero_point >= 0).all() and (uniform.zero_point < uniform.codes).all()):
+            zero = zero.clamp(0, uniform.codes - 1)  # else: ranges that leave zero out
+        if not zero.requires_grad:  # while it is learned the quantizer rounds it, with a gradient
+            zero = zero.round()
         return scale, spread(uniform, zero, ndim)
 
     def parameter_bytes(self) -> int:

@@ -15,7 +15,7 @@ from vitq.steps.sensitivity import Trial
 
 Row = dict[str, Any]
 # A quantizer's noise power grows fourfold with each bit less: what a site's next step is expected to cost before it is
-# measured. It only orders the measuring; no step is taken unmeasured.
+# measured. It only orders the measuring (`lazy`); no step is taken unmeasured.
 _NEXT = 4.0
 
 
@@ -64,7 +64,8 @@ def greedy(
     order = {name: position for position, name in enumerate(trial.bits)}
     heap = [(-np.inf, order[name], name, -1) for name in trial.bits if trial.bits[name] in lower]
     while excess := budget.excess(trial.bits):
-        if recompute == "always":
+        # Where a score costs no evaluation there is nothing to put off.
+        if recompute == "always" or alone is not None:
             heap = [(score(name), order[name], name, version) for _, _, name, _ in heap if relief(name) > 0]
         heapq.heapify(heap)
         while True:

@@ -44,13 +44,14 @@ class _WidthsObserver(HistogramObserver):
 def at_width(quantizer: Quantizer, bits: int) -> Quantizer:
     """A quantizer like this one: itself at its own bit-width, else an unfitted one.
 
-    Ranges that are predicted for each image are learned for one width: at another one they are fitted, once for all
-    images.
+    Ranges of each image need the whole network to run, image by image; segments run alone here. In their place stand
+    ranges for all images: at the quantizer's own width those that the images' start from, else fitted ones.
     """
-    if bits == quantizer.bits:
+    per_image = isinstance(quantizer, PerImageUniform)
+    if bits == quantizer.bits and not per_image:
         return quantizer
-    kind = UniformQuantizer if isinstance(quantizer, PerImageUniform) else type(quantizer)
-    return kind(
+    kind = UniformQuantizer if per_image else type(quantizer)
+    made = kind(
         bits,
         quantizer.granularity,
         quantizer.axes,
@@ -58,6 +59,9 @@ def at_width(quantizer: Quantizer, bits: int) -> Quantizer:
         symmetric=quantizer.symmetric,
         **quantizer.settings,
     )
+    if isinstance(made, UniformQuantizer) and isinstance(quantizer, PerImageUniform) and bits == quantizer.bits:
+        made.assign(quantizer._layout(), quantizer.scale, quantizer.zero_point)
+    return made
 
 
 @torch.no_grad()
