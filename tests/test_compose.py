@@ -114,6 +114,38 @@ def test_several_values_need_multirun() -> None:
         cells("seed=1,2")
 
 
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("bits=4", "unknown bits '4'; valid: fp, w3a3"),
+        ("bits=8,4", "unknown bits '8'; valid: fp, w3a3"),
+        ("bits=null", "unknown bits 'None'; valid: fp, w3a3"),
+        ("model=1.5", "unknown model '1.5'; valid:"),
+        (
+            "method=[repq_vit,minmax]",
+            "method takes one name; several values are an axis of a sweep: method=repq_vit,minmax",
+        ),
+        ("probe=[landscape,2]", "unknown probe '2'; valid:"),
+        ("=3", "names no key"),
+    ],
+)
+def test_what_is_no_name_of_a_groups_file_is_named(override: str, problem: str) -> None:
+    """Hydra raises a bare ValueError for a number, and lays a list of files over each other."""
+    with pytest.raises(ConfigError) as error:
+        cells(override, multirun=True)
+    assert problem in error.value.problems[0]
+
+
+def test_a_list_in_a_sweeps_params_is_no_axis_and_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    params = "{method: 'mse', bits: [w4a4, w3a3]}"
+    file.write_text(f"defaults: [config, _self_]\nhydra: {{mode: MULTIRUN, sweeper: {{params: {params}}}}}\n")
+    with pytest.raises(
+        ConfigError, match=r"bits takes one name; several values are an axis of a sweep: bits=w4a4,w3a3"
+    ):
+        compose.load(file, compose.root_config(None)[1], [], multirun=True)
+
+
 def test_override_that_does_not_parse_is_named() -> None:
     with pytest.raises(ConfigError) as error:
         cells("seed=[1", "method", multirun=True)
@@ -151,6 +183,18 @@ def test_broken_yaml_is_a_problem_of_its_cell(tmp_path: Path) -> None:
     (tmp_path / "calib" / "mine.yaml").write_text("size: [1\n")
     (cell,) = cells("calib=mine", config_dir=str(tmp_path))
     assert cell.problem
+
+
+@pytest.mark.parametrize("content", ["name: [1\n", "", "[1, 2]\n"])
+def test_a_broken_base_is_a_problem_of_its_cell(tmp_path: Path, content: str) -> None:
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "mine.yaml").write_text(content)
+    (cell,) = cells("method=integer", "method.base=mine", config_dir=str(tmp_path))
+    assert cell.problem is not None
+    assert "method.base=mine" in cell.problem
+    assert "mine.yaml" in cell.problem
+    (cell,) = cells("method=integer", "method.base=[minmax]")
+    assert "unknown method \"['minmax']\"; valid: adalog" in str(cell.problem)
 
 
 def test_own_groups_from_a_weird_folder(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from tests.tiny import part, run, tiny
 from vitq import sites
 from vitq.steps import Workspace
+from vitq.steps.budget import shapes_of
 
 METHOD = {"kinds": {"weight": {"quantizer": "uniform", "granularity": "channel"}, "default": {"quantizer": "uniform"}}}
 
@@ -44,6 +45,19 @@ def test_mean_bits_weigh_elements(work: Workspace) -> None:
     image = 3 * 32 * 32
     rest = table[(table.kind != "weight") & (table.kind != "patch")].elements.sum()
     assert activation_bits == pytest.approx((32 * image + 8 * rest) / (image + rest))
+
+
+def test_windows_of_swin_count_as_one_image(workspace: Callable[..., Workspace]) -> None:
+    work = workspace(tiny("swin"), METHOD, weight=4, activation=8)
+    run(work, {"do": "calibrate"})
+    table = sites.site_table(work.model, work.batches(8)).set_index("site")
+    elements = dict(zip(table.index, table["elements"], strict=True))
+    qkv, mlp = (elements[f"layers.0.blocks.0.{name}.input"] for name in ("attn.qkv", "mlp.fc1"))
+    assert qkv == mlp, "the same tokens, cut into windows"
+    counted = shapes_of(work.model, next(iter(work.batches(1))))
+    for name, site in work.model.sites.items():
+        if not site.is_weight:
+            assert elements[name] == math.prod(counted[name]), name
 
 
 def test_a_site_that_no_step_calibrated_counts_as_floating_point(workspace: Callable[..., Workspace]) -> None:

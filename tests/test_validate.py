@@ -27,6 +27,20 @@ def test_a_good_recipe_has_no_problems() -> None:
     assert found() == []
 
 
+@pytest.mark.parametrize("more", [{"keep_model": True}, {"tracker": {"log_model": True}}])
+def test_a_model_that_cannot_be_kept_is_refused_before_it_is_computed(more: dict[str, Any]) -> None:
+    steps = {"all": {"do": "calibrate"}, "predict": {"do": "predict_scales"}}
+    (problem,) = found({"kinds": {"default": {}}, "steps": steps}, **more)
+    assert re.match(r"(keep_model|tracker\.log_model)=true: a packed checkpoint cannot hold", problem)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "CUDA", ""])
+def test_devices_are_checked_by_name(name: str) -> None:
+    _, problems = RunConfig.parse(GOOD | {"device": name})
+    assert problems == [f"device={name!r}: not a device; valid: auto, cpu, cuda, cuda:N"]
+    assert RunConfig.parse(GOOD | {"device": "cuda:1"})[1] == []
+
+
 KINDS: dict[str, Any] = {"default": {}}
 CALIBRATE = {"all": {"do": "calibrate"}}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from vitq.errors import ConfigError, unknown
+from vitq.errors import ConfigError, first_line, unknown
 from vitq.roots import Roots
 
 
@@ -22,9 +22,14 @@ def with_base(raw: dict[str, Any], roots: Roots) -> dict[str, Any]:
     if not isinstance(method, Mapping) or "base" not in method:
         return raw
     base, files = method["base"], roots.files("method")
-    if base not in files:
-        raise ConfigError([f"method.base: {unknown('method', base, files)}"])
-    below = yaml.safe_load(files[base].read_text(encoding="utf-8"))
+    if not isinstance(base, str) or base not in files:
+        raise ConfigError([f"method.base: {unknown('method', str(base), files)}"])
+    try:
+        below = yaml.safe_load(files[base].read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError([f"method.base={base}: cannot read {files[base]}: {first_line(error)}"]) from error
+    if not isinstance(below, Mapping) or "name" not in below:
+        raise ConfigError([f"method.base={base}: {files[base]} is no recipe; it needs a mapping with a name and kinds"])
     if "base" in below:
         raise ConfigError([f"method.base={base}: that method stands on a base itself; name the recipe below it"])
     if not below.get("kinds"):

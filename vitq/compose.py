@@ -238,12 +238,31 @@ def _axes(overrides: Sequence[str], roots: Roots) -> dict[str, list[str]]:
         except HydraException as error:
             problems.append(f"override {text!r}: {first_line(error)}")
             continue
+        if not is_value and not override.is_delete():
+            problems += _not_names(key, text, override, roots)
         if not values:
             problems.append(unknown(f"{key} matching", text.partition("=")[2], roots.files(key)))
         axes[key] = values
     if problems:
         raise ConfigError(problems)
     return axes
+
+
+def _not_names(key: str, text: str, override: Any, roots: Roots) -> Iterator[str]:
+    """What stands where the name of a group's file belongs: a number, nothing, a list to lay over each other."""
+    group = key.lstrip("+")
+    if not group:
+        yield f"override {text!r}: names no key; write key=value"
+        return
+    for value in override.sweep_iterator() if override.is_sweep_override() else [override.value()]:
+        if isinstance(value, list) and group != "probe":
+            names = ",".join(str(v) for v in value)
+            yield f"override {text!r}: {group} takes one name; several values are an axis of a sweep: {group}={names}"
+            continue
+        # Probes are chosen together.
+        for name in value if isinstance(value, list) else [value]:
+            if not isinstance(getattr(name, "text", name), str):
+                yield f"override {text!r}: {unknown(group, str(name), roots.files(group))}"
 
 
 def _override(key: str, value: str) -> str:

@@ -76,7 +76,7 @@ def host() -> dict[str, str | int]:
         "system": platform.platform(),
         "machine": platform.machine(),
         "cpu": _cpu_model(),
-        "cores": _usable_cores(),
+        "cores": usable_cores(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
     }
     torch = _torch()
@@ -173,8 +173,8 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _usable_cores() -> int:
-    # A scheduler or container may allow fewer cores than the machine has.
+def usable_cores() -> int:
+    """Cores that this process may use: a scheduler or container may allow fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -178,7 +178,7 @@ def _quantize(
         mean_weight_bits=weight_bits,
         mean_activation_bits=activation_bits,
         fp_bytes=fp_bytes,
-        quantized_bytes=sites.quantized_bytes(quantized, sites.model_bytes(quantized)),
+        quantized_bytes=sites.quantized_bytes(quantized, sites.model_bytes(quantized.model)),
     )
     return size, table, quantized
 

@@ -97,7 +97,7 @@ def make(primary: Primary, name: str | None = None, watch: Callable[[int], None]
             problems.append(("", f"sweep.exclude: {unknown('key', error.args[0], valid, 'Dotted keys work too.')}"))
         config, found = _parse(cell)
         if config is not None:
-            label = _label(cell, primary, config.method.quantizes)
+            label = _label(cell, primary, config)
             store = stores.setdefault(config.runs_dir, Store(config.runs_dir))
             launchers = [*launchers, config.launcher] if config.launcher not in launchers else launchers
             config, unfit = facts.fill(config)
@@ -200,12 +200,21 @@ class _Facts:
         return known  # type: ignore[no-any-return]
 
 
-def _label(cell: Cell, primary: Primary, quantizes: bool = True) -> str:
-    """Model, method, bits, then whatever else is swept: `vit_digits repq_vit w4a4 seed=1`, `vit_digits fp32`."""
+def _label(cell: Cell, primary: Primary, config: RunConfig | None = None) -> str:
+    """Model, method, bits, then whatever else is swept: `vit_digits repq_vit w4a4 seed=1`, `vit_digits fp32`.
+
+    Bits are those of the config where one could be made: `bits.weight=3` beats the group's file.
+    """
     if not cell.choices:
         return " ".join(cell.overrides)
+    quantizes = config is None or config.method.quantizes
     main = ("model", "method", "bits") if quantizes else ("model", "method")
-    words = [cell.choices[group] for group in main if group in cell.choices]
+    known = dict(cell.choices)
+    if config is not None:
+        known["bits"] = config.bits.label.lower()
+        if "(" in config.method.name:  # on a base
+            known["method"] = config.method.name
+    words = [known[group] for group in main if group in cell.choices]
     for override in cell.overrides:
         key, _, value = override.lstrip("+").partition("=")
         matters = quantizes or key.partition(".")[0] not in ("bits", "calib", "seed")

@@ -37,12 +37,15 @@ def reference_logits(
 
 
 def cache_path(config: RunConfig, images: ImageSet, device: torch.device) -> Path:
-    """File of these logits: keyed by model, images, batch size, kind of device, torch and timm version."""
+    """File of these logits: keyed by model, images and their normalization, batch size, kind of device, versions."""
     plain = canonical(config)
     key = {
         "schema": SCHEMA_VERSION,
         "model": plain["model"],
         "images": images.fingerprint,
+        # Pixels are kept as they were decoded; what normalizes them is not in their fingerprint.
+        "mean": list(images.mean),
+        "std": list(images.std),
         "batch_size": config.data.batch_size,
         "device": device.type,
         "classes": config.data.num_classes,

@@ -31,15 +31,20 @@ class _Error:
 
 
 class ErrorObserver:
-    """Measures each site's quantization error on the tensors that it receives in the running network."""
+    """Measures each site's quantization error on the tensors that it receives in the running network.
+
+    images: how many of them are under way, so that Swin's windows, the first dimension there, count as one image's.
+    """
 
     def __init__(self) -> None:
         self.errors: dict[str, _Error] = {}
+        self.images = 1
 
     def observe(self, site: Site, x: Tensor) -> None:
         error = self.errors.setdefault(site.name, _Error())
         # Elements of one image for activations, of the whole tensor for weights.
-        shape = tuple(x.shape) if site.is_weight else tuple(x.shape[1:])
+        windows = 1 if site.is_weight else len(x) // self.images
+        shape = tuple(x.shape) if site.is_weight else (*((windows,) if windows > 1 else ()), *x.shape[1:])
         error.shape, error.elements = "x".join(map(str, shape)), int(torch.Size(shape).numel())
         if not site.on or site.quantizer is None or not site.quantizer.fitted:
             return
@@ -63,6 +68,7 @@ def site_table(model: QuantizedModel, batches: Iterable[Tensor], planned: bool =
         site.observer = observer
     try:
         for batch in batches:
+            observer.images = len(batch)
             model(batch)
     finally:
         for site in model.sites.values():

@@ -14,8 +14,12 @@ from vitq.config.base import RULES
 
 
 def _name(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
-        raise ValueError("a sweep's name becomes a file name; valid: letters, digits, '.', '_' and '-'")
+    # As the store has it (vitq/store/sweeps.py), without the signs that a shell would want quoted.
+    if not re.fullmatch(r"(?!history$)(?!.*\.json$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}(?<!\.)", value):
+        raise ValueError(
+            "a sweep's name becomes a file name; valid: up to 100 letters, digits, '.', '_' and '-', starting with a "
+            "letter or digit, not ending in '.' or '.json', and not 'history'"
+        )
     return value
 
 

@@ -131,13 +131,14 @@ def _uncovered(config: RunConfig, fitted: Collection[str]) -> Iterator[str]:
 
 
 def _kept(config: RunConfig) -> Iterator[str]:
-    """Recipes whose model `keep_model` cannot keep."""
+    """Recipes whose model `keep_model` and `tracker.log_model` cannot keep."""
     from vitq.steps import STEPS
 
+    keep = "keep_model" if config.keep_model else "tracker.log_model" if config.tracker.log_model else None
     for name, raw in config.method.steps.items():
         do = raw.get("do")
-        if config.keep_model and raw.get("enabled", True) and do in STEPS and not STEPS[str(do)].packable:
-            yield f"keep_model=true: a packed checkpoint cannot hold what step {name!r} ({do}) makes; leave it out"
+        if keep and raw.get("enabled", True) and do in STEPS and not STEPS[str(do)].packable:
+            yield f"{keep}=true: a packed checkpoint cannot hold what step {name!r} ({do}) makes; leave it out"
 
 
 def _order(steps: dict[str, Step]) -> Iterator[str]:

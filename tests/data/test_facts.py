@@ -38,6 +38,8 @@ def test_calibrating_on_scored_images_is_a_problem(make: Make, root: Path) -> No
     assert any("share images" in line for line in problems(digits_config))
     same = make(data={"root": str(root), "calib_split": "val"})
     assert any("share images" in line for line in problems(same))
+    synonyms = make(data={"root": str(root), "calib_split": "val", "eval_split": "validation"})
+    assert any("share images" in line for line in problems(synonyms)), "one folder under two names"
 
 
 def test_folder_counts_and_fingerprint_follow_the_content(make: Make, root: Path, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def finish(store: Store, run: RunConfig, right: np.ndarray, **changes: Any) -> s
     """Record a run as done, with these images right."""
     folder = store.run(signature(run))
     folder.write_config(run.to_dict())
-    bits = 32 if not run.method.quantizes else int(run.bits.weight)
+    bits = 32 if not run.method.quantizes or run.bits.weight == "fp" else int(run.bits.weight)
     top1, fp = 100 * float(right.mean()), 100 * FP_CORRECT / N
     raw: dict[str, Any] = {
         "signature": folder.signature,

@@ -12,6 +12,7 @@ import pytest
 from vitq import report
 from vitq.config import RunConfig
 from vitq.report.matrix import bits_order, matrices, standard_error
+from vitq.report.rows import COLUMNS
 from vitq.store import Store
 
 
@@ -66,6 +67,15 @@ def test_ties_are_both_best_and_a_single_row_is_not_a_contest(
     (matrix,) = matrices(report.table(alone, "demo"))
     assert matrix.rows[0].cells[0] is not None
     assert not matrix.rows[0].cells[0].best
+
+
+def test_the_best_cell_is_bold_where_two_seeds_end_in_a_tie_of_decimals() -> None:
+    """pandas and Python round 81.315 apart; the cell shows Python's."""
+    row = dict.fromkeys(COLUMNS, 1.0) | {"model": "m", "data": "d", "bits": "W4A4", "calib": 32, "state": "done"}
+    tops = (("a", 0, 81.31), ("a", 1, 81.32), ("b", 0, 60.0), ("b", 1, 60.0))
+    df = pd.DataFrame([row | {"method": m, "seed": s, "top1": t} for m, s, t in tops])
+    (matrix,) = matrices(df)
+    assert [cell is not None and cell.best for row in matrix.rows for cell in row.cells] == [True, False]
 
 
 def test_calibration_sizes_are_rows_and_models_are_matrices(

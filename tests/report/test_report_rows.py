@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.report.conftest import correct, finish
 from vitq import report
 from vitq.config import RunConfig
 from vitq.errors import StoreError
@@ -138,6 +139,33 @@ def test_other_weights_data_bits_and_protocol_get_labels(make_config: Make, make
     assert df["protocol"][6] == ""
     assert df["method"][6] == "fp32"
     assert len(report.summary(df)) == 7
+
+
+def test_what_stayed_in_floating_point_is_not_shown_as_quantized(make_config: Make, make_sweep: Sweep) -> None:
+    off = make_config(bits=3, method__steps={"weights": {"do": "calibrate", "enabled": False}})
+    sweep = make_sweep((make_config(bits=3), 5), (off, 1))
+    size = {"mean_weight_bits": 32, "mean_activation_bits": 8, "fp_bytes": 840_000, "quantized_bytes": 840_000}
+    finish(sweep, off, correct(1), size=size)
+    assert list(report.table(sweep, "demo")["bits"]) == ["W3A3", "W32A3"]
+
+
+def test_only_the_full_precision_method_is_full_precision(make_config: Make, make_sweep: Sweep) -> None:
+    stem = make_config(bits="fp", bits__first_last=4)
+    image = make_config("mse", bits="fp", bits__image=8)
+    store = make_sweep(
+        (make_config("fp32"), 0), (make_config(), 3), (stem, 30), (image, 20), (make_config(bits="fp"), 9)
+    )
+    df = report.table(store, "demo")
+    assert list(df["bits"]) == [
+        "FP",
+        "W8A8",
+        "W32A32* (first_last=4, image=fp)",
+        "W32A32* (first_last=none, image=8)",
+        "W32A32",
+    ]
+    (matrix,) = report.matrix.matrices(df)
+    assert matrix.fp_top1 == pytest.approx(98.0)
+    assert len([cell for row in matrix.rows for cell in row.cells if cell is not None]) == 4
 
 
 def test_volatile_keys_make_no_label(make_config: Make, make_sweep: Sweep) -> None:

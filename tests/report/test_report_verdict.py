@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 from vitq import report
 from vitq.config import RunConfig
 from vitq.errors import VitqError
+from vitq.report import latex, markdown
 from vitq.report.verdict import answers, interval, pairwise, sign_flip
 from vitq.store import Store
 
@@ -63,6 +64,21 @@ def test_the_answer_in_one_line(seeded: Store) -> None:
     assert any("no difference shown" in line for line in lines)
     with pytest.raises(VitqError, match=r"unknown method 'repq'.*repq_vit"):
         answers(pairs, "repq", "minmax")
+
+
+def test_two_datasets_are_told_apart(make_config: Callable[..., RunConfig], make_sweep: Callable[..., Store]) -> None:
+    other = {"data__name": "others", "data__fingerprint": "cd" * 32}
+    store = make_sweep(
+        (make_config("a"), 2), (make_config("b"), 90), (make_config("a", **other), 90), (make_config("b", **other), 2)
+    )
+    df = report.table(store, "demo")
+    pairs = pairwise(store, df)
+    here, there = answers(pairs, "a", "b")
+    assert "vit_digits on digits at W8A8, 32 images: a is better than b" in here
+    assert "vit_digits on others at W8A8, 32 images: a is worse than b" in there
+    text = markdown.render(df, pairs=pairs)
+    assert "| vit_digits on others |" in text
+    assert r"vit\_digits on others" in latex.render(df, pairs=pairs)
 
 
 def test_images_that_differ_are_not_compared(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from contextlib import redirect_stdout
 from typing import Any
@@ -43,9 +42,10 @@ def parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> int:
     """Measure and print. Raises VitqError for a run that cannot be exported."""
     from vitq.errors import VitqError
+    from vitq.host import usable_cores
     from vitq.store import Store
 
-    threads = len(os.sched_getaffinity(0)) if args.threads is None else args.threads
+    threads = usable_cores() if args.threads is None else args.threads
     for name, value in (("--threads", threads), ("--repeats", args.repeats)):
         if value < 1:
             raise VitqError(f"{name}={value}; a whole number of at least 1 is needed")

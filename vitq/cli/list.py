@@ -77,7 +77,11 @@ def _sites(args: argparse.Namespace) -> int:
     config, problems = RunConfig.parse(cell.raw) if cell.problem is None else (None, [cell.problem])
     if config is None:
         raise ConfigError([with_valid_keys(problem) for problem in problems])
+    from vitq import validate
     from vitq.sites import table
+
+    if problems := validate.problems(config):
+        raise ConfigError([with_valid_keys(problem) for problem in problems])
 
     sites = table(config)
     if args.json:

@@ -42,8 +42,11 @@ class BitsConfig:
     @property
     def label(self) -> str:
         """`W4A4`, `W8A8`, `FP` …, with `*` where exceptions exist."""
-        if self.weight == "fp" and self.activation == "fp" and not self.kinds and not self.sites:
+        full = self.weight == "fp" and self.activation == "fp"
+        exceptions = bool(self.kinds or self.sites)
+        if full and not exceptions and self.first_last in (None, "fp") and self.image == "fp":
             return "FP"
         name = {"fp": "32"}
-        star = "*" if self.kinds or self.sites or self.first_last is not None else ""
+        # The image's width is an exception only where nothing else is quantized.
+        star = "*" if exceptions or self.first_last is not None or (full and self.image != "fp") else ""
         return f"W{name.get(str(self.weight), self.weight)}A{name.get(str(self.activation), self.activation)}{star}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from vitq.config.base import RULES
@@ -60,6 +61,13 @@ class LauncherConfig:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+def _device(name: str) -> str:
+    # Whether it is there is asked where the run computes, which may be another machine.
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ValueError("not a device; valid: auto, cpu, cuda, cuda:N")
+    return name
+
+
 @dataclass(frozen=True, config=RULES)
 class RunConfig:
     """A resolved config. Build it with `RunConfig.parse`, which reports every problem at once.
@@ -77,7 +85,7 @@ class RunConfig:
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
     seed: Annotated[int, Field(ge=0)] = 0
-    device: str = "auto"
+    device: Annotated[str, AfterValidator(_device)] = "auto"
     runs_dir: str = "runs"
     cache_dir: str = "~/.cache/vitq"
     keep_model: bool = False

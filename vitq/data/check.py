@@ -7,6 +7,7 @@ import numpy as np
 from vitq.config import RunConfig
 from vitq.data import digits
 from vitq.data.facts import describe, form, split_facts
+from vitq.data.folder import split_folder
 from vitq.errors import DataError, unknown
 
 INTERPOLATIONS = ("bicubic", "bilinear", "box", "hamming", "lanczos", "nearest")
@@ -48,6 +49,10 @@ def _overlap(config: RunConfig) -> bool:
     data = config.data
     if form(data) == "digits":
         return bool(np.intersect1d(digits.indices(data.calib_split), digits.indices(data.eval_split)).size)
+    if form(data) == "folder":
+        # `val`, `validation` … may be one folder.
+        calib, evaluation = (split_folder(data.root or "", s) for s in (data.calib_split, data.eval_split))
+        return calib.resolve() == evaluation.resolve()
     return data.calib_split == data.eval_split
 
 

@@ -36,7 +36,7 @@ def _pairs(pairs: pd.DataFrame) -> str:
             _line([escape(head) for head in PAIR_HEAD]),
             r"\midrule",
             r"\endhead",
-            *(_line([escape(cell) for cell in pair_cells(row)]) for row in pairs.to_dict("records")),
+            *(_line([escape(cell) for cell in pair_cells(row)]) for row in words.placed(pairs).to_dict("records")),
             r"\bottomrule",
             r"\end{longtable}",
             "",

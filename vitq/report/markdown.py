@@ -23,10 +23,10 @@ def render(df: pd.DataFrame, comparisons: pd.DataFrame | None = None, pairs: pd.
         if note := words.caution(matrix):
             parts.append(note)
     if pairs is not None and len(pairs):
-        rows = [pair_cells(row) for row in pairs.to_dict("records")]
+        rows = [pair_cells(row) for row in words.placed(pairs).to_dict("records")]
         parts += ["### Is A better than B here?", grid(PAIR_HEAD, rows, right_from=5), PAIRS_NOTE]
     if comparisons is not None and len(comparisons):
-        parts += ["### Paired comparison", _paired(comparisons), PAIRED_NOTE]
+        parts += ["### Paired comparison", _paired(words.placed(comparisons)), PAIRED_NOTE]
     rest = words.unfinished(df)
     if len(rest):
         rows = [[words.where(r), f"`{r['signature']}`", r["state"], r["error"]] for _, r in rest.iterrows()]

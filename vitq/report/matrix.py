@@ -111,7 +111,11 @@ def matrices(df: pd.DataFrame) -> list[Matrix]:
 def _matrix(model: str, data: str, df: pd.DataFrame) -> Matrix:
     cells = summary(df[df["bits"] != "FP"])
     bits = sorted(dict.fromkeys(cells["bits"]), key=bits_order)
-    best = {b: cells.loc[(cells["bits"] == b), "top1"].round(2).max() for b in bits}
+    # Rounded as `_cell` rounds: pandas breaks ties another way.
+    best = {
+        b: max((round(float(v), 2) for v in cells.loc[cells["bits"] == b, "top1"].dropna()), default=math.nan)
+        for b in bits
+    }
     keys = list(
         dict.fromkeys((m, None if pd.isna(c) else int(c)) for m, c in zip(cells["method"], cells["calib"], strict=True))
     )

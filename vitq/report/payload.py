@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from vitq.errors import StoreError
+from vitq.report import words
 from vitq.report.verdict import flipped, sentence
 from vitq.store import Store
 
@@ -34,7 +35,7 @@ def payload(
         "dimensions": DIMENSIONS,
         "metrics": METRICS,
         "runs": [_run(row) for _, row in df.iterrows()],
-        "verdicts": [verdict for _, row in pairs.iterrows() for verdict in _verdicts(row)],
+        "verdicts": [verdict for _, row in words.placed(pairs).iterrows() for verdict in _verdicts(row)],
         "sites": _sites(df, sites),
         "histograms": histograms,
     }
@@ -81,6 +82,7 @@ def _verdicts(row: pd.Series) -> list[dict[str, str]]:
 def _sites(df: pd.DataFrame, sites: dict[str, pd.DataFrame]) -> dict[str, Any]:
     """Model → its site names and kinds once, and for each run the signal-to-noise ratio and width of every site."""
     out: dict[str, Any] = {}
+    df = words.placed(df)
     for _, row in df[df["signature"].isin(list(sites)) & (df["bits"] != "FP")].iterrows():
         table = sites[str(row["signature"])]
         model = out.setdefault(str(row["model"]), {"names": [], "kinds": [], "runs": []})

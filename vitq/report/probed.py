@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from vitq.errors import StoreError
+from vitq.report import words
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
 
     from vitq.store import Store
 
@@ -37,9 +39,10 @@ def by_model(
 
     Of runs that differ by the seed alone the first is taken: their pictures differ little.
     """
-    for model, part in df[df["signature"].isin(list(probed))].groupby("model", sort=False):
+    for model, part in words.placed(df[df["signature"].isin(list(probed))]).groupby("model", sort=False):
         labels: dict[str, Arrays] = {}
         for _, row in part.iterrows():
-            calib = "" if part["calib"].nunique() == 1 else f", {row['calib']:g} images"
+            told_apart = part["calib"].nunique() > 1 and not pd.isna(row["calib"])
+            calib = f", {row['calib']:g} images" if told_apart else ""
             labels.setdefault(f"{row['method']} {row['bits']}{calib}", probed[str(row["signature"])])
         yield str(model), list(labels.items())[:most], len(labels)

@@ -25,6 +25,9 @@ COLUMNS = {
     "weight_mb": "float64", "activation_mb": "float64", "method_name": "str", "protocol": "str",
 }  # fmt: skip
 
+# Bits that a result counts for what stayed in floating point.
+_FLOAT = 32
+
 # Keys that have a column of their own; any other key in which runs differ goes into a label.
 _SHOWN = {"model.name", "data.name", "method.name", "bits.weight", "bits.activation", "calib.size", "seed"}
 
@@ -103,6 +106,7 @@ def _row(run: _Run, labels: Mapping[str, str]) -> dict[str, Any]:
         row |= metrics.model_dump()
         row |= {"mb": size.quantized_bytes / 1e6, "fp_mb": size.fp_bytes / 1e6, "seconds": run.result.timings.total}
         row |= {"weight_bits": size.mean_weight_bits, "activation_bits": size.mean_activation_bits}
+        row["bits"] = _as_run(str(row["bits"]), size.mean_weight_bits, size.mean_activation_bits)
         if (cost := run.result.cost) is not None:
             row |= {"gbops": cost.bops / 1e9, "integer_share": cost.integer_share}
             row |= {"weight_mb": cost.weight_bytes / 1e6, "activation_mb": cost.activation_bytes / 1e6}
@@ -145,7 +149,18 @@ def _labels(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, str]]:
 
 
 def _bits(config: RunConfig) -> str:
-    return config.bits.label if config.method.quantizes else "FP"
+    if not config.method.quantizes:
+        return "FP"
+    # A method whose bits leave everything in floating point still changes the model: it is no full-precision run.
+    return "W32A32" if config.bits.label == "FP" else config.bits.label
+
+
+def _as_run(label: str, weight: float, activation: float) -> str:
+    """The label with 32 where nothing was quantized: a step that is switched off leaves W3A8 with float weights."""
+    for letter, bits in (("W", weight), ("A", activation)):
+        if bits >= _FLOAT:
+            label = re.sub(rf"{letter}\d+", f"{letter}{_FLOAT}", label, count=1)
+    return label
 
 
 def _part(key: str) -> str:

@@ -140,7 +140,7 @@ def answers(pairs: pd.DataFrame, a: str, b: str) -> list[str]:
         if name not in known:
             raise VitqError(unknown("method", name, known, "Two finished methods are compared."))
     lines = []
-    for _, row in pairs.iterrows():
+    for _, row in words.placed(pairs).iterrows():
         if (row["a"], row["b"]) == (a, b):
             lines.append(sentence(row.to_dict()))
         elif (row["a"], row["b"]) == (b, a):

@@ -96,9 +96,15 @@ def caution(matrix: Matrix) -> str:
     )
 
 
+def placed(df: pd.DataFrame) -> pd.DataFrame:
+    """`df` with the dataset beside the model's name, where a model occurs with several: `deit_tiny on imagenet`."""
+    several = df.groupby("model")["data"].transform("nunique") > 1
+    return df.assign(model=df["model"].where(~several, df["model"].astype(str) + " on " + df["data"].astype(str)))
+
+
 def unfinished(df: pd.DataFrame) -> pd.DataFrame:
     """The runs without a result: failed and unreadable ones first, with their reasons."""
-    rest = df[df["state"] != "done"]
+    rest = placed(df)[df["state"] != "done"]
     return rest.sort_values("state", key=lambda s: ~s.isin(["failed", "unreadable"]), kind="stable")
 
 

@@ -1,0 +1,41 @@
+"""Full-precision logits from the cache: only where the same network saw the same numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny import tiny
+from vitq import reference
+from vitq.config import RunConfig
+from vitq.data.images import ImageSet
+from vitq.progress import Progress
+
+
+def test_another_normalization_is_computed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The images' fingerprint is that of their pixels; two configs may differ in data.mean and data.std alone."""
+    raw = {
+        "model": {"name": "tiny"},
+        "data": {"name": "random", "num_classes": 5},
+        "method": {"name": "fp32", "kinds": {}},
+        "cache_dir": str(tmp_path),
+    }
+    config, problems = RunConfig.parse(raw)
+    assert config is not None, problems
+    random = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8, generator=random).numpy()
+    labels = torch.zeros(6, dtype=torch.int64).numpy()
+    images = ImageSet(pixels, labels, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "ab" * 32)
+    others = dataclasses.replace(images, mean=(0.1, 0.2, 0.3))
+    model, cpu = tiny("vit").eval(), torch.device("cpu")
+    first = reference.reference_logits(config, model, images, cpu, Progress())
+    assert not torch.allclose(reference.reference_logits(config, model, others, cpu, Progress()), first)
+
+    def fail(*_: object) -> None:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(reference, "logits", fail)
+    assert torch.equal(reference.reference_logits(config, model, images, cpu, Progress()), first)
