@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from tests.tiny import images, run, tiny
+from vitq.models.anatomy import Segment
+from vitq.quant.site import Site
 from vitq.steps import Workspace
 from vitq.steps.drop import Dropping
 
@@ -32,19 +34,25 @@ def calibrated(workspace: Make, family: str = "vit") -> Workspace:
     return work
 
 
-@pytest.mark.parametrize("family", ["vit", "swin"])
 @torch.no_grad()
-def test_elements_are_left_as_they_are_with_the_probability(workspace: Make, family: str) -> None:
+def block(workspace: Make, family: str) -> tuple[torch.device, Segment, list[Site], Tensor]:
+    """Device, first block, its sites and its inputs."""
     work = calibrated(workspace, family)
     patches, segment = work.model.anatomy.segments[:2]
     sites = [site for site in work.model.quantized() if segment.holds(site.owner)]
-    inputs = patches.forward(images(work))
+    return work.device, segment, sites, patches.forward(images(work))
+
+
+@pytest.mark.parametrize("family", ["vit", "swin"])
+@torch.no_grad()
+def test_elements_are_left_as_they_are_with_the_probability(workspace: Make, family: str) -> None:
+    device, segment, sites, inputs = block(workspace, family)
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     for site in sites:
         site.register_forward_hook(
             lambda site, args, out: seen.__setitem__(site.name, (args[0].clone(), out.clone())), prepend=True
         )
-    with Dropping(sites, 0.3, work.device, seed=0) as dropping:
+    with Dropping(sites, 0.3, device, seed=0) as dropping:
         dropping.draw(segment.forward, inputs)
         dropping.show(0, len(inputs))
         segment.forward(inputs)
@@ -70,11 +78,8 @@ def test_elements_are_left_as_they_are_with_the_probability(workspace: Make, fam
 @torch.no_grad()
 def test_parts_of_a_batch_see_its_masks(workspace: Make, family: str) -> None:
     """Swin's windows stay with their images."""
-    work = calibrated(workspace, family)
-    patches, segment = work.model.anatomy.segments[:2]
-    sites = [site for site in work.model.quantized() if segment.holds(site.owner)]
-    inputs = patches.forward(images(work))
-    with Dropping(sites, 0.5, work.device, seed=0) as dropping:
+    device, segment, sites, inputs = block(workspace, family)
+    with Dropping(sites, 0.5, device, seed=0) as dropping:
         dropping.draw(segment.forward, inputs)
         dropping.show(0, len(inputs))
         whole = segment.forward(inputs)
