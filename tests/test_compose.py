@@ -185,18 +185,6 @@ def test_broken_yaml_is_a_problem_of_its_cell(tmp_path: Path) -> None:
     assert cell.problem
 
 
-@pytest.mark.parametrize("content", ["name: [1\n", "", "[1, 2]\n"])
-def test_a_broken_base_is_a_problem_of_its_cell(tmp_path: Path, content: str) -> None:
-    (tmp_path / "method").mkdir()
-    (tmp_path / "method" / "mine.yaml").write_text(content)
-    (cell,) = cells("method=integer", "method.base=mine", config_dir=str(tmp_path))
-    assert cell.problem is not None
-    assert "method.base=mine" in cell.problem
-    assert "mine.yaml" in cell.problem
-    (cell,) = cells("method=integer", "method.base=[minmax]")
-    assert "unknown method \"['minmax']\"; valid: adalog" in str(cell.problem)
-
-
 def test_own_groups_from_a_weird_folder(tmp_path: Path) -> None:
     own = tmp_path / "it's my, conf [1]"
     (own / "method").mkdir(parents=True)
