@@ -238,7 +238,9 @@ def _axes(overrides: Sequence[str], roots: Roots) -> dict[str, list[str]]:
         except HydraException as error:
             problems.append(f"override {text!r}: {first_line(error)}")
             continue
-        if not is_value and not override.is_delete():
+        if not key:
+            problems.append(f"override {text!r}: names no key; write key=value")
+        elif not is_value and not override.is_delete():
             problems += _not_names(key, text, override, roots)
         if not values:
             problems.append(unknown(f"{key} matching", text.partition("=")[2], roots.files(key)))
@@ -251,9 +253,6 @@ def _axes(overrides: Sequence[str], roots: Roots) -> dict[str, list[str]]:
 def _not_names(key: str, text: str, override: Any, roots: Roots) -> Iterator[str]:
     """What stands where the name of a group's file belongs: a number, nothing, a list to lay over each other."""
     group = key.lstrip("+")
-    if not group:
-        yield f"override {text!r}: names no key; write key=value"
-        return
     for value in override.sweep_iterator() if override.is_sweep_override() else [override.value()]:
         if isinstance(value, list) and group != "probe":
             names = ",".join(str(v) for v in value)

@@ -20,7 +20,7 @@ def run_label(config: RunConfig) -> str:
     """Model, method, bits, calibration images and seed: `deit_tiny repq_vit W4A4 c32 s0`; `deit_tiny fp32`."""
     words = [model_label(config), config.method.name]
     if config.method.quantizes:
-        words += [config.bits.label, f"c{config.calib.size}", f"s{config.seed}"]
+        words += [bits_label(config), f"c{config.calib.size}", f"s{config.seed}"]
     return " ".join(words)
 
 
@@ -30,8 +30,13 @@ def model_label(config: RunConfig) -> str:
 
 
 def bits_label(config: RunConfig) -> str:
-    """`W4A4`, `W8A8*` …; `FP` for a method that quantizes nothing, whatever bits its config holds."""
-    return config.bits.label if config.method.quantizes else "FP"
+    """`W4A4`, `W8A8*` …; `FP` for a method that quantizes nothing, whatever bits its config holds, and for no other.
+
+    A method whose bits leave everything in floating point still changes the model: `W32A32`.
+    """
+    if not config.method.quantizes:
+        return "FP"
+    return "W32A32" if config.bits.label == "FP" else config.bits.label
 
 
 def config_of(config: RunConfig, signature: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from vitq.config import RunConfig
 from vitq.quant.layers import QuantLinear
 from vitq.quant.model import QuantizedModel
 from vitq.quant.quantizer import Quantizer
-from vitq.quant.site import Site
+from vitq.quant.site import Site, watching
 
 COLUMNS = ("site", "kind", "shape", "elements", "quantizer", "granularity", "bits", "mse", "sqnr_db")
 FP_BITS = 32
@@ -64,15 +64,10 @@ def site_table(model: QuantizedModel, batches: Iterable[Tensor], planned: bool =
     10·log10(signal / error). Both are null for sites in floating point; sqnr_db is null where the error is zero.
     """
     observer = ErrorObserver()
-    for site in model.sites.values():
-        site.observer = observer
-    try:
+    with watching(model.sites.values(), observer):
         for batch in batches:
             observer.images = len(batch)
             model(batch)
-    finally:
-        for site in model.sites.values():
-            site.observer = None
     rows = [
         _row(site, site.quantizer if site.on or planned else None, observer.errors.get(site.name, _Error()))
         for site in model.sites.values()

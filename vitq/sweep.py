@@ -11,11 +11,12 @@ from pydantic import AfterValidator, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from vitq.config.base import RULES
+from vitq.store.sweeps import NAME
 
 
 def _name(value: str) -> str:
-    # As the store has it (vitq/store/sweeps.py), without the signs that a shell would want quoted.
-    if not re.fullmatch(r"(?!history$)(?!.*\.json$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}(?<!\.)", value):
+    # What the store takes, without the signs that a shell would want quoted.
+    if not (re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value) and NAME.fullmatch(value)):
         raise ValueError(
             "a sweep's name becomes a file name; valid: up to 100 letters, digits, '.', '_' and '-', starting with a "
             "letter or digit, not ending in '.' or '.json', and not 'history'"

@@ -66,7 +66,7 @@ def _print(files: dict[str, Path], what: str) -> None:
 
 
 def _sites(args: argparse.Namespace) -> int:
-    from vitq import compose
+    from vitq import compose, validate
     from vitq.errors import ConfigError
     from vitq.problems import with_valid_keys
 
@@ -75,13 +75,11 @@ def _sites(args: argparse.Namespace) -> int:
     from vitq.config import RunConfig
 
     config, problems = RunConfig.parse(cell.raw) if cell.problem is None else (None, [cell.problem])
-    if config is None:
+    if config is not None:
+        problems = validate.problems(config)
+    if config is None or problems:
         raise ConfigError([with_valid_keys(problem) for problem in problems])
-    from vitq import validate
     from vitq.sites import table
-
-    if problems := validate.problems(config):
-        raise ConfigError([with_valid_keys(problem) for problem in problems])
 
     sites = table(config)
     if args.json:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
-from vitq.methods.twin import MOST, TwinQuantizer, TwinUniformQuantizer
+from vitq.methods.twin import MOST, TwinQuantizer, TwinSoftmaxQuantizer, TwinUniformQuantizer
 from vitq.quant.layers import QuantConv2d, QuantLinear, QuantMatmul
 from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
@@ -166,7 +166,7 @@ def _recorded(
 class _Grid:
     """Candidates of a quantizer: factors of its scale, or ratios of its two regions. index: (G,) the choice.
 
-    least: the least value that reaches the site.
+    least: the least value that reaches the site, where its quantizer has a negative region of its own.
     """
 
     def __init__(self, step: HessianSearch, site: Site, least: float):
@@ -178,7 +178,7 @@ class _Grid:
         self.least = least
         if isinstance(quantizer, TwinQuantizer):
             self.top = quantizer.scale * torch.exp2(quantizer.exponent)
-        if isinstance(quantizer, TwinQuantizer) and not isinstance(quantizer, TwinUniformQuantizer):
+        if isinstance(quantizer, TwinSoftmaxQuantizer):
             self.values = torch.tensor(quantizer.exponents, dtype=torch.float32, device=self.scale.device)
             start = quantizer.exponent - self.values[0]
         else:
@@ -196,7 +196,7 @@ class _Grid:
             exponent = torch.log2(top / needed).floor() if needed else torch.full_like(top, MOST)
             exponent = exponent.clamp(min(ratios), max(ratios))
             self.quantizer.scale, self.quantizer.exponent = top * torch.exp2(-exponent), exponent
-        elif isinstance(self.quantizer, TwinQuantizer):
+        elif isinstance(self.quantizer, TwinSoftmaxQuantizer):
             exponent = self.values[index]
             self.quantizer.scale, self.quantizer.exponent = self.top * torch.exp2(-exponent), exponent
         else:
@@ -217,7 +217,9 @@ class _Grid:
 
 @torch.no_grad()
 def _search(step: HessianSearch, layer: Layer, record: _Record, sites: Sequence[Site]) -> None:
-    least = min(float(operands[0].min()) for operands in record.batches())
+    least = 0.0
+    if any(isinstance(site.quantizer, TwinUniformQuantizer) for site in sites):
+        least = min(float(operands[0].min()) for operands in record.batches())
     grids = {site.name: _Grid(step, site, least) for site in sites}
     for turn in range(step.rounds):
         for site in sites:

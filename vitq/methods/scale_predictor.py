@@ -13,8 +13,6 @@ Only the abstract and a third-party summary could be had, so what follows is our
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import ClassVar, Literal
 
 import pandas as pd
@@ -26,7 +24,7 @@ from vitq.config import RunConfig
 from vitq.config.base import RULES
 from vitq.quant.per_image import Batch, Extrema, Percentile, PerImageUniform
 from vitq.quant.predictor import Predicted, Predictor
-from vitq.quant.site import Site
+from vitq.quant.site import Site, watching
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.step import STEPS, Step, Workspace
 
@@ -177,7 +175,7 @@ def search(
     try:
         for batch in work.batches(images):
             observer = _Best(candidates, len(batch))
-            with _observed(sites, observer):
+            with watching((site for site, _ in sites), observer):
                 work.model(batch)
             features.append(seen.pop())
             best.append(torch.stack([observer.found[site.name] for site, _ in sites], dim=1))
@@ -185,17 +183,6 @@ def search(
     finally:
         hook.remove()
     return torch.cat(features), torch.cat(best)
-
-
-@contextmanager
-def _observed(sites: list[tuple[Site, UniformQuantizer]], observer: _Best) -> Iterator[None]:
-    for site, _ in sites:
-        site.observer = observer
-    try:
-        yield
-    finally:
-        for site, _ in sites:
-            site.observer = None
 
 
 def solve(powers: Tensor, target: Tensor, ridge: float) -> Tensor:

@@ -15,6 +15,7 @@ from vitq.probes.ledger import Ledger
 from vitq.probes.probe import PROBES, Probe
 from vitq.probes.subject import Subject
 from vitq.probes.watch import Seen, Watcher
+from vitq.quant.site import watching
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,17 +51,11 @@ class Distributions(Probe):
         watcher, begin = Watcher(), 0
         if (kept := ledger.kept("seen")) is not None:
             begin = watcher.restore(subject.model.sites, kept, subject.device)
-        for site in subject.model.sites.values():
-            site.observer = watcher
-        try:
-            with torch.no_grad():
-                for index, (images, _) in enumerate(subject.batches[begin:], begin + 1):
-                    subject.model(images)
-                    ledger.keep("seen", watcher.state(index))
-                    ledger.tick("distributions")
-        finally:
-            for site in subject.model.sites.values():
-                site.observer = None
+        with watching(subject.model.sites.values(), watcher), torch.no_grad():
+            for index, (images, _) in enumerate(subject.batches[begin:], begin + 1):
+                subject.model(images)
+                ledger.keep("seen", watcher.state(index))
+                ledger.tick("distributions")
         seen = [watcher.seen[name] for name in subject.model.sites if name in watcher.seen]
         histograms = [one.counts(self.bins) for one in seen]
         arrays = {

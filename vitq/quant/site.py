@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -49,3 +51,26 @@ class Site(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.name}, kind={self.kind}, on={self.on}"
+
+
+class Shapes:
+    """Observer that keeps the shape of the last tensor that passed each site: `seen`, by name."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, torch.Size] = {}
+
+    def observe(self, site: Site, x: Tensor) -> None:
+        self.seen[site.name] = x.shape
+
+
+@contextmanager
+def watching(sites: Iterable[Site], observer: Observer) -> Iterator[None]:
+    """The observer sees what passes these sites; none is attached afterwards."""
+    watched = list(sites)
+    for site in watched:
+        site.observer = observer
+    try:
+        yield
+    finally:
+        for site in watched:
+            site.observer = None

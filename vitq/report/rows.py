@@ -12,6 +12,7 @@ import pandas as pd
 
 from vitq.config import RunConfig, canonical
 from vitq.errors import StoreError
+from vitq.mirror import bits_label
 from vitq.result import Result, Status
 from vitq.store import RunDir, Store
 
@@ -133,7 +134,7 @@ def _labels(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, str]]:
     model = differing("model", lambda c: (c.model.name,))
     data = differing("data", lambda c: (c.model.name, c.data.name))
     method = differing("method", lambda c: (c.model.name, c.method.name))
-    bits = differing("bits", lambda c: (c.model.name, _bits(c)))
+    bits = differing("bits", lambda c: (c.model.name, bits_label(c)))
     # Nothing but the full-precision runs lacks these keys: compare the others among themselves.
     protocol = differing("protocol", lambda c: (str(c.method.quantizes),))
     return {
@@ -141,18 +142,11 @@ def _labels(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, str]]:
             "model": _join(config.model.name, model[signature]),
             "data": _join(config.data.name, data[signature]),
             "method": _join(config.method.name, ", ".join(filter(None, [method[signature], protocol[signature]]))),
-            "bits": _join(_bits(config), bits[signature]),
+            "bits": _join(bits_label(config), bits[signature]),
             "protocol": protocol[signature],
         }
         for signature, config in configs.items()
     }
-
-
-def _bits(config: RunConfig) -> str:
-    if not config.method.quantizes:
-        return "FP"
-    # A method whose bits leave everything in floating point still changes the model: it is no full-precision run.
-    return "W32A32" if config.bits.label == "FP" else config.bits.label
 
 
 def _as_run(label: str, weight: float, activation: float) -> str:

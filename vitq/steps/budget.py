@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vitq.errors import VitqError
 from vitq.quant.model import QuantizedModel
-from vitq.quant.site import Site
+from vitq.quant.site import Shapes, Site, watching
 from vitq.sites import FP_BITS, model_bytes, quantized_bytes
 from vitq.steps.step import Workspace
 
@@ -110,27 +110,12 @@ def site_width(site: Site) -> int:
     return site.quantizer.bits if site.on and site.quantizer is not None else FP_BITS
 
 
-class _Shapes:
-    """Sees the shape of every tensor that passes a site."""
-
-    def __init__(self) -> None:
-        self.seen: dict[str, torch.Size] = {}
-
-    def observe(self, site: Site, x: Tensor) -> None:
-        self.seen[site.name] = x.shape
-
-
 def shapes_of(model: QuantizedModel, image: Tensor) -> dict[str, torch.Size]:
     """The shape of every site's tensor when one image passes the model; Swin's windows are its first dimension."""
-    watch = _Shapes()
-    for site in model.sites.values():
-        site.observer = watch
-    try:
+    shapes = Shapes()
+    with watching(model.sites.values(), shapes):
         model(image)
-    finally:
-        for site in model.sites.values():
-            site.observer = None
-    return watch.seen
+    return shapes.seen
 
 
 def multiplications(model: QuantizedModel, shapes: Mapping[str, torch.Size]) -> list[tuple[Site, Site, float]]:

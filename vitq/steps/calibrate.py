@@ -15,7 +15,7 @@ from vitq.config.base import RULES
 from vitq.errors import unknown
 from vitq.quant.histogram import Histogram
 from vitq.quant.layout import Layout
-from vitq.quant.site import Site
+from vitq.quant.site import Site, watching
 from vitq.steps.step import STEPS, Step, Workspace, covers, select
 from vitq.steps.stream import ImageStream, Stream, through
 
@@ -100,13 +100,8 @@ def calibrate_activations(work: Workspace, sites: list[Site], input: str = "fp",
 def observed(sites: list[Site]) -> Iterator[None]:
     """Fit the sites' quantizers to what passes them inside the block. Nothing is fitted when the block raises."""
     observer = HistogramObserver()
-    for site in sites:
-        site.observer = observer
-    try:
+    with watching(sites, observer):
         yield
-    finally:
-        for site in sites:
-            site.observer = None
     for site in sites:
         observer.fit(site)
 

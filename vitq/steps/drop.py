@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from vitq.quant.site import Site
+from vitq.quant.site import Shapes, Site, watching
 
 
 class Dropping:
@@ -31,14 +31,14 @@ class Dropping:
         for site in self._sites:
             site.left = None
 
-    def observe(self, site: Site, x: Tensor) -> None:
-        """Note what one image looks like at a site: (rows, …), rows being 1, or Swin's windows."""
-        self._shapes[site.name] = x.shape
-
     def draw(self, forward: Callable[[Tensor], Tensor], inputs: Tensor) -> None:
         """New masks for a batch of the segment's inputs (B, …)."""
         if not self._shapes:
-            self._look(forward, inputs[:1])
+            shapes = Shapes()
+            with watching(self._sites, shapes), torch.no_grad():
+                forward(inputs[:1])
+            # What one image looks like at a site: (rows, …), rows being 1, or Swin's windows.
+            self._shapes = shapes.seen
         for name, shape in self._shapes.items():
             mask = torch.empty((len(inputs) * shape[0], *shape[1:]), dtype=torch.bool, device=inputs.device)
             self._masks[name] = mask.bernoulli_(self._probability, generator=self._generator)
@@ -48,14 +48,3 @@ class Dropping:
         for site in self._sites:
             rows = self._shapes[site.name][0]
             site.left = self._masks[site.name][first * rows : (first + count) * rows]
-
-    @torch.no_grad()
-    def _look(self, forward: Callable[[Tensor], Tensor], image: Tensor) -> None:
-        before = [site.observer for site in self._sites]
-        for site in self._sites:
-            site.observer = self
-        try:
-            forward(image)
-        finally:
-            for site, observer in zip(self._sites, before, strict=True):
-                site.observer = observer

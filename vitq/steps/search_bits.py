@@ -55,10 +55,10 @@ def greedy(
             share += min(meter.measure(before) - meter.measure(after), over) / first[limit]
         return share
 
-    def score(name: str) -> float:
+    def score(name: str, saved: float) -> float:
         now, then = trial.bits[name], lower[trial.bits[name]]
         increase = alone[name][then] - alone[name][now] if alone else trial.look(name, then) - trial.loss
-        return increase / relief(name)
+        return increase / saved
 
     # (score, position, site, version it was measured at)
     order = {name: position for position, name in enumerate(trial.bits)}
@@ -66,18 +66,20 @@ def greedy(
     while excess := budget.excess(trial.bits):
         # Where a score costs no evaluation there is nothing to put off.
         if recompute == "always" or alone is not None:
-            heap = [(score(name), order[name], name, version) for _, _, name, _ in heap if relief(name) > 0]
+            left = ((name, relief(name)) for _, _, name, _ in heap)
+            heap = [(score(name, saved), order[name], name, version) for name, saved in left if saved > 0]
         heapq.heapify(heap)
         while True:
             if not heap:
                 raise VitqError(f"allocate: no site left to lower, {excess} above the budget")
             value, position, name, at = heapq.heappop(heap)
-            if relief(name) <= 0:
+            saved = relief(name)
+            if saved <= 0:
                 continue  # saves nothing of what is still exceeded, and never will: limits stay met
             if at == version:
                 break
-            heapq.heappush(heap, (score(name), position, name, version))
-        old, loss, saved = trial.bits[name], trial.loss, relief(name)
+            heapq.heappush(heap, (score(name, saved), position, name, version))
+        old, loss = trial.bits[name], trial.loss
         width = lower[old]
         trial.take(name, width)
         version += 1

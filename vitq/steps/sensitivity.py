@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from vitq.steps.calibrate import HistogramObserver
 from vitq.steps.step import Workspace
 from vitq.steps.stream import ImageStream, Stream, through
 
+Made = TypeVar("Made", bound=Quantizer)
 # Site name → width → fitted quantizer.
 Menu = dict[str, dict[int, Quantizer]]
 
@@ -47,11 +49,17 @@ def at_width(quantizer: Quantizer, bits: int) -> Quantizer:
     Ranges of each image need the whole network to run, image by image; segments run alone here. In their place stand
     ranges for all images: at the quantizer's own width those that the images' start from, else fitted ones.
     """
-    per_image = isinstance(quantizer, PerImageUniform)
-    if bits == quantizer.bits and not per_image:
-        return quantizer
-    kind = UniformQuantizer if per_image else type(quantizer)
-    made = kind(
+    if not isinstance(quantizer, PerImageUniform):
+        return quantizer if bits == quantizer.bits else _like(quantizer, type(quantizer), bits)
+    static = _like(quantizer, UniformQuantizer, bits)
+    if bits == quantizer.bits:
+        static.assign(quantizer._layout(), quantizer.scale, quantizer.zero_point)
+    return static
+
+
+def _like(quantizer: Quantizer, kind: type[Made], bits: int) -> Made:
+    """An unfitted quantizer of this kind with the other's settings."""
+    return kind(
         bits,
         quantizer.granularity,
         quantizer.axes,
@@ -59,9 +67,6 @@ def at_width(quantizer: Quantizer, bits: int) -> Quantizer:
         symmetric=quantizer.symmetric,
         **quantizer.settings,
     )
-    if isinstance(made, UniformQuantizer) and isinstance(quantizer, PerImageUniform) and bits == quantizer.bits:
-        made.assign(quantizer._layout(), quantizer.scale, quantizer.zero_point)
-    return made
 
 
 @torch.no_grad()

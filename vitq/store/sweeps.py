@@ -14,7 +14,7 @@ from vitq.store.atomic import write_bytes
 from vitq.store.files import read_bytes, read_record
 
 # A name becomes a file, a folder and a W&B group. `.json` would make the folder of one sweep the file of another.
-_NAME = re.compile(r"(?!history$)(?!.*\.json$)[A-Za-z0-9_][A-Za-z0-9_.+=, -]{0,99}(?<![ .])")
+NAME = re.compile(r"(?!history$)(?!.*\.json$)[A-Za-z0-9_][A-Za-z0-9_.+=, -]{0,99}(?<![ .])")
 
 
 class SweepRecord(Record):
@@ -44,7 +44,7 @@ class Sweeps:
 
     def record_path(self, name: str) -> Path:
         """File of a sweep's record. Raises StoreError when the name cannot be a file name."""
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise StoreError(
                 f"sweep name {name!r} cannot be a file name; valid: up to 100 letters, digits and any of '_.+=, -', "
                 "starting with a letter or digit, not ending in '.json', and not 'history'"
@@ -77,7 +77,7 @@ class Sweeps:
 
     def names(self) -> list[str]:
         """Names of all sweeps, sorted."""
-        return sorted(path.stem for path in self.path.glob("*.json") if _NAME.fullmatch(path.stem) and path.is_file())
+        return sorted(path.stem for path in self.path.glob("*.json") if NAME.fullmatch(path.stem) and path.is_file())
 
     def folder(self, name: str) -> Path:
         """Where the reports of a sweep go."""
