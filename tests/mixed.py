@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from tests.tiny import images
 from vitq.steps import Workspace
 from vitq.steps.allocate import free
-from vitq.steps.budget import Budget, meters
+from vitq.steps.budget import Budget, meters, shapes_of
 from vitq.steps.sensitivity import Trial, menu
 
 METHOD = {
@@ -25,11 +25,11 @@ WIDTHS = [3, 4, 5, 6, 7, 8]
 
 
 def prepared(work: Workspace, **limits: float) -> tuple[Trial, Budget, list[str]]:
-    chosen = free(work)
+    chosen = free(work.model, work.config.bits)
     trial = Trial(work, menu(work, chosen, WIDTHS), 8)
     names = [site.name for site in chosen]
     trial.start(dict.fromkeys(names, 8))
-    return trial, Budget(meters(work, chosen, WIDTHS), limits), names
+    return trial, Budget(meters(work.model, shapes_of(work.model, images(work)[:1]), chosen, WIDTHS), limits), names
 
 
 def loss(work: Workspace, reference: nn.Module, count: int = 8) -> float:

@@ -105,7 +105,7 @@ def make(primary: Primary, name: str | None = None, watch: Callable[[int], None]
             sign = signature(config)
             if sign not in runs:
                 done = not found and store.run(sign).is_done()
-                found += [] if done else facts.check(config)
+                found += [] if done else [line for line in facts.check(config) if line not in found]
                 if not found:
                     runs[sign] = PlannedRun(sign, config, label, cell.overrides, done)
         problems += [(label, with_valid_keys(problem)) for problem in found]
@@ -179,12 +179,15 @@ class _Facts:
         return config, found
 
     def check(self, config: RunConfig) -> list[str]:
-        """Problems that only the engine sees (method, steps, quantizers, model family); imports torch."""
+        """Problems that only the engine sees (method, steps, quantizers, the network's shapes); imports torch."""
+        from vitq.outline import misfits, network_problems
         from vitq.validate import problems
 
         asked = (config.model, config.method, config.bits, config.calib, config.data, config.device, config.probe)
         found: list[str] = self._once("engine", asked, lambda: problems(config))
-        return found
+        network = (config.model, config.data.num_classes)
+        found = found + self._once("network", network, lambda: network_problems(config))
+        return found or self._once("outline", asked, lambda: misfits(config))
 
     def _once(self, what: str, asked: Any, answer: Callable[[], T]) -> T:
         """The answer to a question already put, or the same error again."""

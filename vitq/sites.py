@@ -75,20 +75,6 @@ def site_table(model: QuantizedModel, batches: Iterable[Tensor], planned: bool =
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def table(config: RunConfig) -> pd.DataFrame:
-    """The sites that a config would have, without weights, data or calibration; `mse` and `sqnr_db` are null.
-
-    Raises ModelError for an unsupported model and ConfigError for a recipe that does not fit it.
-    """
-    from vitq import methods
-    from vitq.models.build import create
-
-    methods.load()
-    model = QuantizedModel(create(config.model, config.data).eval())
-    model.equip(config.method, config.bits)
-    return site_table(model, [blank(config, torch.device("cpu"))], planned=True)
-
-
 def blank(config: RunConfig, device: torch.device) -> Tensor:
     """One black image (1, 3, S, S) of the model's input size."""
     size = config.model.input_size

@@ -156,7 +156,7 @@ def test_a_fully_quantized_model_is_allocated_whole(workspace: Make) -> None:
     work = workspace(tiny("vit"), method, images=8, weight=4, activation=4)
     run(work, CALIBRATE)
     run(work, {"do": "allocate", "policy": "greedy", "images": 8})
-    kinds = {site.kind for site in free(work)}
+    kinds = {site.kind for site in free(work.model, work.config.bits)}
     assert {"norm_input", "scores"} <= kinds
     path = work.artifacts["allocation_path"]
     assert path.iloc[-1].mean_activation_bits <= 4 < path.iloc[0].mean_activation_bits

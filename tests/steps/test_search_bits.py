@@ -41,11 +41,13 @@ def test_greedy_only_falls_and_stops_at_the_budget(calibrated: Make, recompute: 
     before = path.iloc[-2]
     assert any(before[name] > limit for name, limit in names.items()), "one step earlier the budget did not hold"
     assert ((path.from_bits - path.to_bits).dropna() == 1).all()
-    bits = {site.name: 8 for site in free(work)}
+    bits = {site.name: 8 for site in free(work.model, work.config.bits)}
     for site, old, new in path.iloc[1:][["site", "from_bits", "to_bits"]].to_numpy():
         assert bits[site] == old
         bits[site] = new
-    assert bits == {site.name: site.quantizer.bits for site in free(work) if site.quantizer is not None}
+    assert bits == {
+        site.name: site.quantizer.bits for site in free(work.model, work.config.bits) if site.quantizer is not None
+    }
     assert path.loss.iloc[1:].to_numpy() == pytest.approx(
         (path.loss.iloc[0] + path.increase.cumsum()).iloc[1:].to_numpy()
     )

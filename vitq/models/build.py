@@ -47,22 +47,23 @@ def create(model: ModelConfig, data: DataConfig, seed: int = 0) -> nn.Module:
     # Initial weights come from torch's global generator; the fork puts its state back.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = (
-            EMBEDDED[model.name](**kwargs) if model.name in EMBEDDED else through_timm(model, kwargs, pretrained=False)
-        )
+        network = through_timm(model, kwargs, pretrained=False)
     return settle(network, model)
 
 
 def through_timm(model: ModelConfig, kwargs: dict[str, Any], pretrained: bool) -> nn.Module:
-    """`timm.create_model`; what timm raises for a wrong name, tag or argument becomes a ModelError."""
+    """`timm.create_model`, or the class of an embedded model; what it raises for a wrong name, tag or argument becomes
+    a ModelError."""
     import timm
 
     name = model.name.partition(".")[0]
-    if ":" not in model.name and not timm.is_model(name):
+    if ":" not in model.name and model.name not in EMBEDDED and not timm.is_model(name):
         raise ModelError(_unknown_name(name))
     try:
+        if model.name in EMBEDDED:
+            return EMBEDDED[model.name](**kwargs)
         network: nn.Module = timm.create_model(model.name, pretrained=pretrained, **kwargs)
-    except TypeError as error:
+    except (TypeError, ValueError, AssertionError) as error:  # timm checks head and patch sizes by assertions
         raise ModelError(f"timm cannot build {model.name!r} with model.kwargs={model.kwargs}: {error}") from error
     except RuntimeError as error:
         raise ModelError(_refused(model, name, error)) from error

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["create", "identify", "load_model"]
+__all__ = ["create", "identify", "load_model", "sketch"]
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _SHOWN = 5  # keys named in an error
@@ -72,6 +72,23 @@ def load_model(model: ModelConfig, data: DataConfig, cache_dir: str | Path, prog
     return create(model, data)
 
 
+def sketch(model: ModelConfig, data: DataConfig) -> nn.Module:
+    """The network on torch's `meta` device: names and shapes, no numbers, nothing downloaded.
+
+    Raises ModelError where `load_model` would: no such network, a checkpoint or a pretrained head that does not fit it.
+    What only the hub knows is not looked at.
+    """
+    import torch
+
+    with torch.device("meta"):
+        network = create(model, data)
+    if model.checkpoint is not None:
+        _fitting(network, _checkpoint(model))
+    elif model.train is None and model.pretrained:
+        _check_head(model, classes(model, data))
+    return network
+
+
 def _checkpoint(model: ModelConfig) -> Path:
     path = Path(str(model.checkpoint)).expanduser()
     if path.suffix not in SUFFIXES:
@@ -96,17 +113,8 @@ def _sha256(path: str, size: int, mtime_ns: int) -> str:
 
 
 def _from_hub(model: ModelConfig, data: DataConfig) -> nn.Module:
-    import timm
-
     wanted = classes(model, data)
-    if ":" not in model.name:
-        known = timm.get_pretrained_cfg(model.name.partition(".")[0]) and timm.get_pretrained_cfg(model.name)
-        if known is not None and known.num_classes != wanted:
-            # timm would put a random head there.
-            raise ModelError(
-                f"the pretrained head of {model.name!r} has {known.num_classes} classes, data.num_classes={wanted}; "
-                "use data with those classes, or a checkpoint fine-tuned for yours (model.checkpoint)"
-            )
+    _check_head(model, wanted)
     try:
         network = through_timm(model, {**model.kwargs, "num_classes": wanted}, pretrained=True)
     except _download_errors() as error:
@@ -116,6 +124,20 @@ def _from_hub(model: ModelConfig, data: DataConfig) -> nn.Module:
             "model.checkpoint=PATH (safetensors or .pth)"
         ) from error
     return settle(network, model)
+
+
+def _check_head(model: ModelConfig, wanted: int) -> None:
+    """Raise ModelError for pretrained weights whose head has other classes: timm would put a random one there."""
+    import timm
+
+    if ":" in model.name:
+        return
+    known = timm.get_pretrained_cfg(model.name.partition(".")[0]) and timm.get_pretrained_cfg(model.name)
+    if known is not None and known.num_classes != wanted:
+        raise ModelError(
+            f"the pretrained head of {model.name!r} has {known.num_classes} classes, data.num_classes={wanted}; "
+            "use data with those classes, or a checkpoint fine-tuned for yours (model.checkpoint)"
+        )
 
 
 def _download_errors() -> tuple[type[Exception], ...]:
@@ -137,7 +159,16 @@ def _download_errors() -> tuple[type[Exception], ...]:
 
 
 def _fill(network: nn.Module, path: Path) -> nn.Module:
-    """Load a file strictly; where names or shapes differ, through the checkpoint filter of the model's timm module."""
+    """Load a file strictly."""
+    network.load_state_dict(_fitting(network, path), strict=True)
+    return network
+
+
+def _fitting(network: nn.Module, path: Path) -> dict[str, torch.Tensor]:
+    """A file's weights; where names or shapes differ, through the checkpoint filter of the model's timm module.
+
+    Raises ModelError for weights that differ from the network's even then.
+    """
     state = _read(path)
     own = network.state_dict()
     if _misfits(own, state):
@@ -150,8 +181,7 @@ def _fill(network: nn.Module, path: Path) -> nn.Module:
     wrong = _misfits(own, state)
     if wrong:
         raise ModelError(_not_fitting(path, network, wrong))
-    network.load_state_dict(state, strict=True)
-    return network
+    return state
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:

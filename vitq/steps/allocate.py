@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
-from vitq.config import RunConfig
+from vitq.config import BitsConfig, RunConfig
 from vitq.config.base import RULES
-from vitq.quant.model import site_bits
+from vitq.errors import VitqError
+from vitq.quant.model import QuantizedModel, site_bits
 from vitq.quant.site import Site
 from vitq.steps import search_bits
-from vitq.steps.budget import Budget, meters
+from vitq.steps.budget import Budget, meters, shapes_of
 from vitq.steps.integer import milp
 from vitq.steps.known import Known, steps_before
 from vitq.steps.sensitivity import Trial, menu, table
 from vitq.steps.step import STEPS, Step, Workspace
+
+if TYPE_CHECKING:
+    from vitq.outline import Outline
 
 # Steps that fit the weights to the bit-widths they have.
 _TUNED = ("reconstruct", "gptq", "erq", "bias_correction")
@@ -97,6 +101,22 @@ class Allocate(Step):
             found.append("no step before it calibrates; only calibrated sites are allocated")
         return found
 
+    def check_network(self, outline: Outline) -> list[str]:
+        """Limits on bytes and bit operations that the narrowest widths exceed, even where scales would take none."""
+        if self.size_mb is None and self.bops is None:
+            return []
+        model, shapes = outline.model, outline.shapes
+        calibrated = {kind for step in outline.before(self) for kind in step.fits()}
+        for site in model.quantized():
+            site.on = site.kind in calibrated
+        sites, widths = free(model, outline.config.bits), sorted(self.widths)
+        try:
+            limits = self._limits(outline.config, sites)
+            Budget(meters(model, shapes, sites, widths), limits).check([site.name for site in sites], widths)
+        except VitqError as error:
+            return [str(error)]
+        return []
+
     def means(self, config: RunConfig) -> tuple[float | None, float | None]:
         """Limits on the mean bits of weights and of activations; None where there is none."""
         if isinstance(self.mean_bits, tuple):
@@ -113,12 +133,13 @@ class Allocate(Step):
     def run(self, work: Workspace) -> None:
         import pandas as pd
 
-        sites = free(work)
+        sites = free(work.model, work.config.bits)
         if not sites:
             raise ValueError("allocate: no site is calibrated whose bits are free; put it behind a calibrate step")
         names = [site.name for site in sites]
         widths = sorted(self.widths)
-        budget = Budget(meters(work, sites, widths), self._limits(work.config, sites))
+        shapes = shapes_of(work.model, next(work.batches(1)))
+        budget = Budget(meters(work.model, shapes, sites, widths), self._limits(work.config, sites))
         budget.check(names, widths)
         trial = Trial(work, menu(work, sites, widths), self.images)
         if self.policy == "greedy":
@@ -162,11 +183,11 @@ class Allocate(Step):
         return {name: limit for name, limit in limits.items() if limit is not None}
 
 
-def free(work: Workspace) -> list[Site]:
+def free(model: QuantizedModel, bits: BitsConfig) -> list[Site]:
     """Calibrated sites whose bit-width is the run's rule, not an exception's."""
-    rule = dataclasses.replace(work.config.bits, weight="fp", activation="fp")
+    rule = dataclasses.replace(bits, weight="fp", activation="fp")
     return [
         site
-        for site in work.model.quantized()
-        if site.on and site.kind != "patch" and site_bits(site, rule, work.model.anatomy) == "fp"
+        for site in model.quantized()
+        if site.on and site.kind != "patch" and site_bits(site, rule, model.anatomy) == "fp"
     ]

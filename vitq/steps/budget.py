@@ -12,7 +12,6 @@ from vitq.errors import VitqError
 from vitq.quant.model import QuantizedModel
 from vitq.quant.site import Shapes, Site, watching
 from vitq.sites import FP_BITS, model_bytes, quantized_bytes
-from vitq.steps.step import Workspace
 
 # Site name → bit-width.
 Bits = dict[str, int]
@@ -68,14 +67,15 @@ class Budget:
 
 
 @torch.no_grad()
-def meters(work: Workspace, free: Sequence[Site], widths: Sequence[int]) -> dict[str, Meter]:
+def meters(
+    model: QuantizedModel, shapes: Mapping[str, torch.Size], free: Sequence[Site], widths: Sequence[int]
+) -> dict[str, Meter]:
     """The four meters of METERS for the sites whose bits are free; all others keep what they have.
 
-    Means weigh the elements of the free sites, for one image. size_mb: megabytes (10^6 bytes) of the packed checkpoint.
-    bops: Σ multiply–accumulates · bits · bits of the operands over all layers and matmuls, for one image; an operand in
-    floating point counts 32 bits.
+    shapes: of every site's tensor for one image (`shapes_of`). Means weigh the elements of the free sites. size_mb:
+    megabytes (10^6 bytes) of the packed checkpoint. bops: Σ multiply–accumulates · bits · bits of the operands over all
+    layers and matmuls, for one image; an operand in floating point counts 32 bits.
     """
-    shapes = shapes_of(work.model, next(work.batches(1)))
     names = {site.name for site in free}
 
     def mean(name: str, chosen: list[Site]) -> Meter:
@@ -84,10 +84,10 @@ def meters(work: Workspace, free: Sequence[Site], widths: Sequence[int]) -> dict
 
     size = {s.name: {b: -(-shapes[s.name].numel() * b // 8) / 1e6 for b in widths} for s in free if s.is_weight}
     now = {s.name: site_width(s) for s in free if s.is_weight}
-    rest = quantized_bytes(work.model, model_bytes(work.model.model)) / 1e6
+    rest = quantized_bytes(model, model_bytes(model.model)) / 1e6
     rest -= sum(-(-shapes[name].numel() * bits // 8) for name, bits in now.items()) / 1e6
     fixed, single, pairs = 0.0, {name: dict.fromkeys(widths, 0.0) for name in names}, []
-    for left, right, count in multiplications(work.model, shapes):
+    for left, right, count in multiplications(model, shapes):
         if left.name in names and right.name in names:
             pairs.append((left.name, right.name, count))
         elif left.name in names or right.name in names:
@@ -145,5 +145,6 @@ def _positions(model: QuantizedModel, weight: Site, inputs: torch.Size) -> int:
     if isinstance(layer, torch.nn.Linear):
         return inputs.numel() // layer.in_features
     with torch.no_grad():
-        out: Tensor = layer(torch.zeros(inputs, device=layer.weight.device))
+        # Around its sites, which may be on and not fitted yet.
+        out: Tensor = layer._conv_forward(torch.zeros(inputs, device=layer.weight.device), layer.weight, None)
     return out[0, 0].numel()

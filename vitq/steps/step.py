@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vitq.data import ImageSet
+    from vitq.outline import Outline
     from vitq.shelf import Shelf
     from vitq.steps.checkpoint import Checkpoint
 
@@ -98,6 +99,10 @@ class Step(ABC):
 
     def check(self, config: RunConfig) -> list[str]:
         """Problems of this step's options with the rest of the config, found before anything starts."""
+        return []
+
+    def check_network(self, outline: Outline) -> list[str]:
+        """Problems of this step with the run's network, found before anything starts."""
         return []
 
 

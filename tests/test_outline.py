@@ -1,0 +1,130 @@
+"""What does not fit the network is refused by the plan: no weights are read twice, no run fails for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from vitq import compose, outline, plan
+from vitq.config import RunConfig
+from vitq.errors import ConfigError
+from vitq.models.build import create
+from vitq.outline import Outline
+from vitq.recipe import equipped
+from vitq.sites import blank, site_table
+
+# A folder for data is not needed: digits are embedded.
+PLAIN = ("method=minmax", "bits=w4a4", "tracker=none")
+
+
+def config(*overrides: str) -> RunConfig:
+    file, roots = compose.root_config()
+    cell = next(compose.expand(compose.load(file, roots, [*PLAIN, *overrides])))
+    parsed, problems = RunConfig.parse(cell.raw)
+    assert parsed is not None, problems
+    return parsed
+
+
+def refused(*overrides: str) -> list[str]:
+    file, roots = compose.root_config()
+    with pytest.raises(ConfigError) as error:
+        plan.make(compose.load(file, roots, [*PLAIN, *overrides]))
+    assert not Path("runs").exists()
+    return error.value.problems
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+bits.sites={blocks.9.*: 8}"], "bits.sites.blocks.9.*: matches no site of this model; `vitq list sites`"),
+        (["model.input_size=64"], "'vit_digits' is built for 32x32 images, but model.input_size=64; set model.kwargs"),
+        (["model=swin_digits", "model.input_size=64"], "'swin_digits' is built for 32x32 images"),
+        (["+model.kwargs.colour=red"], "timm cannot build 'vit_digits' with model.kwargs="),
+        (["model.kwargs.num_heads=5"], "timm cannot build 'vit_digits' with model.kwargs="),
+        (["+model.kwargs.in_chans=1"], "refuses an image of shape (1, 3, 32, 32)"),
+        (["+model.kwargs.global_pool=''"], "has an output of shape (1, 17, 10), (1, 10) is needed"),
+        (
+            ["model=timm", "model.name=resnet18", "model.pretrained=false"],
+            "outside the supported families",
+        ),
+        (
+            ["model=deit_tiny"],
+            "the pretrained head of 'deit_tiny_patch16_224.fb_in1k' has 1000 classes, data.num_classes=10",
+        ),
+        (
+            ["method=mixed_precision", "method.steps.allocate.size_mb=0.01"],
+            "method.steps.allocate: allocate: size_mb=0.01 is impossible with widths 3 to 8: from 0.",
+        ),
+        (
+            ["method=mixed_precision", "method.steps.allocate.bops=1000"],
+            "method.steps.allocate: allocate: bops=1000 is impossible with widths 3 to 8: from ",
+        ),
+    ],
+)
+def test_the_plan_refuses_what_does_not_fit_the_network(overrides: list[str], message: str) -> None:
+    (problem,) = refused(*overrides)
+    assert message in problem
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    swin = config("model=swin_digits")
+    save_file(create(swin.model, swin.data).state_dict(), tmp_path / "swin.safetensors")
+    (problem,) = refused(f"model.checkpoint={tmp_path}/swin.safetensors")
+    assert "does not fit VisionTransformer" in problem
+    assert "missing" in problem
+
+
+def test_a_checkpoint_that_is_not_there_is_one_problem() -> None:
+    (problem,) = refused("model.checkpoint=nowhere.safetensors")
+    assert "nowhere.safetensors' is not a file" in problem
+
+
+def test_a_checkpoint_that_fits_is_planned(tmp_path: Path) -> None:
+    vit = config()
+    save_file(create(vit.model, vit.data).state_dict(), tmp_path / "vit.safetensors")
+    file, roots = compose.root_config()
+    planned = plan.make(compose.load(file, roots, [*PLAIN, f"model.checkpoint={tmp_path}/vit.safetensors"]))
+    assert len(planned.runs) == 1
+
+
+def test_the_network_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    real = outline.network_problems
+
+    def counted(config: RunConfig) -> list[str]:
+        asked.append(config)
+        return real(config)
+
+    monkeypatch.setattr(outline, "network_problems", counted)
+    file, roots = compose.root_config()
+    primary = compose.load(file, roots, ["method=minmax,mse", "bits=w8a8,w4a4", "tracker=none"], multirun=True)
+    assert len(plan.make(primary, name="test").runs) == 4
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("model", ["vit_digits", "swin_digits"])
+@pytest.mark.parametrize("method", ["repq_vit", "mptq_vit_full"])
+def test_an_outline_has_the_sites_and_shapes_of_the_network(model: str, method: str) -> None:
+    known = config(f"model={model}", f"method={method}")
+    real = equipped(known, create(known.model, known.data))
+    table = site_table(real, [blank(known, torch.device("cpu"))], planned=True)
+    found = Outline(known)
+    assert found.sites().equals(table)
+    assert {name: "x".join(map(str, shape)) for name, shape in found.shapes.items()}.keys() == set(table.site)
+    assert all(p.is_meta for p in found.model.parameters())
+
+
+def test_the_least_size_is_that_of_packed_weights_without_scales() -> None:
+    """Such a limit fails in the run at most: one that a run can hold is never refused."""
+    recipe = config("method=mixed_precision")
+    network = create(recipe.model, recipe.data)
+    weights = {m.weight for m in network.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)}
+    rest = sum(p.numel() * 4 for p in network.parameters() if p not in weights)
+    least = (rest + sum(-(-w.numel() * 3 // 8) for w in weights)) / 1e6
+    assert outline.misfits(config("method=mixed_precision", f"method.steps.allocate.size_mb={least * 1.0001}")) == []
+    (problem,) = outline.misfits(config("method=mixed_precision", f"method.steps.allocate.size_mb={least * 0.999}"))
+    assert f"from {least:.6g} (all at 3 bits)" in problem

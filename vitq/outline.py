@@ -1,0 +1,107 @@
+"""A config's network without its weights: what can be known of it before anything is read or computed."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from vitq.config import RunConfig
+from vitq.errors import ConfigError, ModelError, first_line
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+    from vitq.quant.model import QuantizedModel
+    from vitq.steps import Step
+
+
+class Outline:
+    """The quantized network of a config on torch's `meta` device: names, shapes, no numbers; made when asked for."""
+
+    def __init__(self, config: RunConfig):
+        self.config = config
+
+    @cached_property
+    def model(self) -> QuantizedModel:
+        """All sites off. Raises ModelError: unsupported network. ConfigError: a recipe that does not fit it."""
+        import torch
+
+        from vitq.models.build import create
+        from vitq.recipe import equipped
+
+        with torch.device("meta"):
+            network = create(self.config.model, self.config.data)
+        return equipped(self.config, network)
+
+    @cached_property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Of every site's tensor for one image, by name."""
+        import torch
+
+        from vitq.sites import blank
+        from vitq.steps.budget import shapes_of
+
+        return shapes_of(self.model, blank(self.config, torch.device("meta")))
+
+    def before(self, last: Step) -> list[Step]:
+        """The recipe's enabled steps in front of one."""
+        from vitq.recipe import steps
+
+        chosen = [step for _, step in steps(self.config)]
+        return chosen[: chosen.index(last)]
+
+    def sites(self) -> pd.DataFrame:
+        """The sites that the config would have (vitq.sites.COLUMNS); `mse` and `sqnr_db` are null."""
+        import torch
+
+        from vitq.sites import blank, site_table
+
+        return site_table(self.model, [blank(self.config, torch.device("meta"))], planned=True)
+
+
+def network_problems(config: RunConfig) -> list[str]:
+    """Why the config's network cannot be built, filled with its weights, quantized, or given its images; else [].
+
+    Of networks and weights on the hub that have no name in timm (`hf-hub:…`) nothing is asked: that takes a download.
+    """
+    import torch
+
+    from vitq.models.build import classes
+    from vitq.models.load import sketch
+    from vitq.quant.model import QuantizedModel
+    from vitq.sites import blank
+
+    model = config.model
+    if ":" in model.name:
+        return []
+    try:
+        network = QuantizedModel(sketch(model, config.data))
+    except ModelError as error:
+        return [str(error)]
+    image = blank(config, torch.device("meta"))
+    about = f"{model.name!r} with model.kwargs={model.kwargs}"
+    try:
+        out = network(image)
+    except (RuntimeError, ValueError, AssertionError) as error:  # timm checks sizes by assertions
+        reason = first_line(error, "no message")
+        return [f"{about} refuses an image of shape {tuple(image.shape)} ({reason}); change one of these"]
+    wanted = (1, classes(model, config.data))
+    if out.shape != wanted:
+        return [f"{about} has an output of shape {tuple(out.shape)}, {wanted} is needed: one number for each class"]
+    return []
+
+
+def misfits(config: RunConfig) -> list[str]:
+    """Where bits and recipe do not fit the network, one line each. The network itself has no `network_problems`."""
+    from vitq.recipe import steps
+
+    if ":" in config.model.name:
+        return []
+    outline = Outline(config)
+    try:
+        if config.bits.sites:
+            _ = outline.model  # which looks the patterns up
+        return [f"method.steps.{name}: {line}" for name, step in steps(config) for line in step.check_network(outline)]
+    except ConfigError as error:
+        return error.problems
