@@ -1,4 +1,4 @@
-"""`method.base` that cannot be read is a problem of its cell (the rest: tests/methods/test_scale_predictor.py)."""
+"""Files and `method.base` that cannot be read are named (more on bases: tests/methods/test_scale_predictor.py)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from vitq import compose
+from vitq.errors import ConfigError
 
 
 def cell(*overrides: str, config_dir: str | None = None) -> compose.Cell:
@@ -23,6 +24,18 @@ def test_a_base_that_cannot_be_read_is_named(tmp_path: Path, content: str) -> No
     assert problem is not None
     assert "method.base=mine" in problem
     assert "mine.yaml" in problem
+
+
+def test_a_file_that_is_not_yaml_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "mine.yaml").write_text("name: mine\nkinds: {weight: {quantizer: uniform\nsteps: {}\n")
+    problem = cell("method=mine", config_dir=str(tmp_path)).problem
+    assert f"{tmp_path / 'method' / 'mine.yaml'}, line 3, column 6: not YAML: while parsing" in str(problem)
+    (tmp_path / "mine.yaml").write_text("sweep: {name: x\n  a: [\n")
+    file, roots = compose.root_config(str(tmp_path), "mine")
+    with pytest.raises(ConfigError) as error:
+        compose.load(file, roots)
+    assert f"{tmp_path / 'mine.yaml'}, line 2, column 4: not YAML" in error.value.problems[0]
 
 
 def test_a_base_that_is_no_name_is_named() -> None:

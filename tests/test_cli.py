@@ -111,6 +111,14 @@ def test_several_values_without_m(engine: FakeEngine, capsys: pytest.CaptureFixt
     assert "`vitq run -m` runs them all" in capsys.readouterr().err
 
 
+def test_the_name_of_a_sweep_is_not_ignored(engine: FakeEngine, capsys: pytest.CaptureFixture[str], repo: Path) -> None:
+    assert main(["run", "--name", "mine", *QUICK]) == 2
+    assert "--name mine: a single run has no name; add -m" in capsys.readouterr().err
+    words = ["run", "-m", "--config-dir", str(repo / "sweeps"), "--config-name", "demo", "--dry-run", "--json"]
+    assert main([*words, "--name", "mine", "bits=w8a8", "model=vit_digits"]) == 0
+    assert json.loads(capsys.readouterr().out)["sweep"] == "mine"
+
+
 def test_multirun_is_a_sweep_with_a_table(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "-m", "--name", "mine", *QUICK, "method=fp32,minmax", "bits=w8a8,w4a4"]) == 0
     out = capsys.readouterr().out

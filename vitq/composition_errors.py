@@ -19,7 +19,12 @@ def explain(error: Exception, roots: Roots) -> str:
     """One line for a composition error, with the valid values where Hydra knows or we can look."""
     from hydra.errors import MissingConfigException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+    from yaml import MarkedYAMLError
 
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        what = ", ".join(part for part in (error.context, error.problem) if part)
+        return f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: not YAML: {what}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         options = roots.files(group) if group else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
 from vitq.cli import options
 
@@ -25,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
         "[-m] [--dry-run] [--json] [OVERRIDE ...]",
     )
     parser.add_argument("-m", "--multirun", action="store_true", help="several values per key: run all combinations")
-    parser.add_argument("--name", default="multirun", help="with -m: name of the sweep (default: multirun)")
+    parser.add_argument("--name", help="with -m: name of the sweep (default: multirun)")
     parser.add_argument(
         "--config-name", metavar="NAME", help="primary config in --config-dir or conf/ (default: config)"
     )
@@ -39,7 +40,12 @@ def main(args: argparse.Namespace) -> int:
     """Execute. Raises VitqError for whatever is wrong before the start."""
     from vitq import compose
     from vitq.cli import execute
+    from vitq.errors import VitqError
 
+    if args.name is not None and not args.multirun:
+        raise VitqError(f"`vitq run` --name {args.name}: a single run has no name; add -m, or leave --name out")
     file, roots = compose.root_config(args.config_dir, args.config_name)
     primary = compose.load(file, roots, args.overrides, multirun=args.multirun)
-    return execute.execute(primary, args, name=args.name if args.config_name is None else None)
+    if args.name is not None:
+        primary = dataclasses.replace(primary, sweep={**primary.sweep, "name": args.name})
+    return execute.execute(primary, args, name="multirun" if args.config_name is None else None)

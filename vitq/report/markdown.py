@@ -42,7 +42,7 @@ PAIRED_NOTE = (
 )
 
 
-PAIR_HEAD = ("model", "bits", "A", "B", "verdict", "images", "A − B [95 %]", "seeds", "p (Holm)")
+PAIR_HEAD = ("model", "bits", "A", "B", "verdict", "calib. images", "A − B [95 %]", "seeds", "p (Holm)")
 PAIRS_NOTE = (
     "Every pair of methods on the same images and seeds: mean difference over the seeds in percent points, with a 95 % "
     "interval from a bootstrap over the images; p: exact sign-flip test over the images. A difference counts when p "
@@ -61,7 +61,7 @@ def pair_cells(row: Mapping[Hashable, Any]) -> list[str]:
 
 
 def _matrix(matrix: Matrix) -> str:
-    head = ["method", *(["images"] if matrix.with_calib else []), *matrix.bits, "s"]
+    head = ["method", *(["calib. images"] if matrix.with_calib else []), *matrix.bits, "s"]
     gap = [""] * (len(head) - len(matrix.bits) - 2)
     rows = []
     if not math.isnan(matrix.fp_top1):
@@ -90,7 +90,7 @@ def _paired(comparisons: pd.DataFrame) -> str:
         "model",
         "method − baseline",
         "bits",
-        "images",
+        "calib. images",
         "seed",
         "difference [95 %]",
         "gained / lost",

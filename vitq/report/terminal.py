@@ -33,7 +33,7 @@ def _matrix(matrix: Matrix) -> Table:
     out.title = Text(matrix.title, style="bold", no_wrap=True)
     out.add_column("method", min_width=14, overflow="fold")
     if matrix.with_calib:
-        out.add_column("images", justify="right")
+        out.add_column("calib. images", justify="right")
     for i, label in enumerate(matrix.bits):
         # In a narrow terminal the change goes below the accuracy; a number is never cut.
         texts = [words.accuracy(cell) for row in matrix.rows if (cell := row.cells[i])] + [words.size(matrix.sizes[i])]
