@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from vitq import compose, outline, plan
 from vitq.config import RunConfig
-from vitq.errors import ConfigError
+from vitq.errors import ConfigError, ModelError
 from vitq.models.build import create
 from vitq.outline import Outline
 from vitq.recipe import equipped
@@ -104,6 +104,23 @@ def test_the_network_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     primary = compose.load(file, roots, ["method=minmax,mse", "bits=w8a8,w4a4", "tracker=none"], multirun=True)
     assert len(plan.make(primary, name="test").runs) == 4
     assert len(asked) == 1
+
+
+def test_a_timm_that_reads_numbers_while_it_builds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As older versions do: `.item()` has no answer on the meta device."""
+    from timm.models import vision_transformer
+
+    def rates(rate: float, depth: int) -> list[float]:
+        return [float(x.item()) for x in torch.linspace(0, rate, depth)]
+
+    monkeypatch.setattr(vision_transformer, "calculate_drop_path_rates", rates)
+    known = config()
+    with pytest.raises(ModelError), torch.device("meta"):
+        create(known.model, known.data)
+    assert outline.network_problems(known) == []
+    assert all(p.is_meta for p in Outline(known).model.parameters())
+    (problem,) = refused("model.kwargs.num_heads=5")
+    assert "timm cannot build 'vit_digits'" in problem
 
 
 @pytest.mark.parametrize("model", ["vit_digits", "swin_digits"])

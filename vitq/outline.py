@@ -25,14 +25,10 @@ class Outline:
     @cached_property
     def model(self) -> QuantizedModel:
         """All sites off. Raises ModelError: unsupported network. ConfigError: a recipe that does not fit it."""
-        import torch
-
-        from vitq.models.build import create
+        from vitq.models.build import shell
         from vitq.recipe import equipped
 
-        with torch.device("meta"):
-            network = create(self.config.model, self.config.data)
-        return equipped(self.config, network)
+        return equipped(self.config, shell(self.config.model, self.config.data))
 
     @cached_property
     def shapes(self) -> dict[str, torch.Size]:
@@ -67,8 +63,8 @@ def network_problems(config: RunConfig) -> list[str]:
     """
     import torch
 
-    from vitq.models.build import classes
-    from vitq.models.load import sketch
+    from vitq.models.build import classes, create, shell
+    from vitq.models.load import check_weights
     from vitq.quant.model import QuantizedModel
     from vitq.sites import blank
 
@@ -76,13 +72,18 @@ def network_problems(config: RunConfig) -> list[str]:
     if ":" in model.name:
         return []
     try:
-        network = QuantizedModel(sketch(model, config.data))
+        network = shell(model, config.data)
+        check_weights(network, model, config.data)
+        QuantizedModel(network)
     except ModelError as error:
         return [str(error)]
-    image = blank(config, torch.device("meta"))
     about = f"{model.name!r} with model.kwargs={model.kwargs}"
+    image = blank(config, torch.device("cpu"))
     try:
-        out = network(image)
+        try:
+            out = network(image.to("meta"))
+        except NotImplementedError:  # an operation that needs numbers
+            out = create(model, config.data)(image)
     except (RuntimeError, ValueError, AssertionError) as error:  # timm checks sizes by assertions
         reason = first_line(error, "no message")
         return [f"{about} refuses an image of shape {tuple(image.shape)} ({reason}); change one of these"]

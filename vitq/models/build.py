@@ -51,6 +51,18 @@ def create(model: ModelConfig, data: DataConfig, seed: int = 0) -> nn.Module:
     return settle(network, model)
 
 
+def shell(model: ModelConfig, data: DataConfig) -> nn.Module:
+    """The network on torch's `meta` device: names and shapes, no numbers. Raises as `create`."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return create(model, data)
+    except ModelError:
+        # Some versions of timm read numbers while they build; where the network itself is wrong, this raises again.
+        return create(model, data).to("meta")
+
+
 def through_timm(model: ModelConfig, kwargs: dict[str, Any], pretrained: bool) -> nn.Module:
     """`timm.create_model`, or the class of an embedded model; what it raises for a wrong name, tag or argument becomes
     a ModelError."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["create", "identify", "load_model", "sketch"]
+__all__ = ["check_weights", "create", "identify", "load_model"]
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _SHOWN = 5  # keys named in an error
@@ -72,21 +72,15 @@ def load_model(model: ModelConfig, data: DataConfig, cache_dir: str | Path, prog
     return create(model, data)
 
 
-def sketch(model: ModelConfig, data: DataConfig) -> nn.Module:
-    """The network on torch's `meta` device: names and shapes, no numbers, nothing downloaded.
+def check_weights(network: nn.Module, model: ModelConfig, data: DataConfig) -> None:
+    """Raise ModelError where the config's checkpoint or pretrained head does not fit the network (any device).
 
-    Raises ModelError where `load_model` would: no such network, a checkpoint or a pretrained head that does not fit it.
-    What only the hub knows is not looked at.
+    Nothing is downloaded: what only the hub knows is not looked at.
     """
-    import torch
-
-    with torch.device("meta"):
-        network = create(model, data)
     if model.checkpoint is not None:
         _fitting(network, _checkpoint(model))
     elif model.train is None and model.pretrained:
         _check_head(model, classes(model, data))
-    return network
 
 
 def _checkpoint(model: ModelConfig) -> Path:
