@@ -80,7 +80,7 @@ class FakeEngine:
             "vitq.data": {"describe": self.describe, "problems": self.data_problems},
             "vitq.models.load": {"identify": self.identify},
             "vitq.validate": {"problems": self.problems},
-            "vitq.outline": {"misfits": lambda config: [], "network_problems": lambda config: []},
+            "vitq.blueprint": {"misfits": lambda config: [], "network_problems": lambda config: []},
             "vitq.job": {"execute": self.execute},
         }
         for name, members in parts.items():

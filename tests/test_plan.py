@@ -173,6 +173,8 @@ def test_exclusions(engine: FakeEngine, tmp_path: Path) -> None:
     [
         ("{exclude: [{metod: minmax}]}", "sweep.exclude: unknown key 'metod'; valid: "),
         ("{exclude: [{method: '*'}]}", "the sweep has no runs"),
+        ("{exclude: [{method: minmaxx, bits: w3a3}]}", "sweep.exclude: unknown method 'minmaxx'; valid: adalog"),
+        ("{exclude: [{bits: [w3a3, 'w9*']}]}", "sweep.exclude: unknown bits 'w9*'; valid: fp, w3a3"),
         ("{nam: x}", "sweep.nam='x'"),
         ("{name: a/b}", "sweep.name='a/b': a sweep's name becomes a file name"),
     ],

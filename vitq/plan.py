@@ -80,6 +80,10 @@ def make(primary: Primary, name: str | None = None, watch: Callable[[int], None]
     cells looked at so far.
     """
     sweep, found = (SweepConfig.parse(primary.sweep, name or primary.file.stem)) if primary.multirun else (None, [])
+    if sweep:
+        groups = primary.roots
+        # Several probes are chosen together, under no one's name.
+        found = sweep.unmatched(lambda key: groups.files(key) if groups.is_group(key) and key != "probe" else ())
     problems = [("", problem) for problem in found]
     facts = _Facts()
     runs: dict[str, PlannedRun] = {}
@@ -180,14 +184,14 @@ class _Facts:
 
     def check(self, config: RunConfig) -> list[str]:
         """Problems that only the engine sees (method, steps, quantizers, the network's shapes); imports torch."""
-        from vitq.outline import misfits, network_problems
+        from vitq.blueprint import misfits, network_problems
         from vitq.validate import problems
 
         asked = (config.model, config.method, config.bits, config.calib, config.data, config.device, config.probe)
         found: list[str] = self._once("engine", asked, lambda: problems(config))
         network = (config.model, config.data.num_classes)
         found = found + self._once("network", network, lambda: network_problems(config))
-        return found or self._once("outline", asked, lambda: misfits(config))
+        return found or self._once("blueprint", asked, lambda: misfits(config))
 
     def _once(self, what: str, asked: Any, answer: Callable[[], T]) -> T:
         """The answer to a question already put, or the same error again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
@@ -11,6 +11,7 @@ from pydantic import AfterValidator, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from vitq.config.base import RULES
+from vitq.errors import unknown
 from vitq.store.sweeps import NAME
 
 
@@ -63,6 +64,19 @@ class SweepConfig:
             values = {key: lookup(key, choices, config) for key in entry}
             hits.append(all(_matches(values[key], want) for key, want in entry.items()))
         return any(hits)
+
+    def unmatched(self, options: Callable[[str], Collection[str]]) -> list[str]:
+        """A problem for each name or pattern of `exclude` that no option of its group has.
+
+        options: group → names of its options; empty for a key that is no group.
+        """
+        found = []
+        for key, want in ((key, want) for entry in self.exclude for key, want in entry.items()):
+            valid = options(key)
+            for name in want if isinstance(want, list | tuple) else [want]:
+                if valid and not any(_matches(option, name) for option in valid):
+                    found.append(f"sweep.exclude: {unknown(key, str(name), valid)}")
+        return found
 
 
 def lookup(key: str, choices: Mapping[str, str], config: Mapping[str, Any]) -> Any:

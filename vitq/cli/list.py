@@ -79,9 +79,9 @@ def _sites(args: argparse.Namespace) -> int:
         problems = validate.problems(config)
     if config is None or problems:
         raise ConfigError([with_valid_keys(problem) for problem in problems])
-    from vitq.outline import Outline
+    from vitq.blueprint import Blueprint
 
-    sites = Outline(config).sites()
+    sites = Blueprint(config).sites()
     if args.json:
         print(sites.to_json(orient="records", indent=2))
         return 0

@@ -20,7 +20,7 @@ from vitq.steps.sensitivity import Trial, menu, table
 from vitq.steps.step import STEPS, Step, Workspace
 
 if TYPE_CHECKING:
-    from vitq.outline import Outline
+    from vitq.blueprint import Blueprint
 
 # Steps that fit the weights to the bit-widths they have.
 _TUNED = ("reconstruct", "gptq", "erq", "bias_correction")
@@ -101,17 +101,17 @@ class Allocate(Step):
             found.append("no step before it calibrates; only calibrated sites are allocated")
         return found
 
-    def check_network(self, outline: Outline) -> list[str]:
+    def check_network(self, blueprint: Blueprint) -> list[str]:
         """Limits on bytes and bit operations that the narrowest widths exceed, even where scales would take none."""
         if self.size_mb is None and self.bops is None:
             return []
-        model, shapes = outline.model, outline.shapes
-        calibrated = {kind for step in outline.before(self) for kind in step.fits()}
+        model, shapes = blueprint.model, blueprint.shapes
+        calibrated = {kind for step in blueprint.before(self) for kind in step.fits()}
         for site in model.quantized():
             site.on = site.kind in calibrated
-        sites, widths = free(model, outline.config.bits), sorted(self.widths)
+        sites, widths = free(model, blueprint.config.bits), sorted(self.widths)
         try:
-            limits = self._limits(outline.config, sites)
+            limits = self._limits(blueprint.config, sites)
             Budget(meters(model, shapes, sites, widths), limits).check([site.name for site in sites], widths)
         except VitqError as error:
             return [str(error)]

@@ -24,8 +24,8 @@ from vitq.registry import Registry
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vitq.blueprint import Blueprint
     from vitq.data import ImageSet
-    from vitq.outline import Outline
     from vitq.shelf import Shelf
     from vitq.steps.checkpoint import Checkpoint
 
@@ -101,7 +101,7 @@ class Step(ABC):
         """Problems of this step's options with the rest of the config, found before anything starts."""
         return []
 
-    def check_network(self, outline: Outline) -> list[str]:
+    def check_network(self, blueprint: Blueprint) -> list[str]:
         """Problems of this step with the run's network, found before anything starts."""
         return []
 

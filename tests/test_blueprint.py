@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vitq import compose, outline, plan
+from vitq import blueprint, compose, plan
+from vitq.blueprint import Blueprint
 from vitq.config import RunConfig
 from vitq.errors import ConfigError, ModelError
 from vitq.models.build import create
-from vitq.outline import Outline
 from vitq.recipe import equipped
 from vitq.sites import blank, site_table
 
@@ -93,13 +93,13 @@ def test_a_checkpoint_that_fits_is_planned(tmp_path: Path) -> None:
 
 def test_the_network_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    real = outline.network_problems
+    real = blueprint.network_problems
 
     def counted(config: RunConfig) -> list[str]:
         asked.append(config)
         return real(config)
 
-    monkeypatch.setattr(outline, "network_problems", counted)
+    monkeypatch.setattr(blueprint, "network_problems", counted)
     file, roots = compose.root_config()
     primary = compose.load(file, roots, ["method=minmax,mse", "bits=w8a8,w4a4", "tracker=none"], multirun=True)
     assert len(plan.make(primary, name="test").runs) == 4
@@ -117,19 +117,19 @@ def test_a_timm_that_reads_numbers_while_it_builds(monkeypatch: pytest.MonkeyPat
     known = config()
     with pytest.raises(ModelError), torch.device("meta"):
         create(known.model, known.data)
-    assert outline.network_problems(known) == []
-    assert all(p.is_meta for p in Outline(known).model.parameters())
+    assert blueprint.network_problems(known) == []
+    assert all(p.is_meta for p in Blueprint(known).model.parameters())
     (problem,) = refused("model.kwargs.num_heads=5")
     assert "timm cannot build 'vit_digits'" in problem
 
 
 @pytest.mark.parametrize("model", ["vit_digits", "swin_digits"])
 @pytest.mark.parametrize("method", ["repq_vit", "mptq_vit_full"])
-def test_an_outline_has_the_sites_and_shapes_of_the_network(model: str, method: str) -> None:
+def test_a_blueprint_has_the_sites_and_shapes_of_the_network(model: str, method: str) -> None:
     known = config(f"model={model}", f"method={method}")
     real = equipped(known, create(known.model, known.data))
     table = site_table(real, [blank(known, torch.device("cpu"))], planned=True)
-    found = Outline(known)
+    found = Blueprint(known)
     assert found.sites().equals(table)
     assert {name: "x".join(map(str, shape)) for name, shape in found.shapes.items()}.keys() == set(table.site)
     assert all(p.is_meta for p in found.model.parameters())
@@ -142,6 +142,6 @@ def test_the_least_size_is_that_of_packed_weights_without_scales() -> None:
     weights = {m.weight for m in network.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)}
     rest = sum(p.numel() * 4 for p in network.parameters() if p not in weights)
     least = (rest + sum(-(-w.numel() * 3 // 8) for w in weights)) / 1e6
-    assert outline.misfits(config("method=mixed_precision", f"method.steps.allocate.size_mb={least * 1.0001}")) == []
-    (problem,) = outline.misfits(config("method=mixed_precision", f"method.steps.allocate.size_mb={least * 0.999}"))
+    assert blueprint.misfits(config("method=mixed_precision", f"method.steps.allocate.size_mb={least * 1.0001}")) == []
+    (problem,) = blueprint.misfits(config("method=mixed_precision", f"method.steps.allocate.size_mb={least * 0.999}"))
     assert f"from {least:.6g} (all at 3 bits)" in problem

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vitq.steps import Step
 
 
-class Outline:
+class Blueprint:
     """The quantized network of a config on torch's `meta` device: names, shapes, no numbers; made when asked for."""
 
     def __init__(self, config: RunConfig):
@@ -99,10 +99,12 @@ def misfits(config: RunConfig) -> list[str]:
 
     if ":" in config.model.name:
         return []
-    outline = Outline(config)
+    blueprint = Blueprint(config)
     try:
         if config.bits.sites:
-            _ = outline.model  # which looks the patterns up
-        return [f"method.steps.{name}: {line}" for name, step in steps(config) for line in step.check_network(outline)]
+            _ = blueprint.model  # which looks the patterns up
+        return [
+            f"method.steps.{name}: {line}" for name, step in steps(config) for line in step.check_network(blueprint)
+        ]
     except ConfigError as error:
         return error.problems
