@@ -1,4 +1,4 @@
-"""What does not fit the network is refused by the plan: no weights are read twice, no run fails for it."""
+"""What does not fit the network is refused by the plan: no run fails for it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from vitq.errors import ConfigError, ModelError
 from vitq.models.build import create
 from vitq.recipe import equipped
 from vitq.sites import blank, site_table
+from vitq.steps.budget import shapes_of
 
 # A folder for data is not needed: digits are embedded.
 PLAIN = ("method=minmax", "bits=w4a4", "tracker=none")
@@ -123,6 +124,24 @@ def test_a_timm_that_reads_numbers_while_it_builds(monkeypatch: pytest.MonkeyPat
     assert "timm cannot build 'vit_digits'" in problem
 
 
+def test_a_network_that_reads_numbers_is_asked_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    from timm.models.vision_transformer import VisionTransformer
+
+    original = VisionTransformer.forward_head
+
+    def reading(self: VisionTransformer, x: torch.Tensor) -> torch.Tensor:
+        assert x.sum().item() < torch.inf
+        out: torch.Tensor = original(self, x)
+        return out
+
+    monkeypatch.setattr(VisionTransformer, "forward_head", reading)
+    with pytest.raises(RuntimeError, match="meta"):
+        Blueprint(config()).shapes  # noqa: B018
+    assert blueprint.network_problems(config()) == []
+    (problem,) = refused("+model.kwargs.in_chans=1")
+    assert "refuses an image of shape (1, 3, 32, 32)" in problem
+
+
 @pytest.mark.parametrize("model", ["vit_digits", "swin_digits"])
 @pytest.mark.parametrize("method", ["repq_vit", "mptq_vit_full"])
 def test_a_blueprint_has_the_sites_and_shapes_of_the_network(model: str, method: str) -> None:
@@ -131,7 +150,8 @@ def test_a_blueprint_has_the_sites_and_shapes_of_the_network(model: str, method:
     table = site_table(real, [blank(known, torch.device("cpu"))], planned=True)
     found = Blueprint(known)
     assert found.sites().equals(table)
-    assert {name: "x".join(map(str, shape)) for name, shape in found.shapes.items()}.keys() == set(table.site)
+    assert found.shapes == shapes_of(real, blank(known, torch.device("cpu")))
+    assert found.shapes.keys() == set(table.site)
     assert all(p.is_meta for p in found.model.parameters())
 
 

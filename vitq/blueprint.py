@@ -11,9 +11,9 @@ from vitq.errors import ConfigError, ModelError, first_line
 if TYPE_CHECKING:
     import pandas as pd
     import torch
+    from torch import nn
 
     from vitq.quant.model import QuantizedModel
-    from vitq.steps import Step
 
 
 class Blueprint:
@@ -40,13 +40,6 @@ class Blueprint:
 
         return shapes_of(self.model, blank(self.config, torch.device("meta")))
 
-    def before(self, last: Step) -> list[Step]:
-        """The recipe's enabled steps in front of one."""
-        from vitq.recipe import steps
-
-        chosen = [step for _, step in steps(self.config)]
-        return chosen[: chosen.index(last)]
-
     def sites(self) -> pd.DataFrame:
         """The sites that the config would have (vitq.sites.COLUMNS); `mse` and `sqnr_db` are null."""
         import torch
@@ -61,12 +54,9 @@ def network_problems(config: RunConfig) -> list[str]:
 
     Of networks and weights on the hub that have no name in timm (`hf-hub:…`) nothing is asked: that takes a download.
     """
-    import torch
-
-    from vitq.models.build import classes, create, shell
+    from vitq.models.build import create, shell
     from vitq.models.load import check_weights
     from vitq.quant.model import QuantizedModel
-    from vitq.sites import blank
 
     model = config.model
     if ":" in model.name:
@@ -77,20 +67,29 @@ def network_problems(config: RunConfig) -> list[str]:
         QuantizedModel(network)
     except ModelError as error:
         return [str(error)]
-    about = f"{model.name!r} with model.kwargs={model.kwargs}"
-    image = blank(config, torch.device("cpu"))
+    # Shapes alone do not answer all that numbers do: where they fail, the network itself has the last word.
+    found = _refusal(config, network, "meta") and _refusal(config, create(model, config.data), "cpu")
+    return [found] if found else []
+
+
+def _refusal(config: RunConfig, network: nn.Module, device: str) -> str | None:
+    """What is wrong with the network's answer to one image of the config's size; None where nothing is."""
+    import torch
+
+    from vitq.models.build import classes
+    from vitq.sites import blank
+
+    about = f"{config.model.name!r} with model.kwargs={config.model.kwargs}"
+    image = blank(config, torch.device(device))
     try:
-        try:
-            out = network(image.to("meta"))
-        except NotImplementedError:  # an operation that needs numbers
-            out = create(model, config.data)(image)
+        out = network(image)
     except (RuntimeError, ValueError, AssertionError) as error:  # timm checks sizes by assertions
         reason = first_line(error, "no message")
-        return [f"{about} refuses an image of shape {tuple(image.shape)} ({reason}); change one of these"]
-    wanted = (1, classes(model, config.data))
+        return f"{about} refuses an image of shape {tuple(image.shape)} ({reason}); change one of these"
+    wanted = (1, classes(config.model, config.data))
     if out.shape != wanted:
-        return [f"{about} has an output of shape {tuple(out.shape)}, {wanted} is needed: one number for each class"]
-    return []
+        return f"{about} has an output of shape {tuple(out.shape)}, {wanted} is needed: one number for each class"
+    return None
 
 
 def misfits(config: RunConfig) -> list[str]:

@@ -15,7 +15,7 @@ from vitq.quant.site import Site
 from vitq.steps import search_bits
 from vitq.steps.budget import Budget, meters, shapes_of
 from vitq.steps.integer import milp
-from vitq.steps.known import Known, steps_before
+from vitq.steps.known import Known, earlier, steps_before
 from vitq.steps.sensitivity import Trial, menu, table
 from vitq.steps.step import STEPS, Step, Workspace
 
@@ -106,7 +106,7 @@ class Allocate(Step):
         if self.size_mb is None and self.bops is None:
             return []
         model, shapes = blueprint.model, blueprint.shapes
-        calibrated = {kind for step in blueprint.before(self) for kind in step.fits()}
+        calibrated = {kind for step in earlier(blueprint.config, self) for kind in step.fits()}
         for site in model.quantized():
             site.on = site.kind in calibrated
         sites, widths = free(model, blueprint.config.bits), sorted(self.widths)

@@ -73,6 +73,11 @@ class Known:
 
 
 def steps_before(config: RunConfig, last: Step | None = None) -> list[dict[str, Any]]:
+    """The options of the `earlier` steps."""
+    return [json.loads(json.dumps(dataclasses.asdict(step))) for step in earlier(config, last)]
+
+
+def earlier(config: RunConfig, last: Step | None = None) -> list[Step]:
     """The enabled steps of a recipe with all their options, those before `last` where given."""
     found = []
     for name, raw in config.method.steps.items():
@@ -81,5 +86,5 @@ def steps_before(config: RunConfig, last: Step | None = None) -> list[dict[str, 
             continue
         if step == last:
             break
-        found.append(json.loads(json.dumps(dataclasses.asdict(step))))
+        found.append(step)
     return found
