@@ -64,6 +64,14 @@ def refused(*overrides: str) -> list[str]:
             ["method=mixed_precision", "method.steps.allocate.bops=1000"],
             "method.steps.allocate: allocate: bops=1000 is impossible with widths 3 to 8: from ",
         ),
+        (
+            ["method=minmax", "method.kinds.default.granularity=group:5"],
+            "method.kinds.default: site blocks.0.attn.qkv.input: granularity 'group:5': 64 channels (shape (1, ",
+        ),
+        (
+            ["method=minmax", "method.kinds.weight.granularity=group:7"],
+            "method.kinds.weight: site patch_embed.proj.weight: granularity 'group:7': 192 inputs per output channel",
+        ),
     ],
 )
 def test_the_plan_refuses_what_does_not_fit_the_network(overrides: list[str], message: str) -> None:

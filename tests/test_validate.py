@@ -94,6 +94,36 @@ CALIBRATE = {"all": {"do": "calibrate"}}
             {},
             "kinds.probs: symmetric=true: Log2Quantizer has no negative codes",
         ),
+        (
+            {"kinds": {"default": {}, "probs": {"quantizer": "sulq", "symmetric": True}}, "steps": CALIBRATE},
+            {},
+            "kinds.probs: symmetric=true: SULQ has no negative codes",
+        ),
+        (
+            {"kinds": {"default": {}, "weight": {"quantizer": "log2"}}, "steps": CALIBRATE},
+            {},
+            r"kinds.weight.quantizer=log2: serves probs, post_gelu, other, not weight; .* e.g. uniform",
+        ),
+        (
+            {"kinds": {"default": {"quantizer": "twin_softmax"}, "weight": {}}, "steps": CALIBRATE},
+            {},
+            "kinds.default.quantizer=twin_softmax: serves .*, not post_norm, query, key, value, attn_out, head",
+        ),
+        (
+            {"kinds": {"default": {}, "query": {"quantizer": "int_scores"}}, "steps": CALIBRATE},
+            {},
+            "kinds.query.quantizer=int_scores: serves scores, not query",
+        ),
+        (
+            {"kinds": {"default": {}, "probs": {"quantizer": "dual_uniform"}}, "steps": CALIBRATE},
+            {},
+            "kinds.probs.quantizer=dual_uniform: serves weight, not probs",
+        ),
+        (
+            {"kinds": {"default": {}, "value": {"quantizer": "adalog"}}, "steps": CALIBRATE},
+            {},
+            "kinds.value.quantizer=adalog: serves probs, post_gelu, other, not value",
+        ),
         ({"kinds": KINDS, "steps": {"a": {"do": "calibrat"}}}, {}, "unknown step 'calibrat'.*Did you mean 'calibrate'"),
         ({"kinds": KINDS, "steps": {"a": {}}}, {}, r"method.steps.a.do: missing; valid: .*calibrate, .*reparameterize"),
         ({"kinds": KINDS, "steps": {"a": {"do": "calibrate", "sits": "all"}}}, {}, r"steps.a.sits: unknown option"),
@@ -103,6 +133,11 @@ CALIBRATE = {"all": {"do": "calibrate"}}
             {"kinds": KINDS, "steps": {"a": {"do": "calibrate", "images": 0}}},
             {},
             "images=0; valid: 1 or more",
+        ),
+        (
+            {"kinds": KINDS, "steps": {"a": {"do": "calibrate", "sites": "weights", "images": 8}}},
+            {},
+            "steps.a: images and input say what activations see",
         ),
         ({"kinds": KINDS}, {}, "no step fits them"),
         (
@@ -121,6 +156,14 @@ CALIBRATE = {"all": {"do": "calibrate"}}
             "needs a uniform quantizer for kind post_norm",
         ),
         (
+            {
+                "kinds": {"default": {}, "post_norm": {"granularity": "group:8"}},
+                "steps": {"a": {"do": "calibrate", "sites": "activations"}, "fold": {"do": "reparameterize"}},
+            },
+            {},
+            "post_norm.granularity=group:8: reparameterize folds one scale for each channel; valid here: channel",
+        ),
+        (
             {"kinds": KINDS, "steps": {"all": {"do": "calibrate"}, "fold": {"do": "reparameterize"}}},
             {},
             "fold: changes weights after 'all' has calibrated them; move 'all' behind it",
@@ -131,6 +174,16 @@ CALIBRATE = {"all": {"do": "calibrate"}}
 def test_each_mistake_is_named(method: dict[str, Any] | None, more: dict[str, Any], message: str) -> None:
     problems = found(method, **more)
     assert any(re.search(message, line) for line in problems), problems
+
+
+def test_a_shift_lets_adalog_serve_what_lies_below_zero() -> None:
+    shifted = {"quantizer": "adalog", "options": {"shift": 4.0}}
+    assert found({"kinds": {"default": {}, "value": shifted}, "steps": CALIBRATE}) == []
+
+
+def test_a_quantizer_may_be_the_default_of_what_it_can_serve() -> None:
+    kinds: dict[str, Any] = {name: {} for name in ("weight", "post_norm", "query", "key", "value", "attn_out", "head")}
+    assert found({"kinds": {**kinds, "default": {"quantizer": "log2"}}, "steps": CALIBRATE}) == []
 
 
 def test_a_default_answers_for_quantized_kinds_only() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -102,8 +103,27 @@ def misfits(config: RunConfig) -> list[str]:
     try:
         if config.bits.sites:
             _ = blueprint.model  # which looks the patterns up
-        return [
-            f"method.steps.{name}: {line}" for name, step in steps(config) for line in step.check_network(blueprint)
-        ]
+        found = list(_groups(blueprint))
+        for name, step in steps(config):
+            found += [f"method.steps.{name}: {line}" for line in step.check_network(blueprint)]
+        return found
     except ConfigError as error:
         return error.problems
+
+
+def _groups(blueprint: Blueprint) -> Iterator[str]:
+    """Kinds with a site whose channels the kind's groups do not divide, with the first such site."""
+    from vitq.quant.layout import Layout
+
+    method = blueprint.config.method
+    grouped = [kind for kind, quantizer in method.kinds.items() if quantizer.granularity.startswith("group:")]
+    told: set[str] = set()
+    for name, site in blueprint.model.sites.items() if grouped else ():
+        kind = site.kind if site.kind in method.kinds else "default"
+        if site.quantizer is None or kind not in grouped or kind in told:
+            continue
+        try:
+            Layout.of(site.quantizer.granularity, site.axes, tuple(blueprint.shapes[name]))
+        except ValueError as error:
+            told.add(kind)
+            yield f"method.kinds.{kind}: site {name}: {error}; change granularity, or set bits.sites='{{{name}: fp}}'"

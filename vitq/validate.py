@@ -49,13 +49,15 @@ def _kinds(config: RunConfig) -> Iterator[str]:
             yield f"bits.kinds.{kind}: {unknown('kind', kind, (*KINDS, *FULL_KINDS))}"
     for kind, quantizer in config.method.kinds.items():
         place = f"method.kinds.{kind}"
-        yield from (f"{place}{line}" for line in _quantizer(quantizer))
         # `default` speaks for the quantized kinds that have no entry of their own.
         unnamed = [name for name in KINDS if name not in config.method.kinds and _quantized(name, config.bits)]
-        yield from (f"{place}{line}" for line in _granularity(quantizer, unnamed if kind == "default" else [kind]))
+        served = unnamed if kind == "default" else [kind]
+        yield from (f"{place}{line}" for line in _quantizer(quantizer, served))
+        yield from (f"{place}{line}" for line in _granularity(quantizer, served))
 
 
-def _quantizer(quantizer: QuantizerConfig) -> list[str]:
+def _quantizer(quantizer: QuantizerConfig, kinds: Sequence[str]) -> list[str]:
+    """Problems of a quantizer's name and options, and of kinds that it is given but cannot serve."""
     from vitq.quant.layout import Axes
     from vitq.quant.model import build
     from vitq.quant.quantizer import QUANTIZERS
@@ -65,10 +67,16 @@ def _quantizer(quantizer: QuantizerConfig) -> list[str]:
         return [f".quantizer: {unknown('quantizer', name, QUANTIZERS)}"]
     try:
         # The width does not matter here: the config's own are checked by its type.
-        build(name, 4, Axes(0), quantizer.granularity, quantizer.range, quantizer.symmetric, quantizer.options)
+        built = build(name, 4, Axes(0), quantizer.granularity, quantizer.range, quantizer.symmetric, quantizer.options)
     except ValueError as error:
         return [f": {error}"]
-    return []
+    others = [kind for kind in kinds if built.kinds and kind not in built.kinds]
+    if not others:
+        return []
+    return [
+        f".quantizer={name}: serves {', '.join(built.kinds)}, not {', '.join(others)}; "
+        "name a quantizer for these, e.g. uniform"
+    ]
 
 
 def _granularity(quantizer: QuantizerConfig, kinds: Sequence[str]) -> Iterator[str]:

@@ -160,3 +160,17 @@ def test_bad_options_are_named(workspace: Make, options: dict[str, Any], problem
     work = workspace(tiny("vit"), METHOD)
     (found,) = HessianSearch(do="hessian_search", **options).check(work.config)
     assert problem in found
+
+
+@pytest.mark.parametrize(
+    ("kinds", "problem"),
+    [
+        ({"probs": {"quantizer": "log2"}}, "kinds.probs.quantizer=log2; searched are uniform and two-region ones"),
+        ({"weight": {"granularity": "group:8"}}, "kinds.weight has quantizer uniform, granularity group:8"),
+        ({"weight": {"quantizer": "dual_uniform"}}, "kinds.weight has quantizer dual_uniform"),
+    ],
+)
+def test_quantizers_without_a_scale_to_search_are_named(workspace: Make, kinds: dict[str, Any], problem: str) -> None:
+    work = workspace(tiny("vit"), {"kinds": {"default": {}} | kinds})
+    (found,) = HessianSearch(do="hessian_search").check(work.config)
+    assert problem in found

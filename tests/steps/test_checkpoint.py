@@ -26,6 +26,7 @@ STEPS: list[dict[str, Any]] = [
         "learn": ["rounding", "activation_scales", "zero_points", "bias"],
         "input": "qdrop",
         "lr_scales": 1e-3,
+        "lr_zero_points": 0.2,
         "lr_rounding": 0.05,
     },
 ]

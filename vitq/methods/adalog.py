@@ -69,6 +69,8 @@ class AdaLogQuantizer(LogQuantizer):
                 raise ValueError(f"{name}={value!r}; a whole number of at least 1 is needed")
         if not isinstance(self.shift, float | int) or self.shift < 0:
             raise ValueError(f"shift={self.shift!r}; a number of at least 0 is needed, e.g. 0.17 after GELU")
+        if self.shift:
+            self.kinds = ()  # whether the shift is large enough, the data say
 
     @property
     def shift(self) -> float:

@@ -68,6 +68,12 @@ class Erq(Step):
                 problems.append(f"{name}={getattr(self, name)}; a number above 0 is needed, e.g. 1000")
         if not 0 <= self.dual <= 0.5:
             problems.append(f"dual={self.dual}; a share from 0 (off) to 0.5 is needed, e.g. 0.05")
+        weight = config.method.quantizer("weight")
+        if self.dual > 0 and weight and (weight.quantizer, weight.granularity) != ("uniform", "channel"):
+            problems.append(
+                f"dual={self.dual} gives output channels two uniform ranges each, but kinds.weight has quantizer "
+                f"{weight.quantizer}, granularity {weight.granularity}; set uniform and channel, or dual=0"
+            )
         if self.flips < 1:
             problems.append(f"flips={self.flips}; a whole number of at least 1 is needed; refine=false has none")
         if not (self.aqer or self.wqer):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Layout
-from vitq.quant.quantizer import QUANTIZERS, Quantizer, straight_through
+from vitq.quant.quantizer import NON_NEGATIVE, QUANTIZERS, Quantizer, straight_through
 
 # Public code's candidates for the shift η.
 ETAS = (0.001, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -33,6 +33,7 @@ class SULQ(Quantizer):
     """
 
     options: ClassVar[dict[str, Any]] = {"etas": ETAS, "levels": "strict"}
+    kinds = NON_NEGATIVE
     parameter_names = ("scale", "zero_point", "eta")
     scale: Tensor
     zero_point: Tensor
@@ -40,6 +41,8 @@ class SULQ(Quantizer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        if self.symmetric:
+            raise ValueError("symmetric=true: SULQ has no negative codes; leave symmetric out")
         if not self.settings["etas"] or min(self.settings["etas"]) <= 0:
             raise ValueError(f"etas={self.settings['etas']}; a list of positive shifts is needed, e.g. [0.01, 0.1]")
 

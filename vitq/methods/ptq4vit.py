@@ -14,6 +14,7 @@ from vitq.config import RunConfig
 from vitq.config.base import RULES
 from vitq.methods.twin import MOST, TwinQuantizer, TwinSoftmaxQuantizer, TwinUniformQuantizer
 from vitq.quant.layers import QuantConv2d, QuantLinear, QuantMatmul
+from vitq.quant.quantizer import QUANTIZERS
 from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.step import STEPS, Step, Workspace
@@ -22,6 +23,8 @@ from vitq.steps.stream import ImageStream, Stream, TensorStream, through
 # Neighbours on the grid, on either side, that a refinement tries.
 _NEAR = 4
 Layer = QuantLinear | QuantConv2d | QuantMatmul
+# Quantizers with a scale to search.
+_SEARCHED = (UniformQuantizer, TwinQuantizer)
 
 
 @STEPS.register("hessian_search")
@@ -63,6 +66,16 @@ class HessianSearch(Step):
             problems.append(f"images={self.images}; at least 1, or null for the whole calibration set")
         if not 0 < self.alpha < self.beta:
             problems.append(f"alpha={self.alpha}, beta={self.beta}; 0 < alpha < beta is needed, e.g. 0.01 and 1.2")
+        for kind, wanted in config.method.kinds.items():
+            known = wanted.quantizer not in QUANTIZERS or issubclass(QUANTIZERS[wanted.quantizer], _SEARCHED)
+            if not known:  # an unknown name is told elsewhere
+                problems.append(f"kinds.{kind}.quantizer={wanted.quantizer}; searched are uniform and two-region ones")
+        weight = config.method.quantizer("weight")
+        if weight is not None and (weight.granularity.startswith("group") or weight.quantizer == "dual_uniform"):
+            problems.append(
+                f"kinds.weight has quantizer {weight.quantizer}, granularity {weight.granularity}; an output channel "
+                "has one scale to search: set uniform and channel (or tensor)"
+            )
         return problems
 
     def run(self, work: Workspace) -> None:
@@ -171,7 +184,7 @@ class _Grid:
 
     def __init__(self, step: HessianSearch, site: Site, least: float):
         quantizer = site.quantizer
-        if not isinstance(quantizer, UniformQuantizer | TwinQuantizer):
+        if not isinstance(quantizer, _SEARCHED):
             raise TypeError(f"{site.name}: hessian_search knows uniform and two-region quantizers alone")
         self.quantizer = quantizer
         self.scale = quantizer.scale.clone()

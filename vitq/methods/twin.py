@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Layout
-from vitq.quant.quantizer import QUANTIZERS, Quantizer, straight_through
+from vitq.quant.quantizer import NON_NEGATIVE, QUANTIZERS, Quantizer, straight_through
 from vitq.quant.search import CANDIDATES, PERCENTILES, candidates
 
 _TINY = 1e-30
@@ -165,6 +165,8 @@ class TwinSoftmaxQuantizer(TwinQuantizer):
     fine one below one threshold, halfway between its last value and the coarse region's next. PTQ4ViT's threshold
     2^(b−1)·Δ₁ lies up to half a step beyond, or far short of it where 2^m > 2^(b−1).
     """
+
+    kinds = NON_NEGATIVE
 
     def _check(self, distribution: Distribution) -> None:
         if bool((distribution.low < -1e-6).any()):

@@ -54,6 +54,7 @@ class DualUniformQuantizer(UniformQuantizer):
     """
 
     options: ClassVar[dict[str, Any]] = {**UniformQuantizer.options, "share": 0.05}
+    kinds = ("weight",)
 
     def fit(self, distribution: Distribution, layout: Layout) -> None:
         raise ValueError("dual_uniform quantizes weights; use quantizer uniform for activations")

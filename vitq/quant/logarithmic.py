@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Layout
-from vitq.quant.quantizer import QUANTIZERS, Quantizer, straight_through
+from vitq.quant.quantizer import NON_NEGATIVE, QUANTIZERS, Quantizer, straight_through
 from vitq.quant.search import CANDIDATES, PERCENTILES, best, candidates
 
 _TINY = 1e-30
@@ -32,6 +32,7 @@ class LogQuantizer(Quantizer):
         "zero_code": False,
         "levels": "strict",
     }
+    kinds: tuple[str, ...] = NON_NEGATIVE
     parameter_names: ClassVar[tuple[str, ...]] = ("scale",)
     steps_per_octave = 1
     scale: Tensor

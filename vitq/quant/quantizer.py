@@ -15,6 +15,8 @@ from vitq.quant.layout import Axes, Layout
 from vitq.registry import Registry
 
 QUANTIZERS: Registry[type[Quantizer]] = Registry("quantizer")
+# Kinds of sites whose values may be non-negative all; those of the others never are.
+NON_NEGATIVE = ("probs", "post_gelu", "other")
 # 2^b codes, or as many levels as public code has.
 LEVELS = ("strict", "public")
 
@@ -31,6 +33,8 @@ class Quantizer(nn.Module):
 
     # Names of the recipe options (`method.kinds.<kind>.options`) that the class understands, with their defaults.
     options: ClassVar[dict[str, Any]] = {}
+    # Kinds of sites that the class can serve; () stands for all. An option may widen them for an instance.
+    kinds: tuple[str, ...] = ()
     # Buffers of shape (G,) that hold what `fit` found.
     parameter_names: ClassVar[tuple[str, ...]] = ()
 

@@ -26,6 +26,8 @@ class IntScores(UniformQuantizer):
     codes; here it is computed in float32 from their values.
     """
 
+    kinds = ("scores",)
+
 
 def polynomial_exp(x: Tensor) -> Tensor:
     """exp(x) for x ≤ 0 as FQ-ViT's integers compute it, same shape and dtype; relative error below 0.4 %."""

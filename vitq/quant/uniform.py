@@ -133,8 +133,8 @@ class UniformQuantizer(Quantizer):
             quantized = _affine_roundtrip(expanded.float(), scale, zero, self.codes)
         return layout.collapse(quantized.to(x.dtype), x.shape)
 
-    def learn(self, scale: bool, zero_point: bool, batched: bool) -> list[Tensor]:
-        """Make scale and zero point leaf tensors with LSQ gradients, until `freeze`; returns the ones to learn.
+    def learn(self, scale: bool, zero_point: bool, batched: bool) -> None:
+        """Make scale and zero point leaf tensors with LSQ gradients, each where it is to be learned, until `freeze`.
 
         batched: dimension 0 is that of images or windows, and not of output channels.
         """
@@ -144,7 +144,6 @@ class UniformQuantizer(Quantizer):
             self.scale = self.scale.clone().requires_grad_(True)
         if zero_point:
             self.zero_point = self.zero_point.clone().requires_grad_(True)
-        return [tensor for tensor in (self.scale, self.zero_point) if tensor.requires_grad]
 
     def freeze(self) -> None:
         """Ordinary parameters again after `learn`: a positive scale, an integer zero point."""

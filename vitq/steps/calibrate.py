@@ -44,6 +44,8 @@ class Calibrate(Step):
         problems = [unknown("kind", k, valid) for k in self.kinds if k not in valid]
         if self.images is not None and self.images < 1:
             problems.append(f"images={self.images}; valid: 1 or more (at most calib.size={config.calib.size} are used)")
+        if self.sites == "weights" and (self.images is not None or self.input != "fp"):
+            problems.append("images and input say what activations see; sites=weights needs neither, leave them out")
         return problems
 
     def run(self, work: Workspace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,8 @@ from vitq.quant.uniform import UniformQuantizer
 class Learnt:
     """The parameters of one segment while a stage learns them.
 
-    weights, scales, roundings: leaf tensors with gradients, for three learning rates. Use as a context manager: on
-    leaving, learned quantizers become ordinary ones again and nothing requires a gradient.
+    weights, scales, zero_points, roundings: leaf tensors with gradients, each with a learning rate of its own. Use as a
+    context manager: on leaving, learned quantizers become ordinary ones again and nothing requires a gradient.
     """
 
     def __init__(self, model: QuantizedModel, segment: Segment, sites: Sequence[Site], parts: Sequence[str]):
@@ -28,6 +29,7 @@ class Learnt:
         self._model = model
         self.weights: list[Tensor] = []
         self.scales: list[Tensor] = []
+        self.zero_points: list[Tensor] = []
         self.roundings: list[LearnedRounding] = []
 
     def __enter__(self) -> Learnt:
@@ -67,30 +69,36 @@ class Learnt:
 
     def _collect_quantizer(self, site: Site) -> None:
         scale = ("weight_scales" if site.is_weight else "activation_scales") in self._parts
-        zero = "zero_points" in self._parts and not site.is_weight
         uniform = site.quantizer
         if not isinstance(uniform, UniformQuantizer):
             return
+        # `symmetric` fixes the zero point.
+        zero = "zero_points" in self._parts and not site.is_weight and not uniform.symmetric
         if site.is_weight and "rounding" in self._parts:
             rounding = LearnedRounding(uniform, self._model.layer(site).weight.detach())
             site.rounding = rounding
             self.roundings.append(rounding)
         if scale or zero:
-            self.scales.extend(uniform.learn(scale=scale, zero_point=zero, batched=not site.is_weight))
+            uniform.learn(scale=scale, zero_point=zero, batched=not site.is_weight)
+            self.scales.extend([uniform.scale] if scale else [])
+            self.zero_points.extend([uniform.zero_point] if zero else [])
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to learn here."""
-        return not (self.weights or self.scales or self.roundings)
+        return not (self.weights or self.scales or self.zero_points or self.roundings)
 
-    def optimizer(self, lr: float, lr_scales: float, lr_rounding: float) -> torch.optim.Adam:
+    def optimizer(
+        self, lr: float, lr_scales: float, lr_zero_points: float | None, lr_rounding: float
+    ) -> torch.optim.Adam:
         """Adam without weight decay, a learning rate for each kind of parameter.
 
         `constant` in a group: its rate follows no schedule.
         """
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": self.weights, "lr": lr, "constant": False},
             {"params": self.scales, "lr": lr_scales, "constant": False},
+            {"params": self.zero_points, "lr": lr_zero_points, "constant": False},
             {"params": [r.logits for r in self.roundings], "lr": lr_rounding, "constant": True},
         ]
         return torch.optim.Adam([g for g in groups if g["params"]])

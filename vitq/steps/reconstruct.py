@@ -40,17 +40,19 @@ class Reconstruct(Step):
 
     quantize: which sites are on while learning, and stay on; others that were on before are on again afterwards.
     learn: `weights`, `bias` (straight-through gradients), `rounding` (AdaRound), `activation_scales`, `weight_scales`,
-        `zero_points` (LSQ gradients).
+        `zero_points` of activations that are not `symmetric` (LSQ gradients).
     input: what the segment reads: `fp`, the full-precision network's activations; `quantized`, those of the quantized
         network; `qdrop`, the latter with each element replaced by the former with probability `drop`, and each element
         of an activation inside left unquantized with that probability (drop_at: `everywhere`; `input`: not inside).
     loss: see loss.py. weigh_by: whose imbalance weighs the loss `token_channel`: that of the full-precision `targets`,
         or that of the `inputs` that the segment reads.
     iterations, batch_size, schedule, warmup: Adam without weight decay for each segment; warmup is a share of the
-        iterations. `method.iterations` overrides `iterations`. lr: weights and biases; lr_scales: scales and zero
-        points; lr_rounding: rounding, constant whatever the schedule (as in public BRECQ and QDrop code: with a rate
-        that falls to zero the last roundings stay undecided). Its regularizer weighs `rounding_weight` and anneals β
-        from 20 to 2 after a fifth of the iterations, along a `cosine` (AdaRound) or a line (BRECQ, QDrop).
+        iterations. `method.iterations` overrides `iterations`. lr: weights and biases; lr_scales: scales;
+        lr_zero_points: zero points, in codes, about so many an iteration; where they cannot travel half a code they
+        stay the whole numbers that they were, so `learn` with zero_points wants it given. lr_rounding: rounding,
+        constant whatever the schedule (as in public BRECQ and QDrop code: with a rate that falls to zero the last
+        roundings stay undecided). Its regularizer weighs `rounding_weight` and anneals β from 20 to 2 after a fifth of
+        the iterations, along a `cosine` (AdaRound) or a line (BRECQ, QDrop).
     autocast: `bf16` runs the segment under bfloat16 autocast; parameters, quantizers and loss stay float32.
     micro_batch: so many images of a batch go through the segment at once, gradients add up; none means the whole batch,
         and on a CPU CPU_ELEMENTS of the segment's input, so that attention scores stay in the cache. The result does
@@ -72,6 +74,7 @@ class Reconstruct(Step):
     batch_size: int = 64
     lr: float = 4e-5
     lr_scales: float = 4e-5
+    lr_zero_points: float | None = None
     lr_rounding: float = 1e-3
     rounding_weight: float = 0.01
     annealing: Literal["cosine", "linear"] = "cosine"
@@ -94,10 +97,19 @@ class Reconstruct(Step):
             problems.append(f"drop={self.drop}; a probability between 0 and 1 is needed")
         if not 0 <= self.warmup < 1:
             problems.append(f"warmup={self.warmup}; a share of the iterations is needed, 0 ≤ warmup < 1")
+        rates = {name: getattr(self, name) for name in ("lr", "lr_scales", "lr_zero_points", "lr_rounding")}
+        problems += [
+            f"{name}={rate}; a learning rate is not negative" for name, rate in rates.items() if (rate or 0) < 0
+        ]
         if not self.learn or not self.quantize:
             problems.append("learn and quantize name at least one part each; leave the step out, or enabled=false")
         if {"weights", "rounding"} <= set(self.learn):
             problems.append("learn names weights and rounding; learned rounding keeps the weights: choose one of them")
+        if "zero_points" in self.learn and self.lr_zero_points is None:
+            problems.append(
+                "learn names zero_points, lr_zero_points is missing: they are whole codes and want a rate of their "
+                f"own, e.g. lr_zero_points={2 / max(1, self.count(config)):.2g}, which lets them travel about one code"
+            )
         on_weights = {"rounding", "weight_scales"} & set(self.learn)
         if on_weights and "weights" not in self.quantize:
             problems.append(f"learn={sorted(on_weights)} needs weights in quantize")
@@ -188,7 +200,7 @@ def learn_segment(
         if learnt.empty:
             work.progress.advance(iterations, segment.name)
             return torch.zeros(0)
-        optimizer = learnt.optimizer(step.lr, step.lr_scales, step.lr_rounding)
+        optimizer = learnt.optimizer(step.lr, step.lr_scales, step.lr_zero_points, step.lr_rounding)
         schedule = _schedule(step, optimizer, iterations)
         dropping = None
         if step.input == "qdrop" and step.drop_at == "everywhere":

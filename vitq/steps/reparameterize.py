@@ -48,6 +48,11 @@ class Reparameterize(Step):
         post_norm = config.method.quantizer("post_norm")
         if post_norm is None or post_norm.quantizer != "uniform":
             return ["reparameterize needs a uniform quantizer for kind post_norm"]
+        if post_norm.granularity not in ("channel", "tensor"):
+            return [
+                f"method.kinds.post_norm.granularity={post_norm.granularity}: reparameterize folds one scale for each "
+                "channel; valid here: channel, or tensor, which leaves nothing to fold"
+            ]
         return []
 
     def run(self, work: Workspace) -> None:
