@@ -100,6 +100,11 @@ CALIBRATE = {"all": {"do": "calibrate"}}
             "kinds.probs: symmetric=true: SULQ has no negative codes",
         ),
         (
+            {"kinds": {"default": {}, "post_norm": {"quantizer": "ptf", "granularity": "channel", "range": "mse"}}},
+            {},
+            "kinds.post_norm: range=mse: power-of-two factors divide the whole range, minmax",
+        ),
+        (
             {"kinds": {"default": {}, "weight": {"quantizer": "log2"}}, "steps": CALIBRATE},
             {},
             r"kinds.weight.quantizer=log2: serves probs, post_gelu, other, not weight; .* e.g. uniform",

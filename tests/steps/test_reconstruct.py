@@ -257,6 +257,7 @@ def test_sites_that_no_step_fitted_stay_in_full_precision(workspace: Make) -> No
         ({"learn": []}, "name at least one part"),
         ({"learn": ["weights", "rounding"]}, "choose one of them"),
         ({"learn": ["rounding"], "quantize": ["activations"]}, "needs weights in quantize"),
+        ({"learn": ["rounding", "activation_scales"], "quantize": ["weights"]}, "needs activations in quantize"),
         ({"learn": ["rouding"]}, "learn"),
         ({"learn": ["zero_points"], "iterations": 100}, "lr_zero_points is missing: .* e.g. lr_zero_points=0.02"),
         ({"lr": -1e-3}, "lr=-0.001; a learning rate is not negative"),

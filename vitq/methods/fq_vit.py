@@ -36,6 +36,10 @@ class PowerOfTwoFactor(UniformQuantizer):
             raise ValueError(f"granularity={self.granularity!r}; a factor for each channel needs granularity channel")
         if self.symmetric:
             raise ValueError("symmetric=true: power-of-two factors share an asymmetric zero point; leave symmetric out")
+        if self.range != "minmax":
+            raise ValueError(
+                f"range={self.range}: power-of-two factors divide the whole range, minmax; leave range out"
+            )
 
     def fit(self, distribution: Distribution, layout: Layout) -> None:
         low, high = distribution.low.min().clamp(max=0), distribution.high.max().clamp(min=0)

@@ -113,6 +113,9 @@ class Reconstruct(Step):
         on_weights = {"rounding", "weight_scales"} & set(self.learn)
         if on_weights and "weights" not in self.quantize:
             problems.append(f"learn={sorted(on_weights)} needs weights in quantize")
+        on_activations = {"activation_scales", "zero_points"} & set(self.learn)
+        if on_activations and "activations" not in self.quantize:
+            problems.append(f"learn={sorted(on_activations)} needs activations in quantize")
         return problems
 
     def count(self, config: RunConfig) -> int:
