@@ -115,12 +115,13 @@ def _groups(blueprint: Blueprint) -> Iterator[str]:
     """Kinds with a site whose channels the kind's groups do not divide, with the first such site."""
     from vitq.quant.layout import Layout
 
-    method = blueprint.config.method
-    grouped = [kind for kind, quantizer in method.kinds.items() if quantizer.granularity.startswith("group:")]
+    kinds = blueprint.config.method.kinds
+    if not any(quantizer.granularity.startswith("group:") for quantizer in kinds.values()):
+        return
     told: set[str] = set()
-    for name, site in blueprint.model.sites.items() if grouped else ():
-        kind = site.kind if site.kind in method.kinds else "default"
-        if site.quantizer is None or kind not in grouped or kind in told:
+    for name, site in blueprint.model.sites.items():
+        kind = site.kind if site.kind in kinds else "default"
+        if site.quantizer is None or kind in told:
             continue
         try:
             Layout.of(site.quantizer.granularity, site.axes, tuple(blueprint.shapes[name]))

@@ -123,7 +123,7 @@ def test_options_are_checked_before_anything_starts() -> None:
     def found(weight: dict[str, Any] | None = None, **options: Any) -> list[str]:
         method = {
             "name": "x",
-            "kinds": {"default": {}, "weight": {"granularity": "channel"} if weight is None else weight},
+            "kinds": {"default": {}} | ({} if weight is None else {"weight": weight}),
             "steps": {"c": {"do": "calibrate"}, "e": {"do": "erq"} | options},
         }
         config, problems = RunConfig.parse({"model": {"name": "m"}, "data": {"name": "d"}, "method": method})
@@ -135,8 +135,8 @@ def test_options_are_checked_before_anything_starts() -> None:
     assert any("flips=0" in line for line in found(flips=0))
     assert any("both off" in line for line in found(aqer=False, wqer=False))
     assert any("method.steps.e.choose" in line for line in found(choose="best"))
-    assert found(dual=0.05) == []
-    assert any("granularity tensor; set uniform and channel, or dual=0" in line for line in found({}, dual=0.05))
+    assert found({"granularity": "channel"}, dual=0.05) == []
+    assert any("granularity tensor; set uniform and channel, or dual=0" in line for line in found(dual=0.05))
     assert any("granularity group:8" in line for line in found({"granularity": "group:8"}, dual=0.05))
 
 

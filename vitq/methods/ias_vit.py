@@ -34,6 +34,7 @@ class SULQ(Quantizer):
 
     options: ClassVar[dict[str, Any]] = {"etas": ETAS, "levels": "strict"}
     kinds = NON_NEGATIVE
+    may_be_symmetric = False
     parameter_names = ("scale", "zero_point", "eta")
     scale: Tensor
     zero_point: Tensor
@@ -41,8 +42,6 @@ class SULQ(Quantizer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        if self.symmetric:
-            raise ValueError("symmetric=true: SULQ has no negative codes; leave symmetric out")
         if not self.settings["etas"] or min(self.settings["etas"]) <= 0:
             raise ValueError(f"etas={self.settings['etas']}; a list of positive shifts is needed, e.g. [0.01, 0.1]")
 

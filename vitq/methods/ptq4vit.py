@@ -14,7 +14,7 @@ from vitq.config import RunConfig
 from vitq.config.base import RULES
 from vitq.methods.twin import MOST, TwinQuantizer, TwinSoftmaxQuantizer, TwinUniformQuantizer
 from vitq.quant.layers import QuantConv2d, QuantLinear, QuantMatmul
-from vitq.quant.quantizer import QUANTIZERS
+from vitq.quant.quantizer import may_be
 from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.step import STEPS, Step, Workspace
@@ -66,10 +66,11 @@ class HessianSearch(Step):
             problems.append(f"images={self.images}; at least 1, or null for the whole calibration set")
         if not 0 < self.alpha < self.beta:
             problems.append(f"alpha={self.alpha}, beta={self.beta}; 0 < alpha < beta is needed, e.g. 0.01 and 1.2")
-        for kind, wanted in config.method.kinds.items():
-            known = wanted.quantizer not in QUANTIZERS or issubclass(QUANTIZERS[wanted.quantizer], _SEARCHED)
-            if not known:  # an unknown name is told elsewhere
-                problems.append(f"kinds.{kind}.quantizer={wanted.quantizer}; searched are uniform and two-region ones")
+        problems += [
+            f"kinds.{kind}.quantizer={wanted.quantizer}; searched are uniform and two-region ones"
+            for kind, wanted in config.method.kinds.items()
+            if not may_be(wanted.quantizer, *_SEARCHED)
+        ]
         weight = config.method.quantizer("weight")
         if weight is not None and (weight.granularity.startswith("group") or weight.quantizer == "dual_uniform"):
             problems.append(

@@ -33,14 +33,13 @@ class LogQuantizer(Quantizer):
         "levels": "strict",
     }
     kinds: tuple[str, ...] = NON_NEGATIVE
+    may_be_symmetric = False
     parameter_names: ClassVar[tuple[str, ...]] = ("scale",)
     steps_per_octave = 1
     scale: Tensor
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        if self.symmetric:
-            raise ValueError(f"symmetric=true: {type(self).__name__} has no negative codes; leave symmetric out")
         if self.settings["levels"] == "public" and not self.settings["zero_code"]:
             raise ValueError("levels=public puts a zero beside 2^b powers; zero_code=false has none; make it true")
 

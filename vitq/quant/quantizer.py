@@ -15,7 +15,7 @@ from vitq.quant.layout import Axes, Layout
 from vitq.registry import Registry
 
 QUANTIZERS: Registry[type[Quantizer]] = Registry("quantizer")
-# Kinds of sites whose values may be non-negative all; those of the others never are.
+# Kinds of sites whose values may be non-negative all, by how they come about.
 NON_NEGATIVE = ("probs", "post_gelu", "other")
 # 2^b codes, or as many levels as public code has.
 LEVELS = ("strict", "public")
@@ -35,6 +35,8 @@ class Quantizer(nn.Module):
     options: ClassVar[dict[str, Any]] = {}
     # Kinds of sites that the class can serve; () stands for all. An option may widen them for an instance.
     kinds: tuple[str, ...] = ()
+    # Whether `symmetric` has a meaning, or is met anyway.
+    may_be_symmetric: ClassVar[bool] = True
     # Buffers of shape (G,) that hold what `fit` found.
     parameter_names: ClassVar[tuple[str, ...]] = ()
 
@@ -44,6 +46,8 @@ class Quantizer(nn.Module):
         super().__init__()
         if not 2 <= bits <= 8:
             raise ValueError(f"bits={bits}; valid bit-widths: 2 to 8")
+        if symmetric and not self.may_be_symmetric:
+            raise ValueError(f"symmetric=true: {type(self).__name__} has no negative codes; leave symmetric out")
         for name in options:
             if name not in self.options:
                 raise ValueError(unknown(f"option of quantizer {type(self).__name__}", name, self.options))
@@ -129,6 +133,11 @@ class Quantizer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, granularity={self.granularity}, range={self.range}"
+
+
+def may_be(name: str, *classes: type) -> bool:
+    """Whether a quantizer's name stands for one of these classes. An unknown name may: it is told elsewhere."""
+    return name not in QUANTIZERS or issubclass(QUANTIZERS[name], classes)
 
 
 def straight_through(x: Tensor, quantized: Tensor) -> Tensor:

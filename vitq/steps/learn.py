@@ -80,8 +80,10 @@ class Learnt:
             self.roundings.append(rounding)
         if scale or zero:
             uniform.learn(scale=scale, zero_point=zero, batched=not site.is_weight)
-            self.scales.extend([uniform.scale] if scale else [])
-            self.zero_points.extend([uniform.zero_point] if zero else [])
+        if scale:
+            self.scales.append(uniform.scale)
+        if zero:
+            self.zero_points.append(uniform.zero_point)
 
     @property
     def empty(self) -> bool:

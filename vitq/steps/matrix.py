@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from vitq.config import RunConfig
 from vitq.quant.layers import QuantLinear
-from vitq.quant.quantizer import QUANTIZERS
+from vitq.quant.quantizer import may_be
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.walk import Layer
 
@@ -88,6 +88,6 @@ def needs_uniform_weights(config: RunConfig, step: str) -> list[str]:
     """The problem of a recipe whose weights are not on a uniform grid, for a step that needs one."""
     weight = config.method.quantizer("weight")
     name = None if weight is None else weight.quantizer
-    if name is not None and (name not in QUANTIZERS or issubclass(QUANTIZERS[name], UniformQuantizer)):
-        return []  # an unknown name is told elsewhere
+    if name is not None and may_be(name, UniformQuantizer):
+        return []
     return [f"{step} needs a uniform quantizer for kind weight, not {name}; set method.kinds.weight.quantizer=uniform"]
