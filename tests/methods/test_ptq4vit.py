@@ -12,7 +12,7 @@ import torch
 from tests.tiny import images, part, run, tiny
 from vitq.methods.ptq4vit import HessianSearch, _collect
 from vitq.methods.twin import TwinUniformQuantizer
-from vitq.quant.layers import QuantLinear
+from vitq.quant.layers import QuantLinear, QuantMatmul
 from vitq.steps import Workspace
 from vitq.steps.stream import ImageStream, through
 
@@ -122,6 +122,23 @@ def test_the_positive_step_after_gelu_is_searched_and_negative_values_stay_cover
     assert found == pytest.approx(min(errors)[1:], rel=1e-4)
     assert found[0] < 0.9 * top, "clipping pays here"
     assert found[1] * 8 >= -x.min() * (1 - 1e-6)
+
+
+def test_each_operand_of_a_product_is_searched_by_its_own_range(workspace: Make) -> None:
+    """Attention values are negative too, though the probabilities beside them are not."""
+    method = {"kinds": METHOD["kinds"] | {"value": {"quantizer": "twin_uniform"}}}
+    work = workspace(tiny("vit"), method, images=8, weight="fp", activation=6)
+    run(work, CALIBRATE)
+    product = part(work.model.model, "blocks.0.attn.context")
+    assert isinstance(product, QuantMatmul)
+    quantizer = product.right_site.quantizer
+    assert isinstance(quantizer, TwinUniformQuantizer)
+    before = distance(work)
+    run(work, {"do": "hessian_search"})
+    # Values are as often negative as positive, so that both regions have about one step. With the range of
+    # probabilities the negative one had 2^-15 of it.
+    assert float(quantizer.exponent[0]) <= 1
+    assert distance(work) < before
 
 
 def test_a_balanced_input_is_searched_as_its_site_sees_it(workspace: Make) -> None:

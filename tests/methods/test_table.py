@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from vitq import compose
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # Method, bits, and the most points of top-1 that it may lose on vit_digits: 32 calibration images, seed 0.
@@ -43,6 +45,20 @@ TABLE = [
 def test_every_method_has_a_row() -> None:
     methods = {path.stem for path in (ROOT / "conf" / "method").glob("*.yaml")}
     assert {method for method, _, _ in TABLE} == methods
+
+
+@pytest.mark.parametrize("method", ["gptq", "erq", "mixed_precision"])
+def test_activations_are_those_of_repq_vit_where_a_recipe_says_so(method: str) -> None:
+    """Else what the recipe adds to RepQ-ViT could not be told from what it does in another way."""
+    file, roots = compose.root_config(None)
+    cells = compose.expand(compose.load(file, roots, (f"method={method},repq_vit",), multirun=True))
+    ours, theirs = (cell.raw["method"] for cell in cells)
+    for kind in theirs["kinds"].keys() - {"weight"}:
+        assert ours["kinds"][kind] == theirs["kinds"][kind], kind
+    for step in ("activations", "reparameterize"):
+        assert ours["steps"][step] == theirs["steps"][step], step
+    steps = list(ours["steps"])
+    assert steps.index("activations") < steps.index("reparameterize") < steps.index("weights")
 
 
 @pytest.mark.slow

@@ -141,8 +141,9 @@ def test_what_the_plan_refuses() -> None:
     assert any("images=0" in p for p in Allocate("allocate", images=0).check(good))
     narrow = config({"c": CALIBRATE, "a": allocate}, weight=2, activation=4)
     assert any("mean of 2 bits for weights" in p for p in Allocate("allocate").check(narrow))
-    late = config({"c": CALIBRATE, "r": {"do": "reconstruct"}, "a": allocate})
-    assert any("after a step 'reconstruct'" in p for p in Allocate("allocate").check(late))
+    for fits in ("reconstruct", "hessian_search"):
+        late = config({"c": CALIBRATE, "r": {"do": fits}, "a": allocate})
+        assert any(f"after a step '{fits}'" in p for p in Allocate("allocate").check(late))
     off = config({"c": CALIBRATE, "r": {"do": "reconstruct", "enabled": False}, "a": allocate})
     assert Allocate("allocate").check(off) == []
     early = config({"a": allocate, "c": CALIBRATE})

@@ -72,7 +72,7 @@ class SULQ(Quantizer):
         """Scale and zero point, (G,) each, that spread codes 0 … last over −log2(x + η) for x in [low, high]."""
         least, most = -torch.log2(high + eta), -torch.log2(low + eta)
         scale = (most - least) / last
-        # A constant group spans no logarithm: one step as long as the value itself, which then is a code exactly.
+        # A constant group spans no logarithm: one step of the value's own length, and 2^(that, rounded) stands for it.
         single = scale <= 0
         scale = torch.where(single, least.abs().clamp(min=1e-6), scale)
         zero = -least / scale

@@ -231,10 +231,13 @@ class _Grid:
 
 @torch.no_grad()
 def _search(step: HessianSearch, layer: Layer, record: _Record, sites: Sequence[Site]) -> None:
-    least = 0.0
-    if any(isinstance(site.quantizer, TwinUniformQuantizer) for site in sites):
-        least = min(float(operands[0].min()) for operands in record.batches())
-    grids = {site.name: _Grid(step, site, least) for site in sites}
+    grids = {}
+    for site in sites:
+        least = 0.0
+        if isinstance(site.quantizer, TwinUniformQuantizer):
+            place = 1 if isinstance(layer, QuantMatmul) and site is layer.right_site else 0
+            least = min(float(operands[place].min()) for operands in record.batches())
+        grids[site.name] = _Grid(step, site, least)
     for turn in range(step.rounds):
         for site in sites:
             grid = grids[site.name]

@@ -40,18 +40,28 @@ class Distribution:
         return self.low == self.high
 
     def quantile(self, p: float) -> Tensor:
-        """(G,) p-quantile, 0 ≤ p ≤ 1, linearly interpolated, within [low, high]."""
+        """(G,) p-quantile, 0 ≤ p ≤ 1, linearly interpolated between order statistics as in torch.quantile."""
         if not 0.0 <= p <= 1.0:
             raise ValueError(f"quantile {p} is outside [0, 1]")
         if self.counts is None:
             return _sorted_quantile(self._sorted(), p)
         cumulative = self.counts.cumsum(dim=1)
         total = cumulative[:, -1:]
-        # Rank of the sought order statistic; the bin that holds it gives the value.
+        # Order statistics are counted from 1; the rank sought lies between `lower` and the next.
         rank = (total - 1) * p + 1
-        index = torch.searchsorted(cumulative, rank - 1e-9 * total).clamp_(max=self.values.shape[1] - 1)
-        value = self.values.gather(1, index).squeeze(1)
-        return value.clamp(self.low, self.high)
+        lower = (rank + 1e-9 * total).floor()
+        return torch.lerp(
+            self._order_statistic(cumulative, lower),
+            self._order_statistic(cumulative, (lower + 1).minimum(total)),
+            (rank - lower).clamp_(min=0).squeeze(1).to(self.values.dtype),
+        )
+
+    def _order_statistic(self, cumulative: Tensor, k: Tensor) -> Tensor:
+        """(G,) the k-th smallest value, k: (G, 1) from 1: the bin that holds it, and the exact extrema at both ends."""
+        index = torch.searchsorted(cumulative, k - 1e-9 * cumulative[:, -1:]).clamp_(max=self.values.shape[1] - 1)
+        value = self.values.gather(1, index).squeeze(1).clamp(self.low, self.high)
+        k, total = k.squeeze(1), cumulative[:, -1]
+        return torch.where(k <= 1, self.low, torch.where(k >= total, self.high, value))
 
     def _sorted(self) -> Tensor:
         cached: Tensor | None = getattr(self, "_sorted_values", None)

@@ -22,8 +22,8 @@ from vitq.steps.step import STEPS, Step, Workspace
 if TYPE_CHECKING:
     from vitq.blueprint import Blueprint
 
-# Steps that fit the weights to the bit-widths they have.
-_TUNED = ("reconstruct", "gptq", "erq", "bias_correction")
+# Steps that fit weights or scales to the bit-widths they have: at any other width their work would be lost.
+_TUNED = ("reconstruct", "gptq", "erq", "bias_correction", "hessian_search")
 
 
 @STEPS.register("allocate")
