@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from vitq.quant.model import QuantizedModel
+    from vitq.quant.site import Site
+    from vitq.steps.step import Step
 
 
 class Blueprint:
@@ -40,6 +42,13 @@ class Blueprint:
         from vitq.steps.budget import shapes_of
 
         return shapes_of(self.model, blank(self.config, torch.device("meta")))
+
+    def fitted(self, before: Step) -> list[Site]:
+        """Quantized sites whose quantizers the enabled steps before this one fit."""
+        from vitq.steps.known import earlier
+
+        kinds = {kind for step in earlier(self.config, before) for kind in step.fits()}
+        return [site for site in self.model.quantized() if site.kind in kinds]
 
     def sites(self) -> pd.DataFrame:
         """The sites that the config would have (vitq.sites.COLUMNS); `mse` and `sqnr_db` are null."""
@@ -103,7 +112,7 @@ def misfits(config: RunConfig) -> list[str]:
     try:
         if config.bits.sites:
             _ = blueprint.model  # which looks the patterns up
-        found = list(_groups(blueprint))
+        found = list(_shapes(blueprint))
         for name, step in steps(config):
             found += [f"method.steps.{name}: {line}" for line in step.check_network(blueprint)]
         return found
@@ -111,12 +120,13 @@ def misfits(config: RunConfig) -> list[str]:
         return error.problems
 
 
-def _groups(blueprint: Blueprint) -> Iterator[str]:
-    """Kinds with a site whose channels the kind's groups do not divide, with the first such site."""
-    from vitq.quant.layout import Layout
+def _shapes(blueprint: Blueprint) -> Iterator[str]:
+    """Kinds with a site whose shape the kind's quantizer cannot take, with the first such site."""
+    from vitq.quant.dual import DualUniformQuantizer
+    from vitq.quant.quantizer import may_be
 
     kinds = blueprint.config.method.kinds
-    if not any(quantizer.granularity.startswith("group:") for quantizer in kinds.values()):
+    if not any(q.granularity.startswith("group:") or may_be(q.quantizer, DualUniformQuantizer) for q in kinds.values()):
         return
     told: set[str] = set()
     for name, site in blueprint.model.sites.items():
@@ -124,7 +134,8 @@ def _groups(blueprint: Blueprint) -> Iterator[str]:
         if site.quantizer is None or kind in told:
             continue
         try:
-            Layout.of(site.quantizer.granularity, site.axes, tuple(blueprint.shapes[name]))
+            site.quantizer.check_shape(tuple(blueprint.shapes[name]))
         except ValueError as error:
             told.add(kind)
-            yield f"method.kinds.{kind}: site {name}: {error}; change granularity, or set bits.sites='{{{name}: fp}}'"
+            change = "granularity" if site.quantizer.granularity.startswith("group:") else "quantizer"
+            yield f"method.kinds.{kind}: site {name}: {error}; change {change}, or set bits.sites='{{{name}: fp}}'"

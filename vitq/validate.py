@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 # Kinds whose tensors have a dimension of heads, and kinds whose tensors have none of tokens.
 _WITH_HEADS = ("query", "key", "probs", "value", "scores")
 _WITHOUT_TOKENS = ("weight", "patch", "head")
+_STEP_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
 def problems(config: RunConfig) -> list[str]:
@@ -110,6 +112,11 @@ def _steps(config: RunConfig) -> Iterator[str]:
     for name, raw in config.method.steps.items():
         step, wrong = parse_step(name, raw)
         yield from wrong
+        if not _STEP_NAME.fullmatch(name):
+            yield (
+                f"method.steps.{name}: not a name for a step, whose finished segments are files of that name; letters, "
+                "digits, _, - and . are valid, not at the start for the last two, e.g. stage1"
+            )
         if step is None:
             continue
         # A step that is switched off leaves what it fits in floating point: an ablation, not a mistake.

@@ -16,8 +16,9 @@ from vitq.steps import Workspace
 def calibrated(workspace: Callable[..., Workspace]) -> Callable[..., Workspace]:
     """Workspaces of `METHOD` with a calibrated tiny model, at the bits that they are called with."""
 
-    def made(family: str = "vit", weight: Any = 4, activation: Any = 4, **bits: Any) -> Workspace:
-        work = workspace(tiny(family), METHOD, images=8, weight=weight, activation=activation, **bits)
+    def made(family: str = "vit", weight: Any = 4, activation: Any = 4, num_classes: int = 5, **bits: Any) -> Workspace:
+        model = tiny(family, num_classes=num_classes)
+        work = workspace(model, METHOD, images=8, weight=weight, activation=activation, **bits)
         run(work, CALIBRATE)
         return work
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
@@ -93,6 +95,9 @@ class RunConfig:
     @staticmethod
     def parse(raw: dict[str, Any]) -> tuple[RunConfig | None, list[str]]:
         """Plain dict → (config, []) or (None, problems), one line per bad key."""
+        # JSON has no NaN and no infinity: the stored config, and with it the signature, would say null.
+        if problems := [f"{key}={value}: a finite number is needed" for key, value in _non_finite(raw)]:
+            return None, problems
         try:
             return _ADAPTER.validate_python(raw), []
         except ValidationError as error:
@@ -105,6 +110,18 @@ class RunConfig:
 
 
 _ADAPTER: TypeAdapter[RunConfig] = TypeAdapter(RunConfig)
+
+
+def _non_finite(value: Any, place: str = "") -> Iterator[tuple[str, float]]:
+    """Dotted key and value of every NaN and infinity, options of steps and quantizers included."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _non_finite(item, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _non_finite(item, f"{place}.{index}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield place, value
 
 
 def _line(error: Any) -> str:

@@ -13,7 +13,8 @@ Only the abstract and a third-party summary could be had, so what follows is our
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import pandas as pd
 import torch
@@ -22,11 +23,15 @@ from torch import Tensor, nn
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
+from vitq.quant.model import QuantizedModel
 from vitq.quant.per_image import Batch, Extrema, Percentile, PerImageUniform
 from vitq.quant.predictor import Predicted, Predictor
 from vitq.quant.site import Site, watching
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.step import STEPS, Step, Workspace
+
+if TYPE_CHECKING:
+    from vitq.blueprint import Blueprint
 
 # Factors that an image's best one is searched among, beside 1: evenly spaced in the logarithm over the clamp.
 _TRIED = 24
@@ -80,6 +85,8 @@ class PredictScales(Step):
             problems.append(f"clamp={list(self.clamp)}; two factors around 1 are needed, e.g. [0.5, 2]")
         if self.zero_points == "predict" and self.fit != "gradient":
             problems.append("zero_points=predict with fit=closed; zero points are learned by fit=gradient alone")
+        if self.lr < 0:
+            problems.append(f"lr={self.lr}; a learning rate is not negative")
         if self.ridge < 0:
             problems.append(f"ridge={self.ridge}; zero or more")
         if not 0.5 < self.percentile <= 1:
@@ -90,12 +97,24 @@ class PredictScales(Step):
             problems.append(f"calib.size={config.calib.size}; a prediction is fitted to at least 2 images")
         return problems
 
+    def check_network(self, blueprint: Blueprint) -> list[str]:
+        if self.ranges == "static" or _deeper(blueprint.model, blueprint.fitted(self), self.depth):
+            return []
+        return [
+            "no activation behind its tap has a fitted uniform quantizer, so there is nothing whose range each image "
+            "could have; quantize activations (bits.activation), or set ranges=static"
+        ]
+
+    @property
+    def depth(self) -> int:
+        """Index of the tapped segment."""
+        return 0 if self.tap == "stem" else 1
+
     def run(self, work: Workspace) -> None:
         if self.ranges == "static":
             return
-        segments = work.model.anatomy.segments
-        depth = 0 if self.tap == "stem" else 1
-        sites = _deeper(work, depth)
+        segments, depth = work.model.anatomy.segments, self.depth
+        sites = _deeper(work.model, [site for site in work.model.sites.values() if site.on], depth)
         if self.ranges != "predicted":
             batch = Batch(work.model.model)
             source = Extrema(batch) if self.ranges == "minmax" else Percentile(batch, self.percentile)
@@ -123,13 +142,13 @@ class PredictScales(Step):
         work.artifacts["predicted_scales"] = _table(predictor, sites, best, seen)
 
 
-def _deeper(work: Workspace, depth: int) -> list[tuple[Site, UniformQuantizer]]:
-    """Sites that are on, activations, uniform, and in a segment behind the tap."""
-    deeper = work.model.anatomy.segments[depth + 1 :]
+def _deeper(model: QuantizedModel, sites: Iterable[Site], depth: int) -> list[tuple[Site, UniformQuantizer]]:
+    """Of these sites the activations that are uniform and in a segment behind the tap."""
+    deeper = model.anatomy.segments[depth + 1 :]
     return [
         (site, site.quantizer)
-        for site in work.model.sites.values()
-        if site.on and not site.is_weight and type(site.quantizer) is UniformQuantizer
+        for site in sites
+        if not site.is_weight and type(site.quantizer) is UniformQuantizer
         if any(segment.holds(site.owner) for segment in deeper)
     ]
 

@@ -59,10 +59,13 @@ class DualUniformQuantizer(UniformQuantizer):
     def fit(self, distribution: Distribution, layout: Layout) -> None:
         raise ValueError("dual_uniform quantizes weights; use quantizer uniform for activations")
 
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        if not self.axes.weight or len(shape) != 2:
+            raise ValueError(f"dual_uniform quantizes weights of linear layers, not a tensor of shape {shape}")
+
     @torch.no_grad()
     def fit_tensor(self, x: Tensor) -> None:
-        if not self.axes.weight or x.ndim != 2:
-            raise ValueError(f"dual_uniform quantizes weights of linear layers, not a tensor of shape {tuple(x.shape)}")
+        self.check_shape(tuple(x.shape))
         second = outlier_channels(x, self.settings["share"])
         settings = {name: value for name, value in self.settings.items() if name != "share"}
         parts = []

@@ -74,6 +74,10 @@ class Quantizer(nn.Module):
     def fitted(self) -> bool:
         return self.layout is not None
 
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raise ValueError where a tensor of this shape cannot be fitted."""
+        Layout.of(self.granularity, self.axes, shape)
+
     @torch.no_grad()
     def fit_tensor(self, x: Tensor) -> None:
         """Fit to one tensor that is known completely (a weight)."""

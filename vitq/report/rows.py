@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,8 +54,9 @@ def table(store: Store, sweep: str) -> pd.DataFrame:
     runs = [_read(store.run(signature)) for signature in dict.fromkeys(store.read_sweep(sweep).signatures)]
     configs = {run.signature: run.config for run in runs if run.config is not None}
     labels = _labels(configs)
-    frame = pd.DataFrame([_row(run, labels.get(run.signature, {})) for run in runs], columns=list(COLUMNS))
-    return frame.astype(COLUMNS)
+    rows = [_row(run, labels.get(run.signature, {})) for run in runs]
+    _tell_apart(rows, {signature: label["bits"] for signature, label in labels.items()})
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
 def _read(run: RunDir) -> _Run:
@@ -155,6 +156,18 @@ def _as_run(label: str, weight: float, activation: float) -> str:
         if bits >= _FLOAT:
             label = re.sub(rf"{letter}\d+", f"{letter}{_FLOAT}", label, count=1)
     return label
+
+
+def _tell_apart(rows: Sequence[dict[str, Any]], planned: Mapping[str, str]) -> None:
+    """Add the planned bits where runs of different ones now share a label: they are no seeds of one cell."""
+    cells: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        cells[tuple(row.get(key) for key in ("model", "data", "method", "bits", "calib"))].append(row)
+    for members in cells.values():
+        if len({planned.get(row["signature"]) for row in members}) > 1:
+            for row in members:
+                if row["bits"] != (label := planned.get(row["signature"], row["bits"])):
+                    row["bits"] = _join(row["bits"], label)
 
 
 def _part(key: str) -> str:

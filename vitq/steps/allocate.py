@@ -15,7 +15,7 @@ from vitq.quant.site import Site
 from vitq.steps import search_bits
 from vitq.steps.budget import Budget, meters, shapes_of
 from vitq.steps.integer import milp
-from vitq.steps.known import Known, earlier, steps_before
+from vitq.steps.known import Known, steps_before
 from vitq.steps.sensitivity import Trial, menu, table
 from vitq.steps.step import STEPS, Step, Workspace
 
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 # Steps that fit weights or scales to the bit-widths they have: at any other width their work would be lost.
 _TUNED = ("reconstruct", "gptq", "erq", "bias_correction", "hessian_search")
+_NONE_FREE = (
+    "no calibrated site has bits that may change: bits.kinds, bits.sites, bits.first_last or bits.image prescribe them "
+    "all, or the calibrate step before it is off; leave some site's bits to bits.weight or bits.activation"
+)
 
 
 @STEPS.register("allocate")
@@ -86,12 +90,8 @@ class Allocate(Step):
 
     def _order(self, config: RunConfig) -> list[str]:
         """Problems with the enabled steps before this one."""
-        before = []
-        for raw in config.method.steps.values():
-            if raw.get("do") == self.do:
-                break
-            if raw.get("enabled", True):
-                before.append(raw.get("do"))
+        enabled = [raw.get("do") for raw in config.method.steps.values() if raw.get("enabled", True)]
+        before = enabled[: enabled.index(self.do)] if self.do in enabled else enabled
         found = [
             f"comes after a step {do!r}, which depends on the bit-widths; move it before"
             for do in before
@@ -99,17 +99,21 @@ class Allocate(Step):
         ]
         if "calibrate" not in before:
             found.append("no step before it calibrates; only calibrated sites are allocated")
+        if enabled.count(self.do) > 1:
+            found.append("a recipe allocates once: a second one undoes the first and what was fitted to it")
         return found
 
     def check_network(self, blueprint: Blueprint) -> list[str]:
-        """Limits on bytes and bit operations that the narrowest widths exceed, even where scales would take none."""
+        """No free site; or limits on bytes and bit operations below the narrowest widths, even without their scales."""
+        # Shapes first: a site that is on wants to quantize, and nothing is fitted here.
+        model, shapes, fitted = blueprint.model, blueprint.shapes, blueprint.fitted(self)
+        for site in model.quantized():
+            site.on = site in fitted
+        sites, widths = free(model, blueprint.config.bits), sorted(self.widths)
+        if not sites:
+            return [_NONE_FREE]
         if self.size_mb is None and self.bops is None:
             return []
-        model, shapes = blueprint.model, blueprint.shapes
-        calibrated = {kind for step in earlier(blueprint.config, self) for kind in step.fits()}
-        for site in model.quantized():
-            site.on = site.kind in calibrated
-        sites, widths = free(model, blueprint.config.bits), sorted(self.widths)
         try:
             limits = self._limits(blueprint.config, sites)
             Budget(meters(model, shapes, sites, widths), limits).check([site.name for site in sites], widths)
@@ -135,7 +139,7 @@ class Allocate(Step):
 
         sites = free(work.model, work.config.bits)
         if not sites:
-            raise ValueError("allocate: no site is calibrated whose bits are free; put it behind a calibrate step")
+            raise VitqError(f"allocate: {_NONE_FREE}")
         names = [site.name for site in sites]
         widths = sorted(self.widths)
         shapes = shapes_of(work.model, next(work.batches(1)))

@@ -68,13 +68,12 @@ class Learnt:
         self.weights.append(parameter.requires_grad_(True))
 
     def _collect_quantizer(self, site: Site) -> None:
-        scale = ("weight_scales" if site.is_weight else "activation_scales") in self._parts
         uniform = site.quantizer
         if not isinstance(uniform, UniformQuantizer):
             return
-        # `symmetric` fixes the zero point.
-        zero = "zero_points" in self._parts and not site.is_weight and not uniform.symmetric
-        if site.is_weight and "rounding" in self._parts:
+        parts = {part for part in self._parts if learnable(part, site)}
+        scale, zero = bool(parts & {"weight_scales", "activation_scales"}), "zero_points" in parts
+        if "rounding" in parts:
             rounding = LearnedRounding(uniform, self._model.layer(site).weight.detach())
             site.rounding = rounding
             self.roundings.append(rounding)
@@ -104,3 +103,12 @@ class Learnt:
             {"params": [r.logits for r in self.roundings], "lr": lr_rounding, "constant": True},
         ]
         return torch.optim.Adam([g for g in groups if g["params"]])
+
+
+def learnable(part: str, site: Site) -> bool:
+    """Whether a site's quantizer has this part: uniform ones do, of `zero_points` those that are not symmetric."""
+    if not isinstance(site.quantizer, UniformQuantizer):
+        return False
+    if site.is_weight:
+        return part in ("rounding", "weight_scales")
+    return part == "activation_scales" or (part == "zero_points" and not site.quantizer.symmetric)

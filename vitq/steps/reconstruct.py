@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -19,10 +19,13 @@ from vitq.quant.site import Site
 from vitq.steps.compiled import begin, forward_of, pays
 from vitq.steps.drop import Dropping
 from vitq.steps.fisher import gradients
-from vitq.steps.learn import Learnt
+from vitq.steps.learn import Learnt, learnable
 from vitq.steps.loss import FISHER, LOSSES, weights_of
 from vitq.steps.step import STEPS, Step, Workspace
 from vitq.steps.stream import ImageStream, Stream, taught, through
+
+if TYPE_CHECKING:
+    from vitq.blueprint import Blueprint
 
 Group = Literal["weights", "activations"]
 # Sixteen images of a DeiT-tiny block: an iteration takes five sixths of the time that it takes with 64 at once.
@@ -101,6 +104,8 @@ class Reconstruct(Step):
         problems += [
             f"{name}={rate}; a learning rate is not negative" for name, rate in rates.items() if (rate or 0) < 0
         ]
+        if self.rounding_weight < 0:
+            problems.append(f"rounding_weight={self.rounding_weight}; zero or more: it pulls roundings to 0 or 1")
         if not self.learn or not self.quantize:
             problems.append("learn and quantize name at least one part each; leave the step out, or enabled=false")
         if {"weights", "rounding"} <= set(self.learn):
@@ -117,6 +122,20 @@ class Reconstruct(Step):
         if on_activations and "activations" not in self.quantize:
             problems.append(f"learn={sorted(on_activations)} needs activations in quantize")
         return problems
+
+    def check_network(self, blueprint: Blueprint) -> list[str]:
+        """Parts to learn that no quantizer has, although what `quantize` names is fitted."""
+        sites = [
+            site for site in blueprint.fitted(self) if ("weights" if site.is_weight else "activations") in self.quantize
+        ]
+        found = []
+        for part in self.learn:
+            mine = [site for site in sites if site.is_weight == (part in ("rounding", "weight_scales"))]
+            if part not in ("weights", "bias") and mine and not any(learnable(part, site) for site in mine):
+                asked = "uniform quantizers that are not symmetric" if part == "zero_points" else "uniform quantizers"
+                kinds = ", ".join(dict.fromkeys(site.kind for site in mine))
+                found.append(f"learn names {part}: {asked} have them, none of {kinds} does; leave {part} out")
+        return found
 
     def count(self, config: RunConfig) -> int:
         """Iterations for each segment."""

@@ -7,6 +7,8 @@ activation of the whole set, whatever the depth (design.md, rule 3).
 from __future__ import annotations
 
 import json
+import math
+import os
 import tempfile
 from collections.abc import Callable, Hashable, Iterator
 from typing import Protocol
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 
 from vitq.config import canonical
+from vitq.errors import VitqError
 from vitq.steps.step import Workspace
 
 
@@ -135,5 +138,20 @@ def _room(work: Workspace, shape: tuple[int, ...]) -> Tensor:
     if cache == "disk":
         # Unlinked while it is mapped: the space is free again as soon as the stream is, whatever ends the process.
         with tempfile.TemporaryFile(prefix="vitq-stream-") as file:
+            _reserve(file.fileno(), 4 * math.prod(shape))
             return torch.from_numpy(np.memmap(file, dtype=np.float32, mode="w+", shape=shape))
     return torch.empty(shape, device=work.device if cache == "device" else "cpu")
+
+
+def _reserve(file: int, size: int) -> None:
+    """Take the disk's space now: a write into a mapped file that finds no space ends the process with SIGBUS."""
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        raise VitqError(
+            f"calib.cache=disk: {size / 1e6:.1f} MB for one stream of activations do not fit into "
+            f"{tempfile.gettempdir()} ({error.strerror}); set TMPDIR to a folder with more space, take "
+            "calib.cache=host, or fewer images (calib.size)"
+        ) from error
