@@ -72,6 +72,33 @@ def refused(*overrides: str) -> list[str]:
             ["method=minmax", "method.kinds.weight.granularity=group:7"],
             "method.kinds.weight: site patch_embed.proj.weight: granularity 'group:7': 192 inputs per output channel",
         ),
+        (
+            ["method=minmax", "method.kinds.weight.quantizer=dual_uniform"],
+            "method.kinds.weight: site patch_embed.proj.weight: dual_uniform quantizes weights of linear layers",
+        ),
+        (
+            ["method=qdrop", "method.kinds.weight.quantizer=twin_uniform", "method.steps.learn.learn=[rounding]"],
+            "method.steps.learn: learn names rounding: uniform quantizers have them, none of weight does",
+        ),
+        (
+            [
+                "method.kinds.default.symmetric=true",
+                "+method.steps.r={do: reconstruct, learn: [zero_points], quantize: [activations], lr_zero_points: 0.5}",
+            ],
+            "method.steps.r: learn names zero_points: uniform quantizers that are not symmetric have them, none of ",
+        ),
+        (
+            ["method=scale_predictor", "bits.activation=fp"],
+            "method.steps.predict: no activation behind its tap has a fitted uniform quantizer",
+        ),
+        (
+            ["method=scale_predictor", "bits.weight=fp", "bits.activation=fp", "+bits.kinds.probs=4"],
+            "method.steps.predict: no activation behind its tap has a fitted uniform quantizer",
+        ),
+        (
+            ["method=mixed_precision", "bits.weight=fp", "bits.activation=fp", "+bits.kinds.probs=4"],
+            "method.steps.allocate: no calibrated site has bits that may change",
+        ),
     ],
 )
 def test_the_plan_refuses_what_does_not_fit_the_network(overrides: list[str], message: str) -> None:
@@ -173,3 +200,19 @@ def test_the_least_size_is_that_of_packed_weights_without_scales() -> None:
     assert blueprint.misfits(config("method=mixed_precision", f"method.steps.allocate.size_mb={least * 1.0001}")) == []
     (problem,) = blueprint.misfits(config("method=mixed_precision", f"method.steps.allocate.size_mb={least * 0.999}"))
     assert f"from {least:.6g} (all at 3 bits)" in problem
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        # The stem is a convolution; without it all weights are matrices.
+        ("method.kinds.weight.quantizer=dual_uniform", "+bits.sites={patch_embed.proj.weight: fp}"),
+        # Some activations are uniform, some are not.
+        ("method=qdrop", "method.kinds.probs={quantizer: log2}", "method.steps.learn.learn=[activation_scales]"),
+        # Nothing is fitted that could be learned: an ablation, which leaves activations alone.
+        ("method=adaround", "method.steps.weights.enabled=false"),
+        ("method=scale_predictor", "method.steps.predict.ranges=static", "bits.activation=fp"),
+    ],
+)
+def test_what_some_site_can_have_is_planned(overrides: tuple[str, ...]) -> None:
+    assert blueprint.misfits(config(*overrides)) == []

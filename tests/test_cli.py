@@ -282,3 +282,13 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=tmp_path, env=env, check=False)
     assert done.stderr == ""
     assert done.returncode in (0, 141)
+
+
+def test_a_compiler_cache_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """torch makes it while it is imported, whether or not the run compiles anything."""
+    words = [sys.executable, "-m", "vitq", "run", "method=minmax", "tracker=none"]
+    env = os.environ | {"TORCHINDUCTOR_CACHE_DIR": "/proc/nowhere"}
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=env, check=False)
+    assert done.returncode == 2
+    assert "TORCHINDUCTOR_CACHE_DIR=/proc/nowhere: " in done.stderr
+    assert "Traceback" not in done.stderr

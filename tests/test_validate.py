@@ -173,6 +173,34 @@ CALIBRATE = {"all": {"do": "calibrate"}}
             {},
             "fold: changes weights after 'all' has calibrated them; move 'all' behind it",
         ),
+        (
+            {"kinds": KINDS, "steps": {"all": {"do": "calibrate"}, "../x": {"do": "bias_correction"}}},
+            {},
+            r"method.steps.../x: not a name for a step, whose finished segments are files of that name; letters, ",
+        ),
+        (
+            {"kinds": KINDS, "steps": {"all": {"do": "calibrate"}, "a 1/2": {"do": "bias_correction"}}},
+            {},
+            "method.steps.a 1/2: not a name for a step",
+        ),
+        (
+            {"kinds": KINDS, "steps": {"all": {"do": "calibrate"}, "r": {"do": "reconstruct", "rounding_weight": -5}}},
+            {},
+            "rounding_weight=-5.0; zero or more",
+        ),
+        (
+            {"kinds": KINDS, "steps": {"all": {"do": "calibrate"}, "p": {"do": "predict_scales", "lr": -1}}},
+            {},
+            "steps.p: lr=-1.0; a learning rate is not negative",
+        ),
+        (
+            {
+                "kinds": KINDS,
+                "steps": {"c": {"do": "calibrate"}, "a": {"do": "allocate"}, "b": {"do": "allocate", "mean_bits": 5}},
+            },
+            {"bits": {"weight": 4, "activation": 4}},
+            "steps.b: a recipe allocates once",
+        ),
         (None, {"bits": {"kinds": {"prob": 4}}}, "bits.kinds.prob: unknown kind 'prob'"),
     ],
 )
@@ -214,3 +242,23 @@ def test_what_is_left_unquantized_needs_no_step() -> None:
 def test_a_step_that_is_switched_off_is_an_ablation_of_what_it_fits() -> None:
     steps = {"a": {"do": "calibrate", "sites": "activations"}, "w": {"do": "calibrate", "sites": "weights"}}
     assert found({"kinds": KINDS, "steps": steps | {"w": steps["w"] | {"enabled": False}}}) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_json_cannot_hold_are_refused_wherever_they_stand(value: float) -> None:
+    """Stored as null they would be another config's: no budget at all, under that config's signature."""
+    steps = {"all": {"do": "calibrate"}, "a": {"do": "allocate", "size_mb": value, "mean_bits": [4, value]}}
+    kinds = {"default": {"options": {"percentiles": [0.99, value]}}}
+    raw = GOOD | {
+        "method": {"name": "x", "kinds": kinds, "steps": steps},
+        "model": {"name": "m", "mean": [value, 0, 0]},
+    }
+    config, problems = RunConfig.parse(raw)
+    assert config is None
+    places = [
+        "method.kinds.default.options.percentiles.1",
+        "method.steps.a.mean_bits.1",
+        "method.steps.a.size_mb",
+        "model.mean.0",
+    ]
+    assert sorted(problems) == [f"{place}={value}: a finite number is needed" for place in places]

@@ -194,3 +194,17 @@ def test_an_empty_sweep(tmp_path: Path) -> None:
     assert report.summary(df).empty
     assert report.render(df) == "0 runs.\n"
     assert set(report.build(store, "none")) == {"html", "csv", "md", "latex", "parquet"}
+
+
+def test_runs_of_different_bits_are_no_seeds_of_one_cell(make_config: Make, make_sweep: Sweep) -> None:
+    """With the weights' step off W4 and W3 are the same run: each is shown, neither lends the other a spread."""
+    off = {"method__steps": {"weights": {"do": "calibrate", "enabled": False}}}
+    configs = [make_config(bits=bits, seed=seed, bits__activation=4, **off) for bits in (4, 3) for seed in (0, 1)]
+    other = make_config("mse", bits=3, bits__activation=4, **off)
+    size = {"mean_weight_bits": 32, "mean_activation_bits": 4, "fp_bytes": 840_000, "quantized_bytes": 840_000}
+    sweep = make_sweep(*((run, 1) for run in (*configs, other)))
+    for run in (*configs, other):
+        finish(sweep, run, correct(1 + run.seed), size=size)
+    df = report.table(sweep, "demo")
+    assert list(df["bits"]) == ["W32A4 (W4A4)"] * 2 + ["W32A4 (W3A4)"] * 2 + ["W32A4"]
+    assert list(report.summary(df)["n"]) == [2, 2, 1]

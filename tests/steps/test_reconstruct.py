@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from tests.tiny import images, part, run, tiny, uniform
 from vitq import validate
 from vitq.config import RunConfig
+from vitq.errors import VitqError
 from vitq.steps import Workspace
 from vitq.steps.reconstruct import Reconstruct, anneal, rate
 
@@ -149,6 +151,19 @@ def test_the_result_repeats_whatever_the_global_seed_and_the_cache(workspace: Ma
         found.append(output(work))
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+
+
+def test_a_disk_without_room_for_a_stream_is_an_error_that_names_it(workspace: Make) -> None:
+    """A write into a mapped file that finds no space ends the process. The limit on file sizes stands for the disk."""
+    work = workspace(tiny("vit"), UNIFORM, weight=3, activation=3)
+    object.__setattr__(work.config.calib, "cache", "disk")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(VitqError, match=r"calib\.cache=disk: 0\.1 MB for one stream .* set TMPDIR to a folder"):
+            run(work, CALIBRATE, reconstruct())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("way", WAYS)
