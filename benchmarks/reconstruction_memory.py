@@ -3,7 +3,8 @@
     python benchmarks/reconstruction_memory.py OVERRIDES            --json prints {"bytes": {"64": …, "512": …}, …}
 
 OVERRIDES name the images and the model, as for `vitq run` (`data.root=DIR data.calib_split=calib …`); `--method` is
-reconstructed at W4A4, by default I&S-ViT, three iterations for each block and stage. ratio = the larger set ÷ the smaller.
+reconstructed at W4A4, by default I&S-ViT, three iterations for each block and stage. ratio = the larger set ÷ the
+smaller.
 """
 
 from __future__ import annotations

@@ -35,10 +35,11 @@ class Sensitivity(Probe):
     widths: bit-widths; at the width that the run has, a site's quantizer is the run's own, at others it is fitted with
         the recipe's range search. images: how many calibration images, spread over the set, as in the step `allocate`.
 
-    By site, the KLs are kept in the cache, where the step `allocate` (policy milp) of a recipe that begins like this
-    run's finds them. Arrays, S names and W widths: `name`, `kind`, `own` (the run's bit-width, 0 where it is mixed)
-    (S,), `width` (W,), `kl`, `loss_increase` (nats), `agreement` (%) (S, W), `fp_loss`; `ranking`: positions in `name`,
-    most sensitive first, by the KL at the run's own width where it is among the widths, else at the least width.
+    By site, the KLs are kept in the cache, where the step `allocate` (milp, or greedy that never measures again) of a
+    recipe that begins like this run's finds them. Arrays, S names and W widths: `name`, `kind`, `own` (the run's
+    bit-width, 0 where it is mixed) (S,), `width` (W,), `kl`, `loss_increase` (nats), `agreement` (%) (S, W), `fp_loss`;
+    `ranking`: positions in `name`, most sensitive first, by the KL at the run's own width where it is among the widths,
+    else at the least width.
     """
 
     by: Literal["site", "layer", "kind"] = "site"
