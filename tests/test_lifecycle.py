@@ -191,7 +191,7 @@ def test_retry_of_what_time_limits_ended_and_with_another_launcher(
     capsys.readouterr()
     refusals = {
         ("launcher=slurmm",): "unknown launcher 'slurmm'",
-        ("launcher.options.slots=0",): "launcher.options.slots: Input should be greater than or equal to 1",
+        ("launcher.options.slots=0",): "launcher.options.slots=0: Input should be greater than or equal to 1",
         ("calib.size=3",): "calib.size=3: retry goes by the stored configs; valid: launcher=",
     }
     for words, said in refusals.items():

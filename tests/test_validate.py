@@ -132,7 +132,7 @@ CALIBRATE = {"all": {"do": "calibrate"}}
         ({"kinds": KINDS, "steps": {"a": {"do": "calibrat"}}}, {}, "unknown step 'calibrat'.*Did you mean 'calibrate'"),
         ({"kinds": KINDS, "steps": {"a": {}}}, {}, r"method.steps.a.do: missing; valid: .*calibrate, .*reparameterize"),
         ({"kinds": KINDS, "steps": {"a": {"do": "calibrate", "sits": "all"}}}, {}, r"steps.a.sits: unknown option"),
-        ({"kinds": KINDS, "steps": {"a": {"do": "calibrate", "sites": "al"}}}, {}, r"steps.a.sites: .*'weights'"),
+        ({"kinds": KINDS, "steps": {"a": {"do": "calibrate", "sites": "al"}}}, {}, r"steps.a.sites='al': .*'weights'"),
         ({"kinds": KINDS, "steps": {"a": {"do": "calibrate", "kinds": ["x"]}}}, {}, "unknown kind 'x'"),
         (
             {"kinds": KINDS, "steps": {"a": {"do": "calibrate", "images": 0}}},

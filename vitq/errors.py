@@ -62,13 +62,13 @@ def unknown(what: str, value: object, valid: Iterable[str], action: str = "") ->
 
 
 def option_problems(error: ValidationError, place: str, what: str = "option") -> list[str]:
-    """What is wrong with the options under a dotted key, one line each: `place.key: unknown option`."""
-    return [
-        f"{'.'.join([place, *map(str, entry['loc'])])}: "
-        + (
-            f"unknown {what}"
-            if entry["type"] == "unexpected_keyword_argument"
-            else entry["msg"].removeprefix("Value error, ")
-        )
-        for entry in error.errors(include_url=False)
-    ]
+    """What is wrong with the options under a dotted key, one line each: `place.key=value: …`."""
+    found = []
+    for entry in error.errors(include_url=False):
+        key = ".".join([place, *map(str, entry["loc"])])
+        if entry["type"] == "unexpected_keyword_argument":
+            found.append(f"{key}: unknown {what}")
+        else:
+            value = "" if entry["type"] == "missing" else f"={entry['input']!r}"
+            found.append(f"{key}{value}: {entry['msg'].removeprefix('Value error, ')}")
+    return found

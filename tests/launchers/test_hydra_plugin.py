@@ -87,4 +87,4 @@ def test_a_wrong_option_is_named(tmp_path: Path) -> None:
     words = ["-m", "+x=1,4", "hydra/launcher=vitq_local", "hydra.launcher.slots=0"]
     done = subprocess.run([sys.executable, app, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "hydra.launcher.slots: Input should be greater than or equal to 1" in done.stderr
+    assert "hydra.launcher.slots=0: Input should be greater than or equal to 1" in done.stderr

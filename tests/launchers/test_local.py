@@ -138,7 +138,7 @@ def test_slots_share_the_cores_and_the_gpus(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_bad_options_are_named_before_anything_starts(engine: FakeEngine, repo: Path, tmp_path: Path) -> None:
-    assert check({"slots": 0}) == ["launcher.options.slots: Input should be greater than or equal to 1"]
+    assert check({"slots": 0}) == ["launcher.options.slots=0: Input should be greater than or equal to 1"]
     with pytest.raises(ConfigError, match=r"launcher\.options\.slot: unknown key"):
         make(repo, tmp_path, "+launcher.options.slot=2")
 

@@ -26,10 +26,10 @@ def make(*words: str) -> Plan:
     ("options", "problem"),
     [
         ({"partitions": "gpu"}, "launcher.options.partitions: unknown key"),
-        ({"mem": "16"}, "launcher.options.mem: a number with its unit is expected, e.g. 16GB"),
-        ({"time": 0}, "launcher.options.time: Input should be greater than or equal to 1"),
-        ({"extra": {"array": "0-3", "comment": "x"}}, "launcher.options.extra: array, comment: vitq sets this itself"),
-        ({"minutes_per_job": 0}, "launcher.options.minutes_per_job: Input should be greater than 0"),
+        ({"mem": "16"}, "launcher.options.mem='16': a number with its unit is expected, e.g. 16GB"),
+        ({"time": 0}, "launcher.options.time=0: Input should be greater than or equal to 1"),
+        ({"extra": {"array": "0"}}, "launcher.options.extra={'array': '0'}: array: vitq sets this itself"),
+        ({"minutes_per_job": 0}, "launcher.options.minutes_per_job=0: Input should be greater than 0"),
     ],
 )  # fmt: skip
 def test_bad_options_are_named(options: dict[str, Any], problem: str) -> None:

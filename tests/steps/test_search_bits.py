@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.optimize
 
 from tests.mixed import WIDTHS, loss, prepared
 from tests.tiny import run, tiny
@@ -115,6 +116,27 @@ def test_never_measuring_follows_the_losses_of_sites_alone(calibrated: Make) -> 
     # One evaluation a step, for the loss on the path, beside those of the table and the start.
     assert path.evaluations.iloc[-1] - path.evaluations.iloc[0] == len(path) - 1
     assert path.loss.iloc[-1] == pytest.approx(loss(work, tiny("vit")), rel=1e-3)
+
+
+def test_milp_says_when_time_ended_before_the_proof(
+    calibrated: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which allocation is the best so far depends on the machine, so that the run repeats on the same one at most."""
+    work = calibrated()
+    trial, budget, names = prepared(work, mean_weight_bits=4.0)
+    increase = table(trial, names, WIDTHS, work)
+    proved = milp(increase, budget, 60)
+    assert not caplog.records
+    solve = scipy.optimize.milp
+
+    def hurried(*args: Any, **options: Any) -> Any:
+        found = solve(*args, **options)
+        found.status = 1
+        return found
+
+    monkeypatch.setattr(scipy.optimize, "milp", hurried)
+    assert milp(increase, budget, 60) == proved
+    assert "60 seconds did not suffice to prove" in caplog.text
 
 
 def test_milp_is_at_most_greedy_and_uniform_on_the_additive_loss(calibrated: Make) -> None:

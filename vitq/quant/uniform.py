@@ -146,12 +146,16 @@ class UniformQuantizer(Quantizer):
             self.zero_point = self.zero_point.clone().requires_grad_(True)
 
     def freeze(self) -> None:
-        """Ordinary parameters again after `learn`: a positive scale, an integer zero point."""
+        """Ordinary parameters again after `learn`: a positive scale, an integer zero point where it was learned.
+
+        Else it stays what it was: `reparameterize` with zero_point=mean leaves it between two codes.
+        """
         if not self._learned:
             return
         self._learned = False
         self.scale = self.scale.detach().abs().clamp(min=_TINY)
-        self.zero_point = self.zero_point.detach().round()
+        zero = self.zero_point.detach()
+        self.zero_point = zero.round() if self.zero_point.requires_grad else zero
         self.refresh()
 
 

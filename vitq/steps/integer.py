@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,13 +14,16 @@ from vitq.steps.budget import Bits, Budget
 Losses = Mapping[str, Mapping[int, float]]
 # Limits tightened by these shares, in turn, where the solver's tolerance let an allocation slip above the budget.
 _MARGINS = (0.0, 1e-6, 1e-5)
+# scipy.optimize.milp's status for a limit of time or iterations.
+_TIME_LIMIT = 1
+LOG = logging.getLogger("vitq.steps")
 
 
 def milp(losses: Losses, budget: Budget, seconds: float) -> Bits:
     """The allocation of least summed loss within the budget (scipy, HiGHS).
 
     Raises VitqError where the solver finds none in `seconds`. Where it finds one and cannot prove in that time that it
-    is the best, that one is returned.
+    is the best, that one is returned, with a warning on the logger `vitq.steps`.
     """
     program = _Program(losses, budget)
     for margin in _MARGINS:
@@ -88,6 +92,12 @@ class _Program:
             constraints=LinearConstraint(matrix, [low for _, low, _ in rows], [high for _, _, high in rows]),
             options={"time_limit": seconds, "mip_rel_gap": 0.0},
         )
+        if found.x is not None and found.status == _TIME_LIMIT:
+            LOG.warning(
+                "allocate: %g seconds did not suffice to prove that this allocation is the best, so another machine "
+                "may find another; raise method.steps.<name>.seconds",
+                seconds,
+            )
         if found.x is None:
             raise VitqError(f"allocate: the integer program has no solution ({found.message}); use policy greedy")
         return {
