@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from torch import nn
 
 from tests.fake_engine import FakeEngine
-from tests.tiny import part, tiny, workspace  # noqa: F401 - a fixture
+from tests.tiny import images, part, tiny, workspace  # noqa: F401 - a fixture
+from tests.tiny import run as run_steps
 from vitq import compose, job, plan, shelf, track
 from vitq.journal import Journal
 from vitq.progress import Progress
@@ -101,6 +103,41 @@ def test_shared_activations_change_no_bit(
     for other in ends[1:]:
         assert all(torch.equal(value, other[name]) for name, value in ends[0].items())
     assert len(common) == (0 if raw.get("input") == "quantized" else len(work.teacher_segments()))
+
+
+# What one of two runs has otherwise: of what, which attribute, its value.
+OTHER: dict[str, tuple[str, str, Any]] = {
+    "images": ("calib", "fingerprint", "other images"),
+    "mean": ("calib", "mean", (0.4,) * 3),
+    "std": ("calib", "std", (0.4,) * 3),
+    "batch size": ("config.calib", "batch_size", 5),
+    "cache": ("config.calib", "cache", "device"),
+    "model": ("config.model", "name", "other"),
+    "classes": ("config.data", "num_classes", 7),
+}
+
+
+@pytest.mark.parametrize("what", OTHER)
+def test_activations_of_other_images_or_models_are_not_shared(
+    workspace: Callable[..., Workspace],  # noqa: F811
+    what: str,
+) -> None:
+    """Whatever alone says that two runs compute other activations: the second ends as one that shares nothing."""
+    owner, attribute, value = OTHER[what]
+    common = Shelf(lambda device: 1 << 40)
+    ends = []
+    for seed, kept in ((1, common), (2, common), (2, None)):
+        work = workspace(tiny("vit"), {"kinds": {"default": {}}}, weight=4, activation=4)
+        images(work).copy_(torch.randn(images(work).shape, generator=torch.Generator().manual_seed(seed)))
+        for name, word in {"fingerprint": "images", "mean": (0.5,) * 3, "std": (0.5,) * 3}.items():
+            setattr(work.calib, name, word)
+        if seed == 2:
+            object.__setattr__(attrgetter(owner)(work), attribute, value)
+        work.shelf = kept
+        run_steps(work, {"do": "calibrate"}, {"do": "bias_correction"})
+        ends.append({name: tensor.clone() for name, tensor in work.model.model.state_dict().items()})
+    assert all(torch.equal(ends[1][name], tensor) for name, tensor in ends[2].items())
+    assert len(common) == 2 * len(work.teacher_segments()), "both runs' own are kept"
 
 
 def count_calls(work: Workspace) -> list[str]:
