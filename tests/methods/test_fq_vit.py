@@ -11,10 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tiny import images, run, tiny
+from tests.tiny import images, part, run, tiny
 from vitq.methods.fq_vit import PowerOfTwoFactor
 from vitq.quant.layout import Axes
-from vitq.quant.softmax import polynomial_exp
+from vitq.quant.model import build
+from vitq.quant.softmax import QuantSoftmax, polynomial_exp
 from vitq.steps import Workspace
 
 Make = Callable[..., Workspace]
@@ -67,6 +68,38 @@ def test_the_polynomial_is_what_the_paper_writes() -> None:
     p = x.numpy() + z * np.log(2)
     expected = (0.3585 * (p + 1.353) ** 2 + 0.344) / 2.0**z
     assert np.allclose(polynomial_exp(x).numpy(), expected, rtol=1e-9)
+
+
+def test_softmax_of_integer_scores_is_the_polynomials() -> None:
+    """Behind a site with `int_scores` the powers are the paper's, of the quantized scores, and not exp."""
+    softmax = QuantSoftmax("attention")
+    softmax.attach()
+    site = softmax.site
+    assert site is not None
+    scores = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0)) * 4
+    site.quantizer = quantizer = build("int_scores", 8, site.axes, "tensor", "minmax", False, {})
+    quantizer.fit_tensor(scores)
+    site.on = True
+    x = quantizer(scores).double()
+    distance = x.amax(-1, keepdim=True) - x
+    z = torch.floor(distance / np.log(2))
+    p = z * np.log(2) - distance
+    powers = (0.3585 * (p + 1.353) ** 2 + 0.344) / 2**z
+    found = softmax(scores).double()
+    assert torch.allclose(found, powers / powers.sum(-1, keepdim=True), rtol=1e-5)
+    assert not torch.allclose(found, x.softmax(-1), rtol=1e-4), "the two can be told apart"
+
+
+@torch.no_grad()
+def test_a_norm_reads_what_its_site_gives(workspace: Make) -> None:
+    work = workspace(tiny("vit"), {"kinds": {"norm_input": {"quantizer": "uniform"}}}, weight="fp", activation=2)
+    run(work, CALIBRATE)
+    norm = part(work.model.model, "blocks.0.norm1")
+    x = torch.randn(2, 17, 48, generator=torch.Generator().manual_seed(0))
+    rounded = norm.input_site.quantizer(x)
+    expected = torch.nn.functional.layer_norm(rounded, (48,), norm.weight, norm.bias, norm.eps)
+    assert torch.allclose(norm(x), expected, atol=1e-5)
+    assert not torch.allclose(rounded, x, atol=1e-2), "two bits change it"
 
 
 @pytest.mark.parametrize("family", ["vit", "swin"])
