@@ -102,6 +102,28 @@ def test_a_constant_channel_is_covered_where_no_shift_can_be_folded(workspace: M
 
 
 @torch.no_grad()
+def test_one_range_covers_all_channels_and_no_more_where_zeros_are_padded(workspace: Make) -> None:
+    """From the lowest end of a channel's range, once scales are evened out, to the highest."""
+    work = workspace(build("swin with padded windows"), CHANNELWISE, activation=8)
+    run(work, ACTIVATIONS)
+    padded = [name for link in work.model.anatomy.links if link.padded for name in link.consumers]
+    assert padded
+    sites = {name: f"{name}.input" for name in padded}
+    ends = {}
+    for name, site in sites.items():
+        quantizer = uniform(work, site)
+        even = quantizer.levels() / (quantizer.scale / quantizer.scale.mean()).unsqueeze(1)
+        ends[name] = float(even[:, 0].min()), float(even[:, -1].max())
+    run(work, REPARAMETERIZE)
+    for name, (low, high) in ends.items():
+        levels, step = uniform(work, sites[name]).levels()[0], float(uniform(work, sites[name]).scale)
+        # Zero is a code: the range is moved by less than a step.
+        assert float(levels[0]) <= low + step, name
+        assert float(levels[-1]) >= high - step, name
+        assert float(levels[-1] - levels[0]) == pytest.approx(high - low, rel=1e-4), name
+
+
+@torch.no_grad()
 def test_it_helps_where_channels_differ(workspace: Make) -> None:
     """At 4 bits the reparameterized network is closer to full precision than tensor-wise post-LayerNorm is."""
     errors = {}
