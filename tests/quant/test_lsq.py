@@ -50,6 +50,27 @@ def test_learned_scale_and_zero_point_have_lsq_gradients(bits: int, batched: boo
     assert float(zero.grad) == pytest.approx(float((dz * upstream).sum()) * factor, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.parametrize(("granularity", "dimension"), [("channel", 3), ("head", 1)])
+def test_the_factor_of_a_group_counts_the_groups_own_features(granularity: str, dimension: int) -> None:
+    """n of LSQ's 1/√(n·Q) is what shares one scale: the features of one image in that channel or head."""
+    x = torch.randn(4, 3, 9, 6, generator=torch.Generator().manual_seed(1))
+    quantizer = build("uniform", 4, Axes(-1, head=1, token=True), granularity, "minmax", False, {})
+    assert isinstance(quantizer, UniformQuantizer)
+    quantizer.fit_tensor(x * 0.6)  # so that some values are clipped
+    scales, zeros = quantizer.scale.tolist(), quantizer.zero_point.tolist()
+    quantizer.learn(scale=True, zero_point=False, batched=True)
+    upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
+    (quantizer(x) * upstream).sum().backward()
+    gradient = quantizer.scale.grad
+    assert gradient is not None
+    assert len(scales) == x.shape[dimension]
+    features = x[0].numel() / len(scales)
+    for group, (scale, zero) in enumerate(zip(scales, zeros, strict=True)):
+        _, ds, _ = lsq_reference(x.select(dimension, group), scale, zero, 16)
+        expected = float((ds * upstream.select(dimension, group)).sum()) * (features * 15) ** -0.5
+        assert float(gradient[group]) == pytest.approx(expected, rel=1e-3)
+
+
 def test_the_scale_gradient_is_the_slope_of_the_surrogate() -> None:
     """Finite differences of s ↦ s·(clamp(c + x/s, 0, Q) − z) with the rounding offset c frozen: LSQ's surrogate."""
     x = torch.randn(64, generator=torch.Generator().manual_seed(0)).double()
