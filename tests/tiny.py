@@ -16,6 +16,7 @@ from vitq import methods
 from vitq.config import RunConfig
 from vitq.models.anatomy import dissect
 from vitq.progress import Progress
+from vitq.quant.layers import QuantLinear
 from vitq.quant.model import QuantizedModel
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps import Workspace
@@ -117,6 +118,22 @@ def uniform(work: Workspace, site: str) -> UniformQuantizer:
     quantizer = work.model.sites[site].quantizer
     assert isinstance(quantizer, UniformQuantizer)
     return quantizer
+
+
+def linear(work: Workspace, name: str) -> QuantLinear:
+    """A linear layer by its name."""
+    layer = work.model.model.get_submodule(name)
+    assert isinstance(layer, QuantLinear)
+    return layer
+
+
+def seen(work: Workspace, name: str) -> Tensor:
+    """(N, C) float64 inputs of one layer for all calibration images, in full precision."""
+    found: list[Tensor] = []
+    hook = linear(work, name).register_forward_pre_hook(lambda _, args: found.append(args[0]))
+    work.model(images(work))
+    hook.remove()
+    return found[0].flatten(0, -2).double()
 
 
 def run(work: Workspace, *steps: dict[str, Any]) -> None:
