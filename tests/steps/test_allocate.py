@@ -48,6 +48,28 @@ def test_meters_are_what_a_hand_count_gives(calibrated: Make) -> None:
     assert measured["bops"] == expected
 
 
+def test_bit_operations_of_swin_count_every_window(calibrated: Make) -> None:
+    """One image of 32×32, patches of 2×2, windows of 4×4: 16 windows of 2 heads × 8 channels, then 4 of 4 heads × 8."""
+    _, budget, names = prepared(calibrated("swin"))
+    bits = {name: 3 + number % 6 for number, name in enumerate(names)}
+
+    def layer(name: str, positions: int, inputs: int, outputs: int) -> int:
+        return positions * inputs * outputs * bits[f"{name}.weight"] * bits[f"{name}.input"]
+
+    expected = 16 * 16 * 16 * 3 * 2 * 2 * bits["patch_embed.proj.weight"] * 32
+    expected += layer("layers.1.downsample.reduction", 8 * 8, 4 * 16, 2 * 16) + layer("head.fc", 1, 32, 5)
+    for stage, (tokens, width, windows, heads) in enumerate(((256, 16, 16, 2), (64, 32, 4, 4))):
+        for block in (f"layers.{stage}.blocks.0", f"layers.{stage}.blocks.1"):
+            expected += layer(f"{block}.attn.qkv", tokens, width, 3 * width)
+            expected += layer(f"{block}.attn.proj", tokens, width, width)
+            expected += layer(f"{block}.mlp.fc1", tokens, width, 4 * width)
+            expected += layer(f"{block}.mlp.fc2", tokens, 4 * width, width)
+            for left, right in (("scores.query", "scores.key"), ("context.probs", "context.value")):
+                macs = windows * heads * 16 * 16 * 8
+                expected += macs * bits[f"{block}.attn.{left}"] * bits[f"{block}.attn.{right}"]
+    assert budget.measures(bits)["bops"] == expected
+
+
 @pytest.mark.parametrize("family", ["vit", "swin"])
 @pytest.mark.parametrize("policy", ["greedy", "milp", "uniform"])
 def test_the_records_of_a_run_agree_with_the_budget(calibrated: Make, family: str, policy: str) -> None:
