@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.tiny import images, run, tiny
+from tests.tiny import images, part, run, tiny
 from vitq.models.anatomy import Segment
 from vitq.quant.site import Site
 from vitq.steps import Workspace
@@ -88,6 +88,34 @@ def test_parts_of_a_batch_see_its_masks(workspace: Make, family: str) -> None:
             dropping.show(first, 3)
             parts.append(segment.forward(inputs[first : first + 3]))
     assert torch.allclose(torch.cat(parts), whole, atol=1e-5)
+
+
+def test_each_element_of_a_blocks_input_is_drawn_on_its_own(workspace: Make) -> None:
+    """In every image, and in every token of it, some elements are the full-precision network's; of all, the share."""
+    work = calibrated(workspace)
+    mixed: list[Tensor] = []
+
+    def keep(_: object, args: tuple[Tensor, ...]) -> None:
+        if torch.is_grad_enabled():  # an iteration; the passes that advance the streams need no gradient
+            mixed.append(args[0].detach().clone())
+
+    hook = part(work.model.model, "blocks.0").register_forward_pre_hook(keep)
+    run(work, LEARN | {"drop": 0.3, "drop_at": "input", "learn": ["activation_scales"], "iterations": 2})
+    hook.remove()
+    with torch.no_grad():
+        # Without the class token, which no quantizer is in front of.
+        exact, noisy = (
+            chain[0].forward(images(work))[:, 1:] for chain in (work.teacher_segments(), work.model.anatomy.segments)
+        )
+    drawn = []
+    for image in torch.cat(mixed)[:, 1:]:
+        sources = [(image == full, image == noise) for full, noise in zip(exact, noisy, strict=True)]
+        (taken,) = [fp for fp, quantized in sources if bool((fp | quantized).all())]
+        drawn.append(taken)
+        assert float(taken.float().mean()) == pytest.approx(0.3, abs=4 * (0.21 / image.numel()) ** 0.5)
+        assert 0 < int(taken.sum(1).min()) <= int(taken.sum(1).max()) < image.shape[1]
+    assert len(drawn) == 2 * len(exact)
+    assert not torch.equal(drawn[0], drawn[1]), "each image its own"
 
 
 def test_the_recipe_drops_everywhere_repeats_and_stops_dropping(workspace: Make) -> None:
