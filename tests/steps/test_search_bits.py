@@ -12,10 +12,11 @@ import scipy.optimize
 
 from tests.mixed import WIDTHS, loss, prepared
 from tests.tiny import run, tiny
+from vitq.errors import VitqError
 from vitq.steps import Workspace
 from vitq.steps.allocate import free
 from vitq.steps.budget import Budget, Meter
-from vitq.steps.integer import milp
+from vitq.steps.integer import _Program, milp
 from vitq.steps.search_bits import greedy, uniform
 from vitq.steps.sensitivity import table
 
@@ -179,3 +180,62 @@ def test_milp_equals_brute_force(seed: int) -> None:
     found = milp(increase, budget, 60)
     assert not budget.excess(found)
     assert additive(increase, found) == pytest.approx(least, rel=1e-9)
+
+
+# One weight and one activation that are multiplied three times; beside them what costs ten whatever the bits.
+PRODUCT = Budget({"bops": Meter("bops", 10.0, {}, [("w", "a", 3.0)])}, {})
+SIDES = {"w": True, "a": False}
+
+
+@pytest.mark.parametrize("limit", range(9, 65))
+def test_uniform_is_the_widest_of_the_narrower_and_then_of_the_wider_width(limit: int) -> None:
+    """Every pair of widths under one budget for their product; of a pair either way round, weights get the more."""
+    fits = [(w, a) for w in WIDTHS for a in WIDTHS if w * a <= limit]
+    narrow = max(min(pair) for pair in fits)
+    wide = max(max(pair) for pair in fits if min(pair) == narrow)
+    for widths in (WIDTHS, WIDTHS[::-1]):
+        found = uniform(SIDES, Budget(PRODUCT.meters, {"bops": 10 + 3.0 * limit}), widths)
+        assert found == {"w": wide, "a": narrow}
+
+
+def test_uniform_at_some_budgets() -> None:
+    """What the rule above means: 24 = 4·6 and not 3·8; 20 = 4·5; 64 = 8·8. Two budgets hold together."""
+    for limit, pair in ((24, (6, 4)), (20, (5, 4)), (35, (7, 5)), (64, (8, 8)), (14, (4, 3))):
+        found = uniform(SIDES, Budget(PRODUCT.meters, {"bops": 10 + 3.0 * limit}), WIDTHS)
+        assert (found["w"], found["a"]) == pair
+    mean = Meter("mean_weight_bits", 0.0, {"w": {width: float(width) for width in WIDTHS}})
+    both = Budget({**PRODUCT.meters, "mean_weight_bits": mean}, {"bops": 10 + 3.0 * 24, "mean_weight_bits": 5.0})
+    assert uniform(SIDES, both, WIDTHS) == {"w": 4, "a": 6}
+    with pytest.raises(VitqError, match="no single width fits"):
+        uniform(SIDES, Budget(PRODUCT.meters, {"bops": 10 + 3.0 * 8}), WIDTHS)
+
+
+def test_limits_are_tightened_where_the_solver_slips_above_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a millionth of what a limit leaves beside the constant, then by a hundred-thousandth; then it is an error."""
+    seen: list[float] = []
+    held = {"s0": {3: 1.0, 8: 0.0}}
+    budget = Budget({"size_mb": Meter("size_mb", 0.0, {"s0": {3: 3.0, 8: 8.0}})}, {"size_mb": 5.0})
+
+    def slips(until: float) -> None:
+        def solve(_: object, seconds: float, margin: float) -> dict[str, int]:
+            seen.append(margin)
+            return {"s0": 3 if margin >= until else 8}
+
+        monkeypatch.setattr(_Program, "solve", solve)
+        seen.clear()
+
+    for until, tried in ((0.0, [0]), (1e-6, [0, 1e-6]), (1e-5, [0, 1e-6, 1e-5])):
+        slips(until)
+        assert milp(held, budget, 60) == {"s0": 3}
+        assert seen == tried
+    slips(1.0)
+    with pytest.raises(VitqError, match=r"exceeds the budget by \{'size_mb': 3\.0\}; use policy greedy"):
+        milp(held, budget, 60)
+
+
+@pytest.mark.parametrize(("margin", "width"), [(0.0, 8), (0.1, 8), (0.3, 5), (0.5, 3)])
+def test_a_margin_is_a_share_of_what_the_constant_leaves(margin: float, width: int) -> None:
+    """100 + 3·bits up to 127: 27 are left, 24 of them needed by 8 bits, 15 by 5, 9 by 3."""
+    made = Meter("size_mb", 100.0, {"s0": {w: 3.0 * w for w in (3, 5, 8)}})
+    program = _Program({"s0": {3: 1.0, 5: 0.5, 8: 0.1}}, Budget({"size_mb": made}, {"size_mb": 127.0}))
+    assert program.solve(60, margin) == {"s0": width}
