@@ -82,3 +82,15 @@ def test_tokens_of_swin_in_rows_and_columns_count_like_tokens_in_a_row(name: str
     flat = LOSSES[name](output, target, weight)
     square = LOSSES[name](*(x.unflatten(1, (3, 4)) for x in (output, target, weight)))
     assert float(square) == pytest.approx(float(flat), rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 10), (3, 5, 4), (3, 2, 6, 4)])
+def test_the_fisher_diagonal_of_gradients_one_is_the_squared_error(shape: tuple[int, ...]) -> None:
+    """At the head, after tokens in a row, and after Swin's rows and columns: one learning rate serves both losses."""
+    random = torch.Generator().manual_seed(3)
+    output, target = torch.randn(shape, generator=random), torch.randn(shape, generator=random)
+    images, channels = shape[0], 1 if len(shape) == 2 else shape[-1]
+    expected = np.sum((output.double().numpy() - target.double().numpy()) ** 2) / images / channels
+    assert float(LOSSES["mse"](output, target, None)) == pytest.approx(expected, rel=1e-5)
+    assert float(LOSSES["fisher_diag"](output, target, torch.ones(shape))) == pytest.approx(expected, rel=1e-5)
+    assert float(LOSSES["fisher_diag"](output, target, torch.full(shape, 3.0))) == pytest.approx(9 * expected, rel=1e-5)
