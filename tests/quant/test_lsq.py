@@ -71,21 +71,51 @@ def test_the_factor_of_a_group_counts_the_groups_own_features(granularity: str, 
         assert float(gradient[group]) == pytest.approx(expected, rel=1e-3)
 
 
-def test_the_scale_gradient_is_the_slope_of_the_surrogate() -> None:
-    """Finite differences of s ↦ s·(clamp(c + x/s, 0, Q) − z) with the rounding offset c frozen: LSQ's surrogate."""
-    x = torch.randn(64, generator=torch.Generator().manual_seed(0)).double()
-    scale, zero, top, h = 0.17, 6.0, 15, 1e-6
-    offset = torch.round(x / scale) - x / scale + zero
+@pytest.mark.parametrize("name", ["scale", "zero_point", "x"])
+def test_the_codes_gradient_is_the_slope_of_the_surrogate(name: str) -> None:
+    """Finite differences in float64 of Σ u·s·(clamp(c + x/s + z, 0, Q) − z), its rounding offset c frozen."""
+    x = torch.randn(64, generator=torch.Generator().manual_seed(0))
+    u = torch.randn(64, generator=torch.Generator().manual_seed(1))
+    quantizer = build("uniform", 4, Axes(-1), "tensor", "minmax", False, {})
+    assert isinstance(quantizer, UniformQuantizer)
+    quantizer.fit_tensor(x * 0.6)
+    scale, zero, top, h = float(quantizer.scale), float(quantizer.zero_point), 15, 1e-6
+    code = torch.round(x.double() / scale) + zero
+    u[(code == 0) | (code == top)] = 0  # the surrogate has a kink where clipping begins
+    assert int((u != 0).sum()) > 30
+    assert int(((code < 0) | (code > top)).sum()) > 3
+    offset = torch.round(x.double() / scale) - x.double() / scale
+    at = {"x": x.double(), "scale": torch.tensor(scale).double(), "zero_point": torch.tensor(zero).double()}
 
-    def surrogate(s: float) -> Tensor:
-        return s * ((x / s + offset).clamp(0, top) - zero)
+    def surrogate(moved: Tensor) -> Tensor:
+        values, s, z = (moved if part == name else value for part, value in at.items())
+        return u.double() * s * ((values / s + offset + z).clamp(0, top) - z)
 
-    slope = (surrogate(scale + h) - surrogate(scale - h)) / (2 * h)
-    _, ds, _ = lsq_reference(x, scale, zero, 16)
-    code = torch.round(x / scale) + zero
-    smooth = (code != 0) & (code != top)  # the surrogate has a kink where clipping begins
-    assert torch.allclose(slope[smooth], ds[smooth], atol=1e-4)
-    assert int(smooth.sum()) > 30
+    slope = (surrogate(at[name] + h) - surrogate(at[name] - h)) / (2 * h)
+    quantizer.learn(scale=True, zero_point=True, batched=False)
+    leaf = x.clone().requires_grad_(True)
+    (quantizer(leaf) * u).sum().backward()
+    factor = (64 * 15) ** -0.5  # LSQ, section 2.2
+    found = {"x": leaf.grad, "scale": quantizer.scale.grad, "zero_point": quantizer.zero_point.grad}[name]
+    assert found is not None
+    expected = slope if name == "x" else slope.sum().view(1) * factor
+    assert torch.allclose(found.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("learned", "kept"), [(5.7, 6.0), (5.3, 5.0), (-0.6, -1.0)])
+def test_freezing_rounds_zero_points_and_keeps_scales_positive(learned: float, kept: float) -> None:
+    quantizer = build("uniform", 4, Axes(-1), "tensor", "minmax", False, {})
+    assert isinstance(quantizer, UniformQuantizer)
+    quantizer.fit_tensor(torch.linspace(-1, 2, 16).view(1, 16))
+    quantizer.learn(scale=True, zero_point=True, batched=False)
+    with torch.no_grad():
+        quantizer.scale.fill_(-0.25)
+        quantizer.zero_point.fill_(learned)
+    quantizer.freeze()
+    assert float(quantizer.zero_point) == kept
+    assert float(quantizer.scale) == 0.25
+    assert not quantizer.scale.requires_grad
+    assert quantizer(torch.tensor([[0.6]])).tolist() == [[0.5]], "what the frozen numbers say"
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
