@@ -61,9 +61,11 @@ def test_two_ranges_are_better_than_one_where_columns_stand_out() -> None:
     assert error < 0.2 * (single(x) - x)[:, usual].square().mean()
 
 
-def test_the_columns_are_those_that_most_rows_vote_for() -> None:
-    x = weight(rows=60, inputs=30, wide=(), factor=1.0)
-    votes = np.zeros(30, int)
+@pytest.mark.parametrize("inputs", [30, 1200])
+def test_the_columns_are_those_that_most_rows_vote_for(inputs: int) -> None:
+    """An outlier is in the outermost 1 % of its row's entries of one sign: of 600, where of 15 it is the last one."""
+    x = weight(rows=60, inputs=inputs, wide=(), factor=1.0)
+    votes = np.zeros(inputs, int)
     for row in x.double().numpy():
         high, low = np.quantile(row[row > 0], 0.99), np.quantile(row[row < 0], 0.01)
         votes += (row > high) | (row < low)
