@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -102,6 +103,42 @@ def test_the_search_beats_fixed_bases_and_comes_close_to_an_exhaustive_one(bits:
     best = min(range(1, 75), key=lambda q: error(high, q))
     assert float(at_the_maximum.base) == best
     assert reached <= error(high, best)
+
+
+def exhaustive(x: np.ndarray, bits: int, shift: float) -> tuple[float, float, int]:
+    """(least squared error, scale, q) over q = 1 … 74 and scales of four octaves below the maximum, in float64."""
+    found = (math.inf, 0.0, 0)
+    for q in range(1, 75):
+        for step in range(81):
+            scale = (x.max() + shift) * 2 ** (-0.05 * step)
+            with np.errstate(divide="ignore"):
+                codes = np.clip(np.round(-37 / q * np.log2((x + shift) / scale)), 0, 2**bits - 1)
+            error = float(np.square(scale * 2.0 ** (-q * codes / 37) - shift - x).sum())
+            found = min(found, (error, scale, q))
+    return found
+
+
+@pytest.mark.parametrize("bits", [2, 3])
+def test_very_heavy_tails_have_codes_two_octaves_apart(bits: int) -> None:
+    """1, 1/4, 1/16 …, each 16 times as often as the one before, so that none can be given up: base 2^(74/37) = 4."""
+    values = np.repeat(4.0 ** -np.arange(4), 16 ** np.arange(4)) * np.random.default_rng(0).uniform(0.9, 1, 4369)
+    error, _, q = exhaustive(values, bits, 0.0)
+    assert q > 55 or bits > 2, "more than an octave and a half for a code, or nothing is proved"
+    x = torch.tensor(values, dtype=torch.float32).view(1, 1, 1, -1)
+    found = adalog(bits, x, tables="exact")
+    assert float((found(x).double() - x.double()).square().sum()) <= 1.02 * error
+    exact = torch.tensor(4.0 ** -np.arange(2**bits), dtype=torch.float32).repeat(3).view(1, 1, 1, -1)
+    assert float(adalog(bits, exact, range_="minmax", tables="exact").base) == 74
+
+
+@pytest.mark.parametrize("bits", [2, 3])
+def test_with_a_shift_the_search_comes_close_to_an_exhaustive_one(bits: int) -> None:
+    """Values after GELU that hardly exceed the shift: code 0 is the greatest of x + 0.17, and not of x."""
+    x = F.gelu(torch.randn(1, 1, 50, 40, generator=torch.Generator().manual_seed(3)) * 0.3)
+    error, _, _ = exhaustive(x.double().numpy().ravel(), bits, 0.17)
+    found = adalog(bits, x, tables="exact", shift=0.17)
+    assert float((found(x) - x).double().square().sum()) <= 1.02 * error
+    assert float(adalog(bits, x, range_="minmax", shift=0.17).scale) == pytest.approx(float(x.max()) + 0.17, rel=1e-6)
 
 
 def test_each_head_has_its_own_base() -> None:

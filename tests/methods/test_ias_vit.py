@@ -76,3 +76,28 @@ def test_public_levels_reach_both_ends_of_the_logarithm(bits: int) -> None:
     for value in (float(x.max()), float(x.min())):
         expected = 2.0 ** round(math.log2(value + eta)) - eta
         assert float(quantizer(torch.tensor([[value]]))) == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
+def test_the_candidates_of_the_shift_are_public_codes() -> None:
+    """zysxmu/IaS-ViT, quantizer.py."""
+    assert SULQ.options["etas"] == (0.001, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+@pytest.mark.parametrize("eta", [0.2, 0.5, 1.0])
+def test_a_large_shift_is_found_where_the_values_are_powers_of_two_less_it(eta: float) -> None:
+    powers = (1.0, 0.5, 0.25) if eta < 0.5 else (2 * eta, eta)
+    x = torch.tensor([[power - eta for power in powers] * 10])
+    quantizer = fitted(3, x)
+    assert float(quantizer.eta) == pytest.approx(eta)
+    assert torch.allclose(quantizer(x), x, atol=1e-6)
+
+
+def test_a_flat_distribution_wants_a_large_shift() -> None:
+    """All values of [0, 1] alike at 2 bits: by the formula in float64, 0.2 is best by a tenth."""
+    x = torch.linspace(0, 1, 4001).view(1, -1)
+    wide = x.double().numpy()
+    errors = {
+        eta: float(np.square(strict(wide, eta, 3) - wide).sum()) for eta in (0.01, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0)
+    }
+    assert sorted(errors.values())[1] > 1.05 * errors[0.2] == 1.05 * min(errors.values())
+    assert float(fitted(2, x).eta) == pytest.approx(0.2)
