@@ -1,0 +1,238 @@
+"""What the shipped recipes amount to, as numbers: those of the papers and of public code, defaults included.
+
+A recipe leaves many numbers to the code's defaults. Here stand the literal values of what comes out of both, so that a
+default cannot move a recipe away from its source unseen. Sources: docs/methods.md and the headers in conf/method/.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vitq import compose, methods
+from vitq.config import MethodConfig, RunConfig
+from vitq.quant.quantizer import QUANTIZERS
+from vitq.steps.step import Step, parse_step
+
+ROOT = Path(__file__).resolve().parents[2]
+methods.load()
+
+Values = dict[str, Any]
+STREAMED: Values = {"do": "calibrate", "sites": "activations", "input": "fp", "images": None}
+IN_NETWORK: Values = STREAMED | {"input": "quantized"}
+WEIGHTS: Values = {"do": "calibrate", "sites": "weights"}
+FOLD: Values = {"do": "reparameterize", "zero_point": "integer"}
+GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+# I&S-ViT, section 5.1: Adam 4e-5 with a cosine, batch 64, 1,000 iterations.
+IAS: Values = {"do": "reconstruct", "iterations": 1000, "batch_size": 64, "schedule": "cosine", "warmup": 0.0}
+# Public BRECQ and QDrop code: 20,000 iterations, batch 32, rounding 1e-3 weighed 0.01 (β: test_reconstruct.py).
+ROUND: Values = {
+    "do": "reconstruct",
+    "iterations": 20000,
+    "batch_size": 32,
+    "lr_rounding": 1e-3,
+    "rounding_weight": 0.01,
+}
+SQ_B: Values = {"do": "equalize", "rule": "sq_b", "strength": "search", "candidates": GRID, "shift": True, "bare": ()}
+GREEDY: Values = {"do": "allocate", "policy": "greedy", "widths": (3, 4, 5, 6, 7, 8), "recompute": "never"}
+REPQ = {"activations": IN_NETWORK, "reparameterize": FOLD, "weights": WEIGHTS}
+MPTQ = {"sq_b": SQ_B, "activations": STREAMED, "weights": WEIGHTS}
+PLAIN = {"activations": STREAMED, "weights": WEIGHTS}
+
+# Method → its steps in order → values of theirs.
+STEPS: dict[str, dict[str, Values]] = {
+    "fp32": {},
+    "minmax": PLAIN,
+    "percentile": PLAIN,
+    "mse": PLAIN,
+    "repq_vit": REPQ,
+    "adalog": REPQ,
+    "integer": REPQ,
+    "fq_vit": PLAIN,
+    "gptq": REPQ | {"gptq": {"do": "gptq", "damping": 0.01, "act_order": False}},
+    "ias_vit": {
+        "ranges": STREAMED | {"images": 64},
+        "stage1": IAS
+        | {"lr": 4e-5, "quantize": ("activations",), "learn": ("weights", "bias"), "input": "fp", "loss": "mse"},
+        "stage2": FOLD,
+        "weights": WEIGHTS,
+        "stage3": IAS
+        | {
+            "lr": 4e-5,
+            "quantize": ("activations", "weights"),
+            "learn": ("weights", "bias"),
+            "input": "quantized",
+            "loss": "mse",
+        },
+    },
+    "erq": REPQ
+    | {
+        # λ of public code: 0.1 · 10,000, and 0.1 for the head; at most 100 flips.
+        "erq": {"do": "erq", "penalty": 1000.0, "penalty_head": 0.1, "flips": 100, "dual": 0.05, "choose": "decrease"}
+        | {"aqer": True, "wqer": True, "refine": True, "ridge": True, "reference": "quantized", "bias": True}
+        | {"patch": True}
+    },
+    "adaround": {
+        "weights": WEIGHTS,
+        "rounding": ROUND
+        | {
+            "quantize": ("weights",),
+            "learn": ("rounding",),
+            "input": "quantized",
+            "loss": "mse",
+            "annealing": "cosine",
+        },
+        "activations": IN_NETWORK,
+    },
+    "brecq": {
+        "weights": WEIGHTS,
+        "rounding": ROUND
+        | {"quantize": ("weights",), "learn": ("rounding",), "input": "quantized"}
+        | {"loss": "fisher_diag", "annealing": "linear"},
+        "activations": IN_NETWORK,
+        "scales": {"do": "reconstruct", "iterations": 5000, "batch_size": 32, "lr_scales": 4e-4, "schedule": "cosine"}
+        | {"quantize": ("weights", "activations"), "learn": ("activation_scales",)}
+        | {"input": "quantized", "loss": "fisher_diag"},
+    },
+    "qdrop": {
+        "weights": WEIGHTS,
+        "activations": IN_NETWORK,
+        "learn": ROUND
+        | {"quantize": ("weights", "activations"), "learn": ("rounding", "activation_scales"), "loss": "mse"}
+        | {"lr_scales": 4e-5, "schedule": "cosine", "annealing": "linear"}
+        | {"input": "qdrop", "drop": 0.5, "drop_at": "everywhere"},
+    },
+    "aocq": {
+        "operator": {"do": "equalize", "rule": "aocq", "strength": "search", "candidates": GRID, "shift": True}
+        | {"power_of_two": False, "norms": True, "bare": ("attn_out", "post_gelu")},
+        "activations": STREAMED,
+        "framework": IAS
+        | {
+            "lr_scales": 4e-5,
+            "quantize": ("activations",),
+            "learn": ("activation_scales",),
+            "input": "fp",
+            "loss": "mse",
+        },
+        "weights": WEIGHTS,
+        "loss": IAS
+        | {"lr": 4e-5, "quantize": ("activations", "weights"), "learn": ("weights", "bias"), "input": "quantized"}
+        | {"loss": "token_channel", "weigh_by": "targets"},
+    },
+    "mptq_vit": MPTQ,
+    "mptq_vit_full": MPTQ,
+    "mptq_vit_mixed": MPTQ | {"allocate": GREEDY | {"images": 32}},
+    "mptq_vit_full_mixed": MPTQ | {"allocate": GREEDY | {"images": 32}},
+    "mixed_precision": REPQ | {"allocate": GREEDY | {"images": 16}},
+    "ptq4vit": PLAIN
+    | {
+        "search": {"do": "hessian_search", "rounds": 3, "candidates": 100, "coarse": 20}
+        | {"alpha": 0.01, "beta": 1.2, "images": 32}
+    },
+    "scale_predictor": REPQ
+    | {
+        "predict": {"do": "predict_scales", "ranges": "predicted", "tap": "block", "feature": "range", "chunks": 8}
+        | {"degree": 1, "constant": False, "clamp": (0.5, 2.0), "zero_points": "keep", "fit": "closed", "ridge": 0.1}
+    },
+}
+
+# Quantizer, granularity, range, then what is not a default.
+CHANNEL_MSE = "uniform channel mse"
+TENSOR_MSE = "uniform tensor mse"
+HEAD_MSE = "uniform head mse"
+NINE = [0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999]
+REPQ_KINDS: dict[str, str] = {
+    "weight": "uniform channel percentile",
+    "post_norm": "uniform channel percentile include_zero=False",
+    "probs": "log_sqrt2 tensor percentile zero_code=True",
+    "default": "uniform tensor percentile",
+}
+MPTQ_KINDS: dict[str, str] = {
+    "weight": f"{CHANNEL_MSE} symmetric",
+    "post_gelu": "twin_uniform tensor mse m=search",
+    "probs": "twin_softmax tensor mse m=search",
+    "default": f"{TENSOR_MSE} symmetric",
+}
+FULL_KINDS = {"norm_input": f"{CHANNEL_MSE} symmetric", "scores": f"{TENSOR_MSE} symmetric"}
+LEARNED_KINDS = {"weight": CHANNEL_MSE, "default": "uniform tensor percentile"}
+KINDS: dict[str, dict[str, str]] = {
+    "fp32": {},
+    "minmax": {"weight": "uniform channel minmax", "default": "uniform tensor minmax"},
+    "percentile": {"weight": "uniform channel percentile", "default": "uniform tensor percentile"},
+    "mse": {"weight": CHANNEL_MSE, "default": TENSOR_MSE},
+    **dict.fromkeys(("repq_vit", "gptq", "mixed_precision", "scale_predictor"), REPQ_KINDS),
+    "erq": REPQ_KINDS | {"weight": CHANNEL_MSE},
+    "aocq": LEARNED_KINDS | {"probs": REPQ_KINDS["probs"]},
+    **dict.fromkeys(("adaround", "brecq", "qdrop"), LEARNED_KINDS),
+    "ias_vit": REPQ_KINDS | {"weight": f"uniform channel percentile percentiles={NINE}", "probs": "sulq tensor minmax"},
+    "adalog": {"weight": CHANNEL_MSE, "query": HEAD_MSE, "key": HEAD_MSE, "value": HEAD_MSE, "default": TENSOR_MSE}
+    | {"post_norm": f"{CHANNEL_MSE} include_zero=False shrink_to=near"}
+    | {"probs": "adalog head mse zero_code=True", "post_gelu": "adalog tensor mse shift=0.17"},
+    "integer": REPQ_KINDS
+    | {"weight": "uniform channel percentile symmetric", "probs": TENSOR_MSE, "post_gelu": TENSOR_MSE}
+    | dict.fromkeys(("query", "key", "value"), f"{TENSOR_MSE} symmetric"),
+    "fq_vit": {"weight": "uniform channel minmax", "probs": "log2 tensor minmax", "default": "uniform tensor minmax"}
+    | {"norm_input": "ptf channel minmax K=3", "scores": "int_scores tensor minmax"},
+    "ptq4vit": {kind: row.replace(" mse", " minmax") for kind, row in MPTQ_KINDS.items()},
+    **dict.fromkeys(("mptq_vit", "mptq_vit_mixed"), MPTQ_KINDS),
+    **dict.fromkeys(("mptq_vit_full", "mptq_vit_full_mixed"), MPTQ_KINDS | FULL_KINDS),
+}
+
+# Options of quantizers that no recipe names: AdaLog's r and progressive search, PTQ4ViT's range of m, and so on.
+DEFAULTS: dict[str, Values] = {
+    "uniform": {"percentiles": (0.999, 0.9999, 0.99999), "candidates": 100, "include_zero": True, "shrink_to": "zero"},
+    "log_sqrt2": {"percentiles": (0.999, 0.9999, 0.99999), "zero_code": False, "levels": "strict"},
+    "sulq": {"etas": (0.001, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.2, 0.5, 1.0), "levels": "strict"},
+    "adalog": {"resolution": 37, "search_steps": 6, "keep": 14, "tables": "integer", "shift": 0.0},
+    "twin_uniform": {"max_m": 15, "candidates": 100},
+    "twin_softmax": {"max_m": 15, "candidates": 100},
+    "dual_uniform": {"share": 0.05},
+}
+
+
+@cache
+def recipe(method: str) -> MethodConfig:
+    file, roots = compose.root_config(None)
+    (cell,) = compose.expand(compose.load(file, roots, (f"method={method}",)))
+    config, problems = RunConfig.parse(cell.raw)
+    assert config is not None, problems
+    return config.method
+
+
+def step(name: str, raw: Values) -> Step:
+    parsed, problems = parse_step(name, raw)
+    assert parsed is not None, problems
+    return parsed
+
+
+def test_every_recipe_has_its_numbers_here() -> None:
+    shipped = {path.stem for path in (ROOT / "conf" / "method").glob("*.yaml")}
+    assert set(STEPS) == set(KINDS) == shipped
+
+
+@pytest.mark.parametrize("method", STEPS)
+def test_steps_have_the_values_of_their_source(method: str) -> None:
+    steps = {name: step(name, raw) for name, raw in recipe(method).steps.items()}
+    assert list(steps) == list(STEPS[method])
+    for name, values in STEPS[method].items():
+        assert steps[name].enabled
+        assert {key: getattr(steps[name], key) for key in values} == values, name
+
+
+@pytest.mark.parametrize("method", KINDS)
+def test_kinds_have_the_quantizers_of_their_source(method: str) -> None:
+    found = {}
+    for kind, chosen in recipe(method).kinds.items():
+        options = [f"{name}={value}" for name, value in chosen.options.items()]
+        symmetric = ["symmetric"] if chosen.symmetric else []
+        found[kind] = " ".join([chosen.quantizer, chosen.granularity, chosen.range, *symmetric, *options])
+    assert found == KINDS[method]
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_what_recipes_leave_to_the_quantizers(name: str) -> None:
+    options = QUANTIZERS[name].options
+    assert {key: options[key] for key in DEFAULTS[name]} == DEFAULTS[name]
