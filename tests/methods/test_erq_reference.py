@@ -11,24 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.methods.test_erq_step import METHOD, REPQ
 from tests.tiny import images, part, run, tiny, uniform
 from vitq.methods import erq
 from vitq.steps import Workspace
 from vitq.steps.matrix import Grid
 
 Make = Callable[..., Workspace]
-METHOD = {
-    "kinds": {
-        "weight": {"granularity": "channel"},
-        "post_norm": {"granularity": "channel", "options": {"include_zero": False}},
-        "default": {},
-    }
-}
-REPQ = [
-    {"do": "calibrate", "sites": "activations"},
-    {"do": "reparameterize"},
-    {"do": "calibrate", "sites": "weights"},
-]
 PENALTY, PENALTY_HEAD = 3.0, 0.5
 # Every option another than its default, so that one that is not read shows.
 STEP: dict[str, Any] = {

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.methods.test_ptq4vit import CALIBRATE, METHOD
 from tests.tiny import part, run, tiny, uniform
 from vitq.methods import ptq4vit
 from vitq.methods.ptq4vit import _collect
@@ -20,15 +21,6 @@ from vitq.steps import Workspace
 from vitq.steps.stream import ImageStream, through
 
 Make = Callable[..., Workspace]
-METHOD: dict[str, Any] = {
-    "kinds": {
-        "weight": {"granularity": "channel", "symmetric": True},
-        "post_gelu": {"quantizer": "twin_uniform"},
-        "probs": {"quantizer": "twin_softmax"},
-        "default": {"symmetric": True},
-    }
-}
-CALIBRATE = {"do": "calibrate"}
 SEARCH: dict[str, Any] = {"do": "hessian_search", "rounds": 1, "candidates": 24, "coarse": 24, "alpha": 0.05}
 
 
