@@ -11,7 +11,8 @@ import torch
 
 from tests.tiny import part, run, tiny
 from vitq.steps import Workspace
-from vitq.steps.reconstruct import Reconstruct, rate
+from vitq.steps.reconstruct import Reconstruct
+from vitq.steps.schedule import rate
 
 Make = Callable[..., Workspace]
 UNIFORM = {"kinds": {"weight": {"granularity": "channel"}, "default": {}}}

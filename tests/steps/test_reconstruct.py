@@ -15,7 +15,8 @@ from vitq import validate
 from vitq.config import RunConfig
 from vitq.errors import VitqError
 from vitq.steps import Workspace
-from vitq.steps.reconstruct import Reconstruct, anneal, rate
+from vitq.steps.reconstruct import Reconstruct
+from vitq.steps.schedule import anneal, rate
 
 Make = Callable[..., Workspace]
 UNIFORM = {"kinds": {"weight": {"granularity": "channel"}, "default": {}}}

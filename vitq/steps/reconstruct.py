@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -21,6 +20,7 @@ from vitq.steps.drop import Dropping
 from vitq.steps.fisher import gradients
 from vitq.steps.learn import Learnt, learnable
 from vitq.steps.loss import FISHER, LOSSES, weights_of
+from vitq.steps.schedule import anneal, schedule_of
 from vitq.steps.step import STEPS, Step, Workspace
 from vitq.steps.stream import ImageStream, Stream, taught, through
 
@@ -223,7 +223,7 @@ def learn_segment(
             work.progress.advance(iterations, segment.name)
             return torch.zeros(0)
         optimizer = learnt.optimizer(step.lr, step.lr_scales, step.lr_zero_points, step.lr_rounding)
-        schedule = _schedule(step, optimizer, iterations)
+        schedule = schedule_of(step, optimizer, iterations)
         dropping = None
         if step.input == "qdrop" and step.drop_at == "everywhere":
             dropping = stack.enter_context(Dropping(sites, step.drop, work.device, seed))
@@ -272,37 +272,6 @@ def batches(count: int, size: int, iterations: int, generator: torch.Generator) 
     """`iterations` batches of min(size, count) positions, each drawn without replacement."""
     for _ in range(iterations):
         yield torch.randperm(count, generator=generator)[:size]
-
-
-def _schedule(
-    step: Reconstruct, optimizer: torch.optim.Optimizer, iterations: int
-) -> torch.optim.lr_scheduler.LambdaLR:
-    factors = [
-        (lambda _: 1.0) if group["constant"] else (lambda i: rate(step, i, iterations))
-        for group in optimizer.param_groups
-    ]
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
-
-
-def rate(step: Reconstruct, iteration: int, iterations: int) -> float:
-    """Factor of the learning rate: linear warmup, then constant or cosine to zero."""
-    begin = step.warmup * iterations
-    if iteration < begin:
-        return (iteration + 1) / (begin + 1)
-    if step.schedule == "constant":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (iteration - begin) / max(1.0, iterations - begin)))
-
-
-def anneal(
-    progress: float, along: str = "cosine", start: float = 20.0, end: float = 2.0, warmup: float = 0.2
-) -> float | None:
-    """β of the rounding regularizer: none during the warmup, then from 20 to 2 along a `cosine` or a line."""
-    if progress < warmup:
-        return None
-    done = (progress - warmup) / (1 - warmup)
-    left = 0.5 * (1 + math.cos(math.pi * done)) if along == "cosine" else 1 - done
-    return end + (start - end) * left
 
 
 def _autocast(step: Reconstruct, device: torch.device) -> AbstractContextManager[object]:
