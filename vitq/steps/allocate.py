@@ -105,14 +105,16 @@ class Allocate(Step):
 
     def check_network(self, blueprint: Blueprint) -> list[str]:
         """No free site; or limits on bytes and bit operations below the narrowest widths, even without their scales."""
+        bounded = self.size_mb is not None or self.bops is not None
         # Shapes first: a site that is on wants to quantize, and nothing is fitted here.
-        model, shapes, fitted = blueprint.model, blueprint.shapes, blueprint.fitted(self)
+        shapes = blueprint.shapes if bounded else {}
+        model, fitted = blueprint.model, blueprint.fitted(self)
         for site in model.quantized():
             site.on = site in fitted
         sites, widths = free(model, blueprint.config.bits), sorted(self.widths)
         if not sites:
             return [_NONE_FREE]
-        if self.size_mb is None and self.bops is None:
+        if not bounded:
             return []
         try:
             limits = self._limits(blueprint.config, sites)
