@@ -76,9 +76,9 @@ def test_greedy_takes_the_least_increase_per_saved_bit(calibrated: Make) -> None
 
 
 def test_lazy_measuring_is_cheaper_and_about_as_good(calibrated: Make) -> None:
-    """On a single random network either path may end with twice the other's loss: the mean over five of them counts."""
+    """On a single random network either path may have twice the other's loss: the mean over seven counts."""
     ratios = []
-    for classes in range(3, 8):
+    for classes in range(3, 10):
         ends = {}
         for recompute in ("always", "lazy"):
             work = calibrated(num_classes=classes)
@@ -86,7 +86,7 @@ def test_lazy_measuring_is_cheaper_and_about_as_good(calibrated: Make) -> None:
             ends[recompute] = greedy(trial, budget, WIDTHS, recompute, work.progress)[-1]
         assert ends["lazy"]["evaluations"] < 0.2 * ends["always"]["evaluations"]
         ratios.append(ends["lazy"]["loss"] / ends["always"]["loss"])
-    assert np.exp(np.mean(np.log(ratios))) < 1.5, ratios
+    assert np.exp(np.mean(np.log(ratios))) < 1.3, ratios
 
 
 def test_never_measuring_follows_the_losses_of_sites_alone(calibrated: Make) -> None:
