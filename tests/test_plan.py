@@ -69,6 +69,22 @@ def test_one_full_precision_run_for_all_bits_and_seeds(engine: FakeEngine) -> No
     assert alone.runs[0].config == fp
 
 
+def test_iterations_are_no_part_of_a_recipe_that_has_none(engine: FakeEngine) -> None:
+    methods = "method=fp32,minmax,gptq,ias_vit,scale_predictor"
+    planned = make(methods, "method.iterations=3,4,null")
+    assert planned.cells == 15
+    found = [(run.config.method.name, run.config.method.iterations) for run in planned.runs]
+    assert [name for name, iterations in found if iterations is None] == [
+        "fp32", "minmax", "gptq", "ias_vit", "scale_predictor(repq_vit)"
+    ]  # fmt: skip
+    assert [iterations for name, iterations in found if name == "ias_vit"] == [3, 4, None]
+    plain = {run.signature for run in make("method=fp32,minmax,gptq").runs}
+    assert plain < {run.signature for run in planned.runs}
+    # A step that is switched off does not count.
+    off = "+method.steps.predict.enabled=false"
+    assert len(make("method=scale_predictor", "method.iterations=3,4", off.lstrip("+")).runs) == 1
+
+
 def test_identity_is_the_resolved_config_not_the_overrides(engine: FakeEngine) -> None:
     by_group = make("bits=w4a4", multirun=False).runs[0]
     by_value = make("bits.weight=4", "bits.activation=4", "tracker=none", "device=cpu", multirun=False).runs[0]

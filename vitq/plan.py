@@ -140,7 +140,21 @@ def _parse(cell: Cell) -> tuple[RunConfig | None, list[str]]:
         # One full-precision run, whichever cell of bits x calibration x seeds it was found in.
         fp = BitsConfig(weight="fp", activation="fp")
         config = dataclasses.replace(config, bits=fp, calib=CalibConfig(), seed=0)
+    if config.method.iterations is not None and not _iterates(config):
+        # One run, whatever a sweep over learning methods asks of these.
+        config = dataclasses.replace(config, method=dataclasses.replace(config.method, iterations=None))
     return _absolute(config), found
+
+
+def _iterates(config: RunConfig) -> bool:
+    """Whether an enabled step of the recipe heeds `method.iterations`."""
+    if not config.method.steps:
+        return False
+    from vitq import methods
+    from vitq.steps.known import earlier
+
+    methods.load()
+    return any(hasattr(step, "iterations") for step in earlier(config))
 
 
 def _absolute(config: RunConfig) -> RunConfig:

@@ -81,6 +81,18 @@ def test_the_patch_embedding_is_rounded_by_wqer(workspace: Make) -> None:
 
 
 @torch.no_grad()
+def test_a_patch_embedding_that_nothing_has_fitted_is_rounded_to_nearest(workspace: Make) -> None:
+    """Else a recipe without a step for the weights, in which erq fits all others, would leave it in floating point."""
+    work, other = (workspace(tiny("vit"), METHOD, weight=4, activation=4) for _ in range(2))
+    run(work, *REPQ[:2], {"do": "erq"})
+    run(other, *REPQ)
+    site = work.model.sites["patch_embed.proj.weight"]
+    assert site.on
+    ours, theirs = (uniform(w, site.name)(part(w.model.model, "patch_embed.proj").weight) for w in (work, other))
+    assert torch.equal(ours, theirs)
+
+
+@torch.no_grad()
 def distance(work: Workspace) -> float:
     x = images(work)
     quantized = work.model(x)

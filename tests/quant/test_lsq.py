@@ -50,6 +50,20 @@ def test_learned_scale_and_zero_point_have_lsq_gradients(bits: int, batched: boo
     assert float(zero.grad) == pytest.approx(float((dz * upstream).sum()) * factor, rel=1e-4, abs=1e-6)
 
 
+def test_a_zero_point_that_is_not_learned_stays_between_two_codes() -> None:
+    """What is learned through is what is evaluated: `reparameterize` with zero_point=mean leaves a fraction."""
+    quantizer = build("uniform", 3, Axes(-1, token=True), "tensor", "minmax", False, {})
+    assert isinstance(quantizer, UniformQuantizer)
+    x = torch.linspace(-3, 3, 101).view(1, -1, 1)
+    quantizer.fit_tensor(x)
+    quantizer.assign(quantizer._layout(), torch.tensor([0.5]), torch.tensor([3.45]))
+    plain = quantizer(x)
+    quantizer.learn(scale=True, zero_point=False, batched=True)
+    assert torch.equal(quantizer(x).detach(), plain)
+    quantizer.freeze()
+    assert torch.equal(quantizer(x), plain)
+
+
 @pytest.mark.parametrize(("granularity", "dimension"), [("channel", 3), ("head", 1)])
 def test_the_factor_of_a_group_counts_the_groups_own_features(granularity: str, dimension: int) -> None:
     """n of LSQ's 1/√(n·Q) is what shares one scale: the features of one image in that channel or head."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
+from timm.layers import SwiGLU
 
 from tests.tiny import images, part, run, tiny, uniform
 from vitq.steps import Workspace
+from vitq.steps.reparameterize import Reparameterize
+from vitq.steps.step import parse_step
 
 CHANNELWISE = {
     "kinds": {
@@ -185,3 +190,51 @@ def test_a_mean_zero_point_is_public_codes_one_and_survives_learning(workspace: 
     assert len(found.unique()) == 9
     with pytest.raises(ValueError, match="zero_point=integer"):
         quantizer.encode(x)
+
+
+@pytest.mark.parametrize("family", ["vit", "swin", "swin with padded windows"])
+@torch.no_grad()
+def test_a_nearly_constant_channel_harms_no_other(workspace: Make, family: str) -> None:
+    """Its zero point lies 10^3 to 10^7 codes off: in the mean it would be every other channel's offset."""
+    weights = {"do": "calibrate", "sites": "weights"}
+    errors = {}
+    for slope in (0.0, 1e-3, 1e-6):
+        work = workspace(build(family), CHANNELWISE, weight=8, activation=8)
+        for link in work.model.anatomy.links:
+            norm = part(work.model.model, link.norm)
+            norm.weight[4], norm.bias[4] = slope, 2.0
+        before = work.model(images(work))
+        run(work, ACTIVATIONS, REPARAMETERIZE, weights)
+        errors[slope] = float((work.model(images(work)) - before).square().mean())
+        work.model.switch(work.model.sites.values(), on=False)
+        assert (work.model(images(work)) - before).abs().max() < 1e-4
+    assert errors[1e-3] < 1.5 * errors[0.0]
+    assert errors[1e-6] < 1.5 * errors[0.0]
+
+
+@pytest.mark.parametrize("exact", ["fc1_g", "fc1_x"])
+@torch.no_grad()
+def test_of_two_layers_behind_a_norm_one_may_stay_in_floating_point(workspace: Make, exact: str) -> None:
+    other = {"fc1_g": "fc1_x", "fc1_x": "fc1_g"}[exact]
+    sites = {f"blocks.0.mlp.{exact}.input": "fp"}
+    work = workspace(tiny("vit", mlp_layer=SwiGLU), CHANNELWISE, activation=4, sites=sites)
+    before = work.model(images(work))
+    run(work, ACTIVATIONS, REPARAMETERIZE)
+    assert uniform(work, f"blocks.0.mlp.{other}.input").granularity == "tensor"
+    assert work.model.sites[f"blocks.0.mlp.{exact}.input"].quantizer is None
+    work.model.switch(work.model.sites.values(), on=False)
+    assert (work.model(images(work)) - before).abs().max() < 1e-4
+
+
+def test_two_layers_behind_a_norm_need_one_bit_width(workspace: Make) -> None:
+    sites = {"blocks.0.mlp.fc1_x.input": 6}
+    work = workspace(tiny("vit", mlp_layer=SwiGLU), CHANNELWISE, activation=4, sites=sites)
+    message = r"blocks\.0\.mlp\.fc1_g, blocks\.0\.mlp\.fc1_x read one norm and share its scale, but have \[4, 6\] bits"
+    step, _ = parse_step("fold", REPARAMETERIZE)
+    assert isinstance(step, Reparameterize)
+    found = step.check_network(SimpleNamespace(model=work.model))  # type: ignore[arg-type]
+    assert len(found) == 1
+    assert re.match(message, found[0])
+    run(work, ACTIVATIONS)
+    with pytest.raises(ValueError, match=message):
+        run(work, REPARAMETERIZE)

@@ -53,7 +53,8 @@ class QuantizerConfig:
 class MethodConfig:
     """A recipe. `steps` maps a step's name to `{do: <registered step>, enabled: true, …its own options}`.
 
-    iterations: overrides the iterations of every reconstructing step.
+    iterations: overrides the iterations of every reconstructing step. The plan takes it away from a recipe without such
+        a step, which is one run whatever a sweep asks of others.
     """
 
     name: str

@@ -11,7 +11,7 @@ from vitq.config.bits import BitsConfig
 from vitq.config.run import RunConfig
 
 # Raised when the engine changes so that the same config means another result. Part of every signature.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 # Keys that do not change a result. Paths are volatile; the content hashes beside them (`model.weights`,
 # `data.fingerprint`) are not.

@@ -42,7 +42,7 @@ class Erq(Step):
     penalty, penalty_head: λ for the sums over all images and positions, of the layers and of the last ones.
     flips: most flips for each output channel and half. choose: the flip of largest `gradient` among those that go
         against it (the paper's), or of largest `decrease` of the proxy. patch: update the patch embedding too;
-        its image is not quantized, so that Wqer alone changes it.
+        its image is not quantized, so that Wqer alone changes it. Else its weight is rounded to nearest.
     """
 
     aqer: bool = True
@@ -89,6 +89,9 @@ class Erq(Step):
             if self.patch or not isinstance(layer, QuantConv2d):
                 seen = {"local": (exact, None), "quantized": (quantized, None), "fp": (quantized, exact)}
                 self._update(work, layer, moments(layer, name, *seen[self.reference]))
+            elif layer.weight_site.quantizer is not None and not layer.weight_site.on:
+                fit_weight(work, layer.weight_site)
+                layer.weight_site.on = True
 
     def _update(self, work: Workspace, layer: Layer, seen: Moments) -> None:
         penalty = self.penalty_head if layer.weight_site.owner in work.model.anatomy.head else self.penalty

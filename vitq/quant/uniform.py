@@ -184,7 +184,9 @@ class _Learned(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor, codes: int, rows: int) -> Tensor:
-        zero = zero.round()
+        # One that is learned becomes a code (`freeze`); one that is not stays as the step before left it.
+        if ctx.needs_input_grad[2]:
+            zero = zero.round()
         ratio = x * scale.reciprocal()
         raw = ratio.round().add_(zero)
         code = raw.clamp(0, codes - 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -18,6 +18,12 @@ from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.fold import bias_of, fold
 from vitq.steps.step import STEPS, Step, Workspace
 
+if TYPE_CHECKING:
+    from vitq.blueprint import Blueprint
+
+# Zero points further off than so many ranges are left out of their mean.
+_FAR = 16
+
 
 @STEPS.register("reparameterize")
 @dataclass(frozen=True, config=RULES)
@@ -31,14 +37,17 @@ class Reparameterize(Step):
     so that the full-precision function is unchanged and the norm's output is quantized with one (s̃, z̃).
 
     zero_point: `integer`: z̃ is rounded, because codes are integers, and r2 takes up the difference: every channel keeps
-        its own codes. `mean`: z̃ = mean(z) as it is, as the paper writes and public code does; what is clipped then ends
-        half a step beyond the last whole step at either side, so that a site has 2^b + 1 levels. It exists to compare
-        with public code's figures; such a site has no b-bit codes (`encode` raises).
+        its own codes. Zero points more than 16 ranges off have no part in the mean: a nearly constant channel, where
+        |β| ≫ |γ|, would shift all others so far that the weights' rounding error times the shift is what is left.
+        `mean`: z̃ = mean(z) as it is, as the paper writes and public code does; what is clipped then ends half a step
+        beyond the last whole step at either side, so that a site has 2^b + 1 levels. It exists to compare with public
+        code's figures; such a site has no b-bit codes (`encode` raises).
 
     A channel with a single value c (an affine weight of zero) has no scale of its own: it takes s̃ and is shifted onto
     the zero point, where it is represented exactly. Where zeros are padded between norm and layer (some Swin sizes), or
     where the norm has no bias, a shift cannot be folded: scales are evened out all the same (r2 = 0), and one range
-    that covers all channels' ranges, single values included, becomes the tensor's.
+    that covers all channels' ranges becomes the tensor's. Channels of a single value, and those with far zero points,
+    keep their scale there: stretched, they would make the range.
     """
 
     zero_point: Literal["integer", "mean"] = "integer"
@@ -55,6 +64,17 @@ class Reparameterize(Step):
             ]
         return []
 
+    def check_network(self, blueprint: Blueprint) -> list[str]:
+        """Layers behind one norm that share its scale and have different bit-widths."""
+        found, model = [], blueprint.model
+        for link in model.anatomy.links:
+            sites = [model.sites[f"{name}.input"].quantizer for name in link.consumers]
+            bits = [quantizer.bits for quantizer in sites if quantizer is not None]
+            channelwise = any(quantizer is not None and quantizer.granularity == "channel" for quantizer in sites)
+            if channelwise and len(set(bits)) > 1:
+                found.append(_unequal(link, bits))
+        return found
+
     def run(self, work: Workspace) -> None:
         links = work.model.anatomy.links
         for link in work.progress.over(links, "reparameterize", len(links)):
@@ -69,40 +89,55 @@ def reparameterize_link(work: Workspace, link: Link, rounded: bool = True) -> No
     """
     norm = work.model.model.get_submodule(link.norm)
     consumers = [_linear(work, name) for name in link.consumers]
-    site = consumers[0].input_site
-    if site.quantizer is None or site.quantizer.granularity == "tensor":
+    # One that reads the norm in floating point is folded like the others, and goes on reading it so.
+    sites = [layer.input_site for layer in consumers if layer.input_site.quantizer is not None]
+    if not sites or all(site.quantizer is not None and site.quantizer.granularity == "tensor" for site in sites):
         return
-    quantizers = [_channelwise(layer.input_site.quantizer, link) for layer in consumers]
+    quantizers = [_channelwise(site.quantizer, link) for site in sites]
     first = quantizers[0]
     if len({quantizer.bits for quantizer in quantizers}) > 1:
-        raise ValueError(
-            f"reparameterize: {', '.join(link.consumers)} read one norm and share its scale, but have "
-            f"{[q.bits for q in quantizers]} bits; give them one bit-width in bits.sites"
-        )
+        raise ValueError(f"reparameterize: {_unequal(link, [quantizer.bits for quantizer in quantizers])}")
     scale, zero, constant = first.scale, first.zero_point, ~first.constants.isnan()
     varying = ~constant
     if not bool(varying.any()):
         raise ValueError(f"reparameterize: every output channel of {link.norm} is constant; the checkpoint is broken")
     target = scale[varying].mean()
-    even = torch.where(constant, target, scale)
-    ratio = even / target
+    usual = _usual(zero, varying, first.codes)
     if link.padded or bias_of(norm) is None:
-        low, high = -zero[varying].max() * target, (first.codes - 1 - zero[varying].min()) * target
-        if bool(constant.any()):
-            values = first.constants[constant]
-            low, high = torch.minimum(low, values.min()), torch.maximum(high, values.max())
+        even = torch.where(usual, scale, target)
+        low, high = -zero[usual].max() * target, (first.codes - 1 - zero[usual].min()) * target
+        alone = varying & ~usual
+        for values in (first.constants[constant], *_ends(scale[alone], zero[alone], first.codes)):
+            if len(values):
+                low, high = torch.minimum(low, values.min()), torch.maximum(high, values.max())
         new_scale = (high - low) / (first.codes - 1)
         new_zero = torch.round(-low / new_scale)
-        fold(norm, consumers, ratio, torch.zeros_like(even))
+        fold(norm, consumers, even / target, torch.zeros_like(even))
     else:
-        new_scale, new_zero = target, zero[varying].mean()
-        if rounded:
-            new_zero = new_zero.round()
+        even = torch.where(constant, target, scale)
+        new_scale, new_zero = target, zero[usual].mean().round() if rounded else zero[varying].mean()
         # A constant channel of value c moves onto zero, which z̃ represents exactly.
         shift = torch.where(constant, -first.constants.nan_to_num(), scale * (zero - new_zero))
-        fold(norm, consumers, ratio, shift)
-    for layer, old in zip(consumers, quantizers, strict=True):
-        layer.input_site.quantizer = _tensorwise(old, new_scale, new_zero)
+        fold(norm, consumers, even / target, shift)
+    for site, old in zip(sites, quantizers, strict=True):
+        site.quantizer = _tensorwise(old, new_scale, new_zero)
+
+
+def _usual(zero: Tensor, varying: Tensor, codes: int) -> Tensor:
+    """Which of the `varying` channels have a zero point no more than 16 ranges off; all of them where none has. (C,)"""
+    near = varying & ((zero - codes / 2).abs() <= _FAR * codes)
+    return near if bool(near.any()) else varying
+
+
+def _ends(scale: Tensor, zero: Tensor, codes: int) -> tuple[Tensor, Tensor]:
+    return -zero * scale, (codes - 1 - zero) * scale
+
+
+def _unequal(link: Link, bits: list[int]) -> str:
+    return (
+        f"{', '.join(link.consumers)} read one norm and share its scale, but have {bits} bits; "
+        "give them one bit-width in bits.sites"
+    )
 
 
 def _channelwise(quantizer: Quantizer | None, link: Link) -> UniformQuantizer:
