@@ -171,7 +171,23 @@ CALIBRATE = {"all": {"do": "calibrate"}}
         (
             {"kinds": KINDS, "steps": {"all": {"do": "calibrate"}, "fold": {"do": "reparameterize"}}},
             {},
-            "fold: changes weights after 'all' has calibrated them; move 'all' behind it",
+            "fold: changes weights after 'all' has fitted their quantizers; move 'all' behind it",
+        ),
+        *(
+            (
+                {
+                    "kinds": KINDS,
+                    "steps": {
+                        "a": CALIBRATE["all"] | {"sites": "activations"},
+                        "w": {"do": do},
+                        "fold": {"do": fold, **options},
+                    },
+                },
+                {},
+                "fold: changes weights after 'w' has fitted their quantizers; move 'w' behind it",
+            )
+            for do in ("gptq", "erq")
+            for fold, options in (("reparameterize", {}), ("equalize", {"rule": "sq_b"}))
         ),
         (
             {"kinds": KINDS, "steps": {"all": {"do": "calibrate"}, "../x": {"do": "bias_correction"}}},

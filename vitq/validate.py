@@ -157,11 +157,10 @@ def _kept(config: RunConfig) -> Iterator[str]:
 
 
 def _order(steps: dict[str, Step]) -> Iterator[str]:
-    """Weights must not be calibrated before a step that changes them. `steps`: the enabled ones by name, in order."""
-    from vitq.steps.calibrate import Calibrate
+    """Weights must not be fitted before a step that changes them. `steps`: the enabled ones by name, in order."""
     from vitq.steps.reparameterize import Reparameterize
 
-    calibrated: str | None = None
+    fitted: str | None = None
     observed = False
     names = list(steps)
     for name, step in steps.items():
@@ -170,11 +169,11 @@ def _order(steps: dict[str, Step]) -> Iterator[str]:
             yield f"method.steps.{name}: must be the last step; move {later} before it"
         if isinstance(step, Reparameterize) and not observed:
             yield f"method.steps.{name}: folds post_norm ranges, but no step before it calibrates these activations"
-        if step.changes_weights and calibrated is not None:
+        if step.changes_weights and fitted is not None:
             yield (
-                f"method.steps.{name}: changes weights after {calibrated!r} has calibrated them; "
-                f"move {calibrated!r} behind it"
+                f"method.steps.{name}: changes weights after {fitted!r} has fitted their quantizers; "
+                f"move {fitted!r} behind it"
             )
-        if isinstance(step, Calibrate) and step.sites in ("weights", "all"):
-            calibrated = name
+        if "weight" in step.fits():
+            fitted = name
         observed = observed or "post_norm" in step.fits()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,12 +131,18 @@ def test_the_cache_answers_whole_questions_only_and_survives_damage(subject: Mak
     assert known.losses(["a", "b"], [3]) == {"a": {3: 0.1 + 0.2}, "b": {3: 1.0}}
     assert known.losses(["a", "b"], [3, 4]) is None
     assert known.losses(["c"], [3]) is None
+    patterns: list[dict[str, int | str]] = [{"blocks.0.*": 8, "*.fc1.*": 3}, {"*.fc1.*": 3, "blocks.0.*": 8}]
+    turned = [replace(config, bits=replace(config.bits, sites=sites)) for sites in patterns]
     for other in (
         Known(config, steps_before(config)[:-1], 8, torch.device("cpu")),
         Known(config, steps_before(config), 9, torch.device("cpu")),
         Known(config, steps_before(config), 8, torch.device("cuda")),
+        Known(turned[0], steps_before(config), 8, torch.device("cpu")),
+        Known(turned[1], steps_before(config), 8, torch.device("cpu")),
     ):
         assert other.path != known.path
+    # Of two patterns that match a site the last one wins.
+    assert len({Known(one, steps_before(config), 8, torch.device("cpu")).path for one in turned}) == 2
     known.path.write_bytes(b"{")
     assert known.losses(["a"], [3]) is None
 

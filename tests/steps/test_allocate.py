@@ -168,6 +168,10 @@ def test_what_the_plan_refuses() -> None:
         assert any(f"after a step '{fits}'" in p for p in Allocate("allocate").check(late))
     off = config({"c": CALIBRATE, "r": {"do": "reconstruct", "enabled": False}, "a": allocate})
     assert Allocate("allocate").check(off) == []
+    for dual, refused in ((0.05, True), (0.0, False)):
+        grown = config({"c": CALIBRATE, "a": {**allocate, "size_mb": 1.0}, "e": {"do": "erq", "dual": dual}})
+        found = Allocate("allocate", size_mb=1.0).check(grown)
+        assert any("size_mb=1 is met before step 'erq' gives weights two ranges each" in p for p in found) is refused
     early = config({"a": allocate, "c": CALIBRATE})
     assert any("no step before it calibrates" in p for p in Allocate("allocate").check(early))
 

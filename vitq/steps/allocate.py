@@ -86,7 +86,21 @@ class Allocate(Step):
                 problems.append(f"{name}={value:g}; a number above 0 is needed")
         if self.images < 1:
             problems.append(f"images={self.images}; at least 1 is needed")
-        return problems + self._order(config)
+        return problems + self._order(config) + self._grown(config)
+
+    def _grown(self, config: RunConfig) -> list[str]:
+        """A limit on bytes that a step behind this one breaks."""
+        from vitq.steps.known import earlier
+
+        if self.size_mb is None:
+            return []
+        behind = earlier(config)[len(earlier(config, self)) + 1 :]
+        return [
+            f"size_mb={self.size_mb:g} is met before step {step.do!r} gives weights two ranges each, which take more "
+            "bytes; set its dual=0, or drop size_mb"
+            for step in behind
+            if getattr(step, "dual", 0) > 0
+        ]
 
     def _order(self, config: RunConfig) -> list[str]:
         """Problems with the enabled steps before this one."""

@@ -32,6 +32,8 @@ class Known:
         key = {
             "version": [_VERSION, SCHEMA_VERSION],
             **{part: plain.get(part) for part in ("model", "data", "bits", "calib", "seed")},
+            # Sorted keys forget which pattern comes last, and the last one wins.
+            "order": list(plain["bits"]["sites"]),
             "kinds": plain["method"]["kinds"],
             "iterations": plain["method"]["iterations"],
             "steps": steps,
