@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from vitq.errors import option_problems
+from vitq.option_errors import option_problems
 
 T = TypeVar("T")
 
@@ -16,6 +16,7 @@ class OptionsOf(Generic[T]):
     """Reads `launcher.options` as a T."""
 
     def __init__(self, dataclass: type[T]):
+        self._dataclass = dataclass
         self._adapter: TypeAdapter[T] = TypeAdapter(dataclass)
 
     def check(self, options: Mapping[str, Any]) -> list[str]:
@@ -23,7 +24,7 @@ class OptionsOf(Generic[T]):
         try:
             self._adapter.validate_python(dict(options))
         except ValidationError as error:
-            return option_problems(error, "launcher.options", "key")
+            return option_problems(error, "launcher.options", self._dataclass, "key")
         return []
 
     def parse(self, options: Mapping[str, Any]) -> T:

@@ -191,7 +191,7 @@ def test_exclusions(engine: FakeEngine, tmp_path: Path) -> None:
         ("{exclude: [{method: '*'}]}", "the sweep has no runs"),
         ("{exclude: [{method: minmaxx, bits: w3a3}]}", "sweep.exclude: unknown method 'minmaxx'; valid: adalog"),
         ("{exclude: [{bits: [w3a3, 'w9*']}]}", "sweep.exclude: unknown bits 'w9*'; valid: fp, w3a3"),
-        ("{nam: x}", "sweep.nam='x'"),
+        ("{nam: x}", "sweep.nam: unknown key 'nam'; valid: baseline, cost, description, exclude, name. Did you mean"),
         ("{name: a/b}", "sweep.name='a/b': a sweep's name becomes a file name"),
     ],
 )
@@ -200,6 +200,7 @@ def test_a_wrong_sweep_section(engine: FakeEngine, tmp_path: Path, section: str,
         sweep(tmp_path, section)
     assert len(error.value.problems) == 1
     assert error.value.problems[0].startswith(line)
+    assert not error.value.problems[0].endswith("]"), "it is a problem of the sweep, and of no run"
 
 
 def test_paths_that_exist_become_absolute_and_others_stay(engine: FakeEngine, tmp_path: Path) -> None:

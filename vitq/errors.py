@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pydantic import ValidationError
 
 
 class VitqError(Exception):
@@ -59,16 +55,3 @@ def unknown(what: str, value: object, valid: Iterable[str], action: str = "") ->
     close = difflib.get_close_matches(str(value), names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"unknown {what} {value!r}; valid: {', '.join(names)}.{hint}{' ' + action if action else ''}"
-
-
-def option_problems(error: ValidationError, place: str, what: str = "option") -> list[str]:
-    """What is wrong with the options under a dotted key, one line each: `place.key=value: …`."""
-    found = []
-    for entry in error.errors(include_url=False):
-        key = ".".join([place, *map(str, entry["loc"])])
-        if entry["type"] == "unexpected_keyword_argument":
-            found.append(f"{key}: unknown {what}")
-        else:
-            value = "" if entry["type"] == "missing" else f"={entry['input']!r}"
-            found.append(f"{key}{value}: {entry['msg'].removeprefix('Value error, ')}")
-    return found

@@ -27,14 +27,14 @@ def with_valid_keys(problem: str) -> str:
 def merge(problems: Iterable[tuple[str, str]], runs: int) -> list[str]:
     """(run, problem) pairs → one line per distinct problem, with the runs concerned where there are several.
 
-    runs: number of runs looked at, so that `all` can be said.
+    runs: number of runs looked at, so that `all` can be said. Problems of the sweep itself have no run: an empty name.
     """
     where: dict[str, list[str]] = {}
     for run, problem in problems:
         concerned = where.setdefault(problem, [])
-        if run not in concerned:
+        if run and run not in concerned:
             concerned.append(run)
-    return [problem if runs <= 1 else f"{problem}  [{_runs(names, runs)}]" for problem, names in where.items()]
+    return [f"{problem}  [{_runs(names, runs)}]" if names and runs > 1 else problem for problem, names in where.items()]
 
 
 def _runs(names: list[str], runs: int) -> str:

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from vitq.config.base import RULES
 from vitq.errors import unknown
+from vitq.option_errors import option_problems
 from vitq.store.sweeps import NAME
 
 
@@ -48,10 +49,7 @@ class SweepConfig:
         try:
             return _ADAPTER.validate_python({"name": name, **raw}), []
         except ValidationError as error:
-            return None, [
-                f"sweep.{'.'.join(map(str, e['loc']))}={e['input']!r}: {e['msg'].removeprefix('Value error, ')}"
-                for e in error.errors(include_url=False)
-            ]
+            return None, option_problems(error, "sweep", SweepConfig, "key")
 
     def excludes(self, choices: Mapping[str, str], config: Mapping[str, Any]) -> bool:
         """True when an entry of `exclude` matches a cell, given its group choices and its resolved config.

@@ -109,8 +109,9 @@ def _steps(config: RunConfig) -> Iterator[str]:
 
     steps: dict[str, Step] = {}
     fitted: set[str] = set()
+    named = [name for name, raw in config.method.steps.items() if raw.get("do") is not None]
     for name, raw in config.method.steps.items():
-        step, wrong = parse_step(name, raw)
+        step, wrong = parse_step(name, raw, named)
         yield from wrong
         if not _STEP_NAME.fullmatch(name):
             yield (

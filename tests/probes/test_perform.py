@@ -212,7 +212,9 @@ def test_bad_probes_are_found_by_the_plan(planner: Planner) -> None:
         return found if config is None else problems(config)
 
     assert "landscape" in wrong(names=["landscap"])[0]
-    assert wrong(options={"landscape": {"pionts": 3}}) == ["probe.options.landscape.pionts: unknown option"]
+    (line,) = wrong(options={"landscape": {"pionts": 3}})
+    assert line.startswith("probe.options.landscape.pionts: unknown option 'pionts'; valid: block, ")
+    assert line.endswith("Did you mean 'points'?")
     assert "odd number" in wrong(options={"landscape": {"points": 4}})[0]
     assert "probe.max_seconds" in wrong(max_seconds=0)[0]
     assert wrong(names=["landscape"]) == []

@@ -11,7 +11,8 @@ from pydantic.dataclasses import dataclass
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
-from vitq.errors import option_problems, unknown
+from vitq.errors import unknown
+from vitq.option_errors import option_problems
 from vitq.registry import Registry
 
 if TYPE_CHECKING:
@@ -70,4 +71,4 @@ def parse_probe(name: str, options: dict[str, Any]) -> tuple[Probe | None, list[
     try:
         return TypeAdapter(PROBES[name]).validate_python(options), []
     except ValidationError as error:
-        return None, option_problems(error, place)
+        return None, option_problems(error, place, PROBES[name])

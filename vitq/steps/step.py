@@ -14,8 +14,9 @@ from torch import Tensor
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
-from vitq.errors import option_problems, unknown
+from vitq.errors import unknown
 from vitq.models.anatomy import Anatomy, Segment
+from vitq.option_errors import option_problems
 from vitq.progress import Progress
 from vitq.quant.model import QuantizedModel
 from vitq.quant.site import Site
@@ -106,18 +107,23 @@ class Step(ABC):
         return []
 
 
-def parse_step(name: str, raw: dict[str, Any]) -> tuple[Step | None, list[str]]:
-    """A recipe's entry → (step, []) or (None, problems)."""
+def parse_step(name: str, raw: dict[str, Any], steps: Collection[str] = ()) -> tuple[Step | None, list[str]]:
+    """A recipe's entry → (step, []) or (None, problems). steps: names of the recipe's steps, for the problems."""
     place = f"method.steps.{name}"
     do = raw.get("do")
     if do is None:
-        return None, [f"{place}.do: missing; valid: {', '.join(STEPS)}"]
+        others = [other for other in steps if other != name]
+        if not others:
+            return None, [f"{place}.do: missing; valid: {', '.join(STEPS)}"]
+        # Most often an override of a step under a name that the recipe does not have.
+        action = f"A new step says what it does, {place}.do=…: {', '.join(STEPS)}."
+        return None, [f"{place}: {unknown('step of the recipe', name, others, action)}"]
     if do not in STEPS:
         return None, [f"{place}.do: {unknown('step', do, STEPS)}"]
     try:
         return TypeAdapter(STEPS[do]).validate_python(raw), []
     except ValidationError as error:
-        return None, option_problems(error, place)
+        return None, option_problems(error, place, STEPS[do])
 
 
 def select(sites: list[Site], which: str, kinds: tuple[str, ...] = ()) -> list[Site]:
