@@ -191,6 +191,18 @@ def test_sweep_json(small: str, engine: FakeEngine, capsys: pytest.CaptureFixtur
     assert "2 of 5 runs failed" in captured.err
 
 
+def test_a_sweep_without_its_baseline_says_so_in_one_line(
+    small: str, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", small, "method=mse", "--dry-run", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["sweep"] == "small"
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("vitq: sweep.baseline=minmax: not among the methods of this sweep (mse)")
+    assert main(["sweep", small, "sweep.baseline=minmx", "--dry-run"]) == 2
+    assert "unknown sweep.baseline 'minmx'; valid: fp32, minmax, mse. Did you mean 'minmax'?" in capsys.readouterr().err
+
+
 def test_status(small: str, engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
     engine.fail = fail_at_4_bits
     main(["sweep", small])

@@ -192,6 +192,7 @@ def test_exclusions(engine: FakeEngine, tmp_path: Path) -> None:
         ("{exclude: [{method: minmaxx, bits: w3a3}]}", "sweep.exclude: unknown method 'minmaxx'; valid: adalog"),
         ("{exclude: [{bits: [w3a3, 'w9*']}]}", "sweep.exclude: unknown bits 'w9*'; valid: fp, w3a3"),
         ("{nam: x}", "sweep.nam: unknown key 'nam'; valid: baseline, cost, description, exclude, name. Did you mean"),
+        ("{baseline: minmx}", "unknown sweep.baseline 'minmx'; valid: fp32, minmax, mse. Did you mean 'minmax'?"),
         ("{name: a/b}", "sweep.name='a/b': a sweep's name becomes a file name"),
     ],
 )
@@ -201,6 +202,32 @@ def test_a_wrong_sweep_section(engine: FakeEngine, tmp_path: Path, section: str,
     assert len(error.value.problems) == 1
     assert error.value.problems[0].startswith(line)
     assert not error.value.problems[0].endswith("]"), "it is a problem of the sweep, and of no run"
+
+
+def test_a_baseline_that_an_override_dropped_stops_nothing(engine: FakeEngine, tmp_path: Path) -> None:
+    planned = sweep(tmp_path, "{baseline: minmax}")
+    assert planned.warnings == ()
+    planned = sweep(tmp_path, "{baseline: minmax, exclude: [{method: minmax}]}")
+    (line,) = planned.warnings
+    assert line.startswith("sweep.baseline=minmax: not among the methods of this sweep (fp32, mse); no run is compared")
+    assert sweep(tmp_path, "{baseline: 'scale_predictor(mse)'}").warnings
+    assert sweep(tmp_path, "{baseline: ''}").warnings == ()
+
+
+def test_a_baseline_may_be_the_word_of_the_axis(engine: FakeEngine) -> None:
+    """`method=scale_predictor` runs `scale_predictor(repq_vit)`: that is what results are called."""
+    planned = make("method=minmax,scale_predictor", "sweep.baseline=scale_predictor")
+    assert planned.warnings == ()
+    planned.commit()
+    assert planned.store.read_sweep("test").baseline == "scale_predictor(repq_vit)"
+
+
+def test_a_baseline_that_is_several_methods_is_to_be_named(engine: FakeEngine) -> None:
+    words = ["method=scale_predictor", "method.base=repq_vit,mse", "sweep.baseline=scale_predictor"]
+    assert problems(*words) == [
+        "sweep.baseline=scale_predictor: method=scale_predictor is several methods of this sweep; valid: "
+        "scale_predictor(mse), scale_predictor(repq_vit). sweep.baseline=null compares with none."
+    ]
 
 
 def test_paths_that_exist_become_absolute_and_others_stay(engine: FakeEngine, tmp_path: Path) -> None:

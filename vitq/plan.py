@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vitq import compose, host
+from vitq import baseline, compose, host
 from vitq.compose import Cell, Primary
 from vitq.config import BitsConfig, CalibConfig, LauncherConfig, RunConfig, signature
 from vitq.errors import ConfigError, DataError, ModelError, unknown
@@ -35,7 +35,7 @@ class PlannedRun:
 @dataclass(frozen=True)
 class Plan:
     """Runs in order, no two alike. `sweep` is None for a run of its own; `cells`: size of the product before
-    exclusions and before equal runs became one."""
+    exclusions and before equal runs became one; `warnings`: what is likely a mistake and stops nothing."""
 
     runs: tuple[PlannedRun, ...]
     store: Store
@@ -43,6 +43,7 @@ class Plan:
     cells: int
     sweep: SweepConfig | None = None
     axes: dict[str, list[str]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def name(self) -> str | None:
@@ -86,6 +87,7 @@ def make(primary: Primary, name: str | None = None, watch: Callable[[int], None]
         found = sweep.unmatched(lambda key: groups.files(key) if groups.is_group(key) and key != "probe" else ())
     problems = [("", problem) for problem in found]
     facts = _Facts()
+    methods: dict[str, set[str]] = {}
     runs: dict[str, PlannedRun] = {}
     stores: dict[str, Store] = {}
     launchers: list[LauncherConfig] = []
@@ -101,6 +103,7 @@ def make(primary: Primary, name: str | None = None, watch: Callable[[int], None]
             problems.append(("", f"sweep.exclude: {unknown('key', error.args[0], valid, 'Dotted keys work too.')}"))
         config, found = _parse(cell)
         if config is not None:
+            methods.setdefault(config.method.name, set()).add(cell.choices.get("method", ""))
             label = _label(cell, primary, config)
             store = stores.setdefault(config.runs_dir, Store(config.runs_dir))
             launchers = [*launchers, config.launcher] if config.launcher not in launchers else launchers
@@ -118,11 +121,17 @@ def make(primary: Primary, name: str | None = None, watch: Callable[[int], None]
             problems.append(
                 ("", f"{key}: one sweep uses one, found {', '.join(several)}; start them as separate sweeps")
             )
+    warnings: tuple[str, ...] = ()
+    if sweep and sweep.baseline and methods:
+        known = baseline.find(sweep.baseline, methods, primary.roots.files("method"))
+        problems += [("", known.problem)] if known.problem else []
+        warnings = (known.warning,) if known.warning else ()
+        sweep = dataclasses.replace(sweep, baseline=known.name)
     if not problems and not runs:
         problems.append(("", "the sweep has no runs: `sweep.exclude` leaves out every cell"))
     if problems:
         raise ConfigError(merge(problems, cells))
-    return Plan(tuple(runs.values()), next(iter(stores.values())), launchers[0], cells, sweep, primary.swept)
+    return Plan(tuple(runs.values()), next(iter(stores.values())), launchers[0], cells, sweep, primary.swept, warnings)
 
 
 def _parse(cell: Cell) -> tuple[RunConfig | None, list[str]]:

@@ -35,6 +35,8 @@ def _execute(primary: Primary, args: argparse.Namespace, name: str | None, conso
 
     with console.status("planning") as status:
         plan = planning.make(primary, name, watch=lambda cells: status.update(f"planning: {cells} configs checked"))
+    for line in plan.warnings:
+        print(f"vitq: {line}", file=sys.stderr)
     if args.dry_run:
         preview(plan, args.json, out)
         return 0
