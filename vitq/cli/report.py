@@ -52,8 +52,20 @@ def main(args: argparse.Namespace) -> int:
 
 def _compare(store: Store, sweep: str, a: str, b: str) -> int:
     from vitq import report
+    from vitq.errors import VitqError
     from vitq.report.verdict import answers, pairwise
 
-    lines = answers(pairwise(store, report.table(store, sweep)), a, b)
-    print("\n".join(lines) or f"{a} and {b} never met under the same model, bits and calibration size")
+    table = report.table(store, sweep)
+    pairs = pairwise(store, table)
+    methods = {*pairs["a"], *pairs["b"]}
+    valid = f"valid: {', '.join(sorted(methods))}" if methods else f"sweep {sweep!r} has no two finished methods yet"
+    if a == b:
+        raise VitqError(f"--compare {a} {b}: two different methods are needed; {valid}")
+    for name in (a, b):
+        if name not in methods and name in {*table.loc[table["bits"] == "FP", "method"]}:
+            raise VitqError(
+                f"--compare {a} {b}: {name} is full precision, the reference of all runs; the report's tables have the "
+                f"change from it beside each accuracy. Two quantized methods are compared; {valid}"
+            )
+    print("\n".join(answers(pairs, a, b)) or f"{a} and {b} never met under the same model, bits and calibration size")
     return 0
