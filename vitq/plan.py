@@ -17,6 +17,7 @@ from vitq.problems import merge, with_valid_keys
 from vitq.result import Status
 from vitq.store import Store, SweepRecord
 from vitq.sweep import SweepConfig
+from vitq.unread import Unread
 
 T = TypeVar("T")
 
@@ -87,6 +88,7 @@ def make(primary: Primary, name: str | None = None, watch: Callable[[int], None]
         found = sweep.unmatched(lambda key: groups.files(key) if groups.is_group(key) and key != "probe" else ())
     problems = [("", problem) for problem in found]
     facts = _Facts()
+    unread = Unread()
     methods: dict[str, set[str]] = {}
     runs: dict[str, PlannedRun] = {}
     stores: dict[str, Store] = {}
@@ -115,12 +117,14 @@ def make(primary: Primary, name: str | None = None, watch: Callable[[int], None]
                 found += [] if done else [line for line in facts.check(config) if line not in found]
                 if not found:
                     runs[sign] = PlannedRun(sign, config, label, cell.overrides, done)
+                unread.look(cell.overrides, config, done)
         problems += [(label, with_valid_keys(problem)) for problem in found]
     for key, several in (("runs_dir", list(stores)), ("launcher", [launcher.name for launcher in launchers])):
         if len(several) > 1:
             problems.append(
                 ("", f"{key}: one sweep uses one, found {', '.join(several)}; start them as separate sweeps")
             )
+    problems += [("", line) for line in unread.problems()]
     warnings: tuple[str, ...] = ()
     if sweep and sweep.baseline and methods:
         known = baseline.find(sweep.baseline, methods, primary.roots.files("method"))

@@ -1,0 +1,55 @@
+"""Options of range searches that are set and that no run of a plan reads: a signature of their own, the same result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vitq.config import RunConfig
+
+# Option → the `range` whose search reads it (vitq/quant/search.py).
+_READ_BY = {"percentiles": "percentile", "candidates": "mse", "shrink_to": "mse"}
+# Quantizers whose `fit` goes by `range` alone. Others may search by themselves, and are left alone.
+_BY_RANGE = ("uniform", "dual_uniform", "int_scores", "log2", "log_sqrt2", "twin_uniform", "twin_softmax")
+
+
+class Unread:
+    """Looks at the runs of a plan one after another.
+
+    Only what an override or an axis sets is looked at: a recipe whose file has the option must still take another
+    `range`. And an option that one run reads is not a mistake in the others: method=minmax,percentile with percentiles.
+    """
+
+    def __init__(self) -> None:
+        self._ranges: dict[str, set[str]] = {}
+
+    def look(self, overrides: Sequence[str], config: RunConfig, done: bool) -> None:
+        """Note which options of range searches are set in a run, and beside which `range`.
+
+        done: the run has its result, which is not refused afterwards.
+        """
+        for kind, quantizer in config.method.kinds.items():
+            for option in _READ_BY.keys() & quantizer.options.keys():
+                key = f"method.kinds.{kind}.options.{option}"
+                if any(_sets(override, key) for override in overrides):
+                    pardoned = done or quantizer.quantizer not in _BY_RANGE
+                    self._ranges.setdefault(key, set()).add(_READ_BY[option] if pardoned else quantizer.range)
+
+    def problems(self) -> list[str]:
+        """One line for each option that was set and that no run reads."""
+        found = []
+        for key, ranges in self._ranges.items():
+            place, _, option = key.rpartition(".options.")
+            reader = _READ_BY[option]
+            if reader not in ranges:
+                found.append(
+                    f"{key}: only range={reader} reads it, not {', '.join(sorted(ranges))}; leave it out, or set "
+                    f"{place}.range={reader}"
+                )
+        return found
+
+
+def _sets(override: str, key: str) -> bool:
+    """Whether an override sets a key: `a.b=1` and `a={b: 1}` set a.b."""
+    name, _, value = override.lstrip("+~").partition("=")
+    option = key.rpartition(".")[2]
+    return name == key or (key.startswith(f"{name}.") and option in value)
