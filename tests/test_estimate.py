@@ -43,6 +43,22 @@ def test_iterations_are_part_of_the_cost() -> None:
     assert "iterations" not in cost.alike
 
 
+def test_a_method_that_only_calibrates_says_nothing_of_one_that_reconstructs() -> None:
+    ranges, learns = {"ranges": {"do": "calibrate"}}, {"stage": {"do": "reconstruct"}}
+    off = {"stage": {"do": "reconstruct", "enabled": False}}
+    known = [(facts(config("minmax", method__steps=ranges)), 0.3, 1), (facts(config("fp32")), 0.1, 1)]
+    assert History(known).cost(config("aocq", method__steps=ranges | learns)) is None
+    for steps in (ranges, ranges | off):
+        cost = History(known).cost(config("aocq", method__steps=steps))
+        assert cost is not None
+        assert (cost.seconds, cost.alike) == (0.3, ("model", "steps"))
+    # Nor does the same method with that step switched off.
+    known.append((facts(config("aocq", method__steps=ranges | learns)), 90.0, 1))
+    cost = History(known).cost(config("aocq", method__steps=ranges | off))
+    assert cost is not None
+    assert cost.seconds == 0.3
+
+
 def test_the_store_is_the_history_and_damage_is_left_out(tmp_path: Path) -> None:
     store = Store(tmp_path / "runs")
     finish(store, config("mse", 4), correct(3), timings=Timings(total=7.0))

@@ -18,7 +18,8 @@ _LIKENESS = (
     ("model", "method", "calib", "iterations", "eval"),
     ("model", "method", "eval"),
     ("model", "method"),
-    ("model",),
+    # Another method, if it does the same things: one that only calibrates says nothing of one that reconstructs.
+    ("model", "steps"),
 )
 
 
@@ -58,7 +59,7 @@ class History:
         return cls(known)
 
     def cost(self, config: RunConfig) -> Cost | None:
-        """Expected cost of a run, None where no past run has its model."""
+        """Expected cost of a run, None where no past run of its model does what it does."""
         mine = facts(config)
         for keys in _LIKENESS:
             group = self._groups.get((keys, *(mine[key] for key in keys)))
@@ -69,10 +70,15 @@ class History:
 
 
 def facts(config: RunConfig) -> dict[str, Any]:
-    """What the time and memory of a run depend on."""
+    """What the time and memory of a run depend on.
+
+    steps: what the steps that are switched on do. A method of which some are switched off is another one.
+    """
+    steps = tuple(sorted({str(raw.get("do")) for raw in config.method.steps.values() if raw.get("enabled", True)}))
     return {
         "model": config.model.name,
-        "method": config.method.name,
+        "method": (config.method.name, steps),
+        "steps": (config.method.quantizes, steps),
         "bits": config.bits.label,
         "calib": config.calib.size,
         "iterations": config.method.iterations,

@@ -41,7 +41,7 @@ def _estimate(sum_: Total, outlined: Outline) -> str:
     if not sum_.runs:
         return "nothing left to compute"
     if sum_.unknown == sum_.runs:
-        return f"cost of the {sum_.runs} runs to do: unknown, none of these models has a finished run there"
+        return f"cost of the {sum_.runs} runs to do: unknown, no finished run there has the same model and steps"
     guess = f" ({sum_.unknown} runs without a finished like, taken as the mean)" if sum_.unknown else ""
     hours = f"{_duration(sum_.hours())} of one device"
     if outlined.gpus:
