@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -88,6 +89,73 @@ def test_softmax_of_integer_scores_is_the_polynomials() -> None:
     found = softmax(scores).double()
     assert torch.allclose(found, powers / powers.sum(-1, keepdim=True), rtol=1e-5)
     assert not torch.allclose(found, x.softmax(-1), rtol=1e-4), "the two can be told apart"
+
+
+def public_integers(codes: np.ndarray, step: float) -> np.ndarray:
+    """Log-Int-Softmax on integers, written out: (N,) codes of one row → its powers, exact Python integers."""
+    b, c = 0.96963238 / 0.35815147, 1 / 0.35815147
+    unit = math.floor(-math.log(2) / step)
+    powers = []
+    for k in codes - codes.max():
+        k = max(int(k), 30 * unit)
+        z = k // unit
+        r = k - unit * z
+        powers.append(max((r * (r + math.floor(b / step)) + math.floor(c / step**2)) * 2 ** (30 - z), 0))
+    return np.array(powers, dtype=object)
+
+
+@pytest.mark.parametrize(("bits", "spread"), [(8, 4.0), (8, 12.0), (6, 4.0), (4, 2.0)])
+def test_integer_arithmetic_is_public_codes(bits: int, spread: float) -> None:
+    softmax = QuantSoftmax("attention")
+    softmax.attach()
+    site = softmax.site
+    assert site is not None
+    scores = torch.randn(2, 3, 5, 7, generator=torch.Generator().manual_seed(bits)) * spread
+    options: dict[str, object] = {"arithmetic": "integer"}
+    site.quantizer = quantizer = build("int_scores", bits, site.axes, "tensor", "minmax", False, options)
+    quantizer.fit_tensor(scores)
+    site.on = True
+    step = float(quantizer.get_buffer("scale"))
+    codes = quantizer.encode(scores).numpy()
+    found = softmax(scores)
+    expected = np.apply_along_axis(public_integers, -1, codes, step)
+    shares = (expected / expected.sum(-1, keepdims=True)).astype(np.float64)
+    assert np.allclose(found.numpy(), shares, rtol=1e-5, atol=1e-12)
+    real = build("int_scores", bits, site.axes, "tensor", "minmax", False, {})
+    real.fit_tensor(scores)
+    site.quantizer = real
+    assert not torch.allclose(softmax(scores), found, rtol=1e-2), "the two can be told apart"
+
+
+def test_integer_arithmetic_lets_gradients_through() -> None:
+    softmax = QuantSoftmax("attention")
+    softmax.attach()
+    site = softmax.site
+    assert site is not None
+    scores = torch.randn(1, 1, 3, 4, generator=torch.Generator().manual_seed(1))
+    site.quantizer = build("int_scores", 8, site.axes, "tensor", "minmax", False, {"arithmetic": "integer"})
+    site.quantizer.fit_tensor(scores)
+    site.on = True
+    plain = softmax(scores)
+    leaf = scores.clone().requires_grad_(True)
+    out = softmax(leaf)
+    assert torch.allclose(out.detach(), plain, atol=1e-6)
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(2))
+    (found,) = torch.autograd.grad((out * weights).sum(), leaf)
+    exact = scores.clone().requires_grad_(True)
+    (expected,) = torch.autograd.grad((exact.softmax(-1) * weights).sum(), exact)
+    assert torch.nn.functional.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > 0.95
+
+
+def test_a_step_too_coarse_for_integers_is_refused() -> None:
+    scores = torch.randn(1, 1, 9, 9, generator=torch.Generator().manual_seed(0)) * 20
+    quantizer = build(
+        "int_scores", 4, Axes(-1, head=1, token=True), "tensor", "minmax", False, {"arithmetic": "integer"}
+    )
+    with pytest.raises(ValueError, match=r"a step of \d.* too coarse .* at most 1\.67 .*bits\.kinds\.scores=8"):
+        quantizer.fit_tensor(scores)
+    with pytest.raises(ValueError, match="unknown arithmetic of int_scores 'int'; valid: integer, real"):
+        build("int_scores", 4, Axes(-1), "tensor", "minmax", False, {"arithmetic": "int"})
 
 
 @torch.no_grad()
