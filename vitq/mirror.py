@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from vitq.config import SCHEMA_VERSION, RunConfig, canonical
+from vitq.config import KINDS, SCHEMA_VERSION, RunConfig, canonical
 from vitq.result import Result
 
 if TYPE_CHECKING:
@@ -32,11 +33,40 @@ def model_label(config: RunConfig) -> str:
 def bits_label(config: RunConfig) -> str:
     """`W4A4`, `W8A8*` …; `FP` for a method that quantizes nothing, whatever bits its config holds, and for no other.
 
-    A method whose bits leave everything in floating point still changes the model: `W32A32`.
+    A method whose bits leave everything in floating point still changes the model: `W32A32`. Quantizers for some
+    activations only are an exception like those of the bits: `W4A4*`. Bits that are allocated within a limit of its own
+    say which: `W4A4 (mean 5/5)`, `W4A4 (≤ 0.15 MB)`; at the run's own mean they stand beside its single precision.
     """
     if not config.method.quantizes:
         return "FP"
-    return "W32A32" if config.bits.label == "FP" else config.bits.label
+    label = "W32A32" if config.bits.label == "FP" else config.bits.label
+    if _partial(config) and not label.endswith("*"):
+        label += "*"
+    limits = ", ".join(limit for raw in config.method.steps.values() for limit in _limits(raw, config))
+    return f"{label} ({limits})" if limits else label
+
+
+def _partial(config: RunConfig) -> bool:
+    """Whether the recipe leaves some, not all, of the activations in floating point that the bits quantize."""
+    bits = config.bits
+    kinds = [kind for kind in KINDS if kind not in ("weight", "patch", "other")]
+    asked = [kind for kind in kinds if bits.kinds.get(kind, bits.activation) != "fp"]
+    return 0 < sum(config.method.quantizer(kind) is not None for kind in asked) < len(asked)
+
+
+def _limits(step: dict[str, Any], config: RunConfig) -> Iterator[str]:
+    """Limits of a step `allocate` other than the mean bits of the run."""
+    if step.get("do") != "allocate" or not step.get("enabled", True):
+        return
+    mean = step.get("mean_bits")
+    if mean is not None:
+        means = [float(m) for m in (mean if isinstance(mean, list | tuple) else (mean, mean))]
+        run = [bits if bits == "fp" else float(bits) for bits in (config.bits.weight, config.bits.activation)]
+        if means != run:
+            yield "mean " + "/".join(f"{m:g}" for m in means)
+    for key, unit in (("size_mb", "MB"), ("bops", "bit operations")):
+        if step.get(key) is not None:
+            yield f"≤ {float(step[key]):g} {unit}"
 
 
 def config_of(config: RunConfig, signature: str) -> dict[str, Any]:

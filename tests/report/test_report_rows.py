@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from tests.report.conftest import correct, finish
-from vitq import report
+from vitq import compose, report
 from vitq.config import RunConfig
 from vitq.errors import StoreError
+from vitq.mirror import bits_label, run_label
 from vitq.report.rows import COLUMNS
 from vitq.result import Status
+from vitq.roots import shipped
 from vitq.store import Store, SweepRecord
 
 Make = Callable[..., RunConfig]
@@ -208,3 +211,71 @@ def test_runs_of_different_bits_are_no_seeds_of_one_cell(make_config: Make, make
     df = report.table(sweep, "demo")
     assert list(df["bits"]) == ["W32A4 (W4A4)"] * 2 + ["W32A4 (W3A4)"] * 2 + ["W32A4"]
     assert list(report.summary(df)["n"]) == [2, 2, 1]
+
+
+def test_runs_that_differ_in_order_alone_are_no_seeds_of_one_cell(make_config: Make, make_sweep: Sweep) -> None:
+    """Steps run in order, and of two patterns that match a site the last one wins."""
+    steps = [("a", {"do": "x"}), ("b", {"do": "y"})]
+    sites = [("*.weight", 8), ("blocks.0.*", 3)]
+    turned = [make_config(method__steps=dict(order)) for order in (steps, steps[::-1])]
+    patterns = [make_config("mse", bits__sites=dict(order)) for order in (sites, sites[::-1])]
+    other = make_config("mse", bits__sites={"*.bias": 8})
+    df = report.table(make_sweep(*((run, 1) for run in (*turned, *patterns, other))), "demo")
+    assert list(df["method"]) == ["minmax (steps.order=a > b)", "minmax (steps.order=b > a)", "mse", "mse", "mse"]
+    for bits, order in zip(df["bits"][2:], ("*.weight > blocks.0.*", "blocks.0.* > *.weight", "none"), strict=True):
+        assert f"sites.order={order}," in bits
+    assert list(report.summary(df)["n"]) == [1] * 5
+
+
+def test_equal_orders_make_no_label(make_config: Make, make_sweep: Sweep) -> None:
+    steps = {"a": {"do": "x"}, "b": {"do": "y"}}
+    off = {"b": {"do": "y"}}
+    runs = [make_config(seed=seed, method__steps=chosen) for chosen in (steps, off) for seed in (0, 1)]
+    df = report.table(make_sweep(*((run, 1) for run in runs)), "demo")
+    assert not df["method"].str.contains("order").any()
+    assert list(report.summary(df)["n"]) == [2, 2]
+
+
+def test_two_runs_of_one_seed_are_never_averaged(make_config: Make, make_sweep: Sweep) -> None:
+    """Whatever they differ in, here in what a label cannot show: the type of a number."""
+    runs = [make_config(method__steps={"a": {"do": "x", "options": options}}) for options in ([1], ["1"])]
+    df = report.table(make_sweep(*((run, 1) for run in runs), (make_config(seed=1), 1)), "demo")
+    assert df["method"].nunique() == 3
+    assert report.summary(df)["n"].max() == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "label"),
+    [
+        ({}, "W4A6"),
+        ({"mean_bits": None}, "W4A6"),
+        ({"mean_bits": [4, 6]}, "W4A6"),
+        ({"mean_bits": [5, 5.5]}, "W4A6 (mean 5/5.5)"),
+        ({"mean_bits": 5}, "W4A6 (mean 5/5)"),
+        ({"size_mb": 0.15}, "W4A6 (≤ 0.15 MB)"),
+        ({"mean_bits": 4, "bops": 1e12}, "W4A6 (mean 4/4, ≤ 1e+12 bit operations)"),
+        ({"enabled": False, "mean_bits": 5}, "W4A6"),
+    ],
+)
+def test_a_budget_of_its_own_is_no_single_precision(make_config: Make, options: dict[str, Any], label: str) -> None:
+    """Else eight bits would stand in the column of four, and win it."""
+    config = make_config(bits=4, bits__activation=6, method__steps={"a": {"do": "allocate", **options}})
+    assert bits_label(config) == label
+    assert label.split(" (")[0] in run_label(config)
+
+
+def test_a_recipe_that_leaves_some_activations_alone_has_a_star(make_config: Make) -> None:
+    kinds: dict[str, Any] = {"weight": {}, "post_gelu": {}}
+    assert bits_label(make_config(bits=4, method__kinds=kinds)) == "W4A4*"
+    assert bits_label(make_config(bits=4, bits__activation="fp", method__kinds=kinds)) == "W4A32"
+    assert bits_label(make_config(bits=4, method__kinds={"weight": {}})) == "W4A4", "the result tells: W4A32"
+    assert bits_label(make_config(bits=4)) == "W4A4"
+
+
+@pytest.mark.parametrize("method", sorted(path.stem for path in (shipped("conf") / "method").glob("*.yaml")))
+def test_no_shipped_recipe_has_a_label_of_its_own(method: str) -> None:
+    file, roots = compose.root_config()
+    (cell,) = compose.expand(compose.load(file, roots, [f"method={method}", "bits=w4a4"], multirun=False))
+    config, problems = RunConfig.parse(cell.raw)
+    assert config is not None, problems
+    assert bits_label(config) == ("FP" if method == "fp32" else "W4A4")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,9 @@ COLUMNS = {
 
 # Bits that a result counts for what stayed in floating point.
 _FLOAT = 32
+
+# What runs share that differ in their seed alone.
+_CELL = ("model", "data", "method", "bits", "calib")
 
 # Keys that have a column of their own; any other key in which runs differ goes into a label.
 _SHOWN = {"model.name", "data.name", "method.name", "bits.weight", "bits.activation", "calib.size", "seed"}
@@ -117,7 +120,8 @@ def _row(run: _Run, labels: Mapping[str, str]) -> dict[str, Any]:
 
 def _labels(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, str]]:
     """Signature → {model, data, method, bits, protocol}: names, made unique where the same name means two things."""
-    flat = {signature: dict(_flatten(canonical(config))) for signature, config in configs.items()}
+    orders = _orders(configs)
+    flat = {s: dict(_flatten(canonical(config))) | orders[s] for s, config in configs.items()}
 
     def differing(part: str, group: Callable[[RunConfig], tuple[str, ...]]) -> dict[str, str]:
         members: dict[tuple[str, ...], list[str]] = defaultdict(list)
@@ -150,6 +154,29 @@ def _labels(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, str]]:
     }
 
 
+def _orders(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, str]]:
+    """Signature → the order of its steps, and of its patterns for sites, where another run has another one."""
+    named: dict[str, dict[tuple[str, ...], list[str]]] = {
+        signature: {
+            ("method.steps", config.model.name, config.method.name): list(config.method.steps),
+            ("bits.sites", config.model.name, bits_label(config)): list(config.bits.sites),
+        }
+        for signature, config in configs.items()
+    }
+    orders: dict[tuple[object, ...], set[tuple[str, ...]]] = defaultdict(set)
+    for lists in named.values():
+        for group, names in lists.items():
+            orders[(*group, frozenset(names))].add(tuple(names))
+    return {
+        signature: {
+            f"{group[0]}.order": " > ".join(names)
+            for group, names in lists.items()
+            if len(orders[(*group, frozenset(names))]) > 1
+        }
+        for signature, lists in named.items()
+    }
+
+
 def _as_run(label: str, weight: float, activation: float) -> str:
     """The label with 32 where nothing was quantized: a step that is switched off leaves W3A8 with float weights."""
     for letter, bits in (("W", weight), ("A", activation)):
@@ -159,15 +186,22 @@ def _as_run(label: str, weight: float, activation: float) -> str:
 
 
 def _tell_apart(rows: Sequence[dict[str, Any]], planned: Mapping[str, str]) -> None:
-    """Add the planned bits where runs of different ones now share a label: they are no seeds of one cell."""
+    """Add the planned bits where runs of different ones now share a label: they are no seeds of one cell.
+
+    Nor are runs of one seed, whatever they differ in: these get the first digits of their signature.
+    """
     cells: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        cells[tuple(row.get(key) for key in ("model", "data", "method", "bits", "calib"))].append(row)
+        cells[tuple(row.get(key) for key in _CELL)].append(row)
     for members in cells.values():
         if len({planned.get(row["signature"]) for row in members}) > 1:
             for row in members:
                 if row["bits"] != (label := planned.get(row["signature"], row["bits"])):
                     row["bits"] = _join(row["bits"], label)
+    seeds = Counter(tuple(row.get(key) for key in (*_CELL, "seed")) for row in rows)
+    twice = [row for row in rows if row["method"] != "?" and seeds[tuple(row.get(key) for key in (*_CELL, "seed"))] > 1]
+    for row in twice:
+        row["method"] = _join(row["method"], row["signature"][:8])
 
 
 def _part(key: str) -> str:
