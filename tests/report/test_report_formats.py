@@ -71,6 +71,18 @@ def test_latex_balances_and_escapes(store: Store) -> None:
     )
 
 
+def test_latex_knows_every_sign_of_a_label(
+    make_config: Callable[..., RunConfig], make_sweep: Callable[..., Store]
+) -> None:
+    budget = make_config(bits=4, method__steps={"a": {"do": "allocate", "size_mb": 0.5}})
+    turned = [{"*.weight": 8, "*.input": 6}, {"*.input": 6, "*.weight": 8}]
+    store = make_sweep((budget, 5), *((make_config("mse", bits__sites=sites), 9) for sites in turned))
+    text = latex.render(report.table(store, "demo"))
+    assert r"W4A4 ($\leq$ 0.5 MB)" in text
+    assert r"sites.order=*.weight \textgreater{} *.input" in text
+    assert all(ord(character) < 128 for character in text)
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_terminal_cuts_no_number(seeded: Store, width: int) -> None:
     text = terminal(seeded, width)

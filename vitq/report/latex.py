@@ -14,7 +14,7 @@ from vitq.report.matrix import Cell, Matrix, matrices
 _SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    words.MINUS: "$-$", "±": r"$\pm$", "–": "--", "⁶": "$^6$",
+    words.MINUS: "$-$", "±": r"$\pm$", "–": "--", "⁶": "$^6$", "≤": r"$\leq$",
 }  # fmt: skip
 
 
