@@ -74,15 +74,16 @@ def test_iterations_are_no_part_of_a_recipe_that_has_none(engine: FakeEngine) ->
     planned = make(methods, "method.iterations=3,4,null")
     assert planned.cells == 15
     found = [(run.config.method.name, run.config.method.iterations) for run in planned.runs]
-    assert [name for name, iterations in found if iterations is None] == [
-        "fp32", "minmax", "gptq", "ias_vit", "scale_predictor(repq_vit)"
-    ]  # fmt: skip
+    plain_ones = [name for name, iterations in found if iterations is None]
+    assert plain_ones == ["fp32", "minmax", "gptq", "ias_vit", "scale_predictor(repq_vit)"]
+    assert len(found) == 7
     assert [iterations for name, iterations in found if name == "ias_vit"] == [3, 4, None]
     plain = {run.signature for run in make("method=fp32,minmax,gptq").runs}
     assert plain < {run.signature for run in planned.runs}
-    # A step that is switched off does not count.
-    off = "+method.steps.predict.enabled=false"
-    assert len(make("method=scale_predictor", "method.iterations=3,4", off.lstrip("+")).runs) == 1
+    # Its predictor is fitted in closed form; a step that is switched off does not count.
+    for override, runs in (("fit=closed", 1), ("fit=gradient", 2), ("enabled=false", 1)):
+        predict = f"method.steps.predict.{override}"
+        assert len(make("method=scale_predictor", "method.iterations=3,4", predict).runs) == runs
 
 
 def test_identity_is_the_resolved_config_not_the_overrides(engine: FakeEngine) -> None:

@@ -167,7 +167,7 @@ def _iterates(config: RunConfig) -> bool:
     from vitq.steps.known import earlier
 
     methods.load()
-    return any(hasattr(step, "iterations") for step in earlier(config))
+    return any(step.iterates for step in earlier(config))
 
 
 def _absolute(config: RunConfig) -> RunConfig:

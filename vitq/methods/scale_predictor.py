@@ -106,6 +106,10 @@ class PredictScales(Step):
         ]
 
     @property
+    def iterates(self) -> bool:
+        return self.ranges == "predicted" and self.fit == "gradient"
+
+    @property
     def depth(self) -> int:
         """Index of the tapped segment."""
         return 0 if self.tap == "stem" else 1

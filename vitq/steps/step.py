@@ -94,6 +94,11 @@ class Step(ABC):
     def run(self, work: Workspace) -> None:
         """Change `work.model`."""
 
+    @property
+    def iterates(self) -> bool:
+        """Whether it heeds `method.iterations`: one with an option of that name does unless it says otherwise."""
+        return hasattr(self, "iterations")
+
     def fits(self) -> Collection[str]:
         """Kinds of sites whose quantizers this step fits."""
         return ()
