@@ -264,30 +264,6 @@ def test_ctrl_c_exits_130(engine: FakeEngine, capsys: pytest.CaptureFixture[str]
     assert "the same command goes on from there" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("what", "name"), [("models", "swin_digits"), ("methods", "repq_vit"), ("sweeps", "demo")])
-def test_list(what: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["list", what]) == 0
-    assert any(line.startswith(name) for line in capsys.readouterr().out.splitlines())
-    assert main(["list", what, "--json"]) == 0
-    entries = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
-    assert entries[name]["about"]
-    assert Path(entries[name]["file"]).is_file()
-
-
-def test_list_takes_own_groups_and_refuses_stray_overrides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "method").mkdir()
-    (tmp_path / "method" / "mine.yaml").write_text("# My own\nname: mine\n")
-    assert main(["list", "methods", "--config-dir", str(tmp_path)]) == 0
-    assert "My own" in capsys.readouterr().out
-    assert main(["list", "methods", "bits=w4a4"]) == 2
-    assert "takes no overrides" in capsys.readouterr().err
-
-
-def test_list_sites_reports_problems(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["list", "sites", "bits.weight=99"]) == 2
-    assert "bits.weight=99" in capsys.readouterr().err
-
-
 def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
     shell = f"{sys.executable} -m vitq list methods | head -n 1; exit ${{PIPESTATUS[0]}}"
     env = os.environ | {"PYTHONUNBUFFERED": "1"}

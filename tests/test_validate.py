@@ -229,30 +229,6 @@ def test_each_mistake_is_named(method: dict[str, Any] | None, more: dict[str, An
     assert any(re.search(message, line) for line in problems), problems
 
 
-def test_an_override_of_a_step_that_the_recipe_does_not_have() -> None:
-    (line,) = found({"kinds": KINDS, "steps": CALIBRATE | {"al": {"enabled": False}}})
-    assert line.startswith("method.steps.al: unknown step of the recipe 'al'; valid: all. Did you mean 'all'?")
-    assert "A new step says what it does, method.steps.al.do=…: allocate, bias_correction, calibrate" in line
-    (line, *_) = found({"kinds": KINDS, "steps": {"all": {"sites": "all"}}})
-    assert line.startswith("method.steps.all.do: missing; valid: allocate, ")
-
-
-@pytest.mark.parametrize(
-    ("step", "value", "valid"),
-    [
-        ({"do": "allocate", "mean_bits": [4]}, "mean_bits=[4]", "a list of 2 numbers, or a number, or null"),
-        (
-            {"do": "allocate", "mean_bits": ["fp", 4]},
-            "mean_bits=['fp', 4]",
-            "a list of 2 numbers, or a number, or null",
-        ),
-        ({"do": "equalize", "strength": "serach"}, "strength='serach'", "a number, or search"),
-    ],
-)
-def test_an_option_of_several_forms_is_one_line(step: dict[str, Any], value: str, valid: str) -> None:
-    assert found({"kinds": KINDS, "steps": CALIBRATE | {"s": step}}) == [f"method.steps.s.{value}: valid: {valid}"]
-
-
 def test_a_shift_lets_adalog_serve_what_lies_below_zero() -> None:
     shifted = {"quantizer": "adalog", "options": {"shift": 4.0}}
     assert found({"kinds": {"default": {}, "value": shifted}, "steps": CALIBRATE}) == []

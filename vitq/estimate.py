@@ -74,7 +74,7 @@ def facts(config: RunConfig) -> dict[str, Any]:
 
     steps: what the steps that are switched on do. A method of which some are switched off is another one.
     """
-    steps = tuple(sorted({str(raw.get("do")) for raw in config.method.steps.values() if raw.get("enabled", True)}))
+    steps = tuple(sorted({str(raw.get("do")) for raw in config.method.enabled.values()}))
     return {
         "model": config.model.name,
         "method": (config.method.name, steps),

@@ -42,21 +42,19 @@ def bits_label(config: RunConfig) -> str:
     label = "W32A32" if config.bits.label == "FP" else config.bits.label
     if _partial(config) and not label.endswith("*"):
         label += "*"
-    limits = ", ".join(limit for raw in config.method.steps.values() for limit in _limits(raw, config))
+    limits = ", ".join(limit for raw in config.method.enabled.values() for limit in _limits(raw, config))
     return f"{label} ({limits})" if limits else label
 
 
 def _partial(config: RunConfig) -> bool:
     """Whether the recipe leaves some, not all, of the activations in floating point that the bits quantize."""
-    bits = config.bits
-    kinds = [kind for kind in KINDS if kind not in ("weight", "patch", "other")]
-    asked = [kind for kind in kinds if bits.kinds.get(kind, bits.activation) != "fp"]
+    asked = [kind for kind in KINDS if kind not in ("weight", "patch", "other") and config.bits.applies(kind)]
     return 0 < sum(config.method.quantizer(kind) is not None for kind in asked) < len(asked)
 
 
 def _limits(step: dict[str, Any], config: RunConfig) -> Iterator[str]:
     """Limits of a step `allocate` other than the mean bits of the run."""
-    if step.get("do") != "allocate" or not step.get("enabled", True):
+    if step.get("do") != "allocate":
         return
     mean = step.get("mean_bits")
     if mean is not None:

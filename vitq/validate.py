@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from vitq.config import FULL_KINDS, KINDS, BitsConfig, QuantizerConfig, RunConfig
+from vitq.config import FULL_KINDS, KINDS, QuantizerConfig, RunConfig
 from vitq.errors import unknown
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _kinds(config: RunConfig) -> Iterator[str]:
     for kind, quantizer in config.method.kinds.items():
         place = f"method.kinds.{kind}"
         # `default` speaks for the quantized kinds that have no entry of their own.
-        unnamed = [name for name in KINDS if name not in config.method.kinds and _quantized(name, config.bits)]
+        unnamed = [name for name in KINDS if name not in config.method.kinds and config.bits.applies(name)]
         served = unnamed if kind == "default" else [kind]
         yield from (f"{place}{line}" for line in _quantizer(quantizer, served))
         yield from (f"{place}{line}" for line in _granularity(quantizer, served))
@@ -95,13 +95,6 @@ def _granularity(quantizer: QuantizerConfig, kinds: Sequence[str]) -> Iterator[s
         yield f".granularity=token: {', '.join(tokenless)} tensors have no tokens; valid here: {valid}"
 
 
-def _quantized(kind: str, bits: BitsConfig) -> bool:
-    """Whether a bit-width applies to some site of this kind."""
-    rule = {"weight": bits.weight, "patch": bits.image}.get(kind, bits.activation)
-    exceptions = [bits.first_last] if kind in ("weight", "head") and bits.first_last is not None else []
-    return any(width != "fp" for width in (bits.kinds.get(kind, rule), *exceptions))
-
-
 def _steps(config: RunConfig) -> Iterator[str]:
     """Problems of `method.steps`."""
     from vitq.steps import STEPS
@@ -139,7 +132,7 @@ def _uncovered(config: RunConfig, fitted: Collection[str]) -> Iterator[str]:
     """Kinds that are to be quantized although no step of the recipe fits their quantizers."""
     # Few models have sites of the kind `other`: a recipe that names its kinds one by one may leave it out.
     for kind in (*KINDS, *FULL_KINDS):
-        if kind not in fitted and kind != "other" and config.method.quantizer(kind) and _quantized(kind, config.bits):
+        if kind not in fitted and kind != "other" and config.method.quantizer(kind) and config.bits.applies(kind):
             yield (
                 f"method.steps: no step fits the quantizers of {kind}; name it in the kinds of a step with "
                 f"do: calibrate, or leave it unquantized with bits.kinds.{kind}=fp"
@@ -151,9 +144,9 @@ def _kept(config: RunConfig) -> Iterator[str]:
     from vitq.steps import STEPS
 
     keep = "keep_model" if config.keep_model else "tracker.log_model" if config.tracker.log_model else None
-    for name, raw in config.method.steps.items():
+    for name, raw in config.method.enabled.items():
         do = raw.get("do")
-        if keep and raw.get("enabled", True) and do in STEPS and not STEPS[str(do)].packable:
+        if keep and do in STEPS and not STEPS[str(do)].packable:
             yield f"{keep}=true: a packed checkpoint cannot hold what step {name!r} ({do}) makes; leave it out"
 
 

@@ -6,7 +6,7 @@ from vitq.config.data import DataConfig
 from vitq.config.method import FULL_KINDS, KINDS, MethodConfig, QuantizerConfig
 from vitq.config.model import ModelConfig, TrainConfig
 from vitq.config.run import LauncherConfig, ProbeConfig, RunConfig, TrackerConfig
-from vitq.config.signature import SCHEMA_VERSION, canonical, signature
+from vitq.config.signature import SCHEMA_VERSION, canonical, orders, signature
 
 __all__ = [
     "FULL_KINDS",
@@ -24,5 +24,6 @@ __all__ = [
     "TrackerConfig",
     "TrainConfig",
     "canonical",
+    "orders",
     "signature",
 ]

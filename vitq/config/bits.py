@@ -39,6 +39,12 @@ class BitsConfig:
     kinds: dict[str, Bits] = field(default_factory=dict)
     sites: dict[str, Bits] = field(default_factory=dict)
 
+    def applies(self, kind: str) -> bool:
+        """Whether a bit-width applies to some site of this kind."""
+        rule = {"weight": self.weight, "patch": self.image}.get(kind, self.activation)
+        exceptions = [self.first_last] if kind in ("weight", "head") and self.first_last is not None else []
+        return any(width != "fp" for width in (self.kinds.get(kind, rule), *exceptions))
+
     @property
     def label(self) -> str:
         """`W4A4`, `W8A8`, `FP` …, with `*` where exceptions exist."""

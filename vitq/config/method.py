@@ -68,6 +68,11 @@ class MethodConfig:
         """False for the full-precision baseline: bits, calibration and seed do not matter to it."""
         return bool(self.kinds)
 
+    @property
+    def enabled(self) -> dict[str, dict[str, Any]]:
+        """The steps that are switched on, as they are written."""
+        return {name: raw for name, raw in self.steps.items() if raw.get("enabled", True)}
+
     def quantizer(self, kind: str) -> QuantizerConfig | None:
         """Quantizer of a kind: its own entry, else `default`, else None (left in floating point)."""
         return self.kinds.get(kind, None if kind in FULL_KINDS else self.kinds.get("default"))

@@ -52,13 +52,16 @@ def canonical(config: RunConfig) -> dict[str, Any]:
     return plain
 
 
+def orders(config: RunConfig) -> dict[str, list[str]]:
+    """Names in order where it has a meaning, which sorted keys forget: steps run in it, the last pattern wins."""
+    sites = config.bits.sites if config.method.quantizes else {}
+    return {"method.steps": list(config.method.steps), "bits.sites": list(sites)}
+
+
 def signature(config: RunConfig) -> str:
     """16 hex digits of sha256 over the canonical JSON of the resolved config and the schema version."""
-    # Sorted keys forget the order of two mappings in which it has a meaning: steps run in order, the last pattern wins.
-    plain = canonical(config)
-    order = {"method.steps": list(plain["method"]["steps"]), "bits.sites": list(plain["bits"]["sites"])}
     text = json.dumps(
-        {"schema_version": SCHEMA_VERSION, "config": plain, "order": order},
+        {"schema_version": SCHEMA_VERSION, "config": canonical(config), "order": orders(config)},
         sort_keys=True,
         separators=(",", ":"),
         allow_nan=False,

@@ -81,7 +81,7 @@ class Landscape(Probe):
         if "random" in self.views:
             found += self.points**2
         if "path" in self.views and quantizes:
-            learns = any(s.get("enabled", True) and s.get("do") in _LEARNING for s in config.method.steps.values())
+            learns = any(raw.get("do") in _LEARNING for raw in config.method.enabled.values())
             found += 2 * self.line_points + learns * self.points**2
         if "block" in self.views and quantizes:
             found += 2 * self.block_points**2 / 12  # a dozen blocks is what most models have

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vitq.errors import unknown
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Axes, Layout
-from vitq.quant.quantizer import QUANTIZERS
+from vitq.quant.quantizer import QUANTIZERS, straight_through
 from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
 
@@ -20,8 +20,6 @@ _A, _B, _C = 0.3585, 1.353, 0.344
 # The same over 0.3585, multiplied out: p² + 2.7073·p + 2.7921 (FQ-ViT's public code, with three more digits).
 _B1, _C1 = 0.96963238 / 0.35815147, 1 / 0.35815147
 _LN2 = math.log(2.0)
-
-
 ARITHMETIC = ("real", "integer")
 # Right shifts after which a power counts as zero, and the bits below the point that make room for them.
 _SHIFTS = 30
@@ -59,13 +57,12 @@ class IntScores(UniformQuantizer):
 
     def powers(self, below: Tensor) -> Tensor:
         """exp of scores below their row's maximum, up to one factor for all. (B, heads, N, M), ≤ 0."""
-        real = polynomial_exp(below)
         if self.settings["arithmetic"] == "real":
-            return real
+            return polynomial_exp(below)
         step = self._layout().view(self.scale)
         # The factor of the integers is that of exp(0): real and integer powers may stand for each other.
         whole = integer_exp(below, step) / integer_exp(torch.zeros_like(step), step)
-        return real + (whole - real).detach() if below.requires_grad else whole
+        return straight_through(polynomial_exp(below), whole) if below.requires_grad else whole
 
 
 def polynomial_exp(x: Tensor) -> Tensor:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from vitq.config import RunConfig, canonical
+from vitq.config import RunConfig, canonical, orders
 from vitq.errors import StoreError
 from vitq.mirror import bits_label
+from vitq.report.matrix import CELL
 from vitq.result import Result, Status
 from vitq.store import RunDir, Store
 
@@ -28,9 +29,6 @@ COLUMNS = {
 
 # Bits that a result counts for what stayed in floating point.
 _FLOAT = 32
-
-# What runs share that differ in their seed alone.
-_CELL = ("model", "data", "method", "bits", "calib")
 
 # Keys that have a column of their own; any other key in which runs differ goes into a label.
 _SHOWN = {"model.name", "data.name", "method.name", "bits.weight", "bits.activation", "calib.size", "seed"}
@@ -120,8 +118,8 @@ def _row(run: _Run, labels: Mapping[str, str]) -> dict[str, Any]:
 
 def _labels(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, str]]:
     """Signature → {model, data, method, bits, protocol}: names, made unique where the same name means two things."""
-    orders = _orders(configs)
-    flat = {s: dict(_flatten(canonical(config))) | orders[s] for s, config in configs.items()}
+    ordered = _orders(configs)
+    flat = {s: dict(_flatten(canonical(config))) | ordered[s] for s, config in configs.items()}
 
     def differing(part: str, group: Callable[[RunConfig], tuple[str, ...]]) -> dict[str, str]:
         members: dict[tuple[str, ...], list[str]] = defaultdict(list)
@@ -156,25 +154,24 @@ def _labels(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, str]]:
 
 def _orders(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, str]]:
     """Signature → the order of its steps, and of its patterns for sites, where another run has another one."""
-    named: dict[str, dict[tuple[str, ...], list[str]]] = {
-        signature: {
-            ("method.steps", config.model.name, config.method.name): list(config.method.steps),
-            ("bits.sites", config.model.name, bits_label(config)): list(config.bits.sites),
-        }
+    named = {
+        (signature, key): ((key, config.model.name, _owner(key, config), frozenset(names)), tuple(names))
         for signature, config in configs.items()
+        for key, names in orders(config).items()
     }
-    orders: dict[tuple[object, ...], set[tuple[str, ...]]] = defaultdict(set)
-    for lists in named.values():
-        for group, names in lists.items():
-            orders[(*group, frozenset(names))].add(tuple(names))
-    return {
-        signature: {
-            f"{group[0]}.order": " > ".join(names)
-            for group, names in lists.items()
-            if len(orders[(*group, frozenset(names))]) > 1
-        }
-        for signature, lists in named.items()
-    }
+    found: dict[tuple[object, ...], set[tuple[str, ...]]] = defaultdict(set)
+    for group, names in named.values():
+        found[group].add(names)
+    labels: dict[str, dict[str, str]] = defaultdict(dict)
+    for (signature, key), (group, names) in named.items():
+        if len(found[group]) > 1:
+            labels[signature][f"{key}.order"] = " > ".join(names)
+    return labels
+
+
+def _owner(key: str, config: RunConfig) -> str:
+    """The name beside which a key's differences are shown."""
+    return bits_label(config) if _part(key) == "bits" else config.method.name
 
 
 def _as_run(label: str, weight: float, activation: float) -> str:
@@ -190,18 +187,23 @@ def _tell_apart(rows: Sequence[dict[str, Any]], planned: Mapping[str, str]) -> N
 
     Nor are runs of one seed, whatever they differ in: these get the first digits of their signature.
     """
-    cells: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        cells[tuple(row.get(key) for key in _CELL)].append(row)
-    for members in cells.values():
+    for members in _by(rows, CELL):
         if len({planned.get(row["signature"]) for row in members}) > 1:
             for row in members:
                 if row["bits"] != (label := planned.get(row["signature"], row["bits"])):
                     row["bits"] = _join(row["bits"], label)
-    seeds = Counter(tuple(row.get(key) for key in (*_CELL, "seed")) for row in rows)
-    twice = [row for row in rows if row["method"] != "?" and seeds[tuple(row.get(key) for key in (*_CELL, "seed"))] > 1]
-    for row in twice:
-        row["method"] = _join(row["method"], row["signature"][:8])
+    for members in _by(rows, [*CELL, "seed"]):
+        for row in members if len(members) > 1 else ():
+            if row["method"] != "?":
+                row["method"] = _join(row["method"], row["signature"][:8])
+
+
+def _by(rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[list[dict[str, Any]]]:
+    """The rows that agree in these keys, together."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[tuple(row.get(key) for key in keys)].append(row)
+    return list(groups.values())
 
 
 def _part(key: str) -> str:

@@ -90,21 +90,21 @@ class Allocate(Step):
 
     def _grown(self, config: RunConfig) -> list[str]:
         """A limit on bytes that a step behind this one breaks."""
-        from vitq.steps.known import earlier
-
         if self.size_mb is None:
             return []
-        behind = earlier(config)[len(earlier(config, self)) + 1 :]
+        steps = list(config.method.enabled.values())
+        names = [raw.get("do") for raw in steps]
+        behind = steps[names.index(self.do) + 1 :] if self.do in names else []
         return [
-            f"size_mb={self.size_mb:g} is met before step {step.do!r} gives weights two ranges each, which take more "
-            "bytes; set its dual=0, or drop size_mb"
-            for step in behind
-            if getattr(step, "dual", 0) > 0
+            f"size_mb={self.size_mb:g} is met before step {raw.get('do')!r} gives weights two ranges each, which take "
+            "more bytes; set its dual=0, or drop size_mb"
+            for raw in behind
+            if raw.get("dual")
         ]
 
     def _order(self, config: RunConfig) -> list[str]:
         """Problems with the enabled steps before this one."""
-        enabled = [raw.get("do") for raw in config.method.steps.values() if raw.get("enabled", True)]
+        enabled = [raw.get("do") for raw in config.method.enabled.values()]
         before = enabled[: enabled.index(self.do)] if self.do in enabled else enabled
         found = [
             f"comes after a step {do!r}, which depends on the bit-widths; move it before"

@@ -72,7 +72,7 @@ class Equalize(Step):
                     f"strength=search needs granularity tensor for kind {kind}, found {quantizer.granularity!r}; "
                     "fix the strength or the granularity"
                 )
-        steps = [raw for raw in config.method.steps.values() if raw.get("enabled", True)]
+        steps = list(config.method.enabled.values())
         names = [raw.get("do") for raw in steps]
         last = len(names) - names[::-1].index("equalize") if "equalize" in names else 0
         if any(raw.get("do") == "calibrate" and raw.get("sites") != "weights" for raw in steps[:last]):

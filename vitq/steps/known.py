@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from vitq.config import SCHEMA_VERSION, RunConfig, canonical
+from vitq.config import SCHEMA_VERSION, RunConfig, canonical, orders
 from vitq.steps.step import Step, parse_step
 from vitq.store.atomic import write_bytes
 
@@ -32,8 +32,7 @@ class Known:
         key = {
             "version": [_VERSION, SCHEMA_VERSION],
             **{part: plain.get(part) for part in ("model", "data", "bits", "calib", "seed")},
-            # Sorted keys forget which pattern comes last, and the last one wins.
-            "order": list(plain["bits"]["sites"]),
+            "order": orders(config)["bits.sites"],
             "kinds": plain["method"]["kinds"],
             "iterations": plain["method"]["iterations"],
             "steps": steps,

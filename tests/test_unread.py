@@ -1,0 +1,63 @@
+"""Options of range searches that are set and that no run of a plan reads."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fake_engine import FakeEngine, result_of
+from tests.test_plan import make, problems
+
+WEIGHT = "method.kinds.weight"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ["method=minmax", f"{WEIGHT}.options.percentiles=[0.9]"],
+            f"{WEIGHT}.options.percentiles: only range=percentile reads it, not minmax; leave it out, or set "
+            f"{WEIGHT}.range=percentile",
+        ),
+        (
+            ["method=minmax,percentile", f"{WEIGHT}.options={{candidates: 10}}"],
+            f"{WEIGHT}.options.candidates: only range=mse reads it, not minmax, percentile; leave it out, or set "
+            f"{WEIGHT}.range=mse",
+        ),
+        (
+            ["method=mptq_vit", "method.kinds.probs.range=minmax", "+method.kinds.probs.options.candidates=10"],
+            "method.kinds.probs.options.candidates: only range=mse",
+        ),
+        (["method=percentile", f"{WEIGHT}.options.shrink_to=near"], f"{WEIGHT}.options.shrink_to: only range=mse"),
+    ],
+)
+def test_an_option_of_a_range_search_that_no_run_reads(engine: FakeEngine, words: list[str], line: str) -> None:
+    (problem,) = problems(*words)
+    assert problem.startswith(line)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        # Options in the recipe's own file: the range alone is changed.
+        ["method=ias_vit", f"{WEIGHT}.range=minmax,mse"],
+        ["method=adalog", "method.kinds.post_norm.range=percentile"],
+        # One of the runs reads it.
+        ["method=minmax,percentile,mse", f"{WEIGHT}.options.percentiles=[0.9]"],
+        [f"{WEIGHT}.range=minmax,mse", f"{WEIGHT}.options.candidates=10,20"],
+        # A search of its own.
+        ["method=adalog", "method.kinds.probs.range=minmax", "method.kinds.probs.options.candidates=10"],
+    ],
+)
+def test_ablations_of_a_range_search_are_no_mistake(engine: FakeEngine, words: list[str]) -> None:
+    assert make(*words).runs
+
+
+def test_a_finished_run_is_not_refused_for_an_option(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["method=minmax", f"{WEIGHT}.options.percentiles=[0.9]"]
+    with monkeypatch.context() as patch:
+        patch.setattr("vitq.unread.Unread.problems", lambda self: [])
+        first = make(*words)
+    (run,) = first.runs
+    first.commit()
+    first.store.run(run.signature).write_result(result_of(run.config, run.signature))
+    assert make(*words).runs[0].done
