@@ -217,6 +217,18 @@ def test_status(small: str, engine: FakeEngine, capsys: pytest.CaptureFixture[st
     assert document["command"] == "vitq sweep small"
 
 
+def test_status_names_what_a_sweep_varies(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["run", "-m", "model=vit_digits", "method=minmax", "method.kinds.weight.granularity=tensor,channel"]) == 0
+    )
+    capsys.readouterr()
+    assert main(["status", "multirun", "--json"]) == 0
+    assert [row["run"] for row in json.loads(capsys.readouterr().out)["runs"]] == [
+        "vit_digits minmax w8a8 method.kinds.weight.granularity=tensor",
+        "vit_digits minmax w8a8 method.kinds.weight.granularity=channel",
+    ]
+
+
 def test_status_of_a_run_whose_process_is_gone(
     small: str, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -71,6 +71,7 @@ class Plan:
                 command=command,
                 axes=self.axes,
                 launcher=dataclasses.asdict(self.launcher),
+                labels={run.signature: run.label for run in self.runs},
             )
             self.store.write_sweep(record)
 

@@ -62,7 +62,9 @@ def main(args: argparse.Namespace) -> int:
 
     def read() -> list[Standing]:
         jobs = ((name, known.get(name)) for name in record.signatures)
-        return [standing(store.run(name), job and job.text, bool(job and job.ended)) for name, job in jobs]
+        rows = [standing(store.run(name), job and job.text, bool(job and job.ended)) for name, job in jobs]
+        # A run's config does not tell what the sweep varies; its plan does.
+        return [dataclasses.replace(row, run=record.labels.get(row.signature, row.run)) for row in rows]
 
     def ask() -> float:
         known.clear()

@@ -22,7 +22,8 @@ class SweepRecord(Record):
 
     signatures: in the order of the plan. baseline: name of the method that others are compared with.
     command: what was typed. axes: swept key → its values, as text. launcher: the `launcher` section of its configs;
-    None in records of earlier versions.
+    None in records of earlier versions. labels: signature → what the plan calls the run, which names all that is swept;
+    empty in records of earlier versions.
     """
 
     name: str
@@ -33,6 +34,7 @@ class SweepRecord(Record):
     created_at: Timestamp = Field(default_factory=utc_now)
     axes: dict[str, list[str]] = Field(default_factory=dict)
     launcher: dict[str, Any] | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
 
 
 class Sweeps:
