@@ -199,6 +199,8 @@ def test_wrong_options_are_refused() -> None:
         adalog(4, probabilities(), shift=-1)
     with pytest.raises(ValueError, match=r"levels='public'.*no others"):
         adalog(4, probabilities(), levels="public", zero_code=True)
+    with pytest.raises(ValueError, match=r"unknown options? .*'candidates'"):
+        adalog(4, probabilities(), candidates=7)
 
 
 @pytest.mark.parametrize("family", ["vit", "swin"])

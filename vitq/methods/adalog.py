@@ -47,7 +47,7 @@ class AdaLogQuantizer(LogQuantizer):
     """
 
     options: ClassVar[dict[str, Any]] = {
-        **LogQuantizer.options,
+        **{name: value for name, value in LogQuantizer.options.items() if name != "candidates"},  # no linear grid here
         "resolution": 37,
         "shift": 0.0,
         "tables": "integer",
@@ -105,7 +105,7 @@ class AdaLogQuantizer(LogQuantizer):
         if self.range == "mse":
             self._progressive(search, high)
         else:
-            for _, bound in candidates(shifted, self.range, self.settings["percentiles"], self.settings["candidates"]):
+            for _, bound in candidates(shifted, self.range, self.settings["percentiles"]):
                 for q in range(1, _WIDEST * self.resolution + 1):
                     search.offer(bound.clamp(min=_TINY), torch.full_like(bound, float(q)))
         scale, base = search.scale, search.base

@@ -40,7 +40,7 @@ def check(settings: Mapping[str, Any]) -> None:
 
 
 def candidates(
-    distribution: Distribution, range: str, percentiles: Sequence[float], steps: int, to: str = SHRINK[0]
+    distribution: Distribution, range: str, percentiles: Sequence[float], steps: int = CANDIDATES, to: str = SHRINK[0]
 ) -> list[tuple[Tensor, Tensor]]:
     """Ranges (low, high), each (G,), that a search tries. The full range always is the first for `minmax` and `mse`.
 
