@@ -41,8 +41,9 @@ class Predictor(nn.Module):
         self.zeros = nn.Parameter(torch.zeros(count if zero_points else 0, sites), requires_grad=False)
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("std", torch.ones(features))
-        self._factors: Tensor | None = None
-        self._shifts: Tensor | None = None
+        # (B, 1) each, one for each site.
+        self._factors: tuple[Tensor, ...] = ()
+        self._shifts: tuple[Tensor, ...] = ()
 
     def listen(self, module: nn.Module) -> None:
         """Predict anew whenever `module` has run."""
@@ -51,8 +52,9 @@ class Predictor(nn.Module):
     def see(self, x: Tensor) -> None:
         """x: (B, N, C) or (B, H, W, C), output of the module that is listened to."""
         powers = self.powers(self.features(x))
-        self._factors = (1 + powers @ self.scales).clamp(*self.clamp)
-        self._shifts = powers[:, : len(self.zeros)] @ self.zeros
+        # Taken apart once, not by a slice at every site.
+        self._factors = (1 + powers @ self.scales).clamp(*self.clamp).split(1, dim=1)
+        self._shifts = (powers[:, : len(self.zeros)] @ self.zeros).split(1, dim=1)
 
     def features(self, x: Tensor) -> Tensor:
         """(B, F) float32: robust extrema of each image, as a range or as both ends."""
@@ -69,15 +71,17 @@ class Predictor(nn.Module):
 
     def of(self, site: int, rows: int) -> tuple[Tensor, Tensor]:
         """(rows, 1) each: factor of the scale and shift of the zero point. rows: images, or windows image by image."""
-        if self._factors is None or self._shifts is None or rows % len(self._factors):
-            known = "none" if self._factors is None else f"{len(self._factors)}"
+        images = len(self._factors[site]) if self._factors else 0
+        if not images or rows % images:
             raise RuntimeError(
-                f"predicted scales of {known} images meet a batch of {rows}: run the model from its first layer, so "
-                "that the predictor sees every batch; steps that run segments alone come before predict_scales"
+                f"predicted scales of {images or 'no'} images meet a batch of {rows}: run the model from its first "
+                "layer, so that the predictor sees every batch; steps that run segments alone come before "
+                "predict_scales"
             )
-        windows = rows // len(self._factors)
-        chosen = self._factors[:, site : site + 1], self._shifts[:, site : site + 1]
-        return chosen if windows == 1 else tuple(c.repeat_interleave(windows, dim=0) for c in chosen)  # type: ignore[return-value]
+        factor, shift = self._factors[site], self._shifts[site]
+        if (windows := rows // images) > 1:
+            factor, shift = factor.repeat_interleave(windows, dim=0), shift.repeat_interleave(windows, dim=0)
+        return factor, shift
 
     def flops(self, tokens: int, width: int) -> int:
         """Operations for one image: two comparisons an element, then the polynomial of every site."""
