@@ -28,6 +28,10 @@ WEIGHT = "method.kinds.weight"
             "method.kinds.probs.options.candidates: only range=mse",
         ),
         (["method=percentile", f"{WEIGHT}.options.shrink_to=near"], f"{WEIGHT}.options.shrink_to: only range=mse"),
+        (
+            ["method=adalog", "method.kinds.probs.options.percentiles=[0.9]"],
+            "method.kinds.probs.options.percentiles: only range=percentile reads it, not mse",
+        ),
     ],
 )
 def test_an_option_of_a_range_search_that_no_run_reads(engine: FakeEngine, words: list[str], line: str) -> None:
@@ -44,8 +48,9 @@ def test_an_option_of_a_range_search_that_no_run_reads(engine: FakeEngine, words
         # One of the runs reads it.
         ["method=minmax,percentile,mse", f"{WEIGHT}.options.percentiles=[0.9]"],
         [f"{WEIGHT}.range=minmax,mse", f"{WEIGHT}.options.candidates=10,20"],
-        # A search of its own.
-        ["method=adalog", "method.kinds.probs.range=minmax", "method.kinds.probs.options.candidates=10"],
+        # Options of other searches: adalog's own, and SULQ's.
+        ["method=adalog", "method.kinds.probs.range=minmax,mse", "method.kinds.probs.options.resolution=20"],
+        ["method=ias_vit", "method.kinds.probs.range=minmax", "method.kinds.probs.options.etas=[0.01]"],
     ],
 )
 def test_ablations_of_a_range_search_are_no_mistake(engine: FakeEngine, words: list[str]) -> None:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 from vitq.config import RunConfig
 
-# Option → the `range` whose search reads it (vitq/quant/search.py).
-_READ_BY = {"percentiles": "percentile", "candidates": "mse", "shrink_to": "mse"}
-# Quantizers whose `fit` goes by `range` alone. Others may search by themselves, and are left alone.
-_BY_RANGE = ("uniform", "dual_uniform", "int_scores", "log2", "log_sqrt2", "twin_uniform", "twin_softmax")
+# Option → the `range` whose search reads it (vitq/quant/search.py). So does every quantizer that has the option: a
+# search of a quantizer's own has names of its own.
+READ_BY = {"percentiles": "percentile", "candidates": "mse", "shrink_to": "mse"}
 
 
 class Unread:
@@ -28,18 +27,17 @@ class Unread:
         done: the run has its result, which is not refused afterwards.
         """
         for kind, quantizer in config.method.kinds.items():
-            for option in _READ_BY.keys() & quantizer.options.keys():
+            for option in READ_BY.keys() & quantizer.options.keys():
                 key = f"method.kinds.{kind}.options.{option}"
                 if any(_sets(override, key) for override in overrides):
-                    pardoned = done or quantizer.quantizer not in _BY_RANGE
-                    self._ranges.setdefault(key, set()).add(_READ_BY[option] if pardoned else quantizer.range)
+                    self._ranges.setdefault(key, set()).add(READ_BY[option] if done else quantizer.range)
 
     def problems(self) -> list[str]:
         """One line for each option that was set and that no run reads."""
         found = []
         for key, ranges in self._ranges.items():
             place, _, option = key.rpartition(".options.")
-            reader = _READ_BY[option]
+            reader = READ_BY[option]
             if reader not in ranges:
                 found.append(
                     f"{key}: only range={reader} reads it, not {', '.join(sorted(ranges))}; leave it out, or set "

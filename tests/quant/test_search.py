@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from tests.quant.test_quantizers import check, fitted
+from vitq.quant.layout import Axes
+from vitq.quant.model import build
+from vitq.quant.quantizer import QUANTIZERS
 from vitq.quant.uniform import UniformQuantizer
+from vitq.unread import READ_BY
+
+# Values of the searches' options unlike the defaults.
+OTHER = {"percentiles": [0.7], "candidates": 2, "shrink_to": "near"}
 
 
 def test_the_candidates_are_those_of_the_papers() -> None:
@@ -74,3 +81,26 @@ def test_a_percentile_range_without_extent_becomes_the_full_one(include_zero: bo
     check(quantizer, x)
     assert float((quantizer(x) - x).abs().max()) <= 1 / 15
     assert float(quantizer.get_buffer("zero_point").abs().max()) <= 15
+
+
+@pytest.mark.parametrize("option", READ_BY)
+@pytest.mark.parametrize("name", sorted(QUANTIZERS))
+def test_every_quantizer_that_has_the_option_reads_it_in_that_range_search_alone(name: str, option: str) -> None:
+    """What the plan goes by when it refuses an option. One quantizer that does otherwise must name its own."""
+    if option not in QUANTIZERS[name].options:
+        return
+    # A tail near zero, whose range every search shrinks, and one far from it, where `shrink_to` matters.
+    x = torch.rand(64, 32, generator=torch.Generator().manual_seed(0))
+    near, far = x**30 + 0.05, torch.where(x < x.max(), 5 + x, 12.0)
+
+    def parameters(x: torch.Tensor, range: str, options: dict[str, object]) -> dict[str, torch.Tensor]:
+        quantizer = build(name, 4, Axes(0, weight=True), "tensor", range, False, {**free, **options})
+        quantizer.fit_tensor(x)
+        return {key: value.nan_to_num() for key, value in quantizer.state_dict().items()}
+
+    # Ranges that need not hold zero, where there is the choice: to others `shrink_to` makes no difference.
+    free = {"include_zero": False} if "include_zero" in QUANTIZERS[name].options else {}
+    for range in ("minmax", "percentile", "mse"):
+        pairs = [(parameters(x, range, {}), parameters(x, range, {option: OTHER[option]})) for x in (near, far)]
+        same = all(torch.equal(default[key], other[key]) for default, other in pairs for key in default)
+        assert same == (range != READ_BY[option]), range

@@ -25,7 +25,7 @@ class PowerOfTwoFactor(UniformQuantizer):
     Options: K, the largest α (3 in the paper).
     """
 
-    options: ClassVar[dict[str, Any]] = {**UniformQuantizer.options, "K": 3}
+    options: ClassVar[dict[str, Any]] = {"K": 3}
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
