@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
@@ -88,24 +88,26 @@ class Allocate(Step):
             problems.append(f"images={self.images}; at least 1 is needed")
         return problems + self._order(config) + self._grown(config)
 
+    def _around(self, config: RunConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The enabled steps before this one and behind it, as the recipe says them."""
+        steps = list(config.method.enabled.values())
+        here = next((index for index, raw in enumerate(steps) if raw.get("do") == self.do), len(steps))
+        return steps[:here], steps[here + 1 :]
+
     def _grown(self, config: RunConfig) -> list[str]:
         """A limit on bytes that a step behind this one breaks."""
         if self.size_mb is None:
             return []
-        steps = list(config.method.enabled.values())
-        names = [raw.get("do") for raw in steps]
-        behind = steps[names.index(self.do) + 1 :] if self.do in names else []
         return [
             f"size_mb={self.size_mb:g} is met before step {raw.get('do')!r} gives weights two ranges each, which take "
             "more bytes; set its dual=0, or drop size_mb"
-            for raw in behind
+            for raw in self._around(config)[1]
             if raw.get("dual")
         ]
 
     def _order(self, config: RunConfig) -> list[str]:
-        """Problems with the enabled steps before this one."""
-        enabled = [raw.get("do") for raw in config.method.enabled.values()]
-        before = enabled[: enabled.index(self.do)] if self.do in enabled else enabled
+        """Problems with the enabled steps around this one."""
+        before, behind = ([raw.get("do") for raw in steps] for steps in self._around(config))
         found = [
             f"comes after a step {do!r}, which depends on the bit-widths; move it before"
             for do in before
@@ -113,7 +115,7 @@ class Allocate(Step):
         ]
         if "calibrate" not in before:
             found.append("no step before it calibrates; only calibrated sites are allocated")
-        if enabled.count(self.do) > 1:
+        if self.do in behind:
             found.append("a recipe allocates once: a second one undoes the first and what was fitted to it")
         return found
 
