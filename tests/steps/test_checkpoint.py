@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from timm.layers import SwiGLU
 from torch import Tensor
 
-from tests.tiny import images, run, tiny
+from tests.tiny import images, run, tiny, uniform
 from vitq.progress import Progress
 from vitq.steps import Workspace
 from vitq.steps.checkpoint import Checkpoint
@@ -49,12 +50,20 @@ class Killer(Progress):
             raise Killed
 
 
-def finished(workspace: Make, family: str, folder: Path | None, killer: Killer) -> tuple[Tensor, Workspace]:
-    work = workspace(tiny(family), UNIFORM, weight=3, activation=4)
+def finished(
+    workspace: Make,
+    family: str,
+    folder: Path | None,
+    killer: Killer,
+    method: dict[str, Any] = UNIFORM,
+    steps: list[dict[str, Any]] = STEPS,
+    **kwargs: Any,
+) -> tuple[Tensor, Workspace]:
+    work = workspace(tiny(family, **kwargs), method, weight=3, activation=4)
     work.progress = killer
     work.checkpoint = Checkpoint(folder) if folder else None
     work.step = "learn"
-    run(work, *STEPS)
+    run(work, *steps)
     with torch.no_grad():
         return work.model(images(work)), work
 
@@ -73,6 +82,25 @@ def test_the_second_attempt_continues_and_ends_the_same(workspace: Make, tmp_pat
     assert {k: [c.tolist() for c in v] for k, v in resumed.curves.items()} == {
         k: [c.tolist() for c in v] for k, v in undisturbed.curves.items()
     }
+
+
+def test_layers_behind_one_norm_go_on_with_a_scale_each(workspace: Make, tmp_path: Path) -> None:
+    """Folding gives both layers of a gated MLP one range; then each learns its own."""
+    channelwise = {"granularity": "channel", "options": {"include_zero": False}}
+    method = {"kinds": {**UNIFORM["kinds"], "post_norm": channelwise}}
+    learn = {"do": "reconstruct", "learn": ["activation_scales"], "iterations": 10, "batch_size": 8, "lr_scales": 1e-2}
+    steps: list[dict[str, Any]] = [{"do": "calibrate"}, {"do": "reparameterize"}, learn]
+
+    def go(folder: Path | None) -> tuple[Tensor, list[float]]:
+        found, work = finished(workspace, "vit", folder, Killer(), method, steps, mlp_layer=SwiGLU)
+        return found, [float(uniform(work, f"blocks.0.mlp.{name}.input").scale) for name in ("fc1_g", "fc1_x")]
+
+    expected, scales = go(None)
+    assert scales[0] != scales[1]
+    for _ in range(2):  # the second takes what the first stored
+        found, again = go(tmp_path)
+        assert torch.equal(found, expected)
+        assert again == scales
 
 
 def test_damaged_or_foreign_state_is_computed_again(workspace: Make, tmp_path: Path) -> None:

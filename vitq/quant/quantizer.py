@@ -132,7 +132,8 @@ class Quantizer(nn.Module):
         for name, value in parameters.items():
             if not torch.isfinite(value).all():
                 raise ValueError(f"{type(self).__name__}: the search gave a non-finite {name}")
-            setattr(self, name, value.detach().float().contiguous())
+            # A copy: two quantizers may be given one tensor, and each learns and restores its own.
+            setattr(self, name, value.detach().float().contiguous().clone())
         self.layout = layout
 
     def extra_repr(self) -> str:
