@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vitq.errors import ConfigError
 
@@ -32,7 +34,8 @@ def resolve(name: str) -> torch.device:
 def make_repeatable() -> None:
     """Full float32 precision and deterministic kernels, so that one signature has one result on one kind of machine.
 
-    Operations without a deterministic CUDA kernel warn and go on: their effect is below the printed precision.
+    Operations without a deterministic CUDA kernel warn and go on: their effect is below the printed precision. Of
+    gradients through attention see `exact_attention`.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -41,6 +44,15 @@ def make_repeatable() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling every new tensor with NaN only helps to find reads of uninitialized memory; it costs half the speed.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def exact_attention(device: torch.device) -> AbstractContextManager[object]:
+    """Attention whose gradient repeats on CUDA, for the full-precision model, whose attention may be one fused kernel.
+
+    The backward of the fused kernels adds up in any order there, and where operations may warn and go on
+    (`make_repeatable`) torch takes no other. Around forward and backward both. On a CPU it repeats anyway.
+    """
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cuda" else nullcontext()
 
 
 def at_once(batch: torch.Tensor, limit: int) -> int:

@@ -100,8 +100,8 @@ def test_operands_take_turns_while_the_other_one_is_quantized(workspace: Make, m
         taken.setdefault(site.owner, []).append(site.name.removeprefix(f"{site.owner}."))
         choose(layer, record, site, sites, grid, tried)
 
-    def watched_quantized(layer: ptq4vit.Layer, operands: Sequence[Tensor], transpose: bool) -> tuple[Tensor, Tensor]:
-        found = quantized(layer, operands, transpose)
+    def watched_quantized(layer: ptq4vit.Layer, operands: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        found = quantized(layer, operands)
         if isinstance(layer, QuantMatmul):
             before = ((layer.left_site, operands[0]), (layer.right_site, operands[1]))
         else:

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
+from vitq.device import exact_attention
 from vitq.methods.twin import MOST, TwinQuantizer, TwinSoftmaxQuantizer, TwinUniformQuantizer
 from vitq.quant.layers import QuantConv2d, QuantLinear, QuantMatmul
 from vitq.quant.quantizer import may_be
 from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
+from vitq.steps.fisher import likelihood
 from vitq.steps.step import STEPS, Step, Workspace
 from vitq.steps.stream import ImageStream, Stream, TensorStream, through
 
@@ -135,13 +137,11 @@ def _collect(
     records = [_Record(work, len(inputs)) for _ in layers]
     for batch in inputs.batches():
         kept: dict[int, tuple[tuple[Tensor, ...], Tensor]] = {}
-        with torch.enable_grad(), _recorded(layers, kept, records):
+        with torch.enable_grad(), exact_attention(work.device), _recorded(layers, kept, records):
             x = segment.forward(batch.detach().requires_grad_(True))
             for following in rest:
                 x = following.forward(x)
-            chosen = torch.multinomial(x.detach().softmax(dim=-1).cpu(), 1, generator=generator).to(x.device)
-            likelihood = x.log_softmax(dim=-1).gather(1, chosen).sum()
-            found = torch.autograd.grad(likelihood, [kept[i][1] for i in range(len(layers))])
+            found = torch.autograd.grad(likelihood(x, generator), [kept[i][1] for i in range(len(layers))])
         for i, gradient in enumerate(found):
             operands, output = kept[i]
             rows = [_by_image(t, len(batch)) for t in (*operands, output, gradient)]
@@ -256,7 +256,7 @@ def _choose(layer: Layer, record: _Record, site: Site, sites: Sequence[Site], gr
         # The other operand is quantized once for all candidates.
         for other in sites:
             other.on = other is not site
-        fixed = _quantized(layer, operands, record.transpose)
+        fixed = _quantized(layer, operands)
         site.on = True
         for number, index in enumerate(tried):
             grid.put(index)
@@ -278,7 +278,7 @@ def _rows(x: Tensor) -> Tensor:
     return x.flatten(0, 1) if x.ndim == 5 else x
 
 
-def _quantized(layer: Layer, operands: Sequence[Tensor], transpose: bool) -> tuple[Tensor, Tensor]:
+def _quantized(layer: Layer, operands: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Both operands through their sites as they are switched now: (left or input, right or weight)."""
     if isinstance(layer, QuantMatmul):
         return layer.left_site(operands[0]), layer.right_site(operands[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vitq.device import exact_attention
 from vitq.steps.step import Workspace
 from vitq.steps.stream import TensorStream
 
@@ -23,16 +24,14 @@ def gradients(work: Workspace) -> list[TensorStream]:
     squares = [0.0] * len(segments)
     for x in work.batches():
         outputs = []
-        with torch.enable_grad():
+        with torch.enable_grad(), exact_attention(work.device):
             for segment in segments:
                 # A leaf between two segments: the gradient reaches every output, and no parameter gets one.
                 x = segment.forward(x)
                 if not x.requires_grad:
                     x = x.detach().requires_grad_(True)
                 outputs.append(x)
-            chosen = torch.multinomial(x.detach().softmax(dim=-1).cpu(), 1, generator=generator).to(x.device)
-            likelihood = x.log_softmax(dim=-1).gather(1, chosen).sum()
-            found = torch.autograd.grad(likelihood, outputs)
+            found = torch.autograd.grad(likelihood(x, generator), outputs)
         for index, gradient in enumerate(found):
             streams[index].append(gradient.detach())
             squares[index] += float(gradient.double().square().sum())
@@ -40,6 +39,12 @@ def gradients(work: Workspace) -> list[TensorStream]:
         count = stream.elements()
         stream.scale(1.0 if squares[index] == 0 else (squares[index] / count) ** -0.5)
     return streams
+
+
+def likelihood(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Σ log p(y|x) over a batch, for logits (B, classes); y is drawn from p(·|x), one for each image, on the CPU."""
+    drawn = torch.multinomial(logits.detach().softmax(dim=-1).cpu(), 1, generator=generator).to(logits.device)
+    return logits.log_softmax(dim=-1).gather(1, drawn).sum()
 
 
 def diagonal(error: Tensor, gradient: Tensor) -> Tensor:
