@@ -217,6 +217,8 @@ def learn_segment(
     iterations = step.count(work.config)
     seed = work.config.seed * 1_000_003 + index
     generator = torch.Generator().manual_seed(seed)
+    # Masks as large as the inputs are drawn where the inputs are; apart from those that `Dropping` draws there.
+    masks = generator if work.device.type == "cpu" else torch.Generator(work.device).manual_seed(seed + 500_000)
     with ExitStack() as stack:
         learnt = stack.enter_context(Learnt(work.model, segment, sites, step.learn))
         if learnt.empty:
@@ -232,7 +234,7 @@ def learn_segment(
         for number, chosen in enumerate(batches(len(target), step.batch_size, iterations, generator)):
             inputs, wanted = noisy.select(chosen), target.select(chosen)
             if step.input == "qdrop":
-                keep = torch.rand(inputs.shape, generator=generator).to(inputs.device) < step.drop
+                keep = torch.rand(inputs.shape, generator=masks, device=inputs.device) < step.drop
                 inputs = torch.where(keep, exact.select(chosen), inputs)
             if dropping:
                 dropping.draw(segment.forward, inputs)
