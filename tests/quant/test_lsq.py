@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from vitq.quant.dual import DualLayout, DualUniformQuantizer
 from vitq.quant.layout import Axes
 from vitq.quant.model import build
 from vitq.quant.uniform import UniformQuantizer
@@ -140,3 +141,23 @@ def test_clipped_values_pass_no_gradient(granularity: str) -> None:
     quantizer(x).sum().backward()
     assert x.grad is not None
     assert x.grad.flatten().tolist() == [0, 1, 1, 0]
+
+
+def test_the_factor_of_a_weight_with_two_ranges_counts_half_a_row() -> None:
+    """Both groups of a row together have its inputs."""
+    weight = torch.randn(6, 32, generator=torch.Generator().manual_seed(1))
+    weight[:, 3] *= 20
+    quantizer = build("dual_uniform", 4, Axes(0, weight=True), "channel", "minmax", False, {})
+    assert isinstance(quantizer, DualUniformQuantizer)
+    quantizer.fit_tensor(weight)
+    scales, zeros, layout = quantizer.scale.clone(), quantizer.zero_point.clone(), quantizer._layout()
+    assert isinstance(layout, DualLayout)
+    quantizer.learn(scale=True, zero_point=False, batched=False)
+    quantizer(weight).sum().backward()
+    assert quantizer.scale.grad is not None
+    slopes = torch.zeros(12, dtype=torch.float64)
+    for row, column in torch.cartesian_prod(torch.arange(6), torch.arange(32)).tolist():
+        group = 2 * row + (column in layout.columns())
+        _, ds, _ = lsq_reference(weight[row, column], float(scales[group]), float(zeros[group]), 16)
+        slopes[group] += ds
+    assert torch.allclose(quantizer.scale.grad.double(), slopes * (16 * 15) ** -0.5, atol=1e-5)

@@ -50,7 +50,7 @@ class PerImageUniform(UniformQuantizer):
         scale, zero = self._range(x)
         expanded = self._expand(x).float()
         if scale.requires_grad or zero.requires_grad or x.requires_grad:
-            quantized = _Learned.apply(expanded, scale, zero, self.codes, 1)
+            quantized = _Learned.apply(expanded, scale, zero, self.codes, expanded.numel() // scale.numel())
         elif self._numbers is not None and not self.source.moves_zero:
             # As many passes as a static range takes.
             low, high = self._numbers[2:]

@@ -126,7 +126,8 @@ class UniformQuantizer(Quantizer):
         scale, zero = layout.view(self.scale), layout.view(self.zero_point)
         if self._learned:
             rows = len(x) if self._batched else 1
-            quantized = _Learned.apply(expanded.float(), scale, zero, self.codes, rows)
+            shared = expanded.numel() // (rows * self.scale.numel())
+            quantized = _Learned.apply(expanded.float(), scale, zero, self.codes, shared)
         elif x.requires_grad:
             quantized = _ClippedStraightThrough.apply(expanded.float(), scale, zero, self.codes)
         else:
@@ -178,12 +179,12 @@ class _Learned(torch.autograd.Function):
     """Round trip with gradients to x, scale and zero point (LSQ, arXiv 1902.08153, eq. 3; LSQ+ for the zero point).
 
     Inside the range ∂x̂/∂x = 1, ∂x̂/∂s = round(x/s) − x/s, ∂x̂/∂z = 0; where x is clipped to code q: 0, q − z, −s.
-    Gradients of scale and zero point are multiplied by g = 1/√(n·(2^b − 1)), n the number of weights that share them,
-    or of features: elements of one of `rows` images or windows (section 2.2). So parts of a batch add up to the batch.
+    Gradients of scale and zero point are multiplied by g = 1/√(n·(2^b − 1)), n (`shared`) the number of weights that
+    share them, or of features: elements of one image or window (section 2.2). So parts of a batch add up to the batch.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor, codes: int, rows: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor, codes: int, shared: int) -> Tensor:
         # One that is learned becomes a code (`freeze`); one that is not stays as the step before left it.
         if ctx.needs_input_grad[2]:
             zero = zero.round()
@@ -192,7 +193,7 @@ class _Learned(torch.autograd.Function):
         code = raw.clamp(0, codes - 1)
         inside = raw == code
         ctx.save_for_backward(inside, torch.where(inside, code - zero - ratio, code - zero), scale, zero)
-        ctx.factor = (x.numel() / rows / scale.numel() * (codes - 1)) ** -0.5
+        ctx.factor = (shared * (codes - 1)) ** -0.5
         return code.sub_(zero).mul_(scale)
 
     @staticmethod
