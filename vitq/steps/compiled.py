@@ -23,6 +23,10 @@ WORTH = 100_000_000
 # dynamo goes on without compiling, and says so in its own log alone.
 _GRAPHS = 256
 
+# The switch of torch by which the backward pass is compiled with the forward one, and not at the first backward, where
+# nothing could take the plain forward instead. Versions without it fail there.
+_BACKWARD = "force_non_lazy_backward_lowering"
+
 _failed: list[str] = []
 _run_of: weakref.ref[object] | None = None
 
@@ -65,6 +69,8 @@ def forward_of(segment: Segment, compile_it: bool) -> Callable[[Tensor], Tensor]
     if not compile_it or _failed:
         return segment.forward
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _GRAPHS)
+    if hasattr(torch._functorch.config, _BACKWARD):
+        setattr(torch._functorch.config, _BACKWARD, True)
 
     def call(x: Tensor) -> Tensor:
         if _failed:
@@ -72,7 +78,7 @@ def forward_of(segment: Segment, compile_it: bool) -> Callable[[Tensor], Tensor]
         try:
             out: Tensor = _compiled(segment.forward, x)
         except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
-            reason = first_line(error)
+            reason = first_line(getattr(error, "inner_exception", error))  # dynamo wraps what a backend raised
             _failed.append(reason)
             LOG.warning(
                 "torch.compile does not work here (%s); reconstruction goes on without it and takes up to twice as "
