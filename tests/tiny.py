@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ def tiny(family: str, **kwargs: Any) -> nn.Module:
 
 
 @pytest.fixture
-def workspace() -> Callable[..., Workspace]:
+def workspace(tmp_path: Path) -> Callable[..., Workspace]:
     """workspace(model, method dict, bits…) → a Workspace whose model has quantizers."""
     methods.load()
 
@@ -91,6 +92,8 @@ def workspace() -> Callable[..., Workspace]:
             "method": {"name": "test", **method},
             "bits": bits,
             "calib": {"size": images, "batch_size": 8},
+            # Nothing that an earlier test, or the developer's own runs, measured.
+            "cache_dir": str(tmp_path / "cache"),
         }
         config, problems = RunConfig.parse(raw)
         assert config is not None, problems

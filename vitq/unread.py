@@ -27,7 +27,7 @@ class Unread:
         done: the run has its result, which is not refused afterwards.
         """
         for kind, quantizer in config.method.kinds.items():
-            for option in READ_BY.keys() & quantizer.options.keys():
+            for option in (option for option in READ_BY if option in quantizer.options):
                 key = f"method.kinds.{kind}.options.{option}"
                 if any(_sets(override, key) for override in overrides):
                     self._ranges.setdefault(key, set()).add(READ_BY[option] if done else quantizer.range)

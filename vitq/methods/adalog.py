@@ -42,8 +42,9 @@ class AdaLogQuantizer(LogQuantizer):
     progressive search and pairs kept by each.
 
     range: `mse` searches base and scale together, progressively: from a coarse grid, the best `keep` pairs are refined
-    to their neighbours at half the distance, `search_steps` times. `minmax` and `percentile` try every base at the
-    scale that their name gives. The criterion is the squared error over the calibration set.
+    to their neighbours at half the distance, `search_steps` times; a pair that is the neighbour of two is kept twice.
+    `minmax` and `percentile` try every base at the scale that their name gives. The criterion is the squared error over
+    the calibration set.
     """
 
     options: ClassVar[dict[str, Any]] = {

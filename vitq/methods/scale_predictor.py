@@ -223,7 +223,7 @@ def descend(work: Workspace, predictor: Predictor, step: PredictScales) -> None:
     iterations = step.iterations if work.config.method.iterations is None else work.config.method.iterations
     inputs = torch.cat(list(work.batches(images)))
     with torch.no_grad():
-        target = torch.cat([_teach(work, batch) for batch in inputs.split(work.config.calib.batch_size)])
+        target = torch.cat([work.teach(batch).log_softmax(-1) for batch in inputs.split(work.config.calib.batch_size)])
     learned = [predictor.scales, *([predictor.zeros] if step.zero_points == "predict" else [])]
     for parameter in work.model.parameters():
         parameter.requires_grad_(False)
@@ -245,12 +245,6 @@ def descend(work: Workspace, predictor: Predictor, step: PredictScales) -> None:
     for parameter in learned:
         parameter.requires_grad_(False)
     work.curves.setdefault("predict_scales", []).append(torch.stack(losses).cpu())
-
-
-def _teach(work: Workspace, batch: Tensor) -> Tensor:
-    for segment in work.teacher_segments():
-        batch = segment.forward(batch)
-    return batch.log_softmax(-1)
 
 
 def _table(

@@ -130,8 +130,8 @@ class Trial:
     The input of every segment is kept, so that changing one site costs the segments from its own to the last; what such
     a look computed is kept too, and becomes current when that change is taken. Both are exact: no loss is approximated.
 
-    bits, loss: the current allocation, in which FP_BITS is a site that is off, and its loss. evaluations: looks so far.
-    full: what full precision scores.
+    bits, loss: the current allocation, in which FP_BITS is a site that is off, and its loss. evaluations: of the loss,
+    since `start`. full: what full precision scores.
     """
 
     def __init__(self, work: Workspace, choices: Menu, images: int):
@@ -141,7 +141,7 @@ class Trial:
         self._last: _Look | None = None
         chosen = self._images(images)
         batches, self._labels = [batch for batch, _ in chosen], [labels for _, labels in chosen]
-        self._targets = [_log_probabilities(self._teach(batch)) for batch in batches]
+        self._targets = [_log_probabilities(work.teach(batch)) for batch in batches]
         self.full = self._score(self._targets)
         self._inputs: list[list[Tensor]] = [batches]
         self.evaluations = 0
@@ -150,7 +150,7 @@ class Trial:
 
     def start(self, bits: Mapping[str, int]) -> float:
         """Make an allocation current; returns its loss."""
-        self.bits = dict(bits)
+        self.bits, self.evaluations = dict(bits), 0
         for name, width in bits.items():
             self._set(name, width)
         score, later = self._run(0)
@@ -221,12 +221,6 @@ class Trial:
     def _segment_of(self, name: str) -> int:
         owner = self._work.model.sites[name].owner
         return next(number for number, segment in enumerate(self._segments) if segment.holds(owner))
-
-    @torch.no_grad()
-    def _teach(self, batch: Tensor) -> Tensor:
-        for segment in self._work.teacher_segments():
-            batch = segment.forward(batch)
-        return batch
 
     def _images(self, count: int) -> list[tuple[Tensor, Tensor]]:
         """Images spread evenly over the calibration set, whose order may be by class, with their labels."""

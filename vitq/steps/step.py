@@ -62,6 +62,13 @@ class Workspace:
             raise RuntimeError("the recipe's steps declare no need of the full-precision model; set needs_teacher")
         return self.teacher.segments
 
+    @torch.no_grad()
+    def teach(self, batch: Tensor) -> Tensor:
+        """Logits (B, classes) of the full-precision model for normalized images (B, 3, H, W)."""
+        for segment in self.teacher_segments():
+            batch = segment.forward(batch)
+        return batch
+
     def batches(self, images: int | None = None) -> Iterator[Tensor]:
         """Normalized calibration images (B, 3, H, W) on the device: all of them, or the first `images`."""
         left = len(self.calib) if images is None else images
