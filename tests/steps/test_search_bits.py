@@ -23,7 +23,7 @@ from vitq.steps.sensitivity import table
 Make = Callable[..., Workspace]
 
 
-@pytest.mark.parametrize("recompute", ["lazy", "always"])
+@pytest.mark.parametrize("recompute", ["lazy", "always", "never"])
 @pytest.mark.parametrize(
     "limits", [{"mean_bits": [4, 5]}, {"size_mb": 0.05}, {"bops": 4e7}, {"mean_bits": 6, "bops": 4e7}]
 )
@@ -114,6 +114,7 @@ def test_never_measuring_follows_the_losses_of_sites_alone(calibrated: Make) -> 
         assert score == pytest.approx(scores[site])
         assert scores[site] <= min(scores.values()) + 1e-9 * abs(scores[site])
         state[site] = new
+    assert not budget.excess(state)
     # One evaluation a step, for the loss on the path, beside those of the table and the start.
     assert path.evaluations.iloc[-1] - path.evaluations.iloc[0] == len(path) - 1
     assert path.loss.iloc[-1] == pytest.approx(loss(work, tiny("vit")), rel=1e-3)
