@@ -46,14 +46,20 @@ def quantized(values: Tensor, range_: str) -> Tensor:
     return best
 
 
-def reference_error(x: Tensor, weight: Tensor, step: dict[str, Any], strength: float, range_: str) -> float:
-    """Squared output error in float64: 4-bit input, one range for all; 4-bit weight, a range for each row."""
+def balanced(x: Tensor, weight: Tensor, step: dict[str, Any], strength: float) -> tuple[Tensor, Tensor]:
+    """Middle and ratio of each channel in float64, by the formulas of the step's rule."""
     low, high = x.amin(0), x.amax(0)
     middle = (low + high) / 2 if step.get("shift", True) else torch.zeros_like(low)
     if step["rule"] == "sq_b":
         ratio = (x - middle).abs().amax(0) ** strength / weight.abs().amax(0) ** (1 - strength)
     else:
         ratio = ((high - low) / (high - low).mean()) ** strength
+    return middle, 2 ** ratio.log2().round() if step.get("power_of_two") else ratio
+
+
+def reference_error(x: Tensor, weight: Tensor, step: dict[str, Any], strength: float, range_: str) -> float:
+    """Squared output error in float64: 4-bit input, one range for all; 4-bit weight, a range for each row."""
+    middle, ratio = balanced(x, weight, step, strength)
     x = x - middle
     even = quantized((x / ratio).view(1, -1), range_).view(x.shape)
     scaled = quantized(weight * ratio, range_)
@@ -74,6 +80,7 @@ def reference_error(x: Tensor, weight: Tensor, step: dict[str, Any], strength: f
         ("vit", {"rule": "aocq", "shift": False}, "mse"),
         ("vit", {"rule": "sq_b", "shift": False}, "percentile"),
         ("vit", {"rule": "aocq", "shift": False}, "percentile"),
+        ("vit", {"rule": "aocq", "shift": False, "power_of_two": True}, "minmax"),
     ],
 )
 @torch.no_grad()
@@ -91,6 +98,28 @@ def test_the_searched_strength_is_the_best_by_brute_force(
         # Float32, and where the range is searched its bins, may decide otherwise only between equally good candidates.
         assert errors[strength] <= min(errors.values()) * (1.002 if range_ == "minmax" else 1.02), (name, errors)
         assert errors[strength] * 1.04 < max(errors.values()), "the candidates differ, or nothing is proved"
+
+
+@pytest.mark.parametrize("family", ["vit", "swin"])
+@pytest.mark.parametrize("rule", ["sq_b", "aocq"])
+@torch.no_grad()
+def test_the_strength_of_a_bare_input_is_the_best_by_brute_force(workspace: Make, family: str, rule: str) -> None:
+    """Where no norm precedes, whatever the step says of shifts and ratios: no shift, powers of two."""
+    work = workspace(tiny(family), method("minmax"), weight=4, activation=4)
+    kinds = ["attn_out", "post_gelu"]
+    names = [site.owner for site in work.model.sites.values() if site.kind in kinds]
+    before = {name: (seen(work, name), linear(work, name).weight.double()) for name in names}
+    run(work, {"do": "equalize", "rule": rule, "norms": False, "bare": kinds})
+    step = {"rule": rule, "shift": False, "power_of_two": True}
+    for name, (x, weight) in before.items():
+        errors = {i / 10: reference_error(x, weight, step, i / 10, "minmax") for i in range(11)}
+        layer = linear(work, name)
+        assert layer.equalized is not None
+        assert errors[layer.equalized] <= min(errors.values()) * 1.002, (name, errors)
+        assert errors[layer.equalized] * 1.04 < max(errors.values()), "the candidates differ, or nothing is proved"
+        ratio = balanced(x, weight, step, layer.equalized)[1]
+        assert layer.balance is not None
+        assert torch.equal(layer.balance.double(), 1 / ratio), "the ratio is that of the noted strength"
 
 
 @pytest.mark.parametrize("candidates", [[0.0, 0.01], [0.01, 0.0]])
