@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -126,6 +127,22 @@ def test_every_layer_of_a_model(workspace: Make, family: str, monkeypatch: pytes
         if site.is_weight:
             weight = work.model.layer(site).weight
             assert torch.equal(uniform(work, site.name)(weight), weight), f"{site.name} is not on its grid"
+
+
+def test_the_steps_options_reach_the_solver(workspace: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every layer; what they do there the recursion above shows."""
+    solve, found = gptq.solve, []
+
+    def watched(*args: Any, **options: Any) -> Tensor:
+        given = inspect.signature(solve).bind(*args, **options).arguments
+        found.append({name: given.get(name) for name in ("damping", "act_order", "block")})
+        return solve(*args, **options)
+
+    monkeypatch.setattr(gptq, "solve", watched)
+    work = workspace(tiny("vit"), UNIFORM, weight=3, activation=4)
+    options = {"damping": 0.02, "act_order": True, "block": 16}
+    run(work, CALIBRATE, {"do": "gptq", **options})
+    assert found == [options] * len(work.model.anatomy.inputs)
 
 
 @torch.no_grad()
