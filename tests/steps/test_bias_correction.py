@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from tests.tiny import images, part, run, tiny
-from vitq import compose
-from vitq.roots import Roots
+from vitq import compose, validate
+from vitq.config import RunConfig
 from vitq.steps import Workspace
 from vitq.steps.bias_correction import mean_error
+from vitq.steps.step import parse_step
 from vitq.steps.walk import layers, quantized_lane, teacher_lane
 
 Make = Callable[..., Workspace]
@@ -28,6 +28,8 @@ REPQ = {
 }
 CALIBRATE = {"do": "calibrate"}
 CORRECT = {"do": "bias_correction"}
+APPEND = "+method.steps.bias_correction={do: bias_correction}"
+PREDICT = "+method.steps.predict={do: predict_scales}"
 
 
 def errors(work: Workspace, input_: str = "fp") -> dict[str, Tensor]:
@@ -105,10 +107,36 @@ def test_it_brings_the_output_closer_to_full_precision(workspace: Make) -> None:
     assert distance[2] < distance[1]
 
 
-@pytest.mark.parametrize("method", ["minmax", "repq_vit", "ias_vit", "gptq", "erq"])
-def test_one_override_appends_it_to_any_recipe(repo: Path, method: str) -> None:
-    overrides = [f"method={method}", "+method.steps.bias_correction={do: bias_correction}"]
-    (cell,) = compose.expand(compose.load(repo / "conf" / "config.yaml", Roots.of(), overrides))
-    assert cell.problem is None
-    steps: dict[str, Any] = cell.raw["method"]["steps"]
-    assert list(steps)[-1] == "bias_correction"
+def composed(*overrides: str) -> list[RunConfig]:
+    """The configs of a sweep."""
+    file, roots = compose.root_config()
+    configs = []
+    for cell in compose.expand(compose.load(file, roots, overrides, multirun=True)):
+        assert cell.problem is None
+        config, problems = RunConfig.parse(cell.raw)
+        assert config is not None, problems
+        configs.append(config)
+    return configs
+
+
+def test_one_override_appends_it_to_any_recipe_but_one_that_must_end_as_it_does(repo: Path) -> None:
+    methods = sorted(path.stem for path in (repo / "conf" / "method").glob("*.yaml"))
+    configs = composed(f"method={','.join(methods)}", APPEND)
+    assert all(list(config.method.steps)[-1] == "bias_correction" for config in configs)
+    found = {method: validate.problems(config) for method, config in zip(methods, configs, strict=True)}
+    last = "method.steps.predict: must be the last step; move bias_correction before it"
+    assert found == {method: [last] if method == "scale_predictor" else [] for method in methods}
+
+
+def test_a_step_that_must_be_last_is_deleted_and_appended_again(repo: Path) -> None:
+    """As docs/methods.md says; scale_predictor's recipe has the step's defaults, so that it is the same step again."""
+    documented = (repo / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert f"'~method.steps.predict' \\\n  '{APPEND}' '{PREDICT}'" in documented
+    (plain,) = composed("method=scale_predictor")
+    (config,) = composed("method=scale_predictor", "~method.steps.predict", APPEND, PREDICT)
+    assert validate.problems(config) == []
+    *before, correction, predict = config.method.steps
+    assert [*before, predict] == list(plain.method.steps)
+    assert correction == "bias_correction"
+    parsed = [parse_step(predict, method.method.steps[predict])[0] for method in (plain, config)]
+    assert parsed[0] == parsed[1]
