@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 
+from tests.steps.test_reconstruct import CALIBRATE, UNIFORM, WAYS, Make, output, reconstruct
+from tests.tiny import run, tiny
 from vitq.models.anatomy import Segment
 from vitq.steps import compiled
 
@@ -40,6 +44,11 @@ def segment(factor: float) -> Segment:
     return Segment("segment", lambda x: x * factor + x, ())
 
 
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What vitq says; torch traces its own work."""
+    return [record.getMessage() for record in caplog.records if record.name == compiled.LOG.name]
+
+
 def test_graphs_of_earlier_runs_do_not_count(graphs: list[Any]) -> None:
     for number in range(4):
         run = Run()
@@ -52,7 +61,7 @@ def test_graphs_of_earlier_runs_do_not_count(graphs: list[Any]) -> None:
 
 
 def test_a_run_that_could_not_compile_leaves_the_next_one_alone(
-    graphs: list[Any], monkeypatch: pytest.MonkeyPatch
+    graphs: list[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     works = compiled._compiled
 
@@ -67,6 +76,52 @@ def test_a_run_that_could_not_compile_leaves_the_next_one_alone(
     monkeypatch.setattr(compiled, "_compiled", works)
     assert torch.equal(compiled.forward_of(segment(3.0), True)(x), 4 * x)
     assert not graphs, "the same run goes on without"
+    (warning,) = warnings(caplog)
+    assert warning.startswith("torch.compile does not work here (no compiler); reconstruction goes on without it")
     compiled.begin(second)
     assert torch.equal(compiled.forward_of(segment(3.0), True)(x), 4 * x)
     assert len(graphs) == 1
+
+
+@pytest.mark.skipif(not hasattr(torch._functorch.config, compiled._BACKWARD), reason="this torch compiles it later")
+def test_a_backward_pass_that_cannot_be_compiled_falls_back_too(
+    graphs: list[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_graph: Any, _inputs: Any) -> Any:
+        raise RuntimeError("no kernel for it")
+
+    backend = aot_autograd(fw_compiler=lambda graph, _: make_boxed_func(graph.forward), bw_compiler=broken)
+    monkeypatch.setattr(compiled, "_compiled", torch.compile(compiled._run, dynamic=False, backend=backend))
+    leaf = torch.ones(5, requires_grad=True)
+    (3 * compiled.forward_of(segment(2.0), True)(leaf * 1).sum()).backward()
+    assert leaf.grad is not None
+    assert torch.equal(leaf.grad, torch.full((5,), 9.0))
+    (warning,) = warnings(caplog)
+    assert "(no kernel for it)" in warning
+
+
+@pytest.mark.parametrize(
+    ("family", "way"), [("vit", "weights"), ("swin", "weights"), ("vit", "rounding and activation scales")]
+)
+def test_compiled_and_plain_reconstruction_learn_the_same(
+    graphs: list[Any], monkeypatch: pytest.MonkeyPatch, workspace: Make, family: str, way: str
+) -> None:
+    """Through dynamo and the traced backward pass; what inductor makes of both is torch's own."""
+    whole = torch.compile(compiled._run, dynamic=False, backend="aot_eager")
+    used = []
+
+    def watched(forward: Callable[[Tensor], Tensor], x: Tensor) -> Any:
+        used.append(forward)
+        return whole(forward, x)
+
+    monkeypatch.setattr(compiled, "_compiled", watched)
+    monkeypatch.setattr(compiled, "_GRAPHS", 256)
+    found = []
+    for mode in ("off", "on"):
+        work = workspace(tiny(family), UNIFORM, images=8, weight=3, activation=4)
+        run(work, CALIBRATE, reconstruct(**{**WAYS[way], "iterations": 3, "compile": mode}))
+        found.append((torch.cat([curve for (curve,) in work.curves.values()]), output(work)))
+        assert bool(used) == (mode == "on")
+    assert not compiled._failed
+    for plain, fast in zip(*found, strict=True):
+        assert torch.allclose(plain, fast, rtol=1e-4, atol=1e-5 * float(plain.abs().max()))

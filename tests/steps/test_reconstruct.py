@@ -198,16 +198,21 @@ def test_another_seed_draws_other_batches(workspace: Make) -> None:
     assert not torch.equal(*found)
 
 
-def test_bfloat16_autocast_comes_close(workspace: Make) -> None:
-    errors = {}
-    for autocast in ("none", "bf16"):
-        work = workspace(tiny("vit"), UNIFORM, weight=3, activation=4)
-        run(work, CALIBRATE)
-        before = error(work)
-        run(work, reconstruct(autocast=autocast))
-        errors[autocast] = error(work) / before
-    assert errors["none"] < 0.9
-    assert errors["bf16"] < 0.6
+@pytest.mark.parametrize(("autocast", "dtype"), [("none", torch.float32), ("bf16", torch.bfloat16)])
+def test_autocast_is_of_products_alone_and_comes_close(workspace: Make, autocast: str, dtype: torch.dtype) -> None:
+    work = workspace(tiny("vit"), UNIFORM, weight=3, activation=4)
+    run(work, CALIBRATE)
+    before, learning = error(work), set()
+    for name in ("blocks.0.attn.qkv", "blocks.1.mlp.fc2"):
+        part(work.model.model, name).register_forward_hook(
+            lambda _module, _inputs, found: learning.add(found.dtype) if torch.is_grad_enabled() else None
+        )
+    run(work, reconstruct(autocast=autocast))
+    assert learning == {dtype}
+    assert {tensor.dtype for tensor in work.model.model.state_dict().values()} <= {torch.float32, torch.bool}
+    assert {curve.dtype for (curve,) in work.curves.values()} == {torch.float32}
+    assert output(work).dtype == torch.float32
+    assert error(work) / before < 0.6
 
 
 def test_method_iterations_overrides_the_recipe(workspace: Make) -> None:
