@@ -21,12 +21,12 @@ import numpy as np
 import torch
 
 from vitq import data
-from vitq.deploy import openvino_runtime as ov
-from vitq.deploy.onnx_file import save_onnx
-from vitq.deploy.ort_runtime import Session
-from vitq.deploy.packed import Packed, load_packed
-from vitq.deploy.source import packed_run
-from vitq.job import stored_config
+from vitq.deploy.onnx.export_onnx import save_onnx
+from vitq.deploy.packed.packed import Packed, load_packed
+from vitq.deploy.runtimes import openvino as ov
+from vitq.deploy.runtimes.onnxruntime import Session
+from vitq.job.execute import stored_config
+from vitq.job.packed_run import packed_run
 from vitq.progress import Progress
 from vitq.store import Store
 

@@ -27,8 +27,8 @@ from pathlib import Path
 
 import psutil
 
-from vitq.garbage import garbage
 from vitq.store import Store
+from vitq.store.cleanup import garbage
 
 RUNS = 20
 SWEEP = "chaos"
@@ -40,24 +40,24 @@ DRIVER = """\
 import sys
 from rich.console import Console
 from vitq.errors import VitqError
-from vitq.launchers import LAUNCHERS
-from vitq.show import Show
+from vitq.planning.launcher import launcher_of
+from vitq.planning.display import Show
 from vitq.store import Store
-from vitq.stored import stored_plan
+from vitq.planning.resume import stored_plan
 
 try:
     plan = stored_plan(Store(sys.argv[1]), sys.argv[2])
 except VitqError:
     sys.exit(0)  # nothing is left to do
 with open(sys.argv[1] + "/../driver.log", "a") as log, Show(Console(file=log), "chaos", len(plan.runs)) as show:
-    sys.exit(1 if LAUNCHERS["local"](plan, show) else 0)
+    sys.exit(1 if launcher_of(plan).launch(plan, show) else 0)
 """
 WORKER = """\
 import sys, time
 import numpy as np
 import pandas as pd
-from vitq import job
-from vitq.result import Memory, Metrics, Provenance, Result, Size, Timings, utc_now
+from vitq.job import execute, worker
+from vitq.store.records import Memory, Metrics, Provenance, Result, Size, Timings, utc_now
 
 def computed(config, run_dir, journal):
     number = int(run_dir.signature, 16)
@@ -85,8 +85,8 @@ def computed(config, run_dir, journal):
                               attempt=journal.attempt))
     return result, sites, None
 
-job._measure = computed
-sys.exit(job.main())
+execute._measure = computed
+sys.exit(worker.main())
 """
 
 
@@ -167,7 +167,7 @@ def words(process: psutil.Process) -> list[str]:
 
 def prepare(place: Path) -> Store:
     """A planned sweep in a store of its own, and the two scripts."""
-    from vitq import compose, plan
+    from vitq.planning import compose, planner
 
     place.mkdir(parents=True)
     (place / "driver.py").write_text(DRIVER)
@@ -176,7 +176,7 @@ def prepare(place: Path) -> Store:
     words = [f"seed=range({RUNS})", "tracker=none", f"runs_dir={place}/runs", "launcher=local"]
     words += ["launcher.options.slots=2", "launcher.options.threads=1", "launcher.options.max_retries=1000"]
     words.append(f"launcher.options.command=['{sys.executable}','{place}/worker.py']")
-    planned = plan.make(compose.load(file, roots, words, multirun=True), name=SWEEP)
+    planned = planner.make(compose.load(file, roots, words, multirun=True), name=SWEEP)
     planned.commit()
     return planned.store
 

@@ -25,7 +25,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 import chaos  # noqa: E402
 
 from tests.slurm.cluster import NODES, Cluster, missing  # noqa: E402
-from vitq import compose, plan  # noqa: E402
+from vitq.planning import compose, planner  # noqa: E402
 from vitq.store import Store, claim  # noqa: E402
 
 OPTIONS = {
@@ -51,7 +51,7 @@ class SlurmRound(chaos.Round):
             self._power_up()
             if driver.poll() is not None:
                 break
-            jobs = [process.pid for process in self._processes() if "vitq.launchers.allocation" in chaos.words(process)]
+            jobs = [process.pid for process in self._processes() if "vitq.launchers.slurm.job" in chaos.words(process)]
             victims = [driver.pid, *jobs, *list(self._workers()) * 2]
             victim = self.random.choice(victims)
             self._kill(victim)
@@ -134,13 +134,13 @@ def slow(worker: str) -> str:
 def prepare(place: Path) -> Store:
     """A planned sweep of `launcher=slurm`."""
     place.mkdir(parents=True)
-    (place / "driver.py").write_text(chaos.DRIVER.replace('LAUNCHERS["local"]', 'LAUNCHERS["slurm"]'))
+    (place / "driver.py").write_text(chaos.DRIVER)
     (place / "worker.py").write_text(slow(chaos.WORKER))
     file, roots = compose.root_config()
     words = [f"seed=range({chaos.RUNS})", "tracker=none", f"runs_dir={place}/runs", "launcher=slurm"]
     words += [f"++launcher.options.{key}={value}" for key, value in OPTIONS.items()]
     words.append(f"++launcher.options.command=['{sys.executable}','{place}/worker.py']")
-    planned = plan.make(compose.load(file, roots, words, multirun=True), name=chaos.SWEEP)
+    planned = planner.make(compose.load(file, roots, words, multirun=True), name=chaos.SWEEP)
     planned.commit()
     return planned.store
 

@@ -23,20 +23,22 @@ import openvino
 import torch
 import yaml
 
-from vitq import bases, data, methods, recipe
+from vitq import data
 from vitq.config import RunConfig
-from vitq.deploy import openvino_runtime as ov
+from vitq.config.search_path import Roots
 from vitq.deploy.bench import Infer, forms, race
-from vitq.deploy.onnx_file import export, save_onnx
-from vitq.deploy.packed import load_packed, save_packed
-from vitq.deploy.source import packed_run
-from vitq.job import stored_config
+from vitq.deploy.onnx.export_onnx import export, save_onnx
+from vitq.deploy.packed.packed import load_packed, save_packed
+from vitq.deploy.runtimes import openvino as ov
+from vitq.engine import recipe
+from vitq.job.execute import stored_config
+from vitq.job.packed_run import packed_run
 from vitq.models.build import create
 from vitq.models.load import load_model
+from vitq.planning import base_method
 from vitq.progress import Progress
 from vitq.quant.model import QuantizedModel
-from vitq.roots import Roots
-from vitq.sites import model_bytes
+from vitq.quant.site_table import model_bytes
 from vitq.steps import Workspace
 from vitq.store import RunDir, Store
 
@@ -155,9 +157,9 @@ def profile(args: argparse.Namespace) -> None:
 
 
 def base(args: argparse.Namespace) -> None:
-    methods.load()
+
     below: dict[str, Any] = yaml.safe_load(Roots.of().files("method")["integer"].read_text())
-    method = bases.with_base({"method": {**below, "base": "minmax"}}, Roots.of())["method"]
+    method = base_method.with_base({"method": {**below, "base": "minmax"}}, Roots.of())["method"]
     raw = {
         "model": {"name": args.model, "pretrained": False},
         "data": {"name": "noise"},

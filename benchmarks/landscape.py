@@ -22,9 +22,9 @@ import torch
 from predictor_overhead import workspace
 from reconstruction import Noise
 
+from vitq.probes.budget import BudgetSpentError, Ledger
 from vitq.probes.landscape import Landscape
-from vitq.probes.ledger import BudgetSpentError, Ledger
-from vitq.probes.subject import Subject
+from vitq.probes.probed_model import Subject
 from vitq.progress import Progress
 
 LIMIT = 1.10

@@ -22,8 +22,8 @@ WORKER = """\
 import sys
 import numpy as np
 import pandas as pd
-from vitq import host, job
-from vitq.result import Memory, Metrics, Result, Size, Timings
+from vitq.job import execute, provenance, worker
+from vitq.store.records import Memory, Metrics, Result, Size, Timings
 
 SITES = pd.DataFrame({"site": ["head.input"], "kind": ["head"], "shape": ["1x1"], "elements": [1],
                       "quantizer": ["uniform"], "granularity": ["tensor"], "bits": [4], "mse": [0.0], "sqnr_db": [1.0]})
@@ -38,12 +38,12 @@ def nothing(config, run_dir, journal):
                       agreement=100.0, n_eval=1)
     size = Size(mean_weight_bits=4, mean_activation_bits=4, fp_bytes=1, quantized_bytes=1)
     result = Result(signature=run_dir.signature, config=config.to_dict(), metrics=metrics, size=size,
-                    timings=Timings(total=journal.total(), stages={}), memory=host.peak_memory(),
-                    provenance=host.provenance(journal.started_at, journal.attempt))
+                    timings=Timings(total=journal.total(), stages={}), memory=provenance.peak_memory(),
+                    provenance=provenance.provenance(journal.started_at, journal.attempt))
     return result, SITES, None
 
-job._measure = nothing
-sys.exit(job.main())
+execute._measure = nothing
+sys.exit(worker.main())
 """
 
 
@@ -54,9 +54,9 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--slots", type=int, default=2)
     args = parser.parse_args()
-    from vitq import compose, plan
-    from vitq.launchers import LAUNCHERS
-    from vitq.show import Show
+    from vitq.planning import compose, planner
+    from vitq.planning.display import Show
+    from vitq.planning.launcher import launcher_of
 
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "worker.py"
@@ -65,11 +65,11 @@ def main() -> int:
         words = [f"seed=range({args.runs})", "tracker=none", f"runs_dir={folder}/runs", "launcher=local"]
         words += [f"launcher.options.slots={args.slots}", f"launcher.options.command=['{sys.executable}','{script}']"]
         start = time.perf_counter()
-        planned = plan.make(compose.load(file, roots, words, multirun=True), name="noop")
+        planned = planner.make(compose.load(file, roots, words, multirun=True), name="noop")
         planned.commit()
         between = time.perf_counter()
         with Show(Console(file=io.StringIO()), "noop", len(planned.runs)) as show:
-            failed = LAUNCHERS["local"](planned, show)
+            failed = launcher_of(planned).launch(planned, show)
         end = time.perf_counter()
         done = sum(planned.store.run(run.signature).is_done() for run in planned.runs)
     found = {

@@ -16,11 +16,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from vitq import compose, plan
 from vitq.config import RunConfig
-from vitq.result import Memory, Metrics, Provenance, Result, Size, Status, Timings, utc_now
-from vitq.roots import Roots
+from vitq.config.search_path import Roots
+from vitq.planning import compose, planner
 from vitq.store import Store
+from vitq.store.records import Memory, Metrics, Provenance, Result, Size, Status, Timings, utc_now
 
 SWEEP = """\
 defaults: [config, _self_]
@@ -75,7 +75,7 @@ def main() -> int:
         file, runs_dir = Path(folder, "big.yaml"), Path(folder, "runs")
         file.write_text(SWEEP.format(seeds=args.seeds))
         begin = time.perf_counter()
-        made = plan.make(compose.load(file, Roots.of(), [f"runs_dir={runs_dir}"], multirun=True))
+        made = planner.make(compose.load(file, Roots.of(), [f"runs_dir={runs_dir}"], multirun=True))
         made.commit("benchmark")
         seconds = {"runs": len(made.runs), "plan": time.perf_counter() - begin}
         seconds["replan"] = dry_run(file, runs_dir)

@@ -19,10 +19,10 @@ import timm
 import torch
 from reconstruction import MODEL, Noise
 
-from vitq import compose, methods
 from vitq.methods.scale_predictor import PredictScales
-from vitq.models.anatomy import dissect
-from vitq.plan import make
+from vitq.models.structure import structure_of
+from vitq.planning import compose
+from vitq.planning.planner import make
 from vitq.progress import Progress
 from vitq.quant.model import QuantizedModel
 from vitq.quant.predictor import Predictor
@@ -32,13 +32,13 @@ from vitq.steps.step import parse_step
 
 def workspace() -> Workspace:
     """DeiT-tiny, all quantizers fitted and on."""
-    methods.load()
+
     file, roots = compose.root_config(None, None)
     words = ["method=minmax", "bits=w4a4", "calib.size=16", "tracker=none"]
     config = make(compose.load(file, roots, words, multirun=False)).runs[0].config
     torch.manual_seed(0)
     model = timm.create_model(MODEL, pretrained=False).eval()
-    teacher = dissect(copy.deepcopy(model))
+    teacher = structure_of(copy.deepcopy(model))
     quantized = QuantizedModel(model)
     quantized.equip(config.method, config.bits)
     work = Workspace(quantized, Noise(16), config, torch.device("cpu"), Progress(), teacher)  # type: ignore[arg-type]

@@ -23,15 +23,14 @@ import timm
 import torch
 from torch import Tensor
 
-from vitq import methods
 from vitq.config import RunConfig
-from vitq.models.anatomy import dissect
-from vitq.plan import make
+from vitq.models.structure import structure_of
+from vitq.planning.planner import make
 from vitq.progress import Progress
 from vitq.quant.model import QuantizedModel
 from vitq.steps import Workspace
 from vitq.steps.calibrate import Calibrate
-from vitq.steps.reconstruct import Reconstruct, learn_segment
+from vitq.steps.reconstruction.reconstruct import Reconstruct, learn_segment
 from vitq.steps.step import parse_step
 from vitq.steps.stream import TensorStream
 
@@ -56,7 +55,7 @@ class Noise:
 
 def recipe(bits: int) -> RunConfig:
     """The composed config of `method=ias_vit`."""
-    from vitq import compose
+    from vitq.planning import compose
 
     file, roots = compose.root_config(None, None)
     words = ["method=ias_vit", f"bits.weight={bits}", f"bits.activation={bits}", "calib.size=64", "tracker=none"]
@@ -65,11 +64,11 @@ def recipe(bits: int) -> RunConfig:
 
 def workspace(bits: int, device: torch.device) -> Workspace:
     """DeiT-tiny with calibrated quantizers, all of them on."""
-    methods.load()
+
     config = recipe(bits)
     torch.manual_seed(0)
     model = timm.create_model(MODEL, pretrained=False).to(device).eval()
-    teacher = dissect(copy.deepcopy(model))
+    teacher = structure_of(copy.deepcopy(model))
     quantized = QuantizedModel(model)
     quantized.equip(config.method, config.bits)
     work = Workspace(quantized, Noise(16), config, device, Progress(), teacher)  # type: ignore[arg-type]
@@ -91,7 +90,7 @@ def plain_iteration(segment: Any, x: Tensor, target: Tensor, context: Any) -> No
 def measure(autocast: str, args: argparse.Namespace, work: Workspace) -> dict[str, float]:
     """Median seconds of an iteration, plain and ours, and their ratio."""
     device = work.device
-    segment, teacher = work.model.anatomy.segments[BLOCK], work.teacher_segments()[BLOCK]
+    segment, teacher = work.model.structure.segments[BLOCK], work.teacher_segments()[BLOCK]
     inputs = torch.randn(64, 197, 192, device=device)
     streams = []
     for _ in range(3):
@@ -103,7 +102,7 @@ def measure(autocast: str, args: argparse.Namespace, work: Workspace) -> dict[st
     step, problems = parse_step("stage3", raw)
     assert isinstance(step, Reconstruct), problems
     sites = [site for site in work.model.quantized() if segment.holds(site.owner)]
-    block = copy.deepcopy(dict(dissect(work.teacher.model).model.named_modules())[teacher.name])  # type: ignore[union-attr]
+    block = copy.deepcopy(dict(structure_of(work.teacher.model).model.named_modules())[teacher.name])  # type: ignore[union-attr]
     for name, parameter in block.named_parameters():
         parameter.requires_grad_("norm" not in name)
 

@@ -86,7 +86,7 @@ def ours(runs_dir: Path, slots: int) -> list[str]:
 
 def stock(place: Path, batch: int) -> list[str]:
     """The command of the application that the stock launcher drives."""
-    from vitq.roots import shipped
+    from vitq.config.search_path import shipped
 
     app = place / "app.py"
     app.write_text(APP.format(conf=str(shipped("conf"))))

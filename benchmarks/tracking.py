@@ -29,7 +29,7 @@ import pandas as pd
 
 from vitq.errors import StoreError
 from vitq.store import RunDir, Store, claim
-from vitq.track import record
+from vitq.track import mirror_record
 
 SWEEP = """\
 defaults: [config, _self_]
@@ -124,7 +124,7 @@ def kill(store: Store, driver: subprocess.Popen[bytes]) -> bool:
         time.sleep(0.1)
     (run_dir,) = (store.run(s) for s in store.read_sweep("forty").signatures if matches(store.run(s)))
     while driver.poll() is None:
-        holder, status, known = claim.read(run_dir), run_dir.status_hint(), record.read(run_dir)
+        holder, status, known = claim.read(run_dir), run_dir.status_hint(), mirror_record.read(run_dir)
         optimizes = holder is not None and status is not None and status.stage == "reconstruct"
         files = list(Path(known.sync_dir).glob("*.wandb")) if optimizes and known is not None else []
         if holder is not None and any(file.stat().st_size > 1000 for file in files):
@@ -184,7 +184,7 @@ def mirrors(store: Store, signatures: list[str]) -> dict[str, dict[str, Any]]:
 
 def inspect(store: Store, signature: str) -> dict[str, Any]:
     """`wandb leet inspect` of a run's mirror; {} where there is none."""
-    known = record.read(store.run(signature))
+    known = mirror_record.read(store.run(signature))
     if known is None:
         return {}
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", known.sync_dir]

@@ -6,53 +6,71 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
+from pydantic.dataclasses import dataclass
+
+from vitq import track
+from vitq.config.base import RULES
 from vitq.errors import VitqError
-from vitq.launchers.base import LAUNCHERS
-from vitq.plan import Plan, PlannedRun
-from vitq.result import Status
-from vitq.show import Show
+from vitq.machine import visible_gpus
+from vitq.planning.display import Show
+from vitq.planning.engine import engine
+from vitq.planning.estimate import History
+from vitq.planning.launcher import LAUNCHERS, Launcher, Preview
+from vitq.planning.plan import Plan, PlannedRun
 from vitq.store import RunDir
 from vitq.store.claim import Claim
+from vitq.store.records import Status
 
 # Seconds between two looks at runs that another process executes.
 _LOOK = 0.5
 
 
+@dataclass(frozen=True, config=RULES)
+class Options:
+    """`launcher.options`: none."""
+
+
 @LAUNCHERS.register("inline")
-def launch(plan: Plan, show: Show) -> list[str]:
-    """See Launcher. A failed run is recorded in its folder, shown, and the next one is started.
+class Inline(Launcher):
+    """Executes runs in this process. A failed run is recorded in its folder, shown, and the next one is started."""
 
-    A run that another living process has claimed (the same sweep started twice, two sweeps that share runs) is left to
-    it; at the end this one waits for those, and takes over what a process that died left behind.
-    """
-    from vitq import track
-    from vitq.job import execute
+    Options: ClassVar[type] = Options
 
-    failed = []
-    trackers: dict[object, track.Tracker] = {}
-    for run, claim in _claimed(plan, show):
-        run_dir = plan.store.run(run.signature)
-        if claim is None:
-            status = run_dir.status_hint()
-            show.failed(run, VitqError(f"failed in another process: {status.error if status else 'no reason known'}"))
-            failed.append(run.signature)
-            continue
-        with claim:
-            wanted = run.config.tracker
-            if wanted not in trackers:
-                trackers[wanted] = track.make(wanted)
-            progress = show.running(run)
-            try:
-                result = execute(run_dir, progress, trackers[wanted], group=plan.name)
-            except Exception as error:  # noqa: BLE001 - whatever stops one run must not stop the sweep
-                _record(run_dir, error)
-                show.failed(run, error)
+    def preview(self, runs: Sequence[PlannedRun], history: History) -> Preview:
+        """See Launcher."""
+        return Preview(min(1, len(runs)), 1, min(1, len(visible_gpus())), "inline: this process, one run after another")
+
+    def launch(self, plan: Plan, show: Show) -> list[str]:
+        """See Launcher. A run that another living process has claimed (the same sweep started twice, two sweeps that
+        share runs) is left to it; at the end this one waits for those, and takes over what a process that died left.
+        """
+        failed = []
+        trackers: dict[object, track.Tracker] = {}
+        for run, claim in _claimed(plan, show):
+            run_dir = plan.store.run(run.signature)
+            if claim is None:
+                status = run_dir.status_hint()
+                reason = status.error if status else "no reason known"
+                show.failed(run, VitqError(f"failed in another process: {reason}"))
                 failed.append(run.signature)
-            else:
-                show.finished(run, result)
-    return failed
+                continue
+            with claim:
+                wanted = run.config.tracker
+                if wanted not in trackers:
+                    trackers[wanted] = track.make(wanted)
+                progress = show.running(run)
+                try:
+                    result = engine().execute(run_dir, progress, trackers[wanted], group=plan.name)
+                except Exception as error:  # noqa: BLE001 - whatever stops one run must not stop the sweep
+                    _record(run_dir, error)
+                    show.failed(run, error)
+                    failed.append(run.signature)
+                else:
+                    show.finished(run, result)
+        return failed
 
 
 def _claimed(plan: Plan, show: Show) -> Iterator[tuple[PlannedRun, Claim | None]]:

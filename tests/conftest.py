@@ -23,8 +23,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(autouse=True)
 def _nothing_kept() -> None:
     """Each test begins like a new process: no model and no activations of an earlier one."""
-    if kept := sys.modules.get("vitq.shelf"):
-        kept.SHELF.clear()
+    if kept := sys.modules.get("vitq.engine.memory_cache"):
+        kept.MEMORY.clear()
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import types
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,24 +9,17 @@ from typing import Any
 import pytest
 
 from vitq.config import ModelConfig, RunConfig
+from vitq.data.facts import DataFacts
 from vitq.errors import DataError
+from vitq.planning import engine as planning_engine
+from vitq.planning.engine import Engine
 from vitq.progress import Progress
-from vitq.result import Memory, Metrics, Provenance, Result, Size, Status, Timings, utc_now
 from vitq.store import RunDir
-
-
-@dataclass(frozen=True)
-class Facts:
-    """As vitq.data.describe returns them."""
-
-    calib_images: int = 1000
-    eval_images: int = 500
-    fingerprint: str = "f" * 64
-    num_classes: int = 10
+from vitq.store.records import Memory, Metrics, Provenance, Result, Size, Status, Timings, utc_now
 
 
 @dataclass
-class FakeEngine:
+class FakeEngine(Engine):
     """Counts what it is asked. `fail`: called with the config of a run before it executes; may raise."""
 
     identified: int = 0
@@ -39,29 +30,37 @@ class FakeEngine:
     fail: Callable[[RunConfig], None] = lambda config: None
 
     def identify(self, model: ModelConfig) -> ModelConfig:
-        """Stands for vitq.models.load.identify."""
+        """See Engine."""
         self.identified += 1
         return replace(model, weights="a" * 64) if model.checkpoint else model
 
-    def describe(self, config: RunConfig) -> Facts:
-        """Stands for vitq.data.describe."""
+    def describe(self, config: RunConfig) -> DataFacts:
+        """See Engine."""
         self.described += 1
         if config.data.root == "missing":
             raise DataError("data.root='missing' does not exist; set data.root=DIR")
-        return Facts()
+        return DataFacts(1000, 500, "f" * 64, 10)
 
     def data_problems(self, config: RunConfig) -> list[str]:
-        """Stands for vitq.data.problems."""
+        """See Engine."""
         size = config.calib.size
         return [] if size <= 1000 else [f"calib.size={size} is larger than the calibration split (1000 images)"]
 
-    def problems(self, config: RunConfig) -> list[str]:
-        """Stands for vitq.validate.problems."""
+    def recipe_problems(self, config: RunConfig) -> list[str]:
+        """See Engine."""
         self.validated.append(config)
         return [f"method.kinds.{kind}: unknown kind {kind!r}" for kind in config.method.kinds if kind == "prob"]
 
+    def network_problems(self, config: RunConfig) -> list[str]:
+        """See Engine."""
+        return []
+
+    def misfits(self, config: RunConfig) -> list[str]:
+        """See Engine."""
+        return []
+
     def execute(self, run_dir: RunDir, progress: Progress, tracker: Any, group: str | None = None) -> Result:
-        """Stands for vitq.job.execute."""
+        """See Engine."""
         config, problems = RunConfig.parse(run_dir.read_config())
         assert config is not None, problems
         self.executed.append(run_dir.signature)
@@ -75,18 +74,8 @@ class FakeEngine:
         return result
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
-        """Put it where plan and launchers import their engine from."""
-        parts: dict[str, dict[str, Any]] = {
-            "vitq.data": {"describe": self.describe, "problems": self.data_problems},
-            "vitq.models.load": {"identify": self.identify},
-            "vitq.validate": {"problems": self.problems},
-            "vitq.blueprint": {"misfits": lambda config: [], "network_problems": lambda config: []},
-            "vitq.job": {"execute": self.execute},
-        }
-        for name, members in parts.items():
-            module = types.ModuleType(name)
-            module.__dict__.update(members)
-            monkeypatch.setitem(sys.modules, name, module)
+        """Planning and launching in this process ask this one from now on."""
+        monkeypatch.setattr(planning_engine, "ENGINE", self)
         return self
 
 

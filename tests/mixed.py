@@ -8,10 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.tiny import images
+from vitq.quant.site_table import shapes_of
 from vitq.steps import Workspace
-from vitq.steps.allocate import free
-from vitq.steps.budget import Budget, meters, shapes_of
-from vitq.steps.sensitivity import Trial, menu
+from vitq.steps.allocation.allocate import free
+from vitq.steps.allocation.budget import Budget, meters
+from vitq.steps.allocation.sensitivity import Trial, menu
 
 METHOD = {
     "kinds": {

@@ -16,9 +16,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vitq.result import Status
 from vitq.store import RunDir, Store, SweepRecord
 from vitq.store.claim import Claim
+from vitq.store.records import Status
 
 CALLS = ("mkdir", "open", "write", "fsync", "close", "replace", "link", "unlink")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vitq import compose
 from vitq.errors import ConfigError
+from vitq.planning import compose
 
 
 def cell(*overrides: str, config_dir: str | None = None) -> compose.Cell:

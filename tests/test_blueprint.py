@@ -9,14 +9,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vitq import blueprint, compose, plan
-from vitq.blueprint import Blueprint
 from vitq.config import RunConfig
+from vitq.engine import network_checks
+from vitq.engine.network_checks import misfits, network_of
+from vitq.engine.recipe import equipped
 from vitq.errors import ConfigError, ModelError
 from vitq.models.build import create
-from vitq.recipe import equipped
-from vitq.sites import blank, site_table
-from vitq.steps.budget import shapes_of
+from vitq.planning import compose, planner
+from vitq.quant.site_table import blank, shapes_of, site_table
 
 # A folder for data is not needed: digits are embedded.
 PLAIN = ("method=minmax", "bits=w4a4", "tracker=none")
@@ -33,7 +33,7 @@ def config(*overrides: str) -> RunConfig:
 def refused(*overrides: str) -> list[str]:
     file, roots = compose.root_config()
     with pytest.raises(ConfigError) as error:
-        plan.make(compose.load(file, roots, [*PLAIN, *overrides]))
+        planner.make(compose.load(file, roots, [*PLAIN, *overrides]))
     assert not Path("runs").exists()
     return error.value.problems
 
@@ -123,22 +123,22 @@ def test_a_checkpoint_that_fits_is_planned(tmp_path: Path) -> None:
     vit = config()
     save_file(create(vit.model, vit.data).state_dict(), tmp_path / "vit.safetensors")
     file, roots = compose.root_config()
-    planned = plan.make(compose.load(file, roots, [*PLAIN, f"model.checkpoint={tmp_path}/vit.safetensors"]))
+    planned = planner.make(compose.load(file, roots, [*PLAIN, f"model.checkpoint={tmp_path}/vit.safetensors"]))
     assert len(planned.runs) == 1
 
 
 def test_the_network_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    real = blueprint.network_problems
+    real = network_checks.network_problems
 
     def counted(config: RunConfig) -> list[str]:
         asked.append(config)
         return real(config)
 
-    monkeypatch.setattr(blueprint, "network_problems", counted)
+    monkeypatch.setattr(network_checks, "network_problems", counted)
     file, roots = compose.root_config()
     primary = compose.load(file, roots, ["method=minmax,mse", "bits=w8a8,w4a4", "tracker=none"], multirun=True)
-    assert len(plan.make(primary, name="test").runs) == 4
+    assert len(planner.make(primary, name="test").runs) == 4
     assert len(asked) == 1
 
 
@@ -153,8 +153,8 @@ def test_a_timm_that_reads_numbers_while_it_builds(monkeypatch: pytest.MonkeyPat
     known = config()
     with pytest.raises(ModelError), torch.device("meta"):
         create(known.model, known.data)
-    assert blueprint.network_problems(known) == []
-    assert all(p.is_meta for p in Blueprint(known).model.parameters())
+    assert network_checks.network_problems(known) == []
+    assert all(p.is_meta for p in network_of(known).model.parameters())
     (problem,) = refused("model.kwargs.num_heads=5")
     assert "timm cannot build 'vit_digits'" in problem
 
@@ -171,8 +171,8 @@ def test_a_network_that_reads_numbers_is_asked_itself(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(VisionTransformer, "forward_head", reading)
     with pytest.raises(RuntimeError, match="meta"):
-        Blueprint(config()).shapes  # noqa: B018
-    assert blueprint.network_problems(config()) == []
+        network_of(config()).shapes  # noqa: B018
+    assert network_checks.network_problems(config()) == []
     (problem,) = refused("+model.kwargs.in_chans=1")
     assert "refuses an image of shape (1, 3, 32, 32)" in problem
 
@@ -183,7 +183,7 @@ def test_a_blueprint_has_the_sites_and_shapes_of_the_network(model: str, method:
     known = config(f"model={model}", f"method={method}")
     real = equipped(known, create(known.model, known.data))
     table = site_table(real, [blank(known, torch.device("cpu"))], planned=True)
-    found = Blueprint(known)
+    found = network_of(known)
     assert found.sites().equals(table)
     assert found.shapes == shapes_of(real, blank(known, torch.device("cpu")))
     assert found.shapes.keys() == set(table.site)
@@ -197,8 +197,8 @@ def test_the_least_size_is_that_of_packed_weights_without_scales() -> None:
     weights = {m.weight for m in network.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)}
     rest = sum(p.numel() * 4 for p in network.parameters() if p not in weights)
     least = (rest + sum(-(-w.numel() * 3 // 8) for w in weights)) / 1e6
-    assert blueprint.misfits(config("method=mixed_precision", f"method.steps.allocate.size_mb={least * 1.0001}")) == []
-    (problem,) = blueprint.misfits(config("method=mixed_precision", f"method.steps.allocate.size_mb={least * 0.999}"))
+    assert misfits(config("method=mixed_precision", f"method.steps.allocate.size_mb={least * 1.0001}")) == []
+    (problem,) = misfits(config("method=mixed_precision", f"method.steps.allocate.size_mb={least * 0.999}"))
     assert f"from {least:.6g} (all at 3 bits)" in problem
 
 
@@ -215,4 +215,4 @@ def test_the_least_size_is_that_of_packed_weights_without_scales() -> None:
     ],
 )
 def test_what_some_site_can_have_is_planned(overrides: tuple[str, ...]) -> None:
-    assert blueprint.misfits(config(*overrides)) == []
+    assert misfits(config(*overrides)) == []

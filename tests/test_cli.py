@@ -13,8 +13,8 @@ import pytest
 from tests.fake_engine import FakeEngine
 from vitq.cli import COMMANDS, main
 from vitq.config import RunConfig
-from vitq.result import Result, Status
 from vitq.store import Store
+from vitq.store.records import Result, Status
 
 QUICK = ["tracker=none", "model=vit_digits"]
 

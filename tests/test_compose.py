@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from vitq import compose
-from vitq.compose import Cell
+from vitq.config.search_path import Roots, shipped, sweep_file
 from vitq.errors import ConfigError
-from vitq.roots import Roots, shipped, sweep_file
+from vitq.planning import compose
+from vitq.planning.compose import Cell
 
 
 def cells(*overrides: str, multirun: bool = False, config_dir: str | None = None) -> list[Cell]:

@@ -12,9 +12,9 @@ import pytest
 from tests.fake_engine import FakeEngine
 from tests.report.conftest import config, correct, finish
 from vitq.cli import main
-from vitq.estimate import Cost, History, facts, total
-from vitq.result import Timings
+from vitq.planning.estimate import Cost, History, facts, total
 from vitq.store import Store
+from vitq.store.records import Timings
 
 
 def test_the_most_alike_runs_count() -> None:

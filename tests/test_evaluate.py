@@ -8,7 +8,7 @@ import torch
 from scipy.special import log_softmax
 from sklearn.metrics import top_k_accuracy_score
 
-from vitq import evaluate
+from vitq.engine import evaluate
 
 
 @pytest.fixture

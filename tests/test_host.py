@@ -15,8 +15,8 @@ import pydantic
 import pytest
 
 import vitq
-from vitq import host
-from vitq.result import Memory, Provenance, utc_now
+from vitq.job import provenance
+from vitq.store.records import Memory, Provenance, utc_now
 
 COMMIT_ENVIRONMENT = {
     "GIT_AUTHOR_NAME": "t",
@@ -30,9 +30,9 @@ COMMIT_ENVIRONMENT = {
 
 @pytest.fixture(autouse=True)
 def _fresh_code_facts() -> Iterator[None]:
-    host.code.cache_clear()
+    provenance.code.cache_clear()
     yield
-    host.code.cache_clear()
+    provenance.code.cache_clear()
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -57,7 +57,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_provenance_is_a_valid_record_that_survives_json() -> None:
     started = utc_now()
-    record = host.provenance(started, attempt=2)
+    record = provenance.provenance(started, attempt=2)
     assert Provenance.model_validate(json.loads(record.to_json())) == record
     assert record.started_at == started <= record.finished_at
     assert record.attempt == 2
@@ -71,27 +71,27 @@ def test_provenance_is_a_valid_record_that_survives_json() -> None:
 @pytest.mark.parametrize(("started", "attempt"), [("2026-01-01T00:00:00", 1), ("2026-01-01T00:00:00+00:00", 0)])
 def test_provenance_refuses_a_time_without_zone_and_attempt_zero(started: str, attempt: int) -> None:
     with pytest.raises(pydantic.ValidationError):
-        host.provenance(started, attempt)
+        provenance.provenance(started, attempt)
 
 
 def test_versions_agree_with_the_modules() -> None:
     import numpy
     import torch
 
-    found = host.versions()
+    found = provenance.versions()
     assert found["numpy"] == numpy.__version__
     assert found["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
 
 
 def test_a_missing_package_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "PACKAGES", ("no-such-distribution",))
-    assert host.versions()["no-such-distribution"] == "not installed"
+    monkeypatch.setattr(provenance, "PACKAGES", ("no-such-distribution",))
+    assert provenance.versions()["no-such-distribution"] == "not installed"
 
 
 def test_asking_for_facts_imports_neither_torch_nor_wandb() -> None:
     script = (
-        "import sys; from vitq import host; from vitq.result import utc_now\n"
-        "host.provenance(utc_now(), 1); host.peak_memory(); host.reset_peak_memory()\n"
+        "import sys; from vitq.job import provenance; from vitq.store.records import utc_now\n"
+        "provenance.provenance(utc_now(), 1); provenance.peak_memory(); provenance.reset_peak_memory()\n"
         "print([m for m in ('torch', 'wandb', 'timm', 'pandas') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
@@ -100,24 +100,24 @@ def test_asking_for_facts_imports_neither_torch_nor_wandb() -> None:
 
 def test_code_names_the_commit_and_a_clean_tree(checkout: Path) -> None:
     expected = git(checkout, "rev-parse", "HEAD")
-    assert host.code() == {"version": vitq.__version__, "commit": expected, "dirty": "false"}
+    assert provenance.code() == {"version": vitq.__version__, "commit": expected, "dirty": "false"}
 
 
 @pytest.mark.parametrize("change", ["edit", "new file"])
 def test_code_is_dirty_when_the_package_differs_from_its_commit(checkout: Path, change: str) -> None:
     (checkout / ("__init__.py" if change == "edit" else "method.py")).write_text("# changed\n")
-    assert host.code()["dirty"] == "true"
+    assert provenance.code()["dirty"] == "true"
 
 
 def test_code_is_clean_when_only_files_outside_the_package_differ(checkout: Path) -> None:
     (checkout.parent / "notes.txt").write_text("changed\n")
-    assert host.code()["dirty"] == "false"
+    assert provenance.code()["dirty"] == "false"
 
 
 def test_an_installed_copy_does_not_borrow_the_commit_of_the_repository_around_it(checkout: Path) -> None:
     git(checkout.parent, "rm", "-q", "-r", "--cached", "vitq")
     git(checkout.parent, "commit", "-q", "-m", "the package is no longer part of this repository")
-    assert host.code() == {"version": vitq.__version__, "commit": None, "dirty": None}
+    assert provenance.code() == {"version": vitq.__version__, "commit": None, "dirty": None}
 
 
 def test_git_variables_of_a_hook_do_not_point_at_another_repository(
@@ -125,25 +125,25 @@ def test_git_variables_of_a_hook_do_not_point_at_another_repository(
 ) -> None:
     expected = git(checkout, "rev-parse", "HEAD")
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
-    assert host.code()["commit"] == expected
+    assert provenance.code()["commit"] == expected
 
 
 def test_without_git_the_commit_is_unknown(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert shutil.which("git") is None
-    assert host.code()["commit"] is None
+    assert provenance.code()["commit"] is None
 
 
 def test_peak_memory_sees_an_allocation_and_forgets_it_after_a_reset() -> None:
     # In a process of its own: what other tests have allocated would blur the figures.
     script = (
-        "import json; from vitq import host\n"
-        "before = host.peak_memory().peak_rss_bytes\n"
+        "import json; from vitq.job import provenance\n"
+        "before = provenance.peak_memory().peak_rss_bytes\n"
         "block = bytearray(b'x') * 200_000_000\n"
-        "grown = host.peak_memory().peak_rss_bytes\n"
+        "grown = provenance.peak_memory().peak_rss_bytes\n"
         "del block\n"
-        "reset = host.reset_peak_memory()\n"
-        "print(json.dumps([before, grown, reset, host.peak_memory().peak_rss_bytes]))"
+        "reset = provenance.reset_peak_memory()\n"
+        "print(json.dumps([before, grown, reset, provenance.peak_memory().peak_rss_bytes]))"
     )
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     before, grown, reset, after = json.loads(done.stdout)
@@ -155,11 +155,11 @@ def test_peak_memory_sees_an_allocation_and_forgets_it_after_a_reset() -> None:
 
 
 def test_peak_memory_falls_back_to_getrusage_without_proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    true_peak = host.peak_memory().peak_rss_bytes
-    monkeypatch.setattr(host, "_PROC", tmp_path)
-    assert not host.reset_peak_memory()
-    assert host.peak_memory().peak_rss_bytes == pytest.approx(true_peak, rel=0.5)
-    assert host.host()["cpu"]
+    true_peak = provenance.peak_memory().peak_rss_bytes
+    monkeypatch.setattr(provenance, "_PROC", tmp_path)
+    assert not provenance.reset_peak_memory()
+    assert provenance.peak_memory().peak_rss_bytes == pytest.approx(true_peak, rel=0.5)
+    assert provenance.host()["cpu"]
 
 
 def test_cuda_peak_is_null_without_a_gpu_in_use() -> None:
@@ -167,9 +167,9 @@ def test_cuda_peak_is_null_without_a_gpu_in_use() -> None:
 
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         pytest.skip("this process uses a GPU")
-    assert host.peak_memory().peak_cuda_bytes is None
-    assert "gpu" not in host.host()
-    assert isinstance(host.peak_memory(), Memory)
+    assert provenance.peak_memory().peak_cuda_bytes is None
+    assert "gpu" not in provenance.host()
+    assert isinstance(provenance.peak_memory(), Memory)
 
 
 def test_cuda_peak_and_gpu_facts_on_a_gpu() -> None:
@@ -177,14 +177,14 @@ def test_cuda_peak_and_gpu_facts_on_a_gpu() -> None:
     if not torch.cuda.is_available():
         pytest.skip("no GPU on this machine")
     torch.cuda.init()
-    host.reset_peak_memory()
-    start = host.peak_memory().peak_cuda_bytes
+    provenance.reset_peak_memory()
+    start = provenance.peak_memory().peak_cuda_bytes
     block = torch.empty(64 * 2**20, dtype=torch.uint8, device="cuda")
-    peak = host.peak_memory().peak_cuda_bytes
+    peak = provenance.peak_memory().peak_cuda_bytes
     assert start is not None
     assert peak is not None
     assert peak - start >= block.numel()
     del block
-    host.reset_peak_memory()
-    assert host.peak_memory().peak_cuda_bytes == start
-    assert host.host()["gpu"] == torch.cuda.get_device_name()
+    provenance.reset_peak_memory()
+    assert provenance.peak_memory().peak_cuda_bytes == start
+    assert provenance.host()["gpu"] == torch.cuda.get_device_name()

@@ -20,13 +20,17 @@ from safetensors.torch import save_file
 
 from tests.fake_engine import FakeEngine
 from tests.tiny import tiny
-from vitq import compose, data, host, job, plan, track
+from vitq import data, track
 from vitq.config import RunConfig, signature
 from vitq.errors import ConfigError
+from vitq.job import execute, provenance
+from vitq.job.worker import main
 from vitq.models.load import identify
+from vitq.planning import compose
+from vitq.planning.planner import make
 from vitq.progress import Progress
-from vitq.result import Status
 from vitq.store import RunDir, Store
+from vitq.store.records import Status
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 KWARGS = {"depth": 2, "img_size": 32, "patch_size": 8, "embed_dim": 48, "num_heads": 3}
@@ -70,7 +74,7 @@ class Planner:
         return run_dir
 
     def execute(self, run_dir: RunDir) -> Any:
-        return job.execute(run_dir, Progress(), track.NullTracker())
+        return execute.execute(run_dir, Progress(), track.NullTracker())
 
 
 @pytest.fixture
@@ -108,12 +112,12 @@ def test_a_run_leaves_a_complete_record(planner: Planner) -> None:
 
 def test_a_run_says_when_the_code_is_not_that_of_its_plan(planner: Planner) -> None:
     run_dir = planner.plan()
-    run_dir.write_status(Status(state="planned", code={**host.code(), "commit": "1" * 40}))
+    run_dir.write_status(Status(state="planned", code={**provenance.code(), "commit": "1" * 40}))
     result = planner.execute(run_dir)
     assert result.provenance.code["planned_commit"] == "1" * 40
     assert f"the code has changed since this run was planned: commit {'1' * 40} -> " in run_dir.read_log()
     same = planner.plan("minmax")
-    same.write_status(Status(state="planned", code=host.code()))
+    same.write_status(Status(state="planned", code=provenance.code()))
     assert set(planner.execute(same).provenance.code) == {"version", "commit", "dirty"}
     assert "the code has changed" not in same.read_log()
 
@@ -121,10 +125,10 @@ def test_a_run_says_when_the_code_is_not_that_of_its_plan(planner: Planner) -> N
 def test_planning_a_waiting_run_again_plans_it_with_the_code_of_today(engine: FakeEngine) -> None:
     """And one that has begun keeps what it was begun with."""
     file, roots = compose.root_config()
-    made = plan.make(compose.load(file, roots, ["tracker=none"], multirun=True), name="again")
+    made = make(compose.load(file, roots, ["tracker=none"], multirun=True), name="again")
     run_dir = made.store.run(made.runs[0].signature)
-    old = host.code() | {"commit": "1" * 40}
-    for state, expected in {"planned": host.code(), "failed": old}.items():
+    old = provenance.code() | {"commit": "1" * 40}
+    for state, expected in {"planned": provenance.code(), "failed": old}.items():
         run_dir.write_status(Status(state=state, code=old))
         made.commit()
         status = run_dir.read_status()
@@ -170,7 +174,7 @@ def test_full_precision_is_one_run_whatever_the_bits(planner: Planner) -> None:
 
 
 def test_the_reference_is_computed_once(planner: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vitq import evaluate, reference
+    from vitq.engine import evaluate, fp_outputs
 
     stages: list[str] = []
     original = evaluate.logits
@@ -179,7 +183,7 @@ def test_the_reference_is_computed_once(planner: Planner, monkeypatch: pytest.Mo
         stages.append(args[-1])
         return original(*args)
 
-    monkeypatch.setattr(reference, "logits", counted)
+    monkeypatch.setattr(fp_outputs, "logits", counted)
     planner.execute(planner.plan("minmax"))
     planner.execute(planner.plan("mse"))
     assert stages == ["full precision"]
@@ -224,7 +228,7 @@ def test_an_edited_config_is_refused(planner: Planner) -> None:
 def test_the_module_records_a_config_that_it_refuses(planner: Planner) -> None:
     run_dir = planner.plan()
     run_dir.write_config(run_dir.read_config() | {"seed": 1})
-    assert job.main(["--runs-dir", str(planner.store.root), run_dir.signature]) == 1
+    assert main(["--runs-dir", str(planner.store.root), run_dir.signature]) == 1
     status = run_dir.read_status()
     assert status is not None
     assert status.state == "failed"

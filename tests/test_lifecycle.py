@@ -14,14 +14,14 @@ import pytest
 
 from tests.fake_engine import FakeEngine
 from tests.report.conftest import config, correct, finish
-from vitq import compose, plan
 from vitq.cli import main
 from vitq.config import RunConfig
-from vitq.result import Status
-from vitq.standing import standing
+from vitq.planning import compose, planner
+from vitq.planning.resume import stored_plan
 from vitq.store import Store, SweepRecord, claim
+from vitq.store.records import Status
+from vitq.store.run_state import standing
 from vitq.store.submissions import Submission
-from vitq.stored import stored_plan
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_retry_of_what_time_limits_ended_and_with_another_launcher(
 ) -> None:
     def commit(name: str, *words: str) -> None:
         file, roots = compose.root_config()
-        plan.make(compose.load(file, roots, ["tracker=none", *words], multirun=True), name=name).commit()
+        planner.make(compose.load(file, roots, ["tracker=none", *words], multirun=True), name=name).commit()
 
     commit("mine", "bits=w8a8,w4a4,w3a3", "launcher=local")
     store = Store("runs")

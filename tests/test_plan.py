@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 
 from tests.fake_engine import FakeEngine, result_of
-from vitq import compose, plan
 from vitq.config import RunConfig, signature
+from vitq.config.search_path import Roots, shipped
 from vitq.errors import ConfigError
-from vitq.plan import Plan
-from vitq.roots import Roots, shipped
+from vitq.planning import compose, planner
+from vitq.planning.plan import Plan
 from vitq.store import Store
 
 
 def make(*overrides: str, multirun: bool = True) -> Plan:
     file, roots = compose.root_config()
-    return plan.make(compose.load(file, roots, overrides, multirun=multirun), name="test")
+    return planner.make(compose.load(file, roots, overrides, multirun=multirun), name="test")
 
 
 def problems(*overrides: str) -> list[str]:
@@ -170,7 +170,7 @@ def sweep(folder: Path, section: str) -> Plan:
         "hydra: {mode: MULTIRUN, sweeper: {params: "
         "{method: 'fp32,minmax,mse', bits: 'w8a8,w3a3', calib.size: '16,32'}}}\n"
     )
-    return plan.make(compose.load(file, Roots.of()))
+    return planner.make(compose.load(file, Roots.of()))
 
 
 def test_exclusions(engine: FakeEngine, tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_every_option_of_every_group_is_a_valid_config(group: str, option: str) 
 @pytest.mark.parametrize("name", sorted(path.stem for path in shipped("sweeps").glob("*.yaml")))
 def test_every_sweep_is_valid(engine: FakeEngine, name: str) -> None:
     file = shipped("sweeps") / f"{name}.yaml"
-    planned = plan.make(compose.load(file, Roots.of()))
+    planned = planner.make(compose.load(file, Roots.of()))
     assert planned.sweep is not None
     assert (planned.name, bool(planned.sweep.description), bool(planned.sweep.cost)) == (name, True, True)
     text = file.read_text()

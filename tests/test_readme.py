@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from vitq import compose
 from vitq.cli import COMMANDS
 from vitq.config import RunConfig
+from vitq.config.search_path import Roots, sweep_file
 from vitq.errors import ConfigError
-from vitq.problems import with_valid_keys
-from vitq.roots import Roots, sweep_file
+from vitq.planning import compose
 
 REPO = Path(__file__).resolve().parent.parent
 # docs/adding-a-method.md builds what it names; test_adding_a_method.py follows it.
@@ -73,4 +72,4 @@ def test_vitq_commands_parse_and_compose(command: str, monkeypatch: pytest.Monke
     for cell in compose.expand(primary):
         assert cell.problem is None
         config, problems = RunConfig.parse(cell.raw)
-        assert config is not None, [with_valid_keys(problem) for problem in problems]
+        assert config is not None, problems

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.tiny import tiny
-from vitq import reference
 from vitq.config import RunConfig
 from vitq.data.images import ImageSet
+from vitq.engine import fp_outputs
 from vitq.progress import Progress
 
 
@@ -31,11 +31,11 @@ def test_another_normalization_is_computed_anew(tmp_path: Path, monkeypatch: pyt
     images = ImageSet(pixels, labels, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "ab" * 32)
     others = dataclasses.replace(images, mean=(0.1, 0.2, 0.3))
     model, cpu = tiny("vit").eval(), torch.device("cpu")
-    first = reference.reference_logits(config, model, images, cpu, Progress())
-    assert not torch.allclose(reference.reference_logits(config, model, others, cpu, Progress()), first)
+    first = fp_outputs.reference_logits(config, model, images, cpu, Progress())
+    assert not torch.allclose(fp_outputs.reference_logits(config, model, others, cpu, Progress()), first)
 
     def fail(*_: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(reference, "logits", fail)
-    assert torch.equal(reference.reference_logits(config, model, images, cpu, Progress()), first)
+    monkeypatch.setattr(fp_outputs, "logits", fail)
+    assert torch.equal(fp_outputs.reference_logits(config, model, images, cpu, Progress()), first)

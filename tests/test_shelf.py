@@ -14,20 +14,22 @@ from torch import nn
 from tests.fake_engine import FakeEngine
 from tests.tiny import images, part, tiny, workspace  # noqa: F401 - a fixture
 from tests.tiny import run as run_steps
-from vitq import compose, job, plan, shelf, track
-from vitq.journal import Journal
+from vitq import machine, track
+from vitq.engine.memory_cache import MEMORY, SHARE, MemoryCache
+from vitq.job import execute
+from vitq.job.run_log import Journal
+from vitq.planning import compose, planner
 from vitq.progress import Progress
-from vitq.shelf import SHARE, SHELF, Shelf
 from vitq.steps import Workspace
 from vitq.steps.step import parse_step
 
 KILOBYTE = torch.zeros(256)
 
 
-def limited(kilobytes: float) -> Shelf:
+def limited(kilobytes: float) -> MemoryCache:
     """A shelf that has so much room, whatever lies on it already."""
-    made: list[Shelf] = []
-    made.append(Shelf(lambda device: int(1024 * kilobytes / SHARE) - made[0]._held(device)))
+    made: list[MemoryCache] = []
+    made.append(MemoryCache(lambda device: int(1024 * kilobytes / SHARE) - made[0]._held(device)))
     return made[0]
 
 
@@ -86,12 +88,12 @@ def test_shared_activations_change_no_bit(
     """The second run reads what the first one computed; both end as one that shares nothing."""
     kinds = {"default": {"quantizer": "uniform", "granularity": "tensor", "range": "minmax"}}
     ends = []
-    common = Shelf(lambda device: 1 << 40)
+    common = MemoryCache(lambda device: 1 << 40)
     for number, kept in enumerate((None, common, common)):
         work = workspace(tiny(family), {"kinds": kinds}, weight=4, activation=4)
         for name, value in {"fingerprint": "images", "mean": (0.5,) * 3, "std": (0.5,) * 3}.items():
             setattr(work.calib, name, value)
-        work.shelf = kept
+        work.memory = kept
         calls = count_calls(work)
         for words in ({"do": "calibrate"}, raw):
             step, problems = parse_step("step", dict(words))
@@ -124,7 +126,7 @@ def test_activations_of_other_images_or_models_are_not_shared(
 ) -> None:
     """Whatever alone says that two runs compute other activations: the second ends as one that shares nothing."""
     owner, attribute, value = OTHER[what]
-    common = Shelf(lambda device: 1 << 40)
+    common = MemoryCache(lambda device: 1 << 40)
     ends = []
     for seed, kept in ((1, common), (2, common), (2, None)):
         work = workspace(tiny("vit"), {"kinds": {"default": {}}}, weight=4, activation=4)
@@ -133,7 +135,7 @@ def test_activations_of_other_images_or_models_are_not_shared(
             setattr(work.calib, name, word)
         if seed == 2:
             object.__setattr__(attrgetter(owner)(work), attribute, value)
-        work.shelf = kept
+        work.memory = kept
         run_steps(work, {"do": "calibrate"}, {"do": "bias_correction"})
         ends.append({name: tensor.clone() for name, tensor in work.model.model.state_dict().items()})
     assert all(torch.equal(ends[1][name], tensor) for name, tensor in ends[2].items())
@@ -154,7 +156,7 @@ def test_two_runs_in_one_process_load_their_model_once(tmp_path: Path, monkeypat
     """The real engine; what the second run gives is what it gives in a process of its own."""
     from vitq.models import load
 
-    SHELF.clear()
+    MEMORY.clear()
     loads: list[object] = []
     real = load.load_model
 
@@ -167,12 +169,14 @@ def test_two_runs_in_one_process_load_their_model_once(tmp_path: Path, monkeypat
     for number, again in enumerate((True, False)):
         file, roots = compose.root_config()
         words = ["method=minmax,repq_vit", "bits=w4a4", "tracker=none", "data.eval_limit=64", "device=cpu"]
-        made = plan.make(compose.load(file, roots, [*words, f"runs_dir={tmp_path / str(number)}"], multirun=True), "t")
+        made = planner.make(
+            compose.load(file, roots, [*words, f"runs_dir={tmp_path / str(number)}"], multirun=True), "t"
+        )
         made.commit()
         for run in made.runs:
             if not again:
-                SHELF.clear()
-            job.execute(made.store.run(run.signature), Progress(), track.make(run.config.tracker))
+                MEMORY.clear()
+            execute.execute(made.store.run(run.signature), Progress(), track.make(run.config.tracker))
         results.append([made.store.run(run.signature).predictions_path.read_bytes() for run in made.runs])
     assert len(loads) == 3
     assert results[0] == results[1]
@@ -183,24 +187,24 @@ def test_memory_that_runs_out_is_first_taken_from_what_is_kept(
 ) -> None:
     """One more attempt where something was kept; without it the run fails, as it must."""
     file, roots = compose.root_config()
-    made = plan.make(compose.load(file, roots, ["tracker=none"], multirun=True), "t")
+    made = planner.make(compose.load(file, roots, ["tracker=none"], multirun=True), "t")
     made.commit()
     run_dir = made.store.run(made.runs[0].signature)
     tries = []
 
     def measure(*words: object) -> None:
-        tries.append(len(SHELF))
+        tries.append(len(MEMORY))
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(job, "_measure", measure)
-    SHELF.clear()
-    SHELF.put("group", 0, KILOBYTE)
+    monkeypatch.setattr(execute, "_measure", measure)
+    MEMORY.clear()
+    MEMORY.put("group", 0, KILOBYTE)
     with pytest.raises(RuntimeError, match="can't allocate"):
-        job._measured(made.runs[0].config, run_dir, Journal(run_dir, Progress()))
+        execute._measured(made.runs[0].config, run_dir, Journal(run_dir, Progress()))
     assert tries == [1, 0]
     assert "memory ran out; what this process kept" in run_dir.read_log()
     with pytest.raises(RuntimeError, match="can't allocate"):
-        job._measured(made.runs[0].config, run_dir, Journal(run_dir, Progress()))
+        execute._measured(made.runs[0].config, run_dir, Journal(run_dir, Progress()))
     assert tries == [1, 0, 0]
 
 
@@ -215,6 +219,6 @@ def test_the_limit_of_a_job_counts(tmp_path: Path) -> None:
         (tmp_path / place).mkdir(parents=True)
         for name, text in files.items():
             (tmp_path / place / name).write_text(text + "\n")
-    assert sorted(shelf._cgroup_room(tmp_path, tmp_path / "mine"))[:2] == [50, 600]
-    assert shelf._cgroup_room(tmp_path, tmp_path / "none") == [shelf._NO_LIMIT]
-    assert 0 < shelf.available(torch.device("cpu")) < 1 << 50
+    assert sorted(machine._cgroup_room(tmp_path, tmp_path / "mine"))[:2] == [50, 600]
+    assert machine._cgroup_room(tmp_path, tmp_path / "none") == [machine._NO_LIMIT]
+    assert 0 < machine.free_memory(torch.device("cpu")) < 1 << 50

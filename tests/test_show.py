@@ -8,14 +8,15 @@ import pytest
 from rich.console import Console
 
 from tests.fake_engine import FakeEngine, result_of
-from vitq import compose, plan, show
-from vitq.plan import PlannedRun
+from vitq.planning import compose, planner
+from vitq.planning import display as show
+from vitq.planning.plan import PlannedRun
 
 
 @pytest.fixture
 def run(engine: FakeEngine) -> PlannedRun:
     file, roots = compose.root_config()
-    return plan.make(compose.load(file, roots, ["bits=w4a4"])).runs[0]
+    return planner.make(compose.load(file, roots, ["bits=w4a4"])).runs[0]
 
 
 def console(terminal: bool) -> tuple[Console, io.StringIO]:

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.test_job import Planner
-from vitq import job, signals
-from vitq.standing import standing
+from vitq import signals
+from vitq.job import worker
 from vitq.store import RunDir
 from vitq.store.claim import Claim
+from vitq.store.run_state import standing
 
 STOPPED_TWICE = """
 import os, signal, sys, time
@@ -110,7 +111,7 @@ def test_a_claim_is_given_back_whenever_the_signal_comes(tmp_path: Path, monkeyp
         raise told
 
     with pytest.raises(signals.Interrupted):
-        job._attempt(run_dir, None, take)
+        worker._attempt(run_dir, None, take)
     assert not list(run_dir.path.glob("claim*"))
 
 

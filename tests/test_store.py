@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vitq.errors import StoreError
-from vitq.result import Result, Status
 from vitq.store import RunDir, Store, SweepRecord
+from vitq.store.records import Result, Status
 
 SIG = "0123456789abcdef"
 GOLDEN = Path(__file__).parent / "golden" / "result.json"

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from vitq.errors import StoreError
-from vitq.result import Status
 from vitq.store import RunDir, Store, atomic
+from vitq.store.records import Status
 
 SIG = "0123456789abcdef"
 

@@ -17,10 +17,10 @@ import pytest
 from tests.report.conftest import config, correct, finish
 from vitq import signals
 from vitq.errors import VitqError
+from vitq.planning.resume import stored_plan
 from vitq.store import RunDir, Store, SweepRecord, claim
 from vitq.store.atomic import host_id
 from vitq.store.claim import Claim
-from vitq.stored import stored_plan
 
 # Takes a claim as soon as a file appears, says whether it got it, and holds it until it is killed or told to go.
 TAKER = """

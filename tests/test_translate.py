@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vitq import compose
 from vitq.errors import ConfigError
-from vitq.translate import launcher_overrides
+from vitq.planning import compose
+from vitq.planning.overrides import launcher_overrides
 
 
 def test_launchers_and_their_options() -> None:

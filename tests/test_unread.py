@@ -60,7 +60,7 @@ def test_ablations_of_a_range_search_are_no_mistake(engine: FakeEngine, words: l
 def test_a_finished_run_is_not_refused_for_an_option(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["method=minmax", f"{WEIGHT}.options.percentiles=[0.9]"]
     with monkeypatch.context() as patch:
-        patch.setattr("vitq.unread.Unread.problems", lambda self: [])
+        patch.setattr("vitq.planning.unread.Unread.problems", lambda self: [])
         first = make(*words)
     (run,) = first.runs
     first.commit()

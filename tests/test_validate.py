@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from vitq import validate
 from vitq.config import RunConfig
+from vitq.engine import recipe_checks
 
 GOOD: dict[str, Any] = {
     "model": {"name": "m"},
@@ -20,7 +20,7 @@ GOOD: dict[str, Any] = {
 def found(method: dict[str, Any] | None = None, **more: Any) -> list[str]:
     config, problems = RunConfig.parse(GOOD | more | ({"method": {"name": "x", **method}} if method else {}))
     assert config is not None, problems
-    return validate.problems(config)
+    return recipe_checks.problems(config)
 
 
 def test_a_good_recipe_has_no_problems() -> None:

@@ -13,9 +13,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from vitq import methods
 from vitq.config import RunConfig
-from vitq.models.anatomy import dissect
+from vitq.models.structure import structure_of
 from vitq.progress import Progress
 from vitq.quant.layers import QuantLinear
 from vitq.quant.model import QuantizedModel
@@ -83,7 +82,6 @@ def tiny(family: str, **kwargs: Any) -> nn.Module:
 @pytest.fixture
 def workspace(tmp_path: Path) -> Callable[..., Workspace]:
     """workspace(model, method dict, bits…) → a Workspace whose model has quantizers."""
-    methods.load()
 
     def make(model: nn.Module, method: dict[str, Any], images: int = 16, size: int = 32, **bits: Any) -> Workspace:
         raw = {
@@ -97,7 +95,7 @@ def workspace(tmp_path: Path) -> Callable[..., Workspace]:
         }
         config, problems = RunConfig.parse(raw)
         assert config is not None, problems
-        teacher = dissect(copy.deepcopy(model))
+        teacher = structure_of(copy.deepcopy(model))
         quantized = QuantizedModel(model)
         quantized.equip(config.method, config.bits)
         return Workspace(quantized, Images(images, size), config, torch.device("cpu"), Progress(), teacher)  # type: ignore[arg-type]

@@ -11,6 +11,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vitq.errors import ConfigError
 
+# Sixteen images of 224×224: quantized DeiT-tiny takes two thirds of the time that it takes for 64 at once.
+CPU_ELEMENTS = 16 * 3 * 224 * 224
+
 
 def resolve(name: str) -> torch.device:
     """`auto` (CUDA where there is one, else the CPU) or a torch device name.

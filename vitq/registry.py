@@ -1,18 +1,28 @@
-"""Behaviour registered by name. A duplicate name raises; an unknown one lists what exists."""
+"""Behaviour registered by name, and where the names come from: vitq's own packages, then plug-ins of other packages."""
 
 from __future__ import annotations
 
+import importlib
+import os
+import pkgutil
 from collections.abc import Callable, Iterator
+from functools import cache
+from importlib import metadata
 from typing import Generic, TypeVar, cast
 
-from vitq.errors import VitqError, unknown
+from vitq.errors import VitqError, brief, unknown
 
 T = TypeVar("T")
 C = TypeVar("C")
 
+# Entry points of this group name modules that register what a package of its own adds (docs/extending.md).
+PLUGINS = "vitq.plugins"
+
 
 class Registry(Generic[T]):
     """Names → objects of one kind.
+
+    packages: where modules register such objects. The first look-up imports them all, and the plug-ins.
 
     >>> shapes = Registry[type]("shape")
     >>> @shapes.register("round")
@@ -21,8 +31,9 @@ class Registry(Generic[T]):
     True
     """
 
-    def __init__(self, what: str):
+    def __init__(self, what: str, *packages: str):
         self.what = what
+        self._packages = packages
         self._items: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[C], C]:
@@ -41,13 +52,62 @@ class Registry(Generic[T]):
 
         return add
 
+    def load(self) -> None:
+        """Import what registers here. Every look-up does so first."""
+        for package in self._packages:
+            discover(package)
+        if self._packages:
+            load_plugins()
+
     def __getitem__(self, name: str) -> T:
+        self.load()
         if name not in self._items:
             raise VitqError(unknown(self.what, name, self._items))
         return self._items[name]
 
     def __contains__(self, name: object) -> bool:
+        self.load()
         return name in self._items
 
     def __iter__(self) -> Iterator[str]:
+        self.load()
         return iter(sorted(self._items))
+
+
+@cache
+def discover(package: str) -> None:
+    """Import every module of a package and of the packages in it, so that all of them have registered. Errors raise.
+
+    Raises VitqError where torch cannot make the folder of its compiler, which it does when it is imported.
+    """
+    try:
+        found = importlib.import_module(package)
+        for module in pkgutil.iter_modules(found.__path__, f"{package}."):
+            if module.ispkg:
+                discover(module.name)
+            else:
+                importlib.import_module(module.name)
+    except OSError as error:
+        folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+        if folder is None:
+            raise
+        raise VitqError(
+            f"TORCHINDUCTOR_CACHE_DIR={folder}: {error.strerror}; name a folder that can be written, or unset it"
+        ) from error
+
+
+@cache
+def load_plugins() -> None:
+    """Import the modules that installed packages name under the entry-point group `vitq.plugins`.
+
+    Raises VitqError for one that cannot be imported: a run that goes on without it would be another one.
+    """
+    for point in metadata.entry_points(group=PLUGINS):
+        try:
+            point.load()
+        except Exception as error:
+            owner = point.dist.name if point.dist else "an unknown package"
+            raise VitqError(
+                f"plug-in {point.name!r} ({point.value}) of {owner} cannot be loaded: {brief(error)}; "
+                f"mend it, or pip uninstall {owner}"
+            ) from error

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.image_folders import Make
-from vitq.data import calibration_set, describe, eval_set, sets, source
+from vitq.data import calibration_set, describe, eval_set, facts, sets, source
 from vitq.errors import DataError
 from vitq.progress import Progress
 
@@ -32,7 +32,7 @@ def test_streams(make: Make, root: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     def open_stream(data: Any, split: str) -> source.Source:
         return source.Stream(_Numbered(), "f" * 16, 40)
 
-    monkeypatch.setattr(source, "open_source", open_stream)
+    monkeypatch.setattr(facts, "open_source", open_stream)
     monkeypatch.setattr(sets, "open_source", open_stream)
     config = make(data={"root": str(root), "dataset": "wds/numbers", "num_classes": 4, "eval_limit": 12})
     assert describe(config).calib_images == 40

@@ -10,9 +10,9 @@ import torch
 
 from tests.deploy.test_packed import quantized, recipe
 from tests.test_job import Planner
-from vitq.deploy.analysis import cost
-from vitq.result import Result
+from vitq.deploy.cost import cost
 from vitq.steps import Workspace
+from vitq.store.records import Result
 
 # tests/tiny.py: 32×32 images, 8×8 patches, two blocks of width 48 with 3 heads, MLP ratio 4, 5 classes.
 DEPTH, WIDTH, TOKENS, PATCHES, CLASSES, INPUTS = 2, 48, 17, 16, 5, 3 * 8 * 8

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitq.deploy.bitpack import pack, packed_bytes, unpack
+from vitq.deploy.packed.bitpack import pack, packed_bytes, unpack
 
 
 @given(bits=st.integers(1, 8), data=st.data())

@@ -16,10 +16,10 @@ from onnx.reference import ReferenceEvaluator
 
 from tests.deploy.test_integer import packed_model
 from tests.tiny import images
-from vitq.deploy import openvino_runtime
-from vitq.deploy.int4 import store_int4
-from vitq.deploy.onnx_file import save_onnx
-from vitq.deploy.ort_runtime import Session
+from vitq.deploy.onnx.export_onnx import save_onnx
+from vitq.deploy.onnx.int4 import store_int4
+from vitq.deploy.runtimes import openvino
+from vitq.deploy.runtimes.onnxruntime import Session
 from vitq.steps import Workspace
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch's exporter warns of itself
@@ -114,12 +114,12 @@ def test_runtimes_compute_what_they_do_with_int8(workspace: Make, tmp_path: Path
     for int4 in (False, True):
         path = tmp_path / f"{int4}.onnx"
         written = save_onnx(packed, path, int4)
-        graph = openvino_runtime.compiled(openvino_runtime.convert(path), "f32", 1)
+        graph = openvino.compiled(openvino.convert(path), "f32", 1)
         found[int4] = {
             "onnxruntime": Session(path, 1).infer(x),
-            "openvino": openvino_runtime.Request(graph).infer(x).copy(),
+            "openvino": openvino.Request(graph).infer(x).copy(),
         }
-        kernels[int4] = sorted((node.kind, node.precision) for node in openvino_runtime.products(graph))
+        kernels[int4] = sorted((node.kind, node.precision) for node in openvino.products(graph))
     for runtime, expected in found[False].items():
         assert np.array_equal(found[True][runtime], expected), runtime
     assert kernels[True] == kernels[False]

@@ -16,15 +16,15 @@ import torch
 
 from tests.deploy.test_packed import logits, quantized, recipe
 from tests.tiny import images, tiny
-from vitq import bases
-from vitq.deploy import openvino_runtime
-from vitq.deploy.integer import Product, integer_form
-from vitq.deploy.onnx_file import save_onnx
-from vitq.deploy.ort_runtime import Session
-from vitq.deploy.packed import Packed, load_packed, save_packed
+from vitq.config.search_path import Roots
+from vitq.deploy.onnx.export_onnx import save_onnx
+from vitq.deploy.onnx.integer_model import Product, integer_form
+from vitq.deploy.packed.packed import Packed, load_packed, save_packed
+from vitq.deploy.runtimes import openvino
+from vitq.deploy.runtimes.onnxruntime import Session
 from vitq.errors import DeployError
-from vitq.roots import Roots
-from vitq.sites import model_bytes
+from vitq.planning import base_method
+from vitq.quant.site_table import model_bytes
 from vitq.steps import Workspace
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch's exporter warns of itself
@@ -37,7 +37,7 @@ def method(name: str) -> dict[str, Any]:
     raw = (
         recipe(name)
         if name != "integer"
-        else bases.with_base({"method": {**_yaml(name), "base": "minmax"}}, Roots.of())["method"]
+        else base_method.with_base({"method": {**_yaml(name), "base": "minmax"}}, Roots.of())["method"]
     )
     return {**raw, "name": "test"}
 
@@ -105,8 +105,8 @@ def test_runtimes_agree_with_the_simulated_model(exported: Exported, request: py
     expected = logits(exported.packed.model, exported.work).numpy()
     # One float32 sum that is rounded otherwise may move a value to the next code; that is all that may differ.
     spread = expected.std()
-    graph = openvino_runtime.compiled(openvino_runtime.convert(exported.onnx), "f32", 1)
-    request_ = openvino_runtime.Request(graph)
+    graph = openvino.compiled(openvino.convert(exported.onnx), "f32", 1)
+    request_ = openvino.Request(graph)
     for name, infer in (("onnxruntime", Session(exported.onnx, 1).infer), ("openvino", request_.infer)):
         for batch in (1, 16):  # dynamic
             gap = np.abs(infer(exported.x[:batch]) - expected[:batch])
@@ -122,10 +122,10 @@ def test_runtimes_agree_with_the_simulated_model(exported: Exported, request: py
         # Asymmetric codes of a convolution leave int8.
         assert exported.floats == {"patch_embed.proj"}
     # What the compiled graph says itself: no product runs in float but those that are named.
-    floats = openvino_runtime.float_products(graph)
+    floats = openvino.float_products(graph)
     assert len(floats) == len(exported.floats), floats
     assert all(node.kind == "Convolution" or case == "swin" for node in floats)
-    assert len(openvino_runtime.products(graph)) >= len(exported.products) - len(exported.floats)
+    assert len(openvino.products(graph)) >= len(exported.products) - len(exported.floats)
 
 
 def _providers() -> list[str]:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from tests.quant.test_quantizers import fitted
-from vitq.deploy.logarithms import LogCodes, ShiftedLogCodes
-from vitq.deploy.onnx_file import export
-from vitq.deploy.ort_runtime import Session
+from vitq.deploy.onnx.export_onnx import export
+from vitq.deploy.onnx.logarithms import LogCodes, ShiftedLogCodes
+from vitq.deploy.runtimes.onnxruntime import Session
 from vitq.methods.ias_vit import SULQ
 from vitq.quant.logarithmic import LogQuantizer
 

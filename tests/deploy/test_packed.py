@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 
 from tests.tiny import images, run, tiny
 from vitq.config import RunConfig, canonical
-from vitq.deploy.container import compressed
-from vitq.deploy.packed import load_packed, save_packed
+from vitq.deploy.packed.container import compressed
+from vitq.deploy.packed.packed import load_packed, save_packed
 from vitq.errors import DeployError
-from vitq.sites import model_bytes, quantized_bytes
+from vitq.quant.site_table import model_bytes, quantized_bytes
 from vitq.steps import Workspace
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -163,7 +163,7 @@ def test_a_newer_layout(packed: Path) -> None:
 
 def test_a_file_from_before_a_field_was_added(packed: Path, workspace: Make) -> None:
     """A header without a field that has a default since: its sha256 is of the text that it has."""
-    from vitq.deploy.container import digest
+    from vitq.deploy.packed.container import digest
 
     def drop(whole: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
         for spec in whole["header"]["quantizers"]:

@@ -11,11 +11,11 @@ import torch
 
 from tests.test_job import Planner
 from vitq import cli, data
-from vitq.deploy.packed import load_packed
-from vitq.deploy.source import packed_run
+from vitq.deploy.packed.packed import load_packed
+from vitq.engine.recipe_checks import problems
 from vitq.errors import DeployError
+from vitq.job.packed_run import packed_run
 from vitq.progress import Progress
-from vitq.validate import problems
 
 
 @pytest.fixture

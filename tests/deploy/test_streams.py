@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitq.deploy.bitpack import pack
-from vitq.deploy.streams import compress, expand
+from vitq.deploy.packed.bitpack import pack
+from vitq.deploy.packed.compress import compress, expand
 from vitq.errors import DeployError
 
 TYPES = (torch.float32, torch.float16, torch.int8, torch.uint8, torch.int16)

@@ -13,7 +13,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, IntegrationTestSuite, LauncherTestSuite
 from hydra_plugins.vitq_launcher import LocalConf, SlurmConf
 
-from vitq.launchers import local, slurm
+from vitq.launchers.local.launcher import Local
+from vitq.launchers.slurm.launcher import Slurm
 
 APP = """\
 import os, signal, hydra
@@ -35,7 +36,7 @@ def test_hydra_finds_it() -> None:
     assert {"VitqLocalLauncher", "VitqSlurmLauncher"} <= set(names)
 
 
-@pytest.mark.parametrize(("conf", "options"), [(LocalConf, local.Options), (SlurmConf, slurm.Options)])
+@pytest.mark.parametrize(("conf", "options"), [(LocalConf, Local.Options), (SlurmConf, Slurm.Options)])
 def test_its_options_are_those_of_vitqs_launchers(conf: type, options: type) -> None:
     """With their defaults: what a Hydra user does not set means the same as in `launcher=`."""
     theirs = {field.name: field for field in dataclasses.fields(options)}

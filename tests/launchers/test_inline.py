@@ -8,17 +8,17 @@ import pytest
 from rich.console import Console
 
 from tests.fake_engine import FakeEngine
-from vitq import compose, plan
 from vitq.config import RunConfig
 from vitq.errors import VitqError
-from vitq.launchers import LAUNCHERS
-from vitq.plan import Plan
-from vitq.show import Show
+from vitq.planning import compose, planner
+from vitq.planning.display import Show
+from vitq.planning.launcher import LAUNCHERS, launcher_of
+from vitq.planning.plan import Plan
 
 
 def make(*overrides: str) -> Plan:
     file, roots = compose.root_config()
-    planned = plan.make(compose.load(file, roots, ["tracker=none", *overrides], multirun=True), name="test")
+    planned = planner.make(compose.load(file, roots, ["tracker=none", *overrides], multirun=True), name="test")
     planned.commit()
     return planned
 
@@ -27,7 +27,7 @@ def launch(planned: Plan) -> tuple[list[str], str]:
     text = io.StringIO()
     show = Show(Console(file=text, width=200), "test", len(planned.runs))
     with show:
-        failed = LAUNCHERS["inline"](planned, show)
+        failed = launcher_of(planned).launch(planned, show)
     return failed, text.getvalue()
 
 

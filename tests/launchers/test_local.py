@@ -15,12 +15,15 @@ import pytest
 from rich.console import Console
 
 from tests.fake_engine import FakeEngine
-from vitq import compose, plan, report
+from vitq import report
 from vitq.errors import ConfigError
-from vitq.launchers import LAUNCHERS
-from vitq.launchers.local import Options, check, places, visible_gpus
-from vitq.plan import Plan
-from vitq.show import Show
+from vitq.launchers.local.launcher import Local
+from vitq.launchers.local.slots import Options, slot_environments
+from vitq.machine import visible_gpus
+from vitq.planning import compose, planner
+from vitq.planning.display import Show
+from vitq.planning.launcher import launcher_of
+from vitq.planning.plan import Plan
 from vitq.store import Store
 
 # A worker whose engine weighs nothing; `{fail}` is called with each config.
@@ -28,11 +31,11 @@ WORKER = """
 import os, signal, sys, time
 import pytest
 sys.path.insert(0, {repo!r})
-from vitq import job, track
+from vitq.job import worker
 from tests.fake_engine import FakeEngine
 engine = FakeEngine(fail=lambda config: ({fail}))
-job.execute = engine.execute
-sys.exit(job.main(sys.argv[1:]))
+worker.execute = engine.execute
+sys.exit(worker.main(sys.argv[1:]))
 """
 
 
@@ -43,7 +46,7 @@ def make(repo: Path, tmp_path: Path, *overrides: str, fail: str = "time.sleep(0.
     words = ["tracker=none", "launcher=local", *overrides]
     words += [f"launcher.options.{key}={value}" for key, value in options.items()]
     words.append(f"launcher.options.command=['{sys.executable}','{script}']")
-    planned = plan.make(compose.load(file, roots, words, multirun=True), name="test")
+    planned = planner.make(compose.load(file, roots, words, multirun=True), name="test")
     planned.commit()
     return planned
 
@@ -51,7 +54,7 @@ def make(repo: Path, tmp_path: Path, *overrides: str, fail: str = "time.sleep(0.
 def launch(planned: Plan) -> tuple[list[str], str]:
     text = io.StringIO()
     with Show(Console(file=text, width=200), "test", len(planned.runs)) as show:
-        failed = LAUNCHERS["local"](planned, show)
+        failed = launcher_of(planned).launch(planned, show)
     return failed, text.getvalue()
 
 
@@ -130,15 +133,15 @@ def test_slots_share_the_cores_and_the_gpus(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-abc,7")
     assert visible_gpus() == ["5", "GPU-abc", "7"]
-    assert [place["CUDA_VISIBLE_DEVICES"] for place in places(Options())] == ["5", "GPU-abc", "7"]
-    assert {place["OMP_NUM_THREADS"] for place in places(Options())} == {"2"}
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in slot_environments(Options())] == ["5", "GPU-abc", "7"]
+    assert {place["OMP_NUM_THREADS"] for place in slot_environments(Options())} == {"2"}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert places(Options()) == [{"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}] * 4
-    assert len(places(Options(slots=3, threads=1))) == 3
+    assert slot_environments(Options()) == [{"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}] * 4
+    assert len(slot_environments(Options(slots=3, threads=1))) == 3
 
 
 def test_bad_options_are_named_before_anything_starts(engine: FakeEngine, repo: Path, tmp_path: Path) -> None:
-    assert check({"slots": 0}) == ["launcher.options.slots=0: Input should be greater than or equal to 1"]
+    assert Local.check({"slots": 0}) == ["launcher.options.slots=0: Input should be greater than or equal to 1"]
     with pytest.raises(ConfigError, match=r"launcher\.options\.slot: unknown key"):
         make(repo, tmp_path, "+launcher.options.slot=2")
 
@@ -151,10 +154,10 @@ def test_the_table_is_that_of_the_inline_launcher(tmp_path: Path) -> None:
         file, roots = compose.root_config()
         words = ["tracker=none", f"launcher={launcher}", f"runs_dir={tmp_path / launcher}", "data.eval_limit=64"]
         words += ["method=minmax,repq_vit", "bits=w8a8,w4a4"]
-        planned = plan.make(compose.load(file, roots, words, multirun=True), name="test")
+        planned = planner.make(compose.load(file, roots, words, multirun=True), name="test")
         planned.commit()
         with Show(Console(file=io.StringIO()), "test", 4) as show:
-            assert LAUNCHERS[launcher](planned, show) == []
+            assert launcher_of(planned).launch(planned, show) == []
         table = report.table(planned.store, "test")
         tables.append(table.drop(columns=["seconds"]))
     assert tables[0].equals(tables[1])

@@ -8,18 +8,21 @@ from typing import Any
 import pytest
 
 from tests.fake_engine import FakeEngine
-from vitq import compose, plan
 from vitq.cli import main
 from vitq.errors import ConfigError
-from vitq.estimate import History, facts
-from vitq.launchers import slurm
-from vitq.launchers.packing import Array, pack
-from vitq.plan import Plan, PlannedRun
+from vitq.launchers.slurm import commands
+from vitq.launchers.slurm.launcher import Slurm
+from vitq.launchers.slurm.packing import Array, pack
+from vitq.planning import compose, planner
+from vitq.planning.estimate import History, facts
+from vitq.planning.plan import Plan, PlannedRun
 
 
 def make(*words: str) -> Plan:
     file, roots = compose.root_config()
-    return plan.make(compose.load(file, roots, ["tracker=none", "launcher=slurm", *words], multirun=True), name="test")
+    return planner.make(
+        compose.load(file, roots, ["tracker=none", "launcher=slurm", *words], multirun=True), name="test"
+    )
 
 
 @pytest.mark.parametrize(
@@ -33,14 +36,14 @@ def make(*words: str) -> Plan:
     ],
 )  # fmt: skip
 def test_bad_options_are_named(options: dict[str, Any], problem: str) -> None:
-    (line,) = slurm.check(options)
+    (line,) = Slurm.check(options)
     assert line.startswith(problem)
 
 
 def test_they_are_found_when_the_sweep_is_planned(engine: FakeEngine) -> None:
     with pytest.raises(ConfigError, match="nothing was started"):
         make("launcher.options.time=0")
-    assert slurm.check(make().launcher.options) == []
+    assert Slurm.check(make().launcher.options) == []
 
 
 def test_a_machine_without_slurm_says_so(
@@ -55,7 +58,7 @@ def test_a_machine_without_slurm_says_so(
 
 def test_jobs_hold_runs_of_one_model(engine: FakeEngine) -> None:
     planned = make("model=vit_digits,swin_digits", "bits=w8a8,w6a6,w4a4")
-    options = slurm.parse({"runs_per_job": 2})
+    options = Slurm({"runs_per_job": 2}).options
     jobs = list(pack(planned.runs, options, History([])))
     assert [len(job) for job in jobs] == [2, 1, 2, 1]
     assert all(len({run.config.model.name for run in job}) == 1 for job in jobs)
@@ -65,27 +68,27 @@ def test_jobs_hold_as_many_runs_as_experience_allows(engine: FakeEngine, tmp_pat
     planned = make("bits=w8a8,w6a6,w4a4,w3a3", "method=minmax,mse")
     by_method = {"minmax": 120.0, "mse": 300.0}
     known = [(facts(run.config), by_method[run.config.method.name], 1) for run in planned.runs]
-    options = slurm.parse({"minutes_per_job": 10})
+    options = Slurm({"minutes_per_job": 10}).options
     jobs = [[run.config.method.name for run in job] for job in pack(planned.runs, options, History(known))]
     minutes = [sum(by_method[name] for name in job) / 60 for job in jobs]
     assert max(minutes) <= 10
     assert minutes == [9, 7, 7, 5], "the next run would be too much each time"
     # Without experience each run has a job of its own; `runs_per_job` is a limit beside the minutes.
     assert [len(job) for job in pack(planned.runs, options, History([]))] == [1] * 8
-    both = slurm.parse({"minutes_per_job": 10, "runs_per_job": 2})
+    both = Slurm({"minutes_per_job": 10, "runs_per_job": 2}).options
     assert max(len(job) for job in pack(planned.runs, both, History(known))) == 2
 
 
 @pytest.mark.parametrize(
     ("said", "kind"),
     [
-        ("Unable to contact slurm controller (connect failure)", slurm.AwayError),
-        ("Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)", slurm.FullError),
-        ("Invalid partition name specified", slurm.SlurmError),
+        ("Unable to contact slurm controller (connect failure)", commands.AwayError),
+        ("Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)", commands.FullError),
+        ("Invalid partition name specified", commands.SlurmError),
     ],
 )  # fmt: skip
-def test_refusals_are_told_apart(said: str, kind: type[slurm.SlurmError]) -> None:
-    error = slurm._refusal(f"sbatch: error: Batch job submission failed: {said}")
+def test_refusals_are_told_apart(said: str, kind: type[commands.SlurmError]) -> None:
+    error = commands._refusal(f"sbatch: error: Batch job submission failed: {said}")
     assert type(error) is kind
     assert "sbatch: error" not in str(error)
 

@@ -13,7 +13,7 @@ from vitq.methods import erq
 from vitq.quant.layout import Axes
 from vitq.quant.model import build
 from vitq.quant.uniform import UniformQuantizer
-from vitq.steps.matrix import Grid
+from vitq.steps.weight_grid import Grid
 
 
 def grid_of(weight: Tensor, bits: int = 3) -> Grid:

@@ -15,7 +15,7 @@ from tests.methods.test_erq_step import METHOD, REPQ
 from tests.tiny import images, part, run, tiny, uniform
 from vitq.methods import erq
 from vitq.steps import Workspace
-from vitq.steps.matrix import Grid
+from vitq.steps.weight_grid import Grid
 
 Make = Callable[..., Workspace]
 PENALTY, PENALTY_HEAD = 3.0, 0.5
@@ -59,7 +59,7 @@ def visited(work: Workspace, monkeypatch: pytest.MonkeyPatch) -> dict[str, Visit
 
     All that a layer reads was finished before its turn, so that the finished network shows it.
     """
-    names = [name for name in work.model.anatomy.inputs if name != "patch_embed.proj"]
+    names = [name for name in work.model.structure.inputs if name != "patch_embed.proj"]
     layers = {name: part(work.model.model, name) for name in names}
     before = {name: (m.weight.double().clone(), m.bias.double().clone()) for name, m in layers.items()}
     aqer_seen: list[tuple[erq.Moments, float, Tensor]] = []

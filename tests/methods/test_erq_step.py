@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from tests.tiny import images, part, run, tiny, uniform
-from vitq import validate
 from vitq.config import RunConfig
+from vitq.engine import recipe_checks
 from vitq.methods import erq
 from vitq.quant.dual import DualUniformQuantizer
 from vitq.quant.layers import QuantConv2d
@@ -53,7 +53,7 @@ def test_every_layer_of_a_model(workspace: Make, family: str, bias: bool, monkey
     run(work, *REPQ)
     patch = part(work.model.model, "patch_embed.proj").weight.detach().clone()
     run(work, {"do": "erq", "bias": bias, "penalty": 1.0})
-    assert len(gains) == len(work.model.anatomy.inputs) - 1
+    assert len(gains) == len(work.model.structure.inputs) - 1
     assert all(gain < 0 for gain in gains.values())
     assert torch.equal(part(work.model.model, "patch_embed.proj").weight, patch)
     for site in work.model.quantized():
@@ -140,7 +140,7 @@ def test_options_are_checked_before_anything_starts() -> None:
         }
         config, problems = RunConfig.parse({"model": {"name": "m"}, "data": {"name": "d"}, "method": method})
         assert config is not None, problems
-        return validate.problems(config)
+        return recipe_checks.problems(config)
 
     assert found() == []
     assert any("penalty=0" in line for line in found(penalty=0.0))
@@ -155,7 +155,7 @@ def test_options_are_checked_before_anything_starts() -> None:
 def test_dual_gives_two_ranges_to_weights_behind_folded_norms_alone(workspace: Make) -> None:
     work = workspace(tiny("vit"), METHOD, weight=3, activation=4)
     run(work, *REPQ, {"do": "erq", "dual": 0.1, "penalty": 1.0})
-    folded = {name for link in work.model.anatomy.links for name in link.consumers}
+    folded = {name for link in work.model.structure.links for name in link.consumers}
     for site in work.model.quantized():
         if site.is_weight:
             assert isinstance(site.quantizer, DualUniformQuantizer) is (site.owner in folded), site.name
@@ -174,7 +174,7 @@ def test_local_reference_sees_no_error_of_earlier_layers(workspace: Make, monkey
         work.model.model.get_submodule(name).register_forward_pre_hook(
             lambda _, x, name=name: exact.__setitem__(name, x[0].detach())
         )
-        for name in work.model.anatomy.inputs
+        for name in work.model.structure.inputs
     ]
     with torch.no_grad():
         work.model(images(work))

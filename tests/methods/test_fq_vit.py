@@ -179,7 +179,7 @@ def test_a_fully_quantized_model_has_sites_before_norm_and_softmax(workspace: Ma
     full = [site.kind for site in work.model.sites.values()]
     norms = [m for m in work.model.model.modules() if isinstance(m, torch.nn.LayerNorm)]
     assert full.count("norm_input") == len(norms)
-    assert full.count("scores") == full.count("probs") == len(work.model.anatomy.attentions)
+    assert full.count("scores") == full.count("probs") == len(work.model.structure.attentions)
     with torch.no_grad():
         exact = work.model(images(work))
         assert torch.allclose(exact, plain.model(images(plain)), atol=1e-5)

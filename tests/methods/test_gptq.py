@@ -12,15 +12,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests.tiny import images, part, run, tiny, uniform
-from vitq import validate
 from vitq.config import RunConfig
+from vitq.engine import recipe_checks
 from vitq.methods import gptq
 from vitq.quant.layout import Axes
 from vitq.quant.model import build
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps import Workspace
-from vitq.steps.matrix import Grid, as_rows
-from vitq.steps.walk import quantized_lane
+from vitq.steps.layer_walk import quantized_lane
+from vitq.steps.weight_grid import Grid, as_rows
 
 Make = Callable[..., Workspace]
 UNIFORM = {"kinds": {"weight": {"granularity": "channel"}, "default": {}}}
@@ -120,7 +120,7 @@ def test_every_layer_of_a_model(workspace: Make, family: str, monkeypatch: pytes
     run(work, CALIBRATE)
     before = {s.name: uniform(work, s.name).scale.clone() for s in work.model.quantized()}
     run(work, {"do": "gptq"})
-    assert len(solved) == len(work.model.anatomy.inputs)
+    assert len(solved) == len(work.model.structure.inputs)
     assert all(found < nearest for found, nearest in solved)
     for site in work.model.quantized():
         assert torch.equal(uniform(work, site.name).scale, before[site.name])
@@ -142,7 +142,7 @@ def test_the_steps_options_reach_the_solver(workspace: Make, monkeypatch: pytest
     work = workspace(tiny("vit"), UNIFORM, weight=3, activation=4)
     options = {"damping": 0.02, "act_order": True, "block": 16}
     run(work, CALIBRATE, {"do": "gptq", **options})
-    assert found == [options] * len(work.model.anatomy.inputs)
+    assert found == [options] * len(work.model.structure.inputs)
 
 
 @torch.no_grad()
@@ -156,7 +156,7 @@ def test_the_hessian_is_that_of_all_quantized_inputs(workspace: Make) -> None:
     assert torch.allclose(gptq.hessian(lane, layer, "patch_embed.proj"), expected, atol=1e-5)
     lane.advance()
     lane.enter(1)
-    block, tokens = part(work.model.model, "blocks.0"), work.model.anatomy.segments[0].forward(images(work))
+    block, tokens = part(work.model.model, "blocks.0"), work.model.structure.segments[0].forward(images(work))
     rows = block.attn.qkv.input_site(block.norm1(tokens)).reshape(-1, 48).double()
     found = gptq.hessian(lane, block.attn.qkv, "blocks.0.attn.qkv")
     assert torch.allclose(found, rows.T @ rows / len(rows), atol=1e-5)
@@ -182,7 +182,7 @@ def test_options_are_checked_before_anything_starts() -> None:
         method = {"name": "x", "kinds": kinds, "steps": {"all": CALIBRATE, "gptq": {"do": "gptq", **options}}}
         config, problems = RunConfig.parse({"model": {"name": "m"}, "data": {"name": "d"}, "method": method})
         assert config is not None, problems
-        return validate.problems(config)
+        return recipe_checks.problems(config)
 
     assert found("uniform") == []
     assert any("gptq needs a uniform quantizer for kind weight, not log2" in line for line in found("log2"))

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from vitq import compose, methods
 from vitq.config import MethodConfig, RunConfig
+from vitq.planning import compose
 from vitq.quant.quantizer import QUANTIZERS
 from vitq.steps.step import Step, parse_step
 
 ROOT = Path(__file__).resolve().parents[2]
-methods.load()
+
 
 Values = dict[str, Any]
 STREAMED: Values = {"do": "calibrate", "sites": "activations", "input": "fp", "images": None}

@@ -10,12 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from vitq import methods
 from vitq.methods.ias_vit import ETAS, SULQ
 from vitq.quant.layout import Axes
 from vitq.quant.model import build
-
-methods.load()
 
 
 def fitted(bits: int, x: torch.Tensor, **options: object) -> SULQ:

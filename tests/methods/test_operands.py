@@ -36,7 +36,7 @@ def recorded(work: Workspace, layer: QuantMatmul) -> tuple[Tensor, ...]:
     on = [site for site in work.model.sites.values() if site.on]
     work.model.switch(on, on=False)
     generator = torch.Generator().manual_seed(work.config.seed)
-    inputs = through(work.model.anatomy.segments[0].forward, ImageStream(work), work)
+    inputs = through(work.model.structure.segments[0].forward, ImageStream(work), work)
     (record,) = _collect(work, 1, [layer], inputs, generator)
     work.model.switch(on, on=True)
     return tuple(torch.cat(tensors).double() for tensors in zip(*record.batches(), strict=True))
@@ -120,5 +120,5 @@ def test_operands_take_turns_while_the_other_one_is_quantized(workspace: Make, m
         assert taken.pop(name) == turns("key", "query")
     for name in ("blocks.0.attn.context", "blocks.1.attn.context"):
         assert taken.pop(name) == turns("value", "probs")
-    layers = [name for name in work.model.anatomy.inputs if name != "patch_embed.proj"]
+    layers = [name for name in work.model.structure.inputs if name != "patch_embed.proj"]
     assert taken == {name: turns("weight", "input") for name in layers}

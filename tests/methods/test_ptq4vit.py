@@ -58,7 +58,7 @@ def test_weights_take_the_best_candidate_of_each_channel(workspace: Make) -> Non
     assert isinstance(layer, QuantLinear)
     base = layer.weight_site.quantizer.get_buffer("scale").double().numpy()  # type: ignore[union-attr]
     weight = layer.weight.detach().double().numpy()
-    segments = work.model.anatomy.segments
+    segments = work.model.structure.segments
     index = next(i for i, s in enumerate(segments) if s.name == "blocks.0")
     inputs: Any = ImageStream(work)
     on = [site for site in work.model.sites.values() if site.on]
@@ -99,7 +99,7 @@ def test_the_positive_step_after_gelu_is_searched_and_negative_values_stay_cover
     on = [site for site in work.model.sites.values() if site.on]
     work.model.switch(on, on=False)
     generator = torch.Generator().manual_seed(work.config.seed)
-    segments = work.model.anatomy.segments
+    segments = work.model.structure.segments
     # The patch embedding has nothing to search.
     (record,) = _collect(work, 1, [layer], through(segments[0].forward, inputs, work), generator)
     work.model.switch(on, on=True)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.tiny import images, run, tiny
-from vitq import compose
 from vitq.methods.scale_predictor import PredictScales, solve
+from vitq.planning import compose
 from vitq.quant.layout import Axes, Layout
 from vitq.quant.per_image import Batch, Extrema, Percentile, PerImageUniform
 from vitq.quant.predictor import Predicted, Predictor
@@ -266,7 +266,7 @@ def test_a_base_that_cannot_be_is_named(base: str, problem: str) -> None:
 
 def test_the_prediction_comes_last() -> None:
     from vitq.config import RunConfig
-    from vitq.validate import problems
+    from vitq.engine.recipe_checks import problems
 
     (cell,) = cells("method.steps.bias={do:bias_correction}")
     config, _ = RunConfig.parse(cell.raw)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vitq import compose
+from vitq.planning import compose
 
 ROOT = Path(__file__).resolve().parents[2]
 

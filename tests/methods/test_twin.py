@@ -9,13 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vitq import methods
 from vitq.quant.histogram import Histogram
 from vitq.quant.layout import Axes, Layout
 from vitq.quant.model import build
 from vitq.quant.quantizer import Quantizer
-
-methods.load()
 
 GENERATOR = torch.Generator().manual_seed(11)
 GELU = F.gelu(torch.randn(4, 40, 12, generator=GENERATOR) * torch.logspace(-1, 0.7, 12))

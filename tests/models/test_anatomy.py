@@ -1,4 +1,4 @@
-"""Anatomy of every supported variant: with all quantizers off the engine computes what timm computes."""
+"""Structure of every supported variant: with all quantizers off the engine computes what timm computes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_all_quantizers_off_equals_timm(name: str, kwargs: dict[str, Any]) -> No
     quantized = QuantizedModel(model)
     assert (quantized(x) - expected).abs().max() <= 1e-5
     chained = x
-    for segment in quantized.anatomy.segments:
+    for segment in quantized.structure.segments:
         chained = segment.forward(chained)
     assert (chained - expected).abs().max() <= 1e-5, "the chain of segments is the model"
 
@@ -81,11 +81,11 @@ def test_every_weight_and_every_operand_is_a_site(name: str, kwargs: dict[str, A
             operands |= {f"{module_name}.context.probs", f"{module_name}.context.value"}
             assert operands <= set(sites), module_name
     assert {site.kind for site in sites.values()} <= set(KINDS)
-    attentions = len(quantized.anatomy.attentions)
+    attentions = len(quantized.structure.attentions)
     assert attentions > 0
     assert sum(isinstance(m, QuantMatmul) for m in quantized.modules()) == 2 * attentions
     for site in sites.values():
-        holders = [segment.name for segment in quantized.anatomy.segments if segment.holds(site.owner)]
+        holders = [segment.name for segment in quantized.structure.segments if segment.holds(site.owner)]
         assert len(holders) == 1, f"{site.name} belongs to exactly one segment, found {holders}"
 
 
@@ -119,22 +119,22 @@ def test_kinds_come_from_structure() -> None:
 def test_swin_patch_merging_reads_its_norm() -> None:
     quantized = QuantizedModel(variant("swin_tiny_patch4_window7_224", {**SWIN, "img_size": 56}))
     assert quantized.sites["layers.1.downsample.reduction.input"].kind == "post_norm"
-    links = {link.norm: link.consumers for link in quantized.anatomy.links}
+    links = {link.norm: link.consumers for link in quantized.structure.links}
     assert links["layers.1.downsample.norm"] == ("layers.1.downsample.reduction",)
 
 
 def test_swin_windows_that_pad_are_marked() -> None:
     fits = QuantizedModel(variant("swin_tiny_patch4_window7_224", {**SWIN, "img_size": 64, "window_size": 4}))
     pads = QuantizedModel(variant("swin_tiny_patch4_window7_224", {**SWIN, "img_size": 64, "window_size": 6}))
-    assert not any(link.padded for link in fits.anatomy.links)
-    assert any(link.padded for link in pads.anatomy.links if link.norm.endswith("norm1"))
-    assert not any(link.padded for link in pads.anatomy.links if link.norm.endswith("norm2"))
+    assert not any(link.padded for link in fits.structure.links)
+    assert any(link.padded for link in pads.structure.links if link.norm.endswith("norm1"))
+    assert not any(link.padded for link in pads.structure.links if link.norm.endswith("norm2"))
 
 
 @pytest.mark.parametrize(
     ("name", "kwargs", "message"),
     [
-        ("resnet18", {}, r"outside the supported families \(.*VisionTransformer.*SwinTransformer.*models/anatomy.py"),
+        ("resnet18", {}, r"outside the supported families \(.*SwinTransformer.*VisionTransformer.*models/vit.py"),
         ("vit_tiny_r_s16_p8_224", {}, "patch embedding is HybridEmbed"),
         ("vit_base_patch16_siglip_224", {"depth": 1}, "attention pooling"),
         ("vit_tiny_patch16_224", {**SMALL, "block_fn": timm.models.vision_transformer.ResPostBlock}, "ResPostBlock"),

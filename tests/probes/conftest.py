@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 
 from tests.test_job import Planner
 from tests.tiny import tiny
-from vitq import recipe
 from vitq.config import RunConfig
+from vitq.engine import recipe
 from vitq.models.load import load_model
-from vitq.probes.ledger import Ledger
-from vitq.probes.subject import Subject
+from vitq.probes.budget import Ledger
+from vitq.probes.probed_model import Subject
 from vitq.progress import Progress
 from vitq.steps.checkpoint import Checkpoint
 

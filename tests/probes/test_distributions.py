@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from tests.probes.conftest import ledger
-from vitq import methods
+from vitq.plots.distributions import worst
+from vitq.probes.budget import BudgetSpentError, Ledger
 from vitq.probes.distributions import Distributions
-from vitq.probes.distributions_picture import worst
-from vitq.probes.ledger import BudgetSpentError, Ledger
-from vitq.probes.subject import Subject
-from vitq.probes.watch import Watcher
+from vitq.probes.probed_model import Subject
+from vitq.probes.site_statistics import Watcher
 from vitq.progress import Progress
 from vitq.quant.layout import Axes, Layout
 from vitq.quant.per_image import Batch, Extrema, PerImageUniform
@@ -120,7 +119,7 @@ def ranges(found: Subject, arrays: dict[str, np.ndarray], tensors: dict[str, Ten
 
 
 def test_any_quantizer_can_be_watched() -> None:
-    methods.load()
+
     x = torch.rand(4, 3, 10, 10, generator=torch.Generator().manual_seed(0)).softmax(dim=-1)
     for name in set(QUANTIZERS) - {"dual_uniform"}:  # for weights alone
         site = Site("attn.context.probs", "probs", Axes(channel=-1, head=1, token=True), "attn")

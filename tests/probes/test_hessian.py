@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from tests.probes.conftest import ledger
 from tests.tiny import tiny
-from vitq.models.anatomy import Segment
+from vitq.models.structure import Segment
 from vitq.probes.curvature import LossHessian, mean_and_error, rademacher, top_eigenvalues
 from vitq.probes.hessian import Hessian, weights_of
-from vitq.probes.subject import Subject
+from vitq.probes.probed_model import Subject
 from vitq.quant.model import QuantizedModel
 
 Make = Callable[..., Subject]
@@ -33,7 +33,7 @@ def exact(model: QuantizedModel, segments: list[Segment], x: Tensor, labels: Ten
     """Segment → exact Hessian of the mean loss by its weights, by automatic differentiation of a flat vector."""
     found = {}
     for segment in segments:
-        names = [f"{name}.weight" for name in model.anatomy.inputs if segment.holds(name)]
+        names = [f"{name}.weight" for name in model.structure.inputs if segment.holds(name)]
         parameters = {name: model.model.get_parameter(name).detach() for name in names}
 
         def loss(flat: Tensor, parameters: dict[str, Tensor] = parameters) -> Tensor:
@@ -48,7 +48,7 @@ def exact(model: QuantizedModel, segments: list[Segment], x: Tensor, labels: Ten
 
 def test_products_eigenvalues_and_traces_equal_the_exact_hessians() -> None:
     model, x, labels = small()
-    chain = model.anatomy.segments
+    chain = model.structure.segments
     for index, segment in enumerate(chain[1:], 1):  # the stem's convolution has 3,072 weights
         expected = exact(model, [segment], x, labels)[segment.name].numpy()
         weights = weights_of(model, segment)
@@ -79,7 +79,7 @@ def test_products_eigenvalues_and_traces_equal_the_exact_hessians() -> None:
 def test_one_product_serves_all_blocks() -> None:
     """The parts of vᵀHv over all weights are unbiased for each block's own trace."""
     model, x, labels = small()
-    chain = model.anatomy.segments
+    chain = model.structure.segments
     expected = {name: float(h.trace()) for name, h in exact(model, chain[1:], x, labels).items()}
     for parameter in model.model.patch_embed.parameters():  # type: ignore[union-attr]
         parameter.requires_grad_(False)
@@ -108,7 +108,7 @@ def test_a_run_has_a_hessian_at_both_points(subject: Make, family: str) -> None:
     options: dict[str, Any] = {"images": 4, "min_samples": 2, "max_samples": 2, "top": 1, "eigen_tolerance": 0.3}
     quantized = Hessian(**options).measure(found, ledger())
     plain = Hessian(**options, at="fp", eigen="blocks", batch_size=2).measure(found, ledger())
-    names = [segment.name for segment in found.model.anatomy.segments]
+    names = [segment.name for segment in found.model.structure.segments]
     for arrays in (quantized, plain):
         assert [name for name in names if name in arrays["block"].tolist()] == arrays["block"].tolist()
         assert np.isfinite(arrays["trace"]).all()

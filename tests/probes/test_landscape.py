@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from tests.probes.conftest import ledger
 from vitq.config import RunConfig
 from vitq.errors import VitqError
-from vitq.probes import block
-from vitq.probes.anchors import anchors
+from vitq.probes import landscape_block
 from vitq.probes.directions import Moved, filter_normalized
 from vitq.probes.landscape import Landscape, dequantized
+from vitq.probes.landscape_anchors import anchors
 from vitq.probes.probe import parse_probe
-from vitq.probes.subject import Subject, spread, switched
+from vitq.probes.probed_model import Subject, spread, switched
 
 Make = Callable[..., Subject]
 
@@ -146,7 +146,7 @@ def test_block_loss_equals_a_plain_computation(subject: Make) -> None:
     raw = {"name": "only", "kinds": kinds, "steps": {"a": {"do": "calibrate", "sites": "activations"}}}
     found = subject("minmax", method=raw)
     x = y = np.array([-0.25, 0.0, 0.25])
-    name, values = block.landscapes(found, "blocks.1", x, y, 0, ledger())
+    name, values = landscape_block.landscapes(found, "blocks.1", x, y, 0, ledger())
     assert name == "blocks.1"
     for granularity in ("channel", "tensor"):
         expected = [plain_block_loss(found, granularity, step) for step in x]
@@ -193,9 +193,9 @@ def test_weights_alone_have_no_block_view(subject: Make) -> None:
 
 def test_block_names_are_checked(subject: Make) -> None:
     with pytest.raises(VitqError, match=r"blocks\.0, blocks\.1"):
-        block.Block(subject("minmax"), "blocks.7", "channel", 0)
+        landscape_block.Block(subject("minmax"), "blocks.7", "channel", 0)
     with pytest.raises(VitqError, match="quantizes no post-LayerNorm"):
-        block.Block(subject("minmax"), "patch_embed", "channel", 0)
+        landscape_block.Block(subject("minmax"), "patch_embed", "channel", 0)
 
 
 @pytest.mark.parametrize(

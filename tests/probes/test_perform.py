@@ -17,18 +17,18 @@ from tests.test_job import Planner
 from vitq import cli
 from vitq.config import ProbeConfig, RunConfig
 from vitq.config.base import RULES
+from vitq.engine.recipe_checks import problems
 from vitq.errors import VitqError
-from vitq.garbage import garbage
-from vitq.probes.ledger import BudgetSpentError, Ledger
-from vitq.probes.perform import perform
+from vitq.job.requantize import rebuild
+from vitq.probes.budget import BudgetSpentError, Ledger
 from vitq.probes.probe import PROBES, Probe
-from vitq.probes.stored import meta_of
-from vitq.probes.subject import Subject
+from vitq.probes.probed_model import Subject
+from vitq.probes.run_probes import perform
+from vitq.probes.stored_probe import meta_of
 from vitq.progress import Progress
-from vitq.rebuild import rebuild
 from vitq.store import RunDir, Store
 from vitq.store.claim import Claim
-from vitq.validate import problems
+from vitq.store.cleanup import garbage
 
 OPTIONS: dict[str, Any] = {"points": 3, "line_points": 3, "block_points": 3}
 PROBE: dict[str, Any] = {"options": {"landscape": OPTIONS}, "images": 16}

@@ -17,14 +17,15 @@ from torch.nn import functional as F
 from tests.probes.conftest import ledger
 from tests.test_job import CONF, Planner
 from vitq.config import RunConfig
+from vitq.probes.probed_model import Subject
 from vitq.probes.sensitivity import Sensitivity, grouped, own_kl
-from vitq.probes.subject import Subject
 from vitq.quant.layout import Axes
 from vitq.quant.per_image import Batch, Extrema, PerImageUniform
 from vitq.quant.uniform import UniformQuantizer
-from vitq.steps import allocate
-from vitq.steps.known import Known, steps_before
-from vitq.steps.sensitivity import at_width
+from vitq.steps.allocation import allocate
+from vitq.steps.allocation.sensitivity import at_width
+from vitq.steps.allocation.sensitivity_cache import Known
+from vitq.steps.step import steps_before
 from vitq.track import probes as tracked
 
 Make = Callable[..., Subject]

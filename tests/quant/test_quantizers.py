@@ -10,12 +10,9 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from vitq import methods
 from vitq.quant.layout import Axes
 from vitq.quant.model import build
 from vitq.quant.quantizer import NON_NEGATIVE, QUANTIZERS, Quantizer
-
-methods.load()
 
 # Quantizers that these properties cannot be asked of, and where they are tested instead.
 ELSEWHERE = {"dual_uniform": "fits matrices alone, weights of linear layers: test_dual.py"}

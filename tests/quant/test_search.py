@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from tests.quant.test_quantizers import check, fitted
+from vitq.planning.unread import READ_BY
 from vitq.quant.layout import Axes
 from vitq.quant.model import build
 from vitq.quant.quantizer import QUANTIZERS
 from vitq.quant.uniform import UniformQuantizer
-from vitq.unread import READ_BY
 
 # Values of the searches' options unlike the defaults.
 OTHER = {"percentiles": [0.7], "candidates": 2, "shrink_to": "near"}

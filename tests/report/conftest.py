@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from vitq.config import RunConfig, signature
-from vitq.result import Result, Status
 from vitq.store import Store, SweepRecord
+from vitq.store.records import Result, Status
 
 N = 400
 FP_CORRECT = 392

@@ -16,9 +16,9 @@ from rich.console import Console
 from vitq import report
 from vitq.config import RunConfig
 from vitq.errors import StoreError, VitqError
-from vitq.report import latex, words
+from vitq.report import latex, wording
+from vitq.report.comparison import pairwise, verdict
 from vitq.report.markdown import grid
-from vitq.report.verdict import pairwise, verdict
 from vitq.store import Store
 
 
@@ -138,7 +138,7 @@ def test_every_format_compares_all_pairs(store: Store) -> None:
     assert back["p_holm"].tolist() == pytest.approx(expected["p_holm"].tolist(), nan_ok=True)
     text = files["md"].read_text()
     for row in expected.to_dict("records"):
-        difference = words.signed(row["difference"])
+        difference = wording.signed(row["difference"])
         assert re.search(rf"\| {row['bits']} +\| {row['a']} +\| {row['b']} +\| {verdict(row)} .*{difference} ", text)
     tex = files["latex"].read_text()
     assert tex.count(r"\begin{") == tex.count(r"\end{") == 3
@@ -186,7 +186,7 @@ def test_no_baseline_no_comparison(make_config: Callable[..., RunConfig], make_s
     ("value", "text"), [(0.5, "+0.50"), (-0.5, "−0.50"), (-0.001, "0.00"), (0.0, "0.00"), (float("nan"), "–")]
 )
 def test_signed(value: float, text: str) -> None:
-    assert words.signed(value) == text
+    assert wording.signed(value) == text
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_signed(value: float, text: str) -> None:
      ((344.1, 346.2), "344–346"), ((0.0012, 0.0012), "0.00120"), ((0.0, 0.0), "0.00")],
 )  # fmt: skip
 def test_size(span: tuple[float, float] | None, text: str) -> None:
-    assert words.size(span) == text
+    assert wording.size(span) == text
 
 
 def test_importing_the_package_stays_light() -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from vitq import report
 from vitq.config import RunConfig
-from vitq.report.matrix import bits_order, matrices, standard_error
-from vitq.report.rows import COLUMNS
+from vitq.report.accuracy_table import bits_order, matrices, standard_error
+from vitq.report.runs_table import COLUMNS
 from vitq.store import Store
 
 

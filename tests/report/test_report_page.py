@@ -14,9 +14,10 @@ import pytest
 
 from vitq import report
 from vitq.config import RunConfig
+from vitq.plots.palette import PALETTE, style
 from vitq.report import figures as drawing
-from vitq.report.figures import PALETTE, _log_ticks, style
-from vitq.report.matrix import Cell, Matrix, Row
+from vitq.report.accuracy_table import Cell, Matrix, Row
+from vitq.report.figures import _log_ticks
 from vitq.store import Store
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from vitq import report
-from vitq.probes import scalars
+from vitq.plots.landscape_views import logarithm, surface
+from vitq.probes import landscape_scalars
 from vitq.report.distributions import histograms
-from vitq.report.landscapes import MOST, logarithm, side_by_side, surface
-from vitq.report.probed import by_model, read_probe
+from vitq.report.landscapes import MOST, side_by_side
+from vitq.report.probe_data import by_model, read_probe
 from vitq.store import RunDir, Store
 from vitq.track.probes import surfaces
 
@@ -22,13 +23,13 @@ PNG = b"\x89PNG"
 
 def landscape(depth: float, points: int = 21) -> dict[str, np.ndarray]:
     """A bowl, with waves where post-LayerNorm is tensor-wise."""
-    x = scalars.axis(points, 1.0)
+    x = landscape_scalars.axis(points, 1.0)
     bowl = depth + x[None] ** 2 + x[:, None] ** 2
     rough = bowl * (1.5 + 0.3 * np.sin(30 * x)[None])
     arrays = {"random.axis": x, "random.loss": bowl, "block.scale": x, "block.weight": x, "block.name": np.array("b.1")}
     arrays |= {"block.channel": bowl, "block.tensor": rough}
     for place, values in (("random", bowl), ("block.channel", bowl), ("block.tensor", rough)):
-        arrays[f"{place}.scalar.roughness"] = np.array(scalars.roughness(values))
+        arrays[f"{place}.scalar.roughness"] = np.array(landscape_scalars.roughness(values))
     return arrays
 
 

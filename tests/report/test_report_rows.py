@@ -11,14 +11,16 @@ import pandas as pd
 import pytest
 
 from tests.report.conftest import correct, finish
-from vitq import compose, report
+from vitq import report
 from vitq.config import RunConfig
+from vitq.config.labels import bits_label, run_label
+from vitq.config.search_path import shipped
 from vitq.errors import StoreError
-from vitq.mirror import bits_label, run_label
-from vitq.report.rows import COLUMNS
-from vitq.result import Status
-from vitq.roots import shipped
+from vitq.planning import compose
+from vitq.report.accuracy_table import matrices
+from vitq.report.runs_table import COLUMNS
 from vitq.store import Store, SweepRecord
+from vitq.store.records import Status
 
 Make = Callable[..., RunConfig]
 Sweep = Callable[..., Store]
@@ -166,7 +168,7 @@ def test_only_the_full_precision_method_is_full_precision(make_config: Make, mak
         "W32A32* (first_last=none, image=8)",
         "W32A32",
     ]
-    (matrix,) = report.matrix.matrices(df)
+    (matrix,) = matrices(df)
     assert matrix.fp_top1 == pytest.approx(98.0)
     assert len([cell for row in matrix.rows for cell in row.cells if cell is not None]) == 4
 

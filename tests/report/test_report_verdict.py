@@ -16,7 +16,7 @@ from vitq.cli import main
 from vitq.config import RunConfig
 from vitq.errors import VitqError
 from vitq.report import latex, markdown
-from vitq.report.verdict import answers, interval, pairwise, sign_flip
+from vitq.report.comparison import answers, interval, pairwise, sign_flip
 from vitq.store import Store
 
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from rich.console import Console
 
-from vitq import compose, plan
-from vitq.launchers import LAUNCHERS
-from vitq.plan import Plan
-from vitq.show import Show
+from vitq.planning import compose, planner
+from vitq.planning.display import Show
+from vitq.planning.launcher import launcher_of
+from vitq.planning.plan import Plan
 from vitq.store import Store
 
 # What executes runs inside a job; `{fail}` is called with each config.
@@ -25,9 +25,9 @@ import os, signal, sys, time
 from pathlib import Path
 import pytest
 sys.path.insert(0, {repo!r})
-from vitq import job
+from vitq.job import worker
 from tests.fake_engine import FakeEngine
-from vitq.journal import Journal
+from vitq.job.run_log import Journal
 from vitq.progress import Progress
 engine = FakeEngine(fail=lambda config: ({fail}))
 
@@ -41,8 +41,8 @@ def execute(run_dir, progress, tracker, group=None):
         raise
     journal.finish()
 
-job.execute = execute
-sys.exit(job.main(sys.argv[1:]))
+worker.execute = execute
+sys.exit(worker.main(sys.argv[1:]))
 """
 
 
@@ -55,7 +55,7 @@ def make(repo: Path, folder: Path, *words: str, fail: str = "None", name: str = 
     all_words = ["tracker=none", "launcher=slurm", *words]
     all_words += [f"++launcher.options.{key}={value}" for key, value in asked.items()]
     all_words.append(f"++launcher.options.command=['{sys.executable}','{script}']")
-    planned = plan.make(compose.load(file, roots, all_words, multirun=True), name=name)
+    planned = planner.make(compose.load(file, roots, all_words, multirun=True), name=name)
     planned.commit()
     return planned
 
@@ -64,7 +64,7 @@ def launch(planned: Plan) -> tuple[list[str], str]:
     """Blocking: what failed, and what was shown."""
     text = io.StringIO()
     with Show(Console(file=text, width=300), "test", len(planned.runs)) as show:
-        failed = LAUNCHERS[planned.launcher.name](planned, show)
+        failed = launcher_of(planned).launch(planned, show)
     return failed, text.getvalue()
 
 
@@ -111,7 +111,7 @@ def real(folder: Path, launcher: str, *words: str, name: str = "test", **options
     if launcher == "slurm":
         options = {"poll": 0.1, "ask": 1.0, "warning": 60, "time": 30, "cpus": 1} | options
     all_words += [f"++launcher.options.{key}={value}" for key, value in options.items()]
-    planned = plan.make(compose.load(file, roots, all_words, multirun=True), name=name)
+    planned = planner.make(compose.load(file, roots, all_words, multirun=True), name=name)
     planned.commit()
     return planned
 

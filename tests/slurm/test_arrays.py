@@ -13,7 +13,7 @@ from tests.fake_engine import FakeEngine
 from tests.slurm.cluster import Cluster
 from tests.slurm.sweeps import facts, launch, launched, make, real, tidy, until
 from vitq import report
-from vitq.launchers import slurm
+from vitq.launchers.slurm import commands
 
 LAUNCHES: dict[str, dict[str, Any]] = {
     "inline": {}, "local": {"slots": 2, "threads": 1}, "slurm": {"runs_per_job": 2}
@@ -62,7 +62,7 @@ def test_a_cancelled_job_is_not_submitted_again(
         until(lambda: planned.store.run(planned.runs[0].signature).is_done(), "the first run is done")
         until(lambda: planned.store.run(planned.runs[1].signature).claim_path.exists(), "the second one has begun")
         token = planned.store.submissions.all()[0].token
-        cluster.run("scancel", next(e.job for e in slurm.elements() if (e.token, e.index) == (token, 1)))
+        cluster.run("scancel", next(e.job for e in commands.elements() if (e.token, e.index) == (token, 1)))
     failed, text = out[0]
     assert failed == [planned.runs[1].signature]
     assert "was cancelled; `vitq retry` goes on from its last finished block" in text
@@ -75,7 +75,9 @@ def test_the_time_limit(cluster: Cluster, engine: FakeEngine, repo: Path, tmp_pa
     first = f"time.sleep(0 if os.path.exists({str(mark)!r}) else open({str(mark)!r}, 'w').write('x') and 600)"
     planned = make(repo, tmp_path, "bits=w4a4", fail=first, time=1, warning=55)
     with launched(planned) as out:
-        until(lambda: "PENDING" in {e.state for e in slurm.elements() if e.reason == "BeginTime"}, "it is queued again")
+        until(
+            lambda: "PENDING" in {e.state for e in commands.elements() if e.reason == "BeginTime"}, "it is queued again"
+        )
         status = planned.store.run(planned.runs[0].signature).read_status()
         assert status is not None
         assert (status.state, status.error) == ("interrupted", "told to stop by SIGTERM")
@@ -90,7 +92,7 @@ def test_too_many_time_outs(cluster: Cluster, engine: FakeEngine, repo: Path, tm
     planned = make(repo, tmp_path, "bits=w4a4", fail="time.sleep(600)", max_timeouts=0)
     with launched(planned) as out:
         until(lambda: planned.store.run(planned.runs[0].signature).claim_path.exists(), "the run has begun")
-        job = next(element.job for element in slurm.elements() if element.state == "RUNNING")
+        job = next(element.job for element in commands.elements() if element.state == "RUNNING")
         cluster.run("scancel", "--batch", "--signal=USR2", job)
     failed, text = out[0]
     assert failed == [planned.runs[0].signature]
@@ -131,7 +133,7 @@ def test_a_node_that_is_only_thought_dead(cluster: Cluster, engine: FakeEngine, 
         until(run_dir.claim_path.exists, "the run has begun")
         node = cluster.run("squeue", "-h", "-o", "%N").strip()
         cluster.kill_node(node, jobs=False)
-        until(lambda: "PENDING" in {e.state for e in slurm.elements()}, "the job is queued again")
+        until(lambda: "PENDING" in {e.state for e in commands.elements()}, "the job is queued again")
         cluster.hurry()
         submission = planned.store.submissions.all()[0]
         output = planned.store.submissions.log_path(submission.token, 0)

@@ -11,7 +11,7 @@ import torch
 
 from tests.slurm.cluster import Cluster
 from tests.slurm.sweeps import facts, launch, launched, real, tidy, until
-from vitq.standing import standing
+from vitq.store.run_state import standing
 
 # Eight segments of about a second each.
 WORDS = ["method=qdrop", "bits=w4a4", "calib.size=64", "data.eval_limit=64", "method.iterations=80", "keep_model=true"]

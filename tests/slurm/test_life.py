@@ -12,9 +12,9 @@ from tests.fake_engine import FakeEngine
 from tests.slurm.cluster import Cluster
 from tests.slurm.sweeps import launch, make, tidy, until
 from vitq.cli import main
-from vitq.launchers import arrays, queue, slurm
-from vitq.plan import Plan
-from vitq.show import Show
+from vitq.launchers.slurm import commands, launcher, state
+from vitq.planning.display import Show
+from vitq.planning.plan import Plan
 
 BITS = "bits=w8a8,w6a6,w4a4,w3a3"
 
@@ -22,7 +22,7 @@ BITS = "bits=w8a8,w6a6,w4a4,w3a3"
 def submit(planned: Plan) -> int:
     from rich.console import Console
 
-    left: int = arrays.submit(planned, Show(Console(), "test", len(planned.runs)))
+    left: int = launcher.submit(planned, Show(Console(), "test", len(planned.runs)))
     return left
 
 
@@ -61,9 +61,9 @@ def test_submitted_and_left_alone(
     assert tidy(planned.store)
     # Who asks later is told by the controller, and what it has forgotten by accounting.
     names = {run.signature for run in planned.runs}
-    until(lambda: {hint.ended for hint in queue.hints(planned.store, names).values()} == {True}, "the jobs have ended")
-    job = next(iter(queue.hints(planned.store, names).values())).job
-    until(lambda: slurm.past_states([job]) == {job: "COMPLETED"}, "accounting knows it")
+    until(lambda: {hint.ended for hint in state.hints(planned.store, names).values()} == {True}, "the jobs have ended")
+    job = next(iter(state.hints(planned.store, names).values())).job
+    until(lambda: commands.past_states([job]) == {job: "COMPLETED"}, "accounting knows it")
 
 
 def test_cancel(
@@ -75,7 +75,7 @@ def test_cancel(
     assert main(["cancel", "test"]) == 0
     assert "cancelled 4 SLURM jobs" in capsys.readouterr().out
     token = planned.store.submissions.all()[0].token
-    until(lambda: {e.state for e in slurm.elements() if e.token == token} == {"CANCELLED"}, "the jobs are cancelled")
+    until(lambda: {e.state for e in commands.elements() if e.token == token} == {"CANCELLED"}, "the jobs are cancelled")
     assert states(capsys)["counts"] == {"interrupted": 4}
     assert tidy(planned.store)
     assert main(["cancel", "test"]) == 0
@@ -118,7 +118,7 @@ def test_status_without_accounting(
         planned = make(repo, tmp_path, "bits=w8a8,w4a4", fail="1 / 0 if config.bits.weight == 4 else None")
         failed, _ = launch(planned)
         assert len(failed) == 1
-        assert slurm.past_states(["1_0"]) == {}
+        assert commands.past_states(["1_0"]) == {}
         until(lambda: states(capsys)["runs"][1]["job"] == "job 1_1 completed", "both jobs have ended")
         seen = states(capsys)
         assert seen["counts"] == {"done": 1, "failed": 1}

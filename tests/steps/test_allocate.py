@@ -9,11 +9,11 @@ import pytest
 
 from tests.mixed import CALIBRATE, METHOD, loss, prepared
 from tests.tiny import run, tiny
-from vitq import sites as site_tables
 from vitq.config import RunConfig
 from vitq.errors import VitqError
+from vitq.quant import site_table as site_tables
 from vitq.steps import Workspace
-from vitq.steps.allocate import Allocate, free
+from vitq.steps.allocation.allocate import Allocate, free
 
 Make = Callable[..., Workspace]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vitq.quant.histogram import Histogram
 from vitq.quant.layout import Axes, Layout
-from vitq.steps.balance import BALANCES, pooled
+from vitq.steps.equalize_rules import BALANCES, pooled
 
 LOW = torch.tensor([-1.0, -6.0, 0.0, -0.25])
 HIGH = torch.tensor([2.0, 3.0, 0.0, 0.75])

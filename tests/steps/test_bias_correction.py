@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from tests.tiny import images, part, run, tiny
-from vitq import compose, validate
 from vitq.config import RunConfig
+from vitq.engine import checks
+from vitq.planning import compose
 from vitq.steps import Workspace
 from vitq.steps.bias_correction import mean_error
+from vitq.steps.layer_walk import layers, quantized_lane, teacher_lane
 from vitq.steps.step import parse_step
-from vitq.steps.walk import layers, quantized_lane, teacher_lane
 
 Make = Callable[..., Workspace]
 UNIFORM = {"kinds": {"weight": {"granularity": "channel"}, "default": {}}}
@@ -52,7 +53,7 @@ def test_the_mean_error_of_every_layer_becomes_zero(workspace: Make, family: str
     run(work, {**CORRECT, "input": input_})
     after = errors(work, input_)
     assert list(before) == list(after)
-    assert set(after) == set(work.model.anatomy.inputs)
+    assert set(after) == set(work.model.structure.inputs)
     for name, error in after.items():
         assert float(before[name].abs().max()) > 1e-3, f"{name}: nothing to correct, the test shows nothing"
         assert float(error.abs().max()) < 1e-5, name
@@ -123,7 +124,7 @@ def test_one_override_appends_it_to_any_recipe_but_one_that_must_end_as_it_does(
     methods = sorted(path.stem for path in (repo / "conf" / "method").glob("*.yaml"))
     configs = composed(f"method={','.join(methods)}", APPEND)
     assert all(list(config.method.steps)[-1] == "bias_correction" for config in configs)
-    found = {method: validate.problems(config) for method, config in zip(methods, configs, strict=True)}
+    found = {method: checks.problems(config) for method, config in zip(methods, configs, strict=True)}
     last = "method.steps.predict: must be the last step; move bias_correction before it"
     assert found == {method: [last] if method == "scale_predictor" else [] for method in methods}
 
@@ -134,7 +135,7 @@ def test_a_step_that_must_be_last_is_deleted_and_appended_again(repo: Path) -> N
     assert f"'~method.steps.predict' \\\n  '{APPEND}' '{PREDICT}'" in documented
     (plain,) = composed("method=scale_predictor")
     (config,) = composed("method=scale_predictor", "~method.steps.predict", APPEND, PREDICT)
-    assert validate.problems(config) == []
+    assert checks.problems(config) == []
     *before, correction, predict = config.method.steps
     assert [*before, predict] == list(plain.method.steps)
     assert correction == "bias_correction"

@@ -13,8 +13,8 @@ from torch._functorch.aot_autograd import make_boxed_func
 
 from tests.steps.test_reconstruct import CALIBRATE, UNIFORM, WAYS, Make, output, reconstruct
 from tests.tiny import run, tiny
-from vitq.models.anatomy import Segment
-from vitq.steps import compiled
+from vitq.models.structure import Segment
+from vitq.steps.reconstruction import compiled
 
 
 class Run:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from tests.tiny import images, part, run, tiny
-from vitq.models.anatomy import Segment
+from vitq.models.structure import Segment
 from vitq.quant.site import Site
 from vitq.steps import Workspace
-from vitq.steps.drop import Dropping
+from vitq.steps.reconstruction.qdrop import Dropping
 
 Make = Callable[..., Workspace]
 UNIFORM = {"kinds": {"weight": {"granularity": "channel"}, "default": {}}}
@@ -38,7 +38,7 @@ def calibrated(workspace: Make, family: str = "vit") -> Workspace:
 def block(workspace: Make, family: str) -> tuple[torch.device, Segment, list[Site], Tensor]:
     """Device, first block, its sites and its inputs."""
     work = calibrated(workspace, family)
-    patches, segment = work.model.anatomy.segments[:2]
+    patches, segment = work.model.structure.segments[:2]
     sites = [site for site in work.model.quantized() if segment.holds(site.owner)]
     return work.device, segment, sites, patches.forward(images(work))
 
@@ -105,7 +105,7 @@ def test_each_element_of_a_blocks_input_is_drawn_on_its_own(workspace: Make) -> 
     with torch.no_grad():
         # Without the class token, which no quantizer is in front of.
         exact, noisy = (
-            chain[0].forward(images(work))[:, 1:] for chain in (work.teacher_segments(), work.model.anatomy.segments)
+            chain[0].forward(images(work))[:, 1:] for chain in (work.teacher_segments(), work.model.structure.segments)
         )
     drawn = []
     for image in torch.cat(mixed)[:, 1:]:

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from tests.tiny import images, linear, part, run, seen, tiny, uniform
-from vitq import sites, validate
 from vitq.config import RunConfig
+from vitq.engine import checks
+from vitq.quant import site_table
 from vitq.steps import Workspace
 
 Make = Callable[..., Workspace]
@@ -97,7 +98,7 @@ def test_a_bare_input_is_multiplied_by_powers_of_two_at_run_time(workspace: Make
     model = tiny("vit")
     work = workspace(model, METHOD, weight=4, activation=4)
     name = "blocks.0.mlp.fc2"
-    before = sites.quantized_bytes(work.model, 0)
+    before = site_table.quantized_bytes(work.model, 0)
     x, weight = seen(work, name), linear(work, name).weight.clone()
     extent = x.amax(0) - x.amin(0)
     run(work, {"do": "equalize", "rule": "aocq", "strength": 1.0, "bare": ["post_gelu"]})
@@ -107,7 +108,7 @@ def test_a_bare_input_is_multiplied_by_powers_of_two_at_run_time(workspace: Make
     assert torch.equal(layer.balance, torch.exp2(-torch.round(torch.log2(extent / extent.mean()))).float())
     assert torch.equal(layer.weight * layer.balance, weight), "powers of two are exact"
     assert linear(work, "blocks.0.attn.proj").balance is None
-    assert sites.quantized_bytes(work.model, 0) - before == 2 * weight.shape[1], "one byte for each exponent"
+    assert site_table.quantized_bytes(work.model, 0) - before == 2 * weight.shape[1], "one byte for each exponent"
     # What is calibrated and quantized is the multiplied input.
     run(work, {"do": "calibrate", "sites": "activations"})
     multiplied = (x * layer.balance).float()
@@ -133,7 +134,7 @@ def test_a_constant_channel_is_ordinary_input(workspace: Make) -> None:
 @torch.no_grad()
 def test_no_shift_is_folded_across_padding(workspace: Make) -> None:
     work = workspace(build("swin with padded windows"), METHOD, weight=4, activation=4)
-    link = next(link for link in work.model.anatomy.links if link.padded)
+    link = next(link for link in work.model.structure.links if link.padded)
     norm = part(work.model.model, link.norm)
     before = norm.bias / norm.weight
     run(work, {"do": "equalize", "rule": "sq_b", "strength": 0.5})
@@ -179,4 +180,4 @@ def test_mistakes_are_found_at_plan_time(kinds: dict[str, Any], steps: dict[str,
     config, problems = RunConfig.parse(raw)
     assert config is not None, problems
     with pytest.raises(AssertionError, match=message):
-        raise AssertionError("\n".join(validate.problems(config)))
+        raise AssertionError("\n".join(checks.problems(config)))

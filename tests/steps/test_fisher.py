@@ -12,8 +12,8 @@ from torch import Tensor
 
 from tests.tiny import images, tiny
 from vitq.steps import Workspace
-from vitq.steps.fisher import gradients
-from vitq.steps.loss import LOSSES
+from vitq.steps.reconstruction.fisher import gradients
+from vitq.steps.reconstruction.loss import LOSSES
 
 Make = Callable[..., Workspace]
 METHOD = {"kinds": {"weight": {"granularity": "channel"}, "default": {}}}

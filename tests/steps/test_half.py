@@ -13,11 +13,11 @@ from safetensors import safe_open
 
 from tests.deploy.test_packed import logits, quantized, recipe
 from tests.tiny import tiny
-from vitq.deploy.packed import load_packed, save_packed
-from vitq.sites import model_bytes, quantized_bytes
+from vitq.deploy.packed.packed import load_packed, save_packed
+from vitq.engine.recipe_checks import problems
+from vitq.quant.site_table import model_bytes, quantized_bytes
 from vitq.steps import Workspace
 from vitq.steps.half import round_
-from vitq.validate import problems
 
 Make = Callable[..., Workspace]
 

@@ -9,7 +9,7 @@ import torch
 
 from tests.tiny import run, tiny, uniform
 from vitq.steps import Workspace
-from vitq.steps.learn import Learnt
+from vitq.steps.reconstruction.learn import Learnt
 
 Make = Callable[..., Workspace]
 METHOD = {"kinds": {"weight": {"granularity": "channel"}, "default": {}}}
@@ -33,7 +33,7 @@ def test_scales_are_divided_by_their_weights_or_by_the_features_of_one_image(wor
     """LSQ, section 2.2: g = 1/√(n·(2^b − 1)); a weight's rows are output channels, and no images."""
     work = workspace(tiny("vit"), METHOD, images=8, weight=3, activation=4)
     run(work, {"do": "calibrate"})
-    segment = work.model.anatomy.segments[1]
+    segment = work.model.structure.segments[1]
     sites = [site for site in work.model.quantized() if segment.holds(site.owner)]
     name = "blocks.0.mlp.fc1"
     weight = work.model.layer(work.model.sites[f"{name}.weight"]).weight.detach()

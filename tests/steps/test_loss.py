@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vitq.steps.loss import LOSSES, imbalance, weights_of
+from vitq.steps.reconstruction.loss import LOSSES, imbalance, weights_of
 
 
 def tokens(shape: tuple[int, ...], seed: int = 0) -> Tensor:

@@ -11,8 +11,8 @@ import torch
 
 from tests.tiny import part, run, tiny
 from vitq.steps import Workspace
-from vitq.steps.reconstruct import Reconstruct
-from vitq.steps.schedule import rate
+from vitq.steps.reconstruction.reconstruct import Reconstruct
+from vitq.steps.reconstruction.schedule import rate
 
 Make = Callable[..., Workspace]
 UNIFORM = {"kinds": {"weight": {"granularity": "channel"}, "default": {}}}

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from tests.tiny import images, part, run, tiny, uniform
-from vitq import validate
 from vitq.config import RunConfig
+from vitq.engine import checks
 from vitq.errors import VitqError
 from vitq.steps import Workspace
-from vitq.steps.reconstruct import Reconstruct
-from vitq.steps.schedule import anneal, rate
+from vitq.steps.reconstruction.reconstruct import Reconstruct
+from vitq.steps.reconstruction.schedule import anneal, rate
 
 Make = Callable[..., Workspace]
 UNIFORM = {"kinds": {"weight": {"granularity": "channel"}, "default": {}}}
@@ -292,5 +292,5 @@ def test_bad_options_are_named_before_anything_starts(options: dict[str, Any], m
     }
     config, problems = RunConfig.parse(raw)
     assert config is not None, problems
-    found = validate.problems(config)
+    found = checks.problems(config)
     assert any(message in line for line in found), found

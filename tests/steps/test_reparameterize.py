@@ -46,7 +46,7 @@ def test_full_precision_output_is_unchanged(workspace: Make, variant: str) -> No
     work = workspace(model, CHANNELWISE, activation=4)
     x = images(work)
     before = work.model(x)
-    links = work.model.anatomy.links
+    links = work.model.structure.links
     weights = {link.norm: part(model, link.norm).weight.clone() for link in links}
     run(work, ACTIVATIONS, REPARAMETERIZE)
     assert all(not torch.equal(weights[link.norm], part(model, link.norm).weight) for link in links)
@@ -99,7 +99,7 @@ def test_a_constant_channel_is_covered_where_no_shift_can_be_folded(workspace: M
     norm = part(model, "layers.0.blocks.0.norm1")
     norm.weight.data[3], norm.bias.data[3] = 0, 30.0
     work = workspace(model, CHANNELWISE, activation=8)
-    assert any(link.padded and link.norm == "layers.0.blocks.0.norm1" for link in work.model.anatomy.links)
+    assert any(link.padded and link.norm == "layers.0.blocks.0.norm1" for link in work.model.structure.links)
     run(work, ACTIVATIONS, REPARAMETERIZE)
     quantizer = uniform(work, "layers.0.blocks.0.attn.qkv.input")
     out = norm(torch.randn(2, 5, 16))[..., 3:4]
@@ -111,7 +111,7 @@ def test_one_range_covers_all_channels_and_no_more_where_zeros_are_padded(worksp
     """From the lowest end of a channel's range, once scales are evened out, to the highest."""
     work = workspace(build("swin with padded windows"), CHANNELWISE, activation=8)
     run(work, ACTIVATIONS)
-    padded = [name for link in work.model.anatomy.links if link.padded for name in link.consumers]
+    padded = [name for link in work.model.structure.links if link.padded for name in link.consumers]
     assert padded
     sites = {name: f"{name}.input" for name in padded}
     ends = {}
@@ -200,7 +200,7 @@ def test_a_nearly_constant_channel_harms_no_other(workspace: Make, family: str) 
     errors = {}
     for slope in (0.0, 1e-3, 1e-6):
         work = workspace(build(family), CHANNELWISE, weight=8, activation=8)
-        for link in work.model.anatomy.links:
+        for link in work.model.structure.links:
             norm = part(work.model.model, link.norm)
             norm.weight[4], norm.bias[4] = slope, 2.0
         before = work.model(images(work))

@@ -14,11 +14,11 @@ from tests.mixed import WIDTHS, loss, prepared
 from tests.tiny import run, tiny
 from vitq.errors import VitqError
 from vitq.steps import Workspace
-from vitq.steps.allocate import free
-from vitq.steps.budget import Budget, Meter
-from vitq.steps.integer import _Program, milp
-from vitq.steps.search_bits import greedy, uniform
-from vitq.steps.sensitivity import table
+from vitq.steps.allocation.allocate import free
+from vitq.steps.allocation.budget import Budget, Meter
+from vitq.steps.allocation.greedy import greedy, uniform
+from vitq.steps.allocation.milp import _Program, milp
+from vitq.steps.allocation.sensitivity import table
 
 Make = Callable[..., Workspace]
 

@@ -9,7 +9,7 @@ import pytest
 from tests.mixed import loss, prepared
 from tests.tiny import tiny
 from vitq.steps import Workspace
-from vitq.steps.sensitivity import table
+from vitq.steps.allocation.sensitivity import table
 
 Make = Callable[..., Workspace]
 

@@ -88,7 +88,7 @@ def test_the_searched_strength_is_the_best_by_brute_force(
     workspace: Make, family: str, step: dict[str, Any], range_: str
 ) -> None:
     work = workspace(tiny(family), method(range_), weight=4, activation=4)
-    names = [name for link in work.model.anatomy.links for name in link.consumers]
+    names = [name for link in work.model.structure.links for name in link.consumers]
     before = {name: (seen(work, name), linear(work, name).weight.double()) for name in names}
     run(work, {"do": "equalize", **step})
     for name, (x, weight) in before.items():
@@ -127,7 +127,7 @@ def test_ties_keep_the_earlier_candidate(workspace: Make, candidates: list[float
     """As powers of two the ratios of both are 1: the same errors to the last bit."""
     work = workspace(tiny("vit"), method("minmax"), weight=4, activation=4)
     run(work, {"do": "equalize", "rule": "aocq", "power_of_two": True, "candidates": candidates})
-    names = [name for link in work.model.anatomy.links for name in link.consumers]
+    names = [name for link in work.model.structure.links for name in link.consumers]
     assert {linear(work, name).equalized for name in names} == {candidates[0]}
 
 
@@ -140,7 +140,7 @@ def test_the_search_sees_the_full_precision_network_and_leaves_sites_as_they_wer
         run(work, *before, {"do": "equalize", "rule": "sq_b"})
         on = {site.kind for site in work.model.sites.values() if site.on}
         assert on == ({"weight"} if before else set())
-        layers = [linear(work, name) for link in work.model.anatomy.links for name in link.consumers]
+        layers = [linear(work, name) for link in work.model.structure.links for name in link.consumers]
         found.append([(layer.equalized, layer.weight.clone()) for layer in layers])
     for (strength, weight), (again, same) in zip(*found, strict=True):
         assert strength == again

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tests.tiny import images, part, run, tiny
 from vitq.steps import Workspace
-from vitq.steps.walk import Unquantized, layers, quantized_lane, reach, teacher_lane
+from vitq.steps.layer_walk import Unquantized, layers, quantized_lane, reach, teacher_lane
 
 Make = Callable[..., Workspace]
 UNIFORM = {"kinds": {"weight": {"granularity": "channel"}, "default": {}}}
@@ -36,8 +36,8 @@ def seen_by_hooks(model: nn.Module, names: list[str], x: Tensor) -> dict[str, Te
 def test_order_and_inputs_are_those_of_a_plain_run(workspace: Make, family: str) -> None:
     work = workspace(tiny(family), UNIFORM, images=12, weight=4, activation=4)
     run(work, {"do": "calibrate"})
-    expected = seen_by_hooks(work.model.model, list(work.model.anatomy.inputs), images(work))
-    exact = seen_by_hooks(tiny(family), list(work.model.anatomy.inputs), images(work))
+    expected = seen_by_hooks(work.model.model, list(work.model.structure.inputs), images(work))
+    exact = seen_by_hooks(tiny(family), list(work.model.structure.inputs), images(work))
     quantized, teacher, unquantized = quantized_lane(work), teacher_lane(work), Unquantized(work)
     order = []
     for name, layer in layers(work, [quantized, teacher, unquantized], "test"):
@@ -52,7 +52,7 @@ def test_order_and_inputs_are_those_of_a_plain_run(workspace: Make, family: str)
 def test_unquantized_keeps_the_parameters_of_the_beginning(workspace: Make) -> None:
     """Replaced weights and biases are seen by the quantized lane alone, in their segment and behind it."""
     work = workspace(tiny("vit"), UNIFORM, images=8, weight=4, activation=4)
-    exact = seen_by_hooks(tiny("vit"), list(work.model.anatomy.inputs), images(work))
+    exact = seen_by_hooks(tiny("vit"), list(work.model.structure.inputs), images(work))
     quantized, unquantized = quantized_lane(work), Unquantized(work)
     for name, layer in layers(work, [quantized, unquantized], "test"):
         assert torch.allclose(torch.cat(list(unquantized.arriving(name))), exact[name], atol=1e-4), name

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.tiny import part, run, tiny
 from vitq.steps import Workspace
-from vitq.steps.loss import LOSSES, imbalance
+from vitq.steps.reconstruction.loss import LOSSES, imbalance
 
 Make = Callable[..., Workspace]
 UNIFORM = {"kinds": {"weight": {"granularity": "channel"}, "default": {}}}

@@ -11,10 +11,11 @@ from typing import Any
 import pandas as pd
 import psutil
 
-from vitq import host, track
+from vitq import track
 from vitq.config import RunConfig, signature
-from vitq.result import Result, utc_now
+from vitq.job import provenance
 from vitq.store import RunDir, Store
+from vitq.store.records import Result, utc_now
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 KINDS = {"default": {"quantizer": "uniform"}}
@@ -55,7 +56,7 @@ def make_result(config: RunConfig, top1: float = 71.5) -> Result:
             "size": {"mean_weight_bits": 4.0, "mean_activation_bits": 4.5, "fp_bytes": 100, "quantized_bytes": 20},
             "timings": {"total": 3.5, "stages": {"load": 1.5, "steps.weights": 2.0}},
             "memory": {"peak_rss_bytes": 10**9, "peak_cuda_bytes": None},
-            "provenance": host.provenance(utc_now(), attempt=2).model_dump(),
+            "provenance": provenance.provenance(utc_now(), attempt=2).model_dump(),
         }
     )
 

@@ -14,18 +14,20 @@ import yaml
 
 from tests.test_job import CONF, Planner
 from tests.track.runs import make_config, records, summary_in
-from vitq import job, report, track
+from vitq import report, track
 from vitq.cli import main
 from vitq.config import RunConfig, signature
 from vitq.errors import ModelError, StoreError
+from vitq.job import execute
+from vitq.plots import bit_allocation
 from vitq.progress import Progress
 from vitq.report.allocation import heat_maps
-from vitq.result import Status
 from vitq.store import RunDir, Store
+from vitq.store.records import Status
 from vitq.store.sweeps import SweepRecord
-from vitq.track import charts, curves, record
+from vitq.track import loss_curves, mirror_record
 from vitq.track.content import with_sensitivity
-from vitq.track.curves import thinned
+from vitq.track.loss_curves import thinned
 from vitq.track.rebuild import rebuild
 
 # What differs between any two W&B runs: where and when, and the random names of what they upload.
@@ -59,12 +61,12 @@ def live(run_dir: RunDir, group: str | None = "paper") -> Path:
     """Execute a planned run with its tracker; its W&B folder."""
     config, _ = RunConfig.parse(run_dir.read_config())
     assert config is not None
-    job.execute(run_dir, Progress(), track.make(config.tracker), group)
+    execute.execute(run_dir, Progress(), track.make(config.tracker), group)
     return mirror_of(run_dir)
 
 
 def mirror_of(run_dir: RunDir) -> Path:
-    known = record.read(run_dir)
+    known = mirror_record.read(run_dir)
     assert known is not None
     return Path(known.sync_dir)
 
@@ -226,7 +228,7 @@ def test_curves_share_their_axis_and_a_missing_point_is_no_point() -> None:
     two = [("s1", "blocks.1", i, 2.0) for i in range(0, 500, 499)]
     frame = pd.DataFrame([*one, *two], columns=["step", "segment", "iteration", "loss"])
     run = Recorder()
-    curves.log(run, frame)
+    loss_curves.log(run, frame)
     assert [row["curves/iteration"] for row in run.rows] == thinned(500)
     assert run.rows[0] == {"curves/iteration": 0, "curves/s1/blocks/0": 1.0, "curves/s1/blocks/1": 2.0}
     assert run.rows[1] == {"curves/iteration": 3, "curves/s1/blocks/0": 0.25}
@@ -260,7 +262,7 @@ def test_thinned_curves_keep_their_ends(length: int, points: int) -> None:
     ],
 )
 def test_places_of_sites(site: str, expected: tuple[str, str]) -> None:
-    assert charts.place(site) == expected
+    assert bit_allocation.block_and_place(site) == expected
 
 
 def test_landscapes_reach_both_as_surfaces_and_numbers(tmp_path: Path) -> None:

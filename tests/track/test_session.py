@@ -22,11 +22,12 @@ from tests.track.runs import (
     read_back,
     run_record,
 )
-from vitq import mirror, track
-from vitq.config import TrackerConfig, canonical, signature
+from vitq import track
+from vitq.config import TrackerConfig, canonical, labels, signature
 from vitq.errors import VitqError
 from vitq.store import Store
 from vitq.track import base
+from vitq.track.values import config_of
 
 
 def test_an_offline_run_reads_back_as_it_was_written(tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_the_config_holds_the_hashed_fields_and_nothing_volatile(tmp_path: Path)
 def test_two_attempts_have_the_same_config(tmp_path: Path) -> None:
     first, second = make_config(tmp_path / "a"), make_config(tmp_path / "b", device="cuda:1")
     assert signature(first) == signature(second)
-    assert mirror.config_of(first, signature(first)) == mirror.config_of(second, signature(second))
+    assert config_of(first, signature(first)) == config_of(second, signature(second))
 
 
 def test_sites_and_stages_are_one_table_each(tmp_path: Path) -> None:
@@ -251,7 +252,7 @@ def test_one_package_alone_imports_wandb() -> None:
     ],
 )
 def test_model_labels(tmp_path: Path, name: str, expected: str) -> None:
-    assert mirror.model_label(make_config(tmp_path, model={"name": name})) == expected
+    assert labels.model_label(make_config(tmp_path, model={"name": name})) == expected
 
 
 def test_the_model_is_an_artifact_on_request(tmp_path: Path) -> None:

@@ -20,12 +20,12 @@ from tests.track.runs import KEY, SITES, execute, kill_service, make_config, mak
 from vitq import track
 from vitq.cli import main
 from vitq.config import signature
-from vitq.probes.stored import META
-from vitq.result import Status
+from vitq.probes.stored_probe import META
 from vitq.store import RunDir, Store
+from vitq.store.records import Status
 from vitq.store.sweeps import SweepRecord
-from vitq.track import record
-from vitq.track.pending import ended_with
+from vitq.track import mirror_record
+from vitq.track.upload_plan import ended_with
 
 
 @pytest.fixture(autouse=True)
@@ -58,8 +58,8 @@ def sync(run_dir: RunDir, *words: str) -> int:
     return main(["sync", *words, "--runs-dir", root(run_dir)])
 
 
-def uploaded(run_dir: RunDir) -> record.Upload | None:
-    known = record.read(run_dir)
+def uploaded(run_dir: RunDir) -> mirror_record.Upload | None:
+    known = mirror_record.read(run_dir)
     return known.uploaded if known else None
 
 
@@ -131,7 +131,7 @@ def test_a_deleted_id_gets_another_generation_which_is_remembered(tmp_path: Path
     run_dir, other = tracked(tmp_path, seed=1), tracked(tmp_path, seed=2)
     online.deleted = {run_dir.signature}
     assert sync(run_dir) == 0
-    known = record.read(run_dir)
+    known = mirror_record.read(run_dir)
     assert known is not None
     assert (known.id, known.generation) == (f"{run_dir.signature}-g2", 2)
     assert online.runs[f"{run_dir.signature}-g2"].summary["top1"] == 71.5

@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> int:
     """Measure and print. Raises VitqError for a run that cannot be exported."""
     from vitq.errors import VitqError
-    from vitq.host import usable_cores
+    from vitq.job.provenance import usable_cores
     from vitq.store import Store
 
     threads = usable_cores() if args.threads is None else args.threads
@@ -53,8 +53,8 @@ def main(args: argparse.Namespace) -> int:
     # Libraries that print must not reach the reader of the JSON.
     with redirect_stdout(sys.stderr):
         from vitq.deploy.bench import bench
-        from vitq.deploy.source import packed_run
-        from vitq.job import stored_config
+        from vitq.job.execute import stored_config
+        from vitq.job.packed_run import packed_run
         from vitq.progress import Progress
 
         progress = Progress()

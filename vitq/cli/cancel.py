@@ -63,13 +63,14 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _cancel_jobs(store: Store, sweep: str) -> list[str]:
-    from vitq.launchers import slurm
-    from vitq.launchers.queue import jobs_of
+    from vitq.planning.launcher import LAUNCHERS
 
-    jobs: list[str] = jobs_of(store, sweep)
-    slurm.cancel(jobs)
-    if jobs:
-        print(f"cancelled {len(jobs)} SLURM job{'s' if len(jobs) > 1 else ''}: {', '.join(jobs)}")
+    jobs: list[str] = []
+    for name in LAUNCHERS:
+        ended = LAUNCHERS[name].cancel(store, sweep)
+        if ended:
+            print(f"cancelled {len(ended)} {name.upper()} job{'s' if len(ended) > 1 else ''}: {', '.join(ended)}")
+        jobs += ended
     return jobs
 
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from vitq.compose import Primary
-    from vitq.plan import Plan
+    from vitq.planning.compose import Primary
+    from vitq.planning.launcher import Launcher
+    from vitq.planning.plan import Plan
 
 
 def execute(primary: Primary, args: argparse.Namespace, name: str | None = None) -> int:
@@ -30,11 +31,11 @@ def execute(primary: Primary, args: argparse.Namespace, name: str | None = None)
 
 
 def _execute(primary: Primary, args: argparse.Namespace, name: str | None, console: Console, out: TextIO) -> int:
-    from vitq import plan as planning
     from vitq.cli.preview import preview
+    from vitq.planning import planner
 
     with console.status("planning") as status:
-        plan = planning.make(primary, name, watch=lambda cells: status.update(f"planning: {cells} configs checked"))
+        plan = planner.make(primary, name, watch=lambda cells: status.update(f"planning: {cells} configs checked"))
     for line in plan.warnings:
         print(f"vitq: {line}", file=sys.stderr)
     if args.dry_run:
@@ -56,19 +57,21 @@ def perform(plan: Plan, args: argparse.Namespace) -> int:
 
 
 def _launch(plan: Plan, args: argparse.Namespace, console: Console, out: TextIO) -> int:
-    from vitq import show, signals
-    from vitq.launchers import LAUNCHERS
+    from vitq import signals
+    from vitq.planning import display as show
+    from vitq.planning.launcher import launcher_of
     from vitq.store.drivers import driving
 
     _announce(plan, console)
+    launcher = launcher_of(plan)
     if getattr(args, "detach", False):
-        return _detach(plan, args, console, out)
+        return _detach(plan, launcher, args, console, out)
     with (
         driving(plan.store, plan.name) if plan.name else nullcontext(),
         signals.interruptible(),
         show.make(console, plan.name or plan.runs[0].label, len(plan.runs)) as display,
     ):
-        failed = LAUNCHERS[plan.launcher.name](plan, display)
+        failed = launcher.launch(plan, display)
     if args.json:
         _print_json(plan, failed, out)
     elif plan.name:
@@ -81,11 +84,10 @@ def _launch(plan: Plan, args: argparse.Namespace, console: Console, out: TextIO)
     return 1 if failed else 0
 
 
-def _detach(plan: Plan, args: argparse.Namespace, console: Console, out: TextIO) -> int:
-    from vitq.launchers import detached
-    from vitq.show import Show
+def _detach(plan: Plan, launcher: Launcher, args: argparse.Namespace, console: Console, out: TextIO) -> int:
+    from vitq.planning.display import Show
 
-    told = detached.detach(plan, Show(console, str(plan.name), len(plan.runs)))
+    told = launcher.detach(plan, Show(console, str(plan.name), len(plan.runs)))
     root = str(plan.store.root)
     where = "" if root == os.path.abspath("runs") else f" --runs-dir {shlex.quote(root)}"
     if args.json:

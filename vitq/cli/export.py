@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> int:
     """Export. Raises VitqError for a run that cannot be exported."""
-    from vitq.deploy.export import export
+    from vitq.job.export import export
     from vitq.progress import Progress
     from vitq.store import Store
 

@@ -25,8 +25,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> int:
     """List, and with --yes remove. Raises StoreError when the disk refuses."""
-    from vitq.garbage import garbage
     from vitq.store import Store
+    from vitq.store.cleanup import garbage
 
     found = list(garbage(Store(args.runs_dir), args.orphans))
     for item in found:

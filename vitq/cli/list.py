@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
     """Print one list. Raises ConfigError for an invalid configuration (sites)."""
     if args.what == "sites":
         return _sites(args)
-    from vitq.roots import Roots, headline, sweep_files
+    from vitq.config.search_path import Roots, headline, sweep_files
 
     if args.overrides:
         from vitq.errors import VitqError
@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _print(files: dict[str, Path], what: str) -> None:
-    from vitq.roots import headline
+    from vitq.config.search_path import headline
 
     width = max(map(len, files), default=0)
     for name, path in files.items():
@@ -66,9 +66,9 @@ def _print(files: dict[str, Path], what: str) -> None:
 
 
 def _sites(args: argparse.Namespace) -> int:
-    from vitq import compose, validate
     from vitq.errors import ConfigError
-    from vitq.problems import with_valid_keys
+    from vitq.planning import compose
+    from vitq.planning.engine import engine
 
     file, roots = compose.root_config(args.config_dir)
     cell = next(compose.expand(compose.load(file, roots, args.overrides)))
@@ -76,12 +76,12 @@ def _sites(args: argparse.Namespace) -> int:
 
     config, problems = RunConfig.parse(cell.raw) if cell.problem is None else (None, [cell.problem])
     if config is not None:
-        problems = validate.problems(config)
+        problems = engine().recipe_problems(config)
     if config is None or problems:
-        raise ConfigError([with_valid_keys(problem) for problem in problems])
-    from vitq.blueprint import Blueprint
+        raise ConfigError(problems)
+    from vitq.engine.network_checks import network_of
 
-    sites = Blueprint(config).sites()
+    sites = network_of(config).sites()
     if args.json:
         print(sites.to_json(orient="records", indent=2))
         return 0

@@ -47,7 +47,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _print(run_dir: RunDir, follow: bool) -> None:
-    from vitq.standing import standing
+    from vitq.store.run_state import standing
 
     place = 0
     while True:

@@ -6,21 +6,21 @@ import json
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from vitq.estimate import Cost, Total
-    from vitq.launchers.outline import Outline
-    from vitq.plan import Plan
+    from vitq.planning.estimate import Cost, Total
+    from vitq.planning.launcher import Preview
+    from vitq.planning.plan import Plan
 
 
 def preview(plan: Plan, as_json: bool, out: TextIO) -> None:
     """Print a plan. Nothing is started or written."""
-    from vitq.estimate import History, total
-    from vitq.launchers.outline import outline
+    from vitq.planning.estimate import History, total
+    from vitq.planning.launcher import launcher_of
 
     history = History.of(plan.store)
     costs = {run.signature: None if run.done else history.cost(run.config) for run in plan.runs}
     left = [run for run in plan.runs if not run.done]
     sum_ = total([costs[run.signature] for run in left])
-    outlined = outline(plan.launcher.name, plan.launcher.options, left, history)
+    outlined = launcher_of(plan).preview(left, history)
     if as_json:
         print(json.dumps(_document(plan, costs, sum_, outlined), indent=2), file=out)
         return
@@ -37,7 +37,7 @@ def preview(plan: Plan, as_json: bool, out: TextIO) -> None:
     )
 
 
-def _estimate(sum_: Total, outlined: Outline) -> str:
+def _estimate(sum_: Total, outlined: Preview) -> str:
     if not sum_.runs:
         return "nothing left to compute"
     if sum_.unknown == sum_.runs:
@@ -54,7 +54,7 @@ def _duration(hours: float) -> str:
     return f"{hours:.2f} hours" if hours >= 0.1 else f"{3600 * hours:.0f} s"
 
 
-def _document(plan: Plan, costs: dict[str, Cost | None], sum_: Total, outlined: Outline) -> dict[str, object]:
+def _document(plan: Plan, costs: dict[str, Cost | None], sum_: Total, outlined: Preview) -> dict[str, object]:
     runs = []
     for run in plan.runs:
         cost = costs[run.signature]

@@ -12,8 +12,8 @@ from vitq.cli import options
 
 if TYPE_CHECKING:
     from vitq.config import ProbeConfig, RunConfig
-    from vitq.probes.perform import Outcome
-    from vitq.show import Show
+    from vitq.planning.display import Show
+    from vitq.probes.run_probes import Outcome
     from vitq.store import RunDir
 
 EXAMPLES = """\
@@ -45,16 +45,15 @@ def main(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from vitq.errors import ConfigError, unknown
-    from vitq.show import Show
+    from vitq.planning.display import Show
     from vitq.store import Store
 
     if args.name.startswith(("probe=", "probe.")):
         raise ConfigError(["name a run or a sweep first: vitq probe SIGNATURE probe=[landscape]"])
     wanted, changes = _wanted(args.overrides, args.config_dir)
     if not wanted.wanted:
-        from vitq.probes.probe import PROBES, load
+        from vitq.probes.probe import PROBES
 
-        load()
         raise ConfigError([f"no probe is named; add e.g. probe=[landscape]. {unknown('probe', '', PROBES)}"])
     store = Store(args.runs_dir)
     names = store.read_sweep(args.name).signatures if args.name in store.sweeps() else [store.find(args.name).signature]
@@ -73,10 +72,9 @@ def main(args: argparse.Namespace) -> int:
 
 def _wanted(overrides: list[str], config_dir: str | None) -> tuple[ProbeConfig, dict[str, Any]]:
     """The probes that are asked for, and where to compute: device, cache_dir."""
-    from vitq import compose
     from vitq.config import RunConfig
     from vitq.errors import ConfigError
-    from vitq.problems import with_valid_keys
+    from vitq.planning import compose
 
     allowed = ("probe=", "probe.", "device=", "cache_dir=")
     bad = [o for o in overrides if not o.lstrip("+").startswith(allowed)]
@@ -88,7 +86,7 @@ def _wanted(overrides: list[str], config_dir: str | None) -> tuple[ProbeConfig, 
         raise ConfigError([cell.problem])
     config, problems = RunConfig.parse(cell.raw)
     if config is None:
-        raise ConfigError([with_valid_keys(problem) for problem in problems])
+        raise ConfigError(problems)
     named = {o.lstrip("+").partition("=")[0] for o in overrides}
     changes: dict[str, Any] = {key: getattr(config, key) for key in ("device", "cache_dir") if key in named}
     return config.probe, changes
@@ -105,19 +103,19 @@ def _config(run_dir: RunDir, wanted: ProbeConfig, changes: dict[str, Any]) -> Ru
 
 
 def _check(runs: list[tuple[RunDir, RunConfig]]) -> None:
+    from vitq.config.problems import merge
     from vitq.errors import ConfigError
-    from vitq.problems import merge
-    from vitq.validate import probes
+    from vitq.probes.probe import problems
 
-    problems = [(run_dir.signature, line) for run_dir, config in runs for line in probes(config)]
-    if problems:
-        raise ConfigError(merge(problems, len(runs)))
+    found = [(run_dir.signature, line) for run_dir, config in runs for line in problems(config)]
+    if found:
+        raise ConfigError(merge(found, len(runs)))
 
 
 def _preview(runs: list[tuple[RunDir, RunConfig]], as_json: bool) -> int:
-    from vitq.mirror import run_label
-    from vitq.probes.perform import estimate
+    from vitq.config.labels import run_label
     from vitq.probes.probe import parse_probe
+    from vitq.probes.run_probes import estimate
 
     rows = []
     for run_dir, config in runs:
@@ -145,12 +143,12 @@ def _preview(runs: list[tuple[RunDir, RunConfig]], as_json: bool) -> int:
 
 def _probe(run_dir: RunDir, config: RunConfig, show: Show, args: argparse.Namespace) -> list[Outcome]:
     from vitq import device
+    from vitq.config.labels import run_label
     from vitq.errors import StoreError
-    from vitq.mirror import run_label
-    from vitq.plan import PlannedRun
-    from vitq.probes.perform import perform
-    from vitq.probes.subject import Subject
-    from vitq.rebuild import rebuild
+    from vitq.job.requantize import rebuild
+    from vitq.planning.plan import PlannedRun
+    from vitq.probes.probed_model import Subject
+    from vitq.probes.run_probes import perform
     from vitq.store.claim import Claim
 
     claim = Claim.take(run_dir)

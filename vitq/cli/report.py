@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
 def _compare(store: Store, sweep: str, a: str, b: str) -> int:
     from vitq import report
     from vitq.errors import VitqError
-    from vitq.report.verdict import answers, pairwise
+    from vitq.report.comparison import answers, pairwise
 
     table = report.table(store, sweep)
     pairs = pairwise(store, table)

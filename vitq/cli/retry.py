@@ -35,9 +35,9 @@ def parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> int:
     """Execute. Raises VitqError for an unknown sweep or run, and when nothing is left to do."""
     from vitq.cli import execute
-    from vitq.standing import standing
+    from vitq.planning.resume import stored_plan
     from vitq.store import Store
-    from vitq.stored import stored_plan
+    from vitq.store.run_state import standing
 
     store = Store(args.runs_dir)
     overrides = [word for word in args.words if "=" in word]

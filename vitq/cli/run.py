@@ -38,9 +38,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> int:
     """Execute. Raises VitqError for whatever is wrong before the start."""
-    from vitq import compose
     from vitq.cli import execute
     from vitq.errors import VitqError
+    from vitq.planning import compose
 
     if args.name is not None and not args.multirun:
         raise VitqError(f"`vitq run` --name {args.name}: a single run has no name; add -m, or leave --name out")

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from vitq.launchers.queue import Hint
-    from vitq.standing import Standing
+    from vitq.planning.launcher import JobState
     from vitq.store import Store
+    from vitq.store.run_state import Standing
 
 EXAMPLES = """\
   vitq status                               all sweeps, one line each
@@ -49,26 +49,28 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> int:
     """Print the states. Raises StoreError when there is no such sweep."""
-    from vitq.launchers.queue import hints
-    from vitq.standing import standing
+    from vitq.planning.launcher import LAUNCHERS
     from vitq.store import Store
+    from vitq.store.run_state import standing
 
     store = Store(args.runs_dir)
     if args.sweep is None:
         return _all(store, args.json)
     record = store.read_sweep(args.sweep)
 
-    known: dict[str, Hint] = {}
+    known: dict[str, JobState] = {}
 
     def read() -> list[Standing]:
         jobs = ((name, known.get(name)) for name in record.signatures)
-        rows = [standing(store.run(name), job and job.text, bool(job and job.ended)) for name, job in jobs]
+        rows = [standing(store.run(name), job.text if job else None, bool(job and job.ended)) for name, job in jobs]
         # A run's config does not tell what the sweep varies; its plan does.
         return [dataclasses.replace(row, run=record.labels.get(row.signature, row.run)) for row in rows]
 
     def ask() -> float:
         known.clear()
-        known.update(hints(store, {row.signature for row in read() if row.state != "done"}))
+        unfinished = {row.signature for row in read() if row.state != "done"}
+        for name in LAUNCHERS:
+            known.update(LAUNCHERS[name].state(store, unfinished))
         return time.monotonic()
 
     asked = ask()
@@ -130,7 +132,7 @@ def _left(seconds: float | None) -> str:
 
 
 def _all(store: Store, as_json: bool) -> int:
-    from vitq.standing import standing
+    from vitq.store.run_state import standing
 
     counts = {
         name: _counts([standing(store.run(signature)) for signature in store.read_sweep(name).signatures])

@@ -36,9 +36,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> int:
     """Execute. Raises VitqError for whatever is wrong before the start."""
-    from vitq import compose
     from vitq.cli import execute
-    from vitq.roots import Roots, sweep_file
+    from vitq.config.search_path import Roots, sweep_file
+    from vitq.planning import compose
 
     file = sweep_file(args.sweep)
     roots = Roots.of(*([args.config_dir] if args.config_dir else []))

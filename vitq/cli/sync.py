@@ -44,8 +44,8 @@ def main(args: argparse.Namespace) -> int:
     from vitq.errors import VitqError
     from vitq.store import Store
     from vitq.track.base import need_wandb
-    from vitq.track.pending import Target
-    from vitq.track.sync import Sync
+    from vitq.track.upload import Sync
+    from vitq.track.upload_plan import Target
 
     need_wandb("vitq sync")
     if args.jobs < 1:

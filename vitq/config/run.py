@@ -17,6 +17,7 @@ from vitq.config.calib import CalibConfig
 from vitq.config.data import DataConfig
 from vitq.config.method import MethodConfig
 from vitq.config.model import ModelConfig
+from vitq.config.problems import config_problems
 
 
 @dataclass(frozen=True, config=RULES)
@@ -101,7 +102,7 @@ class RunConfig:
         try:
             return _ADAPTER.validate_python(raw), []
         except ValidationError as error:
-            return None, [_line(e) for e in error.errors(include_url=False)]
+            return None, config_problems(error, RunConfig)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready dict; `parse` of it gives the same config."""
@@ -122,12 +123,3 @@ def _non_finite(value: Any, place: str = "") -> Iterator[tuple[str, float]]:
             yield from _non_finite(item, f"{place}.{index}")
     elif isinstance(value, float) and not math.isfinite(value):
         yield place, value
-
-
-def _line(error: Any) -> str:
-    place = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("constrained-", "literal[")))
-    if error["type"] == "unexpected_keyword_argument":
-        return f"{place}: unknown key"
-    if error["type"] == "missing":
-        return f"{place}: missing"
-    return f"{place}={error['input']!r}: {error['msg'].removeprefix('Value error, ')}"

@@ -6,8 +6,9 @@ import numpy as np
 
 from vitq.config import RunConfig
 from vitq.data import digits
-from vitq.data.facts import describe, form, split_facts
+from vitq.data.facts import describe, split_facts
 from vitq.data.folder import split_folder
+from vitq.data.location import form
 from vitq.errors import DataError, unknown
 
 INTERPOLATIONS = ("bicubic", "bilinear", "box", "hamming", "lanczos", "nearest")

@@ -14,7 +14,8 @@ from vitq.config import DataConfig
 from vitq.data import folder
 from vitq.data.digits import Digits
 from vitq.data.digits import fingerprint as digits_fingerprint
-from vitq.data.facts import form, root_of
+from vitq.data.folder_facts import folder_facts
+from vitq.data.location import form, root_of
 from vitq.errors import DataError
 
 if TYPE_CHECKING:
@@ -88,9 +89,7 @@ def open_source(data: DataConfig, split: str) -> Source:
 def _open_folder(data: DataConfig, split: str) -> Source:
     from timm.data import create_dataset
 
-    from vitq.data.facts import split_facts
-
-    facts = split_facts(data, split)
+    facts = folder_facts(data, split)
     place = folder.split_folder(root_of(data), split)
     mapping: Any = folder.class_map(data.class_map) if data.class_map else None
     dataset = create_dataset("", root=str(place), search_split=False, class_map=mapping)

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from vitq.config import RunConfig
-from vitq.deploy.onnx_file import export, save_onnx
-from vitq.deploy.packed import Packed
+from vitq.deploy.onnx.export_onnx import export, save_onnx
+from vitq.deploy.packed.packed import Packed
 from vitq.errors import DeployError, unknown
 from vitq.progress import Progress
 from vitq.store.atomic import write_bytes
@@ -56,12 +56,12 @@ def forms(packed: Packed, float_model: torch.nn.Module, runtime: str, threads: i
     write_bytes(plain, export(float_model, packed.config.model.input_size))
     save_onnx(packed, integer)
     if runtime != "openvino":
-        from vitq.deploy.ort_runtime import Session
+        from vitq.deploy.runtimes.onnxruntime import Session
 
         return {
             name: Session(path, threads, runtime).infer for name, path in (("float32", plain), ("integer", integer))
         }
-    from vitq.deploy import openvino_runtime as ov
+    from vitq.deploy.runtimes import openvino as ov
 
     graphs = {"float": ov.convert(plain), "integer": ov.convert(integer)}
     wanted = (

@@ -16,9 +16,9 @@ from vitq.quant.dual import DualUniformQuantizer
 from vitq.quant.layers import QuantConv2d
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.calibrate import fit_weight
-from vitq.steps.matrix import Grid, as_rows, cholesky, damped, needs_uniform_weights, put_weight
+from vitq.steps.layer_walk import Lane, Layer, Unquantized, layers, quantized_lane
 from vitq.steps.step import STEPS, Step, Workspace
-from vitq.steps.walk import Lane, Layer, Unquantized, layers, quantized_lane
+from vitq.steps.weight_grid import Grid, as_rows, cholesky, damped, needs_uniform_weights, put_weight
 
 
 @STEPS.register("erq")
@@ -82,7 +82,7 @@ class Erq(Step):
 
     def run(self, work: Workspace) -> None:
         quantized, exact = quantized_lane(work), Unquantized(work)
-        folded = {name for link in work.model.anatomy.links for name in link.consumers}
+        folded = {name for link in work.model.structure.links for name in link.consumers}
         for name, layer in layers(work, [quantized, exact], "erq"):
             if self.dual and name in folded:
                 _make_dual(layer, self.dual)
@@ -94,7 +94,7 @@ class Erq(Step):
                 layer.weight_site.on = True
 
     def _update(self, work: Workspace, layer: Layer, seen: Moments) -> None:
-        penalty = self.penalty_head if layer.weight_site.owner in work.model.anatomy.head else self.penalty
+        penalty = self.penalty_head if layer.weight_site.owner in work.model.structure.head else self.penalty
         weight = layer.weight.data.flatten(1).double()
         if self.aqer:
             weight, shift = aqer(weight, seen, penalty, self.bias)

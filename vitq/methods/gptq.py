@@ -12,9 +12,9 @@ from vitq.config import RunConfig
 from vitq.config.base import RULES
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.calibrate import fit_weight
-from vitq.steps.matrix import Grid, as_rows, cholesky, damped, needs_uniform_weights, put_weight
+from vitq.steps.layer_walk import Lane, Layer, layers, quantized_lane
 from vitq.steps.step import STEPS, Step, Workspace
-from vitq.steps.walk import Lane, Layer, layers, quantized_lane
+from vitq.steps.weight_grid import Grid, as_rows, cholesky, damped, needs_uniform_weights, put_weight
 
 
 @STEPS.register("gptq")

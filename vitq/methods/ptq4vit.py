@@ -18,7 +18,7 @@ from vitq.quant.layers import QuantConv2d, QuantLinear, QuantMatmul
 from vitq.quant.quantizer import may_be
 from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
-from vitq.steps.fisher import likelihood
+from vitq.steps.reconstruction.fisher import likelihood
 from vitq.steps.step import STEPS, Step, Workspace
 from vitq.steps.stream import ImageStream, Stream, TensorStream, through
 
@@ -84,7 +84,7 @@ class HessianSearch(Step):
     def run(self, work: Workspace) -> None:
         on = [site for site in work.model.sites.values() if site.on]
         work.model.switch(on, on=False)
-        segments = work.model.anatomy.segments
+        segments = work.model.structure.segments
         generator = torch.Generator().manual_seed(work.config.seed)
         inputs: Stream = ImageStream(work, self.images)
         for index, segment in enumerate(work.progress.over(segments, "hessian_search", len(segments))):
@@ -133,7 +133,7 @@ def _collect(
 ) -> list[_Record]:
     """Run the segment and the full-precision rest of the network, forward and backward."""
     rest = work.teacher_segments()[index + 1 :]
-    segment = work.model.anatomy.segments[index]
+    segment = work.model.structure.segments[index]
     records = [_Record(work, len(inputs)) for _ in layers]
     for batch in inputs.batches():
         kept: dict[int, tuple[tuple[Tensor, ...], Tensor]] = {}

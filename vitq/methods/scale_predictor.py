@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import pandas as pd
 import torch
@@ -28,10 +28,7 @@ from vitq.quant.per_image import Batch, Extrema, Percentile, PerImageUniform
 from vitq.quant.predictor import Predicted, Predictor
 from vitq.quant.site import Site, watching
 from vitq.quant.uniform import UniformQuantizer
-from vitq.steps.step import STEPS, Step, Workspace
-
-if TYPE_CHECKING:
-    from vitq.blueprint import Blueprint
+from vitq.steps.step import STEPS, Network, Step, Workspace
 
 # Factors that an image's best one is searched among, beside 1: evenly spaced in the logarithm over the clamp.
 _TRIED = 24
@@ -97,8 +94,8 @@ class PredictScales(Step):
             problems.append(f"calib.size={config.calib.size}; a prediction is fitted to at least 2 images")
         return problems
 
-    def check_network(self, blueprint: Blueprint) -> list[str]:
-        if self.ranges == "static" or _deeper(blueprint.model, blueprint.fitted(self), self.depth):
+    def check_network(self, network: Network) -> list[str]:
+        if self.ranges == "static" or _deeper(network.model, network.fitted(self), self.depth):
             return []
         return [
             "no activation behind its tap has a fitted uniform quantizer, so there is nothing whose range each image "
@@ -117,7 +114,7 @@ class PredictScales(Step):
     def run(self, work: Workspace) -> None:
         if self.ranges == "static":
             return
-        segments, depth = work.model.anatomy.segments, self.depth
+        segments, depth = work.model.structure.segments, self.depth
         sites = _deeper(work.model, [site for site in work.model.sites.values() if site.on], depth)
         if self.ranges != "predicted":
             batch = Batch(work.model.model)
@@ -148,7 +145,7 @@ class PredictScales(Step):
 
 def _deeper(model: QuantizedModel, sites: Iterable[Site], depth: int) -> list[tuple[Site, UniformQuantizer]]:
     """Of these sites the activations that are uniform and in a segment behind the tap."""
-    deeper = model.anatomy.segments[depth + 1 :]
+    deeper = model.structure.segments[depth + 1 :]
     return [
         (site, site.quantizer)
         for site in sites

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Embedded architectures: name → constructor. Their shape is `model.kwargs`, so it is part of a run's identity.
-EMBEDDED: Registry[Callable[..., nn.Module]] = Registry("embedded model")
+EMBEDDED: Registry[Callable[..., nn.Module]] = Registry("embedded model", "vitq.models")
 
 
 @EMBEDDED.register("vit_digits")

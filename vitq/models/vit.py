@@ -1,4 +1,4 @@
-"""Anatomy of timm's VisionTransformer: ViT, DeiT (also distilled), with registers, qk-norm, layer scale, gated MLP."""
+"""Structure of timm's VisionTransformer: ViT, DeiT (also distilled), registers, qk-norm, layer scale, gated MLP."""
 
 from __future__ import annotations
 
@@ -9,52 +9,52 @@ from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from vitq.models.anatomy import Anatomy, Link, Segment, foldable, layers_below, unsupported
+from vitq.models.structure import FAMILIES, Family, Link, Segment, Structure, foldable, layers_below, unsupported
 
 
-def dissect_vit(model: nn.Module) -> Anatomy:
-    """Anatomy of a VisionTransformer. Raises ModelError for blocks, stems or pools that the engine does not know."""
+def vit_structure(model: nn.Module) -> Structure:
+    """Structure of a VisionTransformer. Raises ModelError for blocks, stems or pools that the engine does not know."""
     vit = cast(VisionTransformer, model)
     if not isinstance(getattr(vit.patch_embed, "proj", None), nn.Conv2d) or hasattr(vit.patch_embed, "backbone"):
         raise unsupported(vit, "patch embedding", type(vit.patch_embed).__name__, "one convolution (no hybrid stem)")
     if vit.attn_pool is not None:
         raise unsupported(vit, "pooling", "attention pooling", "token, avg, avgmax, max")
-    anatomy = Anatomy("vit", inputs={"patch_embed.proj": "patch"}, stem=("patch_embed.proj",))
-    anatomy.segments.append(Segment("patch_embed", lambda x: _stem(vit, x), ("patch_embed", "norm_pre")))
+    structure = Structure("vit", vit, inputs={"patch_embed.proj": "patch"}, stem=("patch_embed.proj",))
+    structure.segments.append(Segment("patch_embed", lambda x: _stem(vit, x), ("patch_embed", "norm_pre")))
     for index, block in enumerate(vit.blocks):
         name = f"blocks.{index}"
-        _block(vit, anatomy, name, block)
-        anatomy.segments.append(Segment(name, block, (name,)))
-    anatomy.head = tuple(part for part in ("head", "head_dist") if isinstance(getattr(vit, part, None), nn.Linear))
-    anatomy.inputs.update(dict.fromkeys(anatomy.head, "head"))
-    anatomy.segments.append(Segment("head", lambda x: _tail(vit, x), ("norm", "fc_norm", *anatomy.head)))
-    return anatomy
+        _block(vit, structure, name, block)
+        structure.segments.append(Segment(name, block, (name,)))
+    structure.head = tuple(part for part in ("head", "head_dist") if isinstance(getattr(vit, part, None), nn.Linear))
+    structure.inputs.update(dict.fromkeys(structure.head, "head"))
+    structure.segments.append(Segment("head", lambda x: _tail(vit, x), ("norm", "fc_norm", *structure.head)))
+    return structure
 
 
-def _block(vit: VisionTransformer, anatomy: Anatomy, name: str, block: nn.Module) -> None:
+def _block(vit: VisionTransformer, structure: Structure, name: str, block: nn.Module) -> None:
     if type(block) is not Block:
         raise unsupported(vit, name, f"of type {type(block).__name__}", "timm's Block (pre-norm)")
     attention = block.attn
     if type(attention) is not Attention:
         raise unsupported(vit, f"{name}.attn", f"of type {type(attention).__name__}", "timm's Attention")
-    anatomy.attentions.append(f"{name}.attn")
+    structure.attentions.append(f"{name}.attn")
     inputs = dict.fromkeys(layers_below(vit, name), "other")
     readers = [f"{name}.attn.qkv"] + ([f"{name}.attn.gate"] if attention.gate is not None else [])
-    _link(vit, anatomy, inputs, f"{name}.norm1", readers)
+    _link(vit, structure, inputs, f"{name}.norm1", readers)
     inputs[f"{name}.attn.proj"] = "attn_out"
     if attention.gate is None:
-        _link(vit, anatomy, inputs, f"{name}.attn.norm", [f"{name}.attn.proj"])
+        _link(vit, structure, inputs, f"{name}.attn.norm", [f"{name}.attn.proj"])
     first = [layer for layer in inputs if layer.startswith(f"{name}.mlp.fc1")]  # gated MLPs split fc1 in two
-    _link(vit, anatomy, inputs, f"{name}.norm2", first)
+    _link(vit, structure, inputs, f"{name}.norm2", first)
     # A gated MLP multiplies the activation's output, so that fc2 reads something else.
     if type(block.mlp) is Mlp and isinstance(block.mlp.act, nn.GELU):
         inputs[f"{name}.mlp.fc2"] = "post_gelu"
     if f"{name}.mlp.fc2" in inputs:
-        _link(vit, anatomy, inputs, f"{name}.mlp.norm", [f"{name}.mlp.fc2"])
-    anatomy.inputs.update(inputs)
+        _link(vit, structure, inputs, f"{name}.mlp.norm", [f"{name}.mlp.fc2"])
+    structure.inputs.update(inputs)
 
 
-def _link(vit: VisionTransformer, anatomy: Anatomy, inputs: dict[str, str], norm: str, readers: list[str]) -> None:
+def _link(vit: VisionTransformer, structure: Structure, inputs: dict[str, str], norm: str, readers: list[str]) -> None:
     """Record that `readers` read the output of `norm`, where that norm exists."""
     try:
         module = vit.get_submodule(norm)
@@ -65,7 +65,7 @@ def _link(vit: VisionTransformer, anatomy: Anatomy, inputs: dict[str, str], norm
     for reader in readers:
         inputs[reader] = "post_norm"
     if foldable(module):
-        anatomy.links.append(Link(norm, tuple(readers)))
+        structure.links.append(Link(norm, tuple(readers)))
 
 
 def _stem(vit: VisionTransformer, x: Tensor) -> Tensor:
@@ -75,3 +75,6 @@ def _stem(vit: VisionTransformer, x: Tensor) -> Tensor:
 
 def _tail(vit: VisionTransformer, x: Tensor) -> Tensor:
     return vit.forward_head(vit.norm(x))
+
+
+FAMILIES.register("vit")(Family(VisionTransformer, vit_structure))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitq.models.anatomy import Segment
+from vitq.models.structure import Segment
 
 
 class LossHessian:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
-from vitq.probes.ledger import Ledger
+from vitq.probes.budget import Ledger
 from vitq.probes.probe import PROBES, Probe
-from vitq.probes.subject import Subject
-from vitq.probes.watch import Seen, Watcher
+from vitq.probes.probed_model import Subject
+from vitq.probes.site_statistics import Seen, Watcher
 from vitq.quant.site import watching
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Distributions(Probe):
         return arrays | _channels(subject, seen)
 
     def draw(self, arrays: dict[str, np.ndarray], title: str) -> Figure:
-        from vitq.probes.distributions_picture import draw
+        from vitq.plots.distributions import draw
 
         return draw(arrays, title)
 
@@ -103,7 +103,7 @@ def _full_precision_ranges(subject: Subject) -> dict[str, tuple[Tensor, Tensor]]
     handles = []
     model = subject.reference.model
     if model is None:
-        raise RuntimeError("the full-precision model's anatomy was not made by `dissect`")
+        raise RuntimeError("the full-precision model's structure was not made by `structure_of`")
 
     def see(name: str, x: Tensor) -> None:
         low, high = x.flatten(0, -2).amin(dim=0), x.flatten(0, -2).amax(dim=0)

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
-from vitq.models.anatomy import Segment
+from vitq.models.structure import Segment
+from vitq.probes.budget import Ledger
 from vitq.probes.curvature import LossHessian, mean_and_error, no_gradients, rademacher, top_eigenvalues
 from vitq.probes.directions import Moved
 from vitq.probes.landscape import dequantized
-from vitq.probes.ledger import Ledger
 from vitq.probes.probe import PROBES, Probe
-from vitq.probes.subject import Subject, spread, switched
+from vitq.probes.probed_model import Subject, spread, switched
 from vitq.quant.model import QuantizedModel
 
 if TYPE_CHECKING:
@@ -114,13 +114,13 @@ class Hessian(Probe):
         if self.at == "fp":
             # The engine's attention instead of timm's: fused kernels have no second derivative.
             plain = QuantizedModel(copy.deepcopy(subject.reference.model or nn.Identity()))
-            yield plain, plain.anatomy.segments
+            yield plain, plain.structure.segments
             return
         with (
             Moved(subject.model.model, dequantized(subject), ()),
             switched(subject.model, weights=False, activations=False),
         ):
-            yield subject.model, subject.model.anatomy.segments
+            yield subject.model, subject.model.structure.segments
 
     def _samples(
         self,
@@ -176,14 +176,14 @@ class Hessian(Probe):
         return kept.copy()
 
     def draw(self, arrays: dict[str, np.ndarray], title: str) -> Figure:
-        from vitq.probes.hessian_picture import draw
+        from vitq.plots.hessian import draw
 
         return draw(arrays, title)
 
 
 def weights_of(model: QuantizedModel, segment: Segment) -> list[nn.Parameter]:
     """Weights of the layers of one segment, in the order of the model."""
-    names = [name for name in model.anatomy.inputs if segment.holds(name)]
+    names = [name for name in model.structure.inputs if segment.holds(name)]
     return [model.model.get_parameter(f"{name}.weight") for name in names]
 
 

@@ -11,12 +11,12 @@ from pydantic.dataclasses import dataclass
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
-from vitq.probes import block, scalars
-from vitq.probes.anchors import Anchors, anchors, layer_weights
+from vitq.probes import landscape_block, landscape_scalars
+from vitq.probes.budget import Ledger
 from vitq.probes.directions import Moved, filter_normalized, inner, minus
-from vitq.probes.ledger import Ledger
+from vitq.probes.landscape_anchors import Anchors, anchors, layer_weights
 from vitq.probes.probe import PROBES, Probe
-from vitq.probes.subject import Subject, switched
+from vitq.probes.probed_model import Subject, switched
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -99,7 +99,7 @@ class Landscape(Probe):
         return arrays
 
     def _random(self, subject: Subject, ledger: Ledger) -> dict[str, np.ndarray]:
-        x = scalars.axis(self.points, self.span)
+        x = landscape_scalars.axis(self.points, self.span)
         weights = layer_weights(subject.layers())
         latent = self.perturb == "latent"
         if not latent:
@@ -112,12 +112,12 @@ class Landscape(Probe):
         return {
             "random.axis": x,
             "random.loss": values,
-            "random.scalar.sharpness": np.array(scalars.sharpness(x, x, values, radius)),
+            "random.scalar.sharpness": np.array(landscape_scalars.sharpness(x, x, values, radius)),
             "random.scalar.curvature": np.array(
-                [scalars.curvature(x, values[middle]), scalars.curvature(x, values[:, middle])]
+                [landscape_scalars.curvature(x, values[middle]), landscape_scalars.curvature(x, values[:, middle])]
             ),
-            "random.scalar.roughness": np.array(scalars.roughness(values)),
-            "random.scalar.minima": np.array(scalars.minima(values)),
+            "random.scalar.roughness": np.array(landscape_scalars.roughness(values)),
+            "random.scalar.minima": np.array(landscape_scalars.minima(values)),
         }
 
     def _path(self, subject: Subject, ledger: Ledger) -> dict[str, np.ndarray]:
@@ -130,7 +130,10 @@ class Landscape(Probe):
                 switched(subject.model, weights=False, activations=activations),
             ):
                 values = fill(ledger, f"path.{name}", t.shape, lambda i, m=moved: _at(m, subject, t[i]))
-            arrays |= {f"path.{name}": values, f"path.scalar.barrier_{name}": np.array(scalars.barrier(values))}
+            arrays |= {
+                f"path.{name}": values,
+                f"path.scalar.barrier_{name}": np.array(landscape_scalars.barrier(values)),
+            }
         return arrays | (self._plane(subject, points, ledger) if points.learned else {})
 
     def _plane(self, subject: Subject, points: Anchors, ledger: Ledger) -> dict[str, np.ndarray]:
@@ -161,13 +164,16 @@ class Landscape(Probe):
             "plane.loss": values,
             "plane.anchors": placed,
             "plane.line": line,
-            "plane.scalar.barrier": np.array(scalars.barrier(line)),
-            "plane.scalar.roughness": np.array(scalars.roughness(values)),
+            "plane.scalar.barrier": np.array(landscape_scalars.barrier(line)),
+            "plane.scalar.roughness": np.array(landscape_scalars.roughness(values)),
         }
 
     def _block(self, subject: Subject, ledger: Ledger) -> dict[str, np.ndarray]:
-        x, y = scalars.axis(self.block_points, self.scale_span), scalars.axis(self.block_points, self.weight_span)
-        name, found = block.landscapes(subject, self.block, x, y, self.seed, ledger)
+        x, y = (
+            landscape_scalars.axis(self.block_points, self.scale_span),
+            landscape_scalars.axis(self.block_points, self.weight_span),
+        )
+        name, found = landscape_block.landscapes(subject, self.block, x, y, self.seed, ledger)
         arrays = {"block.scale": x, "block.weight": y, "block.name": np.array(name)}
         middle = self.block_points // 2
         for granularity, values in found.items():
@@ -177,25 +183,25 @@ class Landscape(Probe):
             arrays |= {
                 place: values,
                 f"{place}.scalar.loss": np.array(values[middle, middle]),
-                f"{place}.scalar.sharpness": np.array(scalars.sharpness(x, y, values, radius)),
+                f"{place}.scalar.sharpness": np.array(landscape_scalars.sharpness(x, y, values, radius)),
                 f"{place}.scalar.curvature": np.array(
-                    [scalars.curvature(x, values[middle]), scalars.curvature(y, values[:, middle])]
+                    [landscape_scalars.curvature(x, values[middle]), landscape_scalars.curvature(y, values[:, middle])]
                 ),
-                f"{place}.scalar.roughness": np.array(scalars.roughness(values)),
-                f"{place}.scalar.minima": np.array(scalars.minima(values)),
+                f"{place}.scalar.roughness": np.array(landscape_scalars.roughness(values)),
+                f"{place}.scalar.minima": np.array(landscape_scalars.minima(values)),
             }
         return arrays
 
     def draw(self, arrays: dict[str, np.ndarray], title: str) -> Figure:
-        from vitq.probes.landscape_picture import draw
+        from vitq.plots.landscape import draw
 
         return draw(arrays, title)
 
 
 def _post_norm(subject: Subject) -> bool:
     """Whether the block that is taken where none is named has a post-LayerNorm quantizer: not where A is in fp."""
-    segments = subject.model.anatomy.segments
-    segment = next(s for s in segments if s.name == block.middle(segments))
+    segments = subject.model.structure.segments
+    segment = next(s for s in segments if s.name == landscape_block.middle(segments))
     return any(s.kind == "post_norm" and segment.holds(s.owner) for s in subject.model.quantized())
 
 

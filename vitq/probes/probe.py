@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,19 +10,18 @@ from pydantic.dataclasses import dataclass
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
+from vitq.config.problems import option_problems
 from vitq.errors import unknown
-from vitq.option_errors import option_problems
 from vitq.registry import Registry
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
 
-    from vitq.probes.ledger import Ledger
-    from vitq.probes.subject import Subject
+    from vitq.probes.budget import Ledger
+    from vitq.probes.probed_model import Subject
 
-PROBES: Registry[type[Probe]] = Registry("probe")
-_MODULES = ("distributions", "hessian", "landscape", "sensitivity")
+PROBES: Registry[type[Probe]] = Registry("probe", "vitq.probes")
 
 
 @dataclass(frozen=True, config=RULES)
@@ -56,15 +54,8 @@ class Probe(ABC):
         """The picture of what `measure` returned."""
 
 
-def load() -> None:
-    """Register all probes."""
-    for name in _MODULES:
-        importlib.import_module(f"vitq.probes.{name}")
-
-
 def parse_probe(name: str, options: dict[str, Any]) -> tuple[Probe | None, list[str]]:
     """An entry of `probe.options` → (probe, []) or (None, problems)."""
-    load()
     place = f"probe.options.{name}"
     if name not in PROBES:
         return None, [f"probe: {unknown('probe', name, PROBES)}"]
@@ -72,3 +63,14 @@ def parse_probe(name: str, options: dict[str, Any]) -> tuple[Probe | None, list[
         return TypeAdapter(PROBES[name]).validate_python(options), []
     except ValidationError as error:
         return None, option_problems(error, place, PROBES[name])
+
+
+def problems(config: RunConfig) -> list[str]:
+    """Problems of a config's `probe`, one line each."""
+    found = []
+    for name, options in config.probe.wanted.items():
+        probe, wrong = parse_probe(name, options)
+        found += wrong
+        if probe is not None:
+            found += [f"probe.options.{name}: {line}" for line in probe.check(config)]
+    return found

@@ -11,15 +11,15 @@ from pydantic.dataclasses import dataclass
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
-from vitq.probes.ledger import Ledger
+from vitq.probes.budget import Ledger
 from vitq.probes.probe import PROBES, Probe
-from vitq.probes.subject import Subject
+from vitq.probes.probed_model import Subject
 from vitq.quant.model import QuantizedModel
 from vitq.quant.site import Site
-from vitq.sites import FP_BITS
-from vitq.steps.known import Known, steps_before
-from vitq.steps.sensitivity import Trial, menu
-from vitq.steps.step import Workspace
+from vitq.quant.site_table import FP_BITS
+from vitq.steps.allocation.sensitivity import Trial, menu
+from vitq.steps.allocation.sensitivity_cache import Known
+from vitq.steps.step import Workspace, steps_before
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,9 +102,9 @@ class Sensitivity(Probe):
         return arrays | {"ranking": np.argsort(-own_kl(arrays), kind="stable")}
 
     def draw(self, arrays: dict[str, np.ndarray], title: str) -> Figure:
-        from vitq.probes.sensitivity_picture import draw
+        from vitq.plots.sensitivity import draw
 
-        return draw(arrays, title)
+        return draw(arrays, own_kl(arrays), title)
 
 
 def grouped(sites: list[Site], by: str) -> dict[str, list[Site]]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vitq.config import BitsConfig, MethodConfig
 from vitq.errors import ConfigError, unknown
-from vitq.models.anatomy import Anatomy, dissect
+from vitq.models.structure import Structure, structure_of
 from vitq.quant import logarithmic, uniform  # noqa: F401 - importing registers them
 from vitq.quant.attention import quantized_attention
 from vitq.quant.layers import QuantConv2d, QuantLinear
@@ -20,22 +20,22 @@ from vitq.quant.softmax import QuantSoftmax, attach
 
 
 class QuantizedModel(nn.Module):
-    """The model, its anatomy and its sites by name. With all sites off it computes what timm computes.
+    """The model, its structure and its sites by name. With all sites off it computes what timm computes.
 
     The timm model is changed in place (layers are replaced by their quantized twins, which share its parameters).
     """
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        self.anatomy: Anatomy = dissect(model)
+        self.structure: Structure = structure_of(model)
         self.model = model
         # What sites share beside their own quantizers, e.g. a predictor of their scales; moves and is saved with them.
         self.predictor: nn.Module | None = None
         # Whether everything without codes was rounded to float16's numbers (step `half`).
         self.halved = False
-        for name, kind in self.anatomy.inputs.items():
+        for name, kind in self.structure.inputs.items():
             _replace(model, name, _twin(model.get_submodule(name), name, kind))
-        for name in self.anatomy.attentions:
+        for name in self.structure.attentions:
             _replace(model, name, quantized_attention(model.get_submodule(name), name))
         # Segments hold bound modules; the surgery replaced children only, so the chain still is the model.
         self.sites: dict[str, Site] = {s.name: s for s in model.modules() if isinstance(s, Site)}
@@ -74,7 +74,7 @@ class QuantizedModel(nn.Module):
         ]
         for site in self.sites.values():
             config = method.quantizer(site.kind)
-            width = site_bits(site, bits, self.anatomy)
+            width = site_bits(site, bits, self.structure)
             if config is None or width == "fp":
                 site.quantizer = None
                 continue
@@ -113,13 +113,13 @@ def build(
     return QUANTIZERS[name](bits, granularity, axes, range=range, symmetric=symmetric, **options)
 
 
-def site_bits(site: Site, bits: BitsConfig, anatomy: Anatomy) -> int | str:
+def site_bits(site: Site, bits: BitsConfig, structure: Structure) -> int | str:
     """Bit-width of a site. A later one wins: the rule, its kind's, first/last layer's (not the image), a pattern's."""
     width: int | str = bits.weight if site.is_weight else bits.activation
     if site.kind == "patch":
         width = bits.image
     width = bits.kinds.get(site.kind, width)
-    if bits.first_last is not None and site.owner in (*anatomy.stem, *anatomy.head) and site.kind != "patch":
+    if bits.first_last is not None and site.owner in (*structure.stem, *structure.head) and site.kind != "patch":
         width = bits.first_last
     for pattern, exception in bits.sites.items():
         if fnmatchcase(site.name, pattern):

@@ -14,7 +14,7 @@ from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Axes, Layout
 from vitq.registry import Registry
 
-QUANTIZERS: Registry[type[Quantizer]] = Registry("quantizer")
+QUANTIZERS: Registry[type[Quantizer]] = Registry("quantizer", "vitq.quant", "vitq.methods")
 # Kinds of sites whose values may be non-negative all, by how they come about.
 NON_NEGATIVE = ("probs", "post_gelu", "other")
 # 2^b codes, or as many levels as public code has.

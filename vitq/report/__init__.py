@@ -16,17 +16,17 @@ FORMATS = ("html", "csv", "md", "latex", "parquet")
 
 
 def table(store: Store, sweep: str) -> pd.DataFrame:
-    """One row per run of a sweep, in the order of the plan; see `vitq.report.rows.table`."""
-    from vitq.report import rows
+    """One row per run of a sweep, in the order of the plan; see `vitq.report.runs_table.table`."""
+    from vitq.report import runs_table
 
-    return rows.table(store, sweep)
+    return runs_table.table(store, sweep)
 
 
 def summary(df: pd.DataFrame) -> pd.DataFrame:
-    """Mean ± std over seeds per model × data × method × bits × calib; see `vitq.report.matrix.summary`."""
-    from vitq.report import matrix
+    """Mean ± std over seeds per model × data × method × bits × calib; see `vitq.report.accuracy_table.summary`."""
+    from vitq.report import accuracy_table
 
-    return matrix.summary(df)
+    return accuracy_table.summary(df)
 
 
 def render(df: pd.DataFrame) -> str:

@@ -7,9 +7,10 @@ from itertools import pairwise
 import pandas as pd
 import plotly.graph_objects as go
 
-from vitq.report import words
-from vitq.report.figures import PALETTE, finish
-from vitq.report.matrix import summary
+from vitq.plots.layout import finish
+from vitq.plots.palette import PALETTE
+from vitq.report import wording
+from vitq.report.accuracy_table import summary
 
 # So many variants are drawn; more belong into the table.
 MOST = 16
@@ -38,7 +39,7 @@ def _waterfall(part: pd.DataFrame, name: str) -> go.Figure:
     labels = [variant(str(m), name) for m in part["method"]]
     values = part["top1"].tolist()
     steps = [values[0], *(after - before for before, after in pairwise(values)), values[-1]]
-    texts = [f"{values[0]:.2f}", *(words.signed(step) for step in steps[1:-1]), f"{values[-1]:.2f}"]
+    texts = [f"{values[0]:.2f}", *(wording.signed(step) for step in steps[1:-1]), f"{values[-1]:.2f}"]
     figure = go.Figure(
         go.Waterfall(
             y=[*labels, f"= {labels[-1]}"], x=steps, text=texts, orientation="h", name=name,

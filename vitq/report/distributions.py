@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vitq.report.probed import Arrays, by_model
+from vitq.report.probe_data import Arrays, by_model
 
 # Runs of one model and bins of one site that a page carries: 150 sites of a run take about 50 kB.
 MOST, BINS = 8, 32

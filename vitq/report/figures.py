@@ -1,4 +1,4 @@
-"""The figures of the HTML page: colours of Okabe and Ito, told apart by shape too."""
+"""The figures of the HTML page."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import math
 
 import plotly.graph_objects as go
 
-from vitq.report import words
-from vitq.report.matrix import Cell, Matrix, Row
+from vitq.plots.layout import finish
+from vitq.plots.palette import INK, style
+from vitq.report import wording
+from vitq.report.accuracy_table import Cell, Matrix, Row
 
-# Okabe–Ito without black and yellow, which vanish on a dark and on a white page.
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7")
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "pentagon")
-# Full precision is drawn in the text's colour, which the page sets for light and dark.
-INK = "#808080"
 # Where every accuracy, in percent, is above this, the axis begins below the least of them.
 _HIGH = 50.0
 
@@ -21,11 +18,6 @@ _HOVER = (
     "%{customdata[0]}<br>%{customdata[1]}<br>top-1 %{y:.2f} % (%{customdata[2]} points)"
     "<br>%{customdata[3]} MB · %{customdata[4]} s · %{customdata[5]}<extra></extra>"
 )
-
-
-def style(index: int) -> tuple[str, str]:
-    """Colour and marker of the index-th row: no two of the first 48 are alike."""
-    return PALETTE[index % len(PALETTE)], SYMBOLS[(index + index // len(PALETTE)) % len(SYMBOLS)]
 
 
 def dots(matrix: Matrix) -> go.Figure:
@@ -113,7 +105,7 @@ def _hover(matrix: Matrix, row: Row) -> list[list[str]]:
     rows = []
     for label, cell in _points(matrix, row):
         runs = f"{cell.n} run{'' if cell.n == 1 else 's, mean'}"
-        numbers = [words.signed(-cell.drop), words.number(cell.mb, 3), words.seconds(cell.seconds)]
+        numbers = [wording.signed(-cell.drop), wording.number(cell.mb, 3), wording.seconds(cell.seconds)]
         rows.append([matrix.label(row), label, *numbers, runs])
     return rows
 
@@ -138,29 +130,3 @@ def _log_ticks(values: list[float]) -> list[float]:
         return []
     decades = range(math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive))) + 1)
     return [factor * 10.0**decade for decade in decades for factor in (1, 2, 5)]
-
-
-def finish(figure: go.Figure, width: int = 460) -> go.Figure:
-    """Layout that all figures share. Ink and grid colours are set by the page, which knows light from dark.
-
-    width: of the plot in pixels, on the screen that it is made for.
-    """
-    # Room for the legend below: its entries are all as wide as the widest.
-    named = [trace for trace in figure.data if trace.showlegend is not False]
-    widest = max((len(trace.name) for trace in named), default=0)
-    lines = math.ceil(len(named) / max(1, width // (55 + 7 * widest)))
-    figure.update_layout(
-        template="none",
-        height=340 + 20 * lines,
-        margin={"l": 60, "r": 10, "t": 34, "b": 20 * lines + 70},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "maxheight": 0.7},
-        font={"family": "system-ui, sans-serif", "size": 13},
-        hovermode="closest",
-        modebar={"bgcolor": "rgba(0,0,0,0)", "color": INK, "activecolor": INK},
-        showlegend=True,
-    )
-    figure.update_xaxes(automargin=True, zeroline=False)
-    figure.update_yaxes(automargin=True, zeroline=False)
-    return figure

@@ -7,14 +7,14 @@ import re
 
 import pandas as pd
 
-from vitq.report import words
+from vitq.report import wording
+from vitq.report.accuracy_table import Cell, Matrix, matrices
 from vitq.report.markdown import PAIR_HEAD, PAIRS_NOTE, pair_cells
-from vitq.report.matrix import Cell, Matrix, matrices
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    words.MINUS: "$-$", "±": r"$\pm$", "–": "--", "⁶": "$^6$", "≤": r"$\leq$",
+    wording.MINUS: "$-$", "±": r"$\pm$", "–": "--", "⁶": "$^6$", "≤": r"$\leq$",
 }  # fmt: skip
 
 
@@ -24,7 +24,7 @@ def render(df: pd.DataFrame, pairs: pd.DataFrame | None = None) -> str:
     tables = [_table(matrix) for matrix in matrices(df)]
     if pairs is not None and len(pairs):
         tables.append(_pairs(pairs))
-    return f"% {words.counts(df)}. Needs \\usepackage{{booktabs, longtable}}.\n" + "\n".join(tables)
+    return f"% {wording.counts(df)}. Needs \\usepackage{{booktabs, longtable}}.\n" + "\n".join(tables)
 
 
 def _pairs(pairs: pd.DataFrame) -> str:
@@ -36,7 +36,7 @@ def _pairs(pairs: pd.DataFrame) -> str:
             _line([escape(head) for head in PAIR_HEAD]),
             r"\midrule",
             r"\endhead",
-            *(_line([escape(cell) for cell in pair_cells(row)]) for row in words.placed(pairs).to_dict("records")),
+            *(_line([escape(cell) for cell in pair_cells(row)]) for row in wording.placed(pairs).to_dict("records")),
             r"\bottomrule",
             r"\end{longtable}",
             "",
@@ -55,12 +55,12 @@ def _table(matrix: Matrix) -> str:
     for row in matrix.rows:
         images = [str(row.calib)] if matrix.with_calib else []
         body.append(_line([escape(row.method), *images, *map(_cell, row.cells)]))
-    body += [r"\midrule", _line(["Size, MB", *gap, *(escape(words.size(span)) for span in matrix.sizes)])]
+    body += [r"\midrule", _line(["Size, MB", *gap, *(escape(wording.size(span)) for span in matrix.sizes)])]
     return "\n".join(
         [
             r"\begin{table}[t]",
             r"\centering",
-            rf"\caption{{{escape(matrix.title)}. {escape(words.caption(matrix))} {escape(words.caution(matrix))}}}",
+            rf"\caption{{{escape(matrix.title)}. {escape(wording.caption(matrix))} {escape(wording.caution(matrix))}}}",
             rf"\label{{tab:vitq-{re.sub(r'[^A-Za-z0-9]+', '-', matrix.title).strip('-')}}}",
             rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",
@@ -78,9 +78,9 @@ def _table(matrix: Matrix) -> str:
 def _cell(cell: Cell | None) -> str:
     if cell is None:
         return ""
-    text = escape(words.accuracy(cell))
+    text = escape(wording.accuracy(cell))
     text = rf"\textbf{{{text}}}" if cell.best else text
-    return rf"{text} {{\scriptsize({escape(change)})}}" if (change := words.change(cell)) else text
+    return rf"{text} {{\scriptsize({escape(change)})}}" if (change := wording.change(cell)) else text
 
 
 def _line(cells: list[str]) -> str:

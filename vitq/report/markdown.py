@@ -9,27 +9,27 @@ from typing import Any
 
 import pandas as pd
 
-from vitq.report import words
-from vitq.report.matrix import Cell, Matrix, matrices
-from vitq.report.verdict import verdict
+from vitq.report import wording
+from vitq.report.accuracy_table import Cell, Matrix, matrices
+from vitq.report.comparison import verdict
 
 
 def render(df: pd.DataFrame, comparisons: pd.DataFrame | None = None, pairs: pd.DataFrame | None = None) -> str:
     """Markdown of a sweep's table (`df` from `table`), one method × bits table per model, unfinished runs with their
     reasons, and the comparisons where given: of all pairs (from `pairwise`), with the baseline (from `paired`)."""
-    parts = [words.counts(df) + "."]
+    parts = [wording.counts(df) + "."]
     for matrix in matrices(df):
-        parts += [f"### {matrix.title}", words.caption(matrix), _matrix(matrix)]
-        if note := words.caution(matrix):
+        parts += [f"### {matrix.title}", wording.caption(matrix), _matrix(matrix)]
+        if note := wording.caution(matrix):
             parts.append(note)
     if pairs is not None and len(pairs):
-        rows = [pair_cells(row) for row in words.placed(pairs).to_dict("records")]
+        rows = [pair_cells(row) for row in wording.placed(pairs).to_dict("records")]
         parts += ["### Is A better than B here?", grid(PAIR_HEAD, rows, right_from=5), PAIRS_NOTE]
     if comparisons is not None and len(comparisons):
-        parts += ["### Paired comparison", _paired(words.placed(comparisons)), PAIRED_NOTE]
-    rest = words.unfinished(df)
+        parts += ["### Paired comparison", _paired(wording.placed(comparisons)), PAIRED_NOTE]
+    rest = wording.unfinished(df)
     if len(rest):
-        rows = [[words.where(r), f"`{r['signature']}`", r["state"], r["error"]] for _, r in rest.iterrows()]
+        rows = [[wording.where(r), f"`{r['signature']}`", r["state"], r["error"]] for _, r in rest.iterrows()]
         parts += ["### Not finished", grid(["run", "signature", "state", "reason"], rows)]
     return "\n\n".join(parts) + "\n"
 
@@ -56,8 +56,8 @@ def pair_cells(row: Mapping[Hashable, Any]) -> list[str]:
     start = [str(row[key]) for key in ("model", "bits", "a", "b")]
     if row["note"]:
         return [*start, str(row["note"]), calib, "", "", ""]
-    interval = f"{words.signed(row['difference'])} [{words.signed(row['low'])}, {words.signed(row['high'])}]"
-    return [*start, verdict(row), calib, interval, str(row["seeds"]), words.p_value(float(row["p_holm"]))]
+    interval = f"{wording.signed(row['difference'])} [{wording.signed(row['low'])}, {wording.signed(row['high'])}]"
+    return [*start, verdict(row), calib, interval, str(row["seeds"]), wording.p_value(float(row["p_holm"]))]
 
 
 def _matrix(matrix: Matrix) -> str:
@@ -68,21 +68,21 @@ def _matrix(matrix: Matrix) -> str:
         rows.append(["full precision", *gap, *[f"{matrix.fp_top1:.2f}"] * len(matrix.bits), ""])
     for row in matrix.rows:
         images = [str(row.calib)] if matrix.with_calib else []
-        rows.append([row.method, *images, *map(_cell, row.cells), words.seconds(row.seconds)])
+        rows.append([row.method, *images, *map(_cell, row.cells), wording.seconds(row.seconds)])
     full = (
-        f"size, MB (full precision {words.size((matrix.fp_mb, matrix.fp_mb))})"
+        f"size, MB (full precision {wording.size((matrix.fp_mb, matrix.fp_mb))})"
         if not math.isnan(matrix.fp_mb)
         else "size, MB"
     )
-    rows.append([full, *gap, *map(words.size, matrix.sizes), ""])
+    rows.append([full, *gap, *map(wording.size, matrix.sizes), ""])
     return grid(head, rows, right_from=1)
 
 
 def _cell(cell: Cell | None) -> str:
     if cell is None:
         return ""
-    text = f"**{words.accuracy(cell)}**" if cell.best else words.accuracy(cell)
-    return f"{text} ({change})" if (change := words.change(cell)) else text
+    text = f"**{wording.accuracy(cell)}**" if cell.best else wording.accuracy(cell)
+    return f"{text} ({change})" if (change := wording.change(cell)) else text
 
 
 def _paired(comparisons: pd.DataFrame) -> str:
@@ -103,9 +103,9 @@ def _paired(comparisons: pd.DataFrame) -> str:
         if pd.isna(r["p"]):
             rows.append([*start, r["note"], "", "", ""])
             continue
-        interval = f"{words.signed(r['difference'])} [{words.signed(r['low'])}, {words.signed(r['high'])}]"
+        interval = f"{wording.signed(r['difference'])} [{wording.signed(r['low'])}, {wording.signed(r['high'])}]"
         rows.append(
-            [*start, interval, f"{r['gained']} / {r['lost']}", words.p_value(r["p"]), words.p_value(r["p_holm"])]
+            [*start, interval, f"{r['gained']} / {r['lost']}", wording.p_value(r["p"]), wording.p_value(r["p_holm"])]
         )
     return grid(head, rows, right_from=3)
 

@@ -15,12 +15,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from vitq.report import ablation, allocation, figures, landscapes, words
+from vitq.report import ablation, allocation, figures, landscapes, wording
+from vitq.report.accuracy_table import CELL, Matrix, matrices, standard_error, summary
 from vitq.report.distributions import histograms, left_out
 from vitq.report.markdown import PAIRED_NOTE
-from vitq.report.matrix import CELL, Matrix, matrices, standard_error, summary
-from vitq.report.payload import payload, read_sites
-from vitq.report.probed import Arrays, read_probe
+from vitq.report.page_data import payload, read_sites
+from vitq.report.probe_data import Arrays, read_probe
 from vitq.report.provenance import provenance
 from vitq.store import Store, SweepRecord
 
@@ -46,7 +46,7 @@ def page(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.globals["words"] = words
+    environment.globals["words"] = wording
     environment.globals["isnan"] = math.isnan
     tables = matrices(df)
     sites = read_sites(store, df)
@@ -54,14 +54,14 @@ def page(
     seen = histograms(df, distributions)
     return environment.get_template("page.html.j2").render(
         record=record,
-        counts=words.counts(df),
+        counts=wording.counts(df),
         matrices=[(matrix, _figures(i, matrix)) for i, matrix in enumerate(tables)],
         run_columns=RUN_COLUMNS,
         runs=[_run(row) for _, row in df.iterrows()],
         seeds=_seeds(df),
         comparisons=None if comparisons is None else [_comparison(row) for _, row in comparisons.iterrows()],
         paired_note=PAIRED_NOTE,
-        unfinished=[(words.where(row), row) for _, row in words.unfinished(df).iterrows()],
+        unfinished=[(wording.where(row), row) for _, row in wording.unfinished(df).iterrows()],
         provenance=provenance(store, record, df),
         pairs=len(pairs),
         payload=Markup(payload(df, pairs, sites, seen)),
@@ -117,7 +117,7 @@ def _run(row: pd.Series) -> list[dict[str, Any]]:
     for column, _, digits in RUN_COLUMNS:
         value = row[column]
         missing = bool(pd.isna(value))
-        text = "–" if missing else str(value) if digits is None else words.number(float(value), digits)
+        text = "–" if missing else str(value) if digits is None else wording.number(float(value), digits)
         order = "" if missing else value
         cells.append({"text": text, "order": order, "column": column, "number": digits is not None})
     return cells

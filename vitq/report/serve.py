@@ -13,10 +13,10 @@ from urllib.parse import quote, unquote, urlsplit
 
 from vitq import report
 from vitq.errors import StoreError, VitqError
-from vitq.report import words
+from vitq.report import wording
+from vitq.report.comparison import pairwise
 from vitq.report.page import page
-from vitq.report.paired import paired
-from vitq.report.verdict import pairwise
+from vitq.report.paired_test import paired
 from vitq.store import Store
 
 # Seconds between two questions of an open page.
@@ -68,7 +68,7 @@ class Site:
         items = []
         for name in self._store.sweeps():
             record = self._store.read_sweep(name)
-            counts = words.counts(report.table(self._store, name))
+            counts = wording.counts(report.table(self._store, name))
             text = html.escape(f"{name}: {counts}. {record.description}")
             items.append(f'<li><a href="/sweep/{quote(name)}">{text}</a></li>')
         body = f"<ul>{''.join(items)}</ul>" if items else "<p>No sweep was started with this store yet.</p>"
@@ -100,7 +100,7 @@ class Site:
 
     def counts(self, name: str) -> str:
         """`14 runs: 12 done, 2 planned`."""
-        return words.counts(report.table(self._store, name))
+        return wording.counts(report.table(self._store, name))
 
     def _state(self, signature: str) -> tuple[object, ...]:
         run = self._store.run(signature)

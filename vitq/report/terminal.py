@@ -10,21 +10,21 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vitq.report import words
-from vitq.report.matrix import Cell, Matrix, matrices
+from vitq.report import wording
+from vitq.report.accuracy_table import Cell, Matrix, matrices
 
 
 def rich_table(df: pd.DataFrame) -> RenderableType:
     """A sweep's table (`df` from `table`) for rich's console: method × bits per model, then what is not finished."""
     parts: list[RenderableType] = []
     for matrix in matrices(df):
-        notes = f"{words.caption(matrix)} {words.caution(matrix)}".rstrip()
+        notes = f"{wording.caption(matrix)} {wording.caution(matrix)}".rstrip()
         parts += [_matrix(matrix), Text(notes, style="dim"), Text()]
-    parts.append(Text(words.counts(df)))
-    for _, row in words.unfinished(df).iterrows():
+    parts.append(Text(wording.counts(df)))
+    for _, row in wording.unfinished(df).iterrows():
         style = "red" if row["state"] in ("failed", "unreadable") else "dim"
         reason = f": {row['error']}" if row["error"] else ""
-        parts.append(Text(f"  {row['state']}  {words.where(row)}{reason}  ({row['signature']})", style=style))
+        parts.append(Text(f"  {row['state']}  {wording.where(row)}{reason}  ({row['signature']})", style=style))
     return Group(*parts)
 
 
@@ -36,7 +36,9 @@ def _matrix(matrix: Matrix) -> Table:
         out.add_column("calib. images", justify="right")
     for i, label in enumerate(matrix.bits):
         # In a narrow terminal the change goes below the accuracy; a number is never cut.
-        texts = [words.accuracy(cell) for row in matrix.rows if (cell := row.cells[i])] + [words.size(matrix.sizes[i])]
+        texts = [wording.accuracy(cell) for row in matrix.rows if (cell := row.cells[i])] + [
+            wording.size(matrix.sizes[i])
+        ]
         out.add_column(label, justify="right", min_width=max(map(len, [*texts, "(-12.34)"])), overflow="fold")
     out.add_column("s", justify="right", min_width=4, no_wrap=True)
     gap = [""] if matrix.with_calib else []
@@ -44,10 +46,10 @@ def _matrix(matrix: Matrix) -> Table:
         out.add_row("full precision", *gap, *[f"{matrix.fp_top1:.2f}"] * len(matrix.bits), "", end_section=True)
     for i, row in enumerate(matrix.rows):
         images = [str(row.calib)] if matrix.with_calib else []
-        cells: list[RenderableType] = [Text(row.method), *images, *map(_cell, row.cells), words.seconds(row.seconds)]
+        cells: list[RenderableType] = [Text(row.method), *images, *map(_cell, row.cells), wording.seconds(row.seconds)]
         out.add_row(*cells, end_section=i == len(matrix.rows) - 1)
-    full = "" if math.isnan(matrix.fp_mb) else f" (fp {words.size((matrix.fp_mb, matrix.fp_mb))})"
-    out.add_row(f"size, MB{full}", *gap, *map(words.size, matrix.sizes), "", style="dim")
+    full = "" if math.isnan(matrix.fp_mb) else f" (fp {wording.size((matrix.fp_mb, matrix.fp_mb))})"
+    out.add_row(f"size, MB{full}", *gap, *map(wording.size, matrix.sizes), "", style="dim")
     return out
 
 
@@ -55,7 +57,7 @@ def _cell(cell: Cell | None) -> Text:
     if cell is None:
         return Text("")
     style = "bold green" if cell.best else "red" if math.isnan(cell.top1) and cell.failed else ""
-    text = Text(words.accuracy(cell), style=style)
-    if change := words.change(cell):
+    text = Text(wording.accuracy(cell), style=style)
+    if change := wording.change(cell):
         text.append(f" ({change})", style="dim")
     return text

@@ -12,9 +12,9 @@ import pandas as pd
 
 from vitq.errors import VitqError, unknown
 from vitq.report import latex, markdown
-from vitq.report.paired import paired
-from vitq.report.rows import table
-from vitq.report.verdict import pairwise
+from vitq.report.comparison import pairwise
+from vitq.report.paired_test import paired
+from vitq.report.runs_table import table
 from vitq.store import Store, SweepRecord
 from vitq.store.atomic import write_bytes
 

@@ -1,17 +1,5 @@
-"""The steps that recipes are made of. Importing the package registers them all."""
+"""The steps that recipes are made of."""
 
-from vitq.steps import allocate, bias_correction, calibrate, equalize, half, reconstruct, reparameterize
 from vitq.steps.step import STEPS, Step, Workspace
 
-__all__ = [
-    "STEPS",
-    "Step",
-    "Workspace",
-    "allocate",
-    "bias_correction",
-    "calibrate",
-    "equalize",
-    "half",
-    "reconstruct",
-    "reparameterize",
-]
+__all__ = ["STEPS", "Step", "Workspace"]

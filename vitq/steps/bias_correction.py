@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from vitq.config.base import RULES
 from vitq.quant.layers import QuantConv2d
+from vitq.steps.layer_walk import Lane, Layer, layers, quantized_lane, teacher_lane
 from vitq.steps.step import STEPS, Step, Workspace
-from vitq.steps.walk import Lane, Layer, layers, quantized_lane, teacher_lane
 
 
 @STEPS.register("bias_correction")

@@ -76,7 +76,7 @@ def calibrate_activations(work: Workspace, sites: list[Site], input: str = "fp",
     before = [site for site in work.model.sites.values() if site.on]
     work.model.switch(before, on=False)
     inputs: Stream = ImageStream(work, images)
-    segments = work.model.anatomy.segments
+    segments = work.model.structure.segments
     try:
         for segment in work.progress.over(segments, "calibrate", len(segments)):
             here = [site for site in sites if segment.holds(site.owner)]

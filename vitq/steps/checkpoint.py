@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vitq.config import SCHEMA_VERSION
-from vitq.models.anatomy import Segment
+from vitq.models.structure import Segment
 from vitq.quant.model import QuantizedModel
 from vitq.quant.quantizer import Quantizer
 

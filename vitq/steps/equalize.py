@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from vitq.config import RunConfig
 from vitq.config.base import RULES
 from vitq.errors import unknown
-from vitq.models.anatomy import Segment
+from vitq.models.structure import Segment
 from vitq.quant.distribution import Distribution
 from vitq.quant.histogram import Histogram
 from vitq.quant.layers import QuantLinear
 from vitq.quant.layout import Axes, Layout
 from vitq.quant.quantizer import Quantizer
 from vitq.quant.site import Site
-from vitq.steps.balance import BALANCES, pooled, power_of_two
-from vitq.steps.fold import bias_of, fold
+from vitq.steps.equalize_rules import BALANCES, pooled, power_of_two
+from vitq.steps.fold_norm import bias_of, fold
 from vitq.steps.step import STEPS, Step, Workspace
 from vitq.steps.stream import ImageStream, Stream, through
 
@@ -87,7 +87,7 @@ class Equalize(Step):
         work.progress.stage("equalize", len(targets))
         inputs: Stream = ImageStream(work)
         try:
-            for segment in work.model.anatomy.segments:
+            for segment in work.model.structure.segments:
                 here = [target for target in targets if segment.holds(target.site.owner)]
                 outputs = _observe(segment, here, inputs, work)
                 _search(self, segment, here, inputs, work)
@@ -175,7 +175,7 @@ def _targets(step: Equalize, work: Workspace) -> list[Target]:
     model = work.model.model
     found: list[Target] = []
     read: set[str] = set()
-    for link in work.model.anatomy.links:
+    for link in work.model.structure.links:
         layers = [layer for name in link.consumers if isinstance(layer := model.get_submodule(name), QuantLinear)]
         read.update(link.consumers)
         norm = model.get_submodule(link.norm)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -10,16 +10,13 @@ from torch import Tensor
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
-from vitq.models.anatomy import Link
+from vitq.models.structure import Link
 from vitq.quant.layers import QuantLinear
 from vitq.quant.layout import Layout
 from vitq.quant.quantizer import Quantizer
 from vitq.quant.uniform import UniformQuantizer
-from vitq.steps.fold import bias_of, fold
-from vitq.steps.step import STEPS, Step, Workspace
-
-if TYPE_CHECKING:
-    from vitq.blueprint import Blueprint
+from vitq.steps.fold_norm import bias_of, fold
+from vitq.steps.step import STEPS, Network, Step, Workspace
 
 # Zero points further off than so many ranges are left out of their mean.
 _FAR = 16
@@ -64,10 +61,10 @@ class Reparameterize(Step):
             ]
         return []
 
-    def check_network(self, blueprint: Blueprint) -> list[str]:
+    def check_network(self, network: Network) -> list[str]:
         """Layers behind one norm that share its scale and have different bit-widths."""
-        found, model = [], blueprint.model
-        for link in model.anatomy.links:
+        found, model = [], network.model
+        for link in model.structure.links:
             sites = [model.sites[f"{name}.input"].quantizer for name in link.consumers]
             bits = [quantizer.bits for quantizer in sites if quantizer is not None]
             channelwise = any(quantizer is not None and quantizer.granularity == "channel" for quantizer in sites)
@@ -76,7 +73,7 @@ class Reparameterize(Step):
         return found
 
     def run(self, work: Workspace) -> None:
-        links = work.model.anatomy.links
+        links = work.model.structure.links
         for link in work.progress.over(links, "reparameterize", len(links)):
             reparameterize_link(work, link, rounded=self.zero_point == "integer")
 

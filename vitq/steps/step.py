@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Collection, Hashable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -14,23 +16,33 @@ from torch import Tensor
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
+from vitq.config.problems import option_problems
 from vitq.errors import unknown
-from vitq.models.anatomy import Anatomy, Segment
-from vitq.option_errors import option_problems
+from vitq.models.structure import Segment, Structure
 from vitq.progress import Progress
 from vitq.quant.model import QuantizedModel
 from vitq.quant.site import Site
+from vitq.quant.site_table import blank, shapes_of, site_table
 from vitq.registry import Registry
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vitq.blueprint import Blueprint
     from vitq.data import ImageSet
-    from vitq.shelf import Shelf
     from vitq.steps.checkpoint import Checkpoint
 
-STEPS: Registry[type[Step]] = Registry("step")
+
+class ActivationCache(Protocol):
+    """Keeps full-precision activations for later steps and runs of the process, as far as memory allows."""
+
+    def tensor(self, group: Hashable, key: Hashable) -> Tensor | None:
+        """A tensor of `put`, to be read only; None where it is not kept."""
+
+    def put(self, group: Hashable, key: Hashable, value: Tensor) -> None:
+        """Keep a tensor that nobody changes any more, where there is room."""
+
+
+STEPS: Registry[type[Step]] = Registry("step", "vitq.steps", "vitq.methods")
 
 
 @dataclass
@@ -40,7 +52,7 @@ class Workspace:
     model: what they change. calib, config: what they only read. teacher: a copy of the model as it was before the first
     step. checkpoint: where finished segments are kept for a later attempt. step: name of the step that runs now.
     curves: reconstruction losses of every segment, one tensor (iterations,) for each stage. artifacts: tables
-    that a step leaves for later reports; the job stores each under its name beside the result. shelf: where the
+    that a step leaves for later reports; the job stores each under its name beside the result. memory: where the
     full-precision network's activations are kept for later steps and runs.
     """
 
@@ -49,12 +61,12 @@ class Workspace:
     config: RunConfig
     device: torch.device
     progress: Progress
-    teacher: Anatomy | None = None
+    teacher: Structure | None = None
     checkpoint: Checkpoint | None = None
     step: str = ""
     curves: dict[str, list[Tensor]] = field(default_factory=dict)
     artifacts: dict[str, pd.DataFrame] = field(default_factory=dict)
-    shelf: Shelf | None = None
+    memory: ActivationCache | None = None
 
     def teacher_segments(self) -> list[Segment]:
         """The chain of the untouched full-precision model, kept where a step of the recipe needs it."""
@@ -114,9 +126,39 @@ class Step(ABC):
         """Problems of this step's options with the rest of the config, found before anything starts."""
         return []
 
-    def check_network(self, blueprint: Blueprint) -> list[str]:
+    def check_network(self, network: Network) -> list[str]:
         """Problems of this step with the run's network, found before anything starts."""
         return []
+
+
+class Network:
+    """A config's quantized network without its weights, on torch's `meta` device: names and shapes, no numbers.
+
+    build: makes the network, all sites off; called when something of it is asked for first. Raises what that raises.
+    """
+
+    def __init__(self, config: RunConfig, build: Callable[[], QuantizedModel]):
+        self.config = config
+        self._build = build
+
+    @cached_property
+    def model(self) -> QuantizedModel:
+        """All sites off. Raises ModelError: unsupported network. ConfigError: a recipe that does not fit it."""
+        return self._build()
+
+    @cached_property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Of every site's tensor for one image, by name."""
+        return shapes_of(self.model, blank(self.config, torch.device("meta")))
+
+    def fitted(self, before: Step) -> list[Site]:
+        """Quantized sites whose quantizers the enabled steps before this one fit."""
+        kinds = {kind for step in enabled_steps(self.config, before) for kind in step.fits()}
+        return [site for site in self.model.quantized() if site.kind in kinds]
+
+    def sites(self) -> pd.DataFrame:
+        """The sites that the config would have (vitq.quant.site_table.COLUMNS); `mse` and `sqnr_db` are null."""
+        return site_table(self.model, [blank(self.config, torch.device("meta"))], planned=True)
 
 
 def parse_step(name: str, raw: dict[str, Any], steps: Collection[str] = ()) -> tuple[Step | None, list[str]]:
@@ -136,6 +178,24 @@ def parse_step(name: str, raw: dict[str, Any], steps: Collection[str] = ()) -> t
         return TypeAdapter(STEPS[do]).validate_python(raw), []
     except ValidationError as error:
         return None, option_problems(error, place, STEPS[do])
+
+
+def steps_before(config: RunConfig, last: Step | None = None) -> list[dict[str, Any]]:
+    """The options of `enabled_steps`."""
+    return [json.loads(json.dumps(asdict(step))) for step in enabled_steps(config, last)]
+
+
+def enabled_steps(config: RunConfig, last: Step | None = None) -> list[Step]:
+    """The enabled steps of a recipe in order, those before `last` where given. A switched-off step leaves no trace."""
+    found = []
+    for name, raw in config.method.steps.items():
+        step, _ = parse_step(name, raw)
+        if step is None or not step.enabled:
+            continue
+        if step == last:
+            break
+        found.append(step)
+    return found
 
 
 def select(sites: list[Site], which: str, kinds: tuple[str, ...] = ()) -> list[Site]:

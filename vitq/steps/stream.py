@@ -114,14 +114,14 @@ def taught(work: Workspace, index: int, inputs: Stream) -> TensorStream:
     inputs: those of that segment in the same model. What an earlier step or run of this process computed is read.
     """
     forward = work.teacher_segments()[index].forward
-    if work.shelf is None or work.config.calib.cache == "disk":
+    if work.memory is None or work.config.calib.cache == "disk":
         return through(forward, inputs, work)
     group = _teacher(work)
-    kept = work.shelf.tensor(group, index)
+    kept = work.memory.tensor(group, index)
     if kept is not None:
         return TensorStream.of(work, kept)
     outputs = through(forward, inputs, work)
-    work.shelf.put(group, index, outputs._tensor())
+    work.memory.put(group, index, outputs._tensor())
     return outputs
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import ValidationError
 
 from vitq.errors import StoreError
-from vitq.result import Record
 from vitq.store.atomic import write_bytes
+from vitq.store.records import Record
 
 if TYPE_CHECKING:
     import numpy as np

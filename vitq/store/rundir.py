@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from vitq.errors import StoreError
-from vitq.result import Result, Status
 from vitq.store.atomic import write_bytes
 from vitq.store.files import arrays_of, read_bytes, read_record, table_of, unreadable, write_arrays, write_table
+from vitq.store.records import Result, Status
 
 if TYPE_CHECKING:
     import numpy as np

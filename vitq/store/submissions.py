@@ -11,9 +11,9 @@ from pathlib import Path
 from pydantic import Field
 
 from vitq.errors import StoreError
-from vitq.result import Count, Record, Timestamp, utc_now
 from vitq.store.atomic import remove_abandoned, write_bytes
 from vitq.store.files import read_record
+from vitq.store.records import Count, Record, Timestamp, utc_now
 
 _REMEDY = "move its folder away; runs without a result are submitted again by the same command"
 

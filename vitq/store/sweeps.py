@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
+from vitq.config.sweep import NAME
 from vitq.errors import StoreError, unknown
-from vitq.result import Record, Timestamp, utc_now
 from vitq.store.atomic import write_bytes
 from vitq.store.files import read_bytes, read_record
-
-# A name becomes a file, a folder and a W&B group. `.json` would make the folder of one sweep the file of another.
-NAME = re.compile(r"(?!history$)(?!.*\.json$)[A-Za-z0-9_][A-Za-z0-9_.+=, -]{0,99}(?<![ .])")
+from vitq.store.records import Record, Timestamp, utc_now
 
 
 class SweepRecord(Record):

@@ -4,6 +4,19 @@ This package alone imports wandb, and only when a run is tracked. The record und
 first. So a fault in W&B never stops a run: it becomes a warning in the run's log and on the logger `vitq.track`.
 """
 
-from vitq.track.base import NullTracker, TrackedRun, Tracker, folder, make
+from __future__ import annotations
+
+from vitq.config import TrackerConfig
+from vitq.track.base import NullTracker, TrackedRun, Tracker, folder, need_wandb
 
 __all__ = ["NullTracker", "TrackedRun", "Tracker", "folder", "make"]
+
+
+def make(config: TrackerConfig) -> Tracker:
+    """The tracker that a config asks for. Raises VitqError when it needs a package that is not installed."""
+    if config.name == "none" or config.mode == "disabled":
+        return NullTracker()
+    need_wandb("tracker=wandb", "or tracker=none")
+    from vitq.track.session import WandbTracker
+
+    return WandbTracker()

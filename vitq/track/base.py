@@ -1,4 +1,4 @@
-"""What a tracker is, and which one a config asks for."""
+"""What a tracker is."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from vitq.config import RunConfig, TrackerConfig
+from vitq.config import RunConfig
 from vitq.errors import VitqError
-from vitq.result import Result
+from vitq.store.records import Result
 from vitq.store.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -35,16 +35,6 @@ class Tracker(Protocol):
         group: name of the sweep, None for a run of its own. What the run left in `run_dir` by the end of the block
         (artifacts of its steps, probes) is mirrored too.
         """
-
-
-def make(config: TrackerConfig) -> Tracker:
-    """The tracker that a config asks for. Raises VitqError when it needs a package that is not installed."""
-    if config.name == "none" or config.mode == "disabled":
-        return NullTracker()
-    need_wandb("tracker=wandb", "or tracker=none")
-    from vitq.track.session import WandbTracker
-
-    return WandbTracker()
 
 
 def need_wandb(operation: str, otherwise: str = "") -> None:

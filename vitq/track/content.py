@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from vitq import mirror
-from vitq.result import Result
+from vitq.plots import bit_allocation
+from vitq.store.records import Result
 from vitq.store.rundir import RunDir
-from vitq.track import charts, curves, probes
+from vitq.track import loss_curves, probes
+from vitq.track.values import rows_of, summary_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,11 +33,11 @@ class Part:
 def of_result(result: Result, sites: pd.DataFrame, run_dir: RunDir) -> list[Part]:
     """Summary, tables of sites, stages and artifacts, the allocation's chart and path, reconstruction curves."""
     return [
-        Part("the result", lambda run: run.summary.update(mirror.summary_of(result))),
+        Part("the result", lambda run: run.summary.update(summary_of(result))),
         Part("the tables", partial(_tables, result, sites, run_dir)),
         Part("the bit allocation", partial(_allocation, sites)),
-        Part("the allocation's path", partial(_artifact, run_dir, PATH, curves.log_path)),
-        Part("the reconstruction curves", partial(_artifact, run_dir, CURVES, curves.log)),
+        Part("the allocation's path", partial(_artifact, run_dir, PATH, loss_curves.log_path)),
+        Part("the reconstruction curves", partial(_artifact, run_dir, CURVES, loss_curves.log)),
     ]
 
 
@@ -75,13 +76,13 @@ def _tables(result: Result, sites: pd.DataFrame, run_dir: RunDir, run: Any) -> N
     sensitivity = run_dir.read_artifact(SENSITIVITY) if SENSITIVITY in names else probes.sensitivity(run_dir)
     shown = with_sensitivity(sites, sensitivity)
     tables = {
-        "sites": _table(list(shown.columns), mirror.rows_of(shown)),
+        "sites": _table(list(shown.columns), rows_of(shown)),
         "stages": _table(["stage", "seconds"], stages),
     }
     for name in names:
         if name != CURVES:  # rows by the ten thousand, and a chart shows them better
             frame = run_dir.read_artifact(name).head(_MAX_ROWS)
-            tables[name] = _table(list(frame.columns), mirror.rows_of(frame))
+            tables[name] = _table(list(frame.columns), rows_of(frame))
     run.log(tables)
 
 
@@ -104,8 +105,8 @@ def _table(columns: list[Any], rows: list[Any]) -> Any:
 def _allocation(sites: pd.DataFrame, run: Any) -> None:
     import wandb
 
-    if charts.mixed(sites):
-        run.log({"bits": wandb.Plotly(charts.bits(sites))})
+    if bit_allocation.mixed(sites):
+        run.log({"bits": wandb.Plotly(bit_allocation.of_run(sites))})
 
 
 def _artifact(run_dir: RunDir, name: str, log: Callable[[Any, pd.DataFrame], None], run: Any) -> None:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from vitq.errors import VitqError
-from vitq.track.warn import redacted
+from vitq.track.faults import redacted
 
 if TYPE_CHECKING:
     from wandb_workspaces import workspaces

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vitq.errors import StoreError
-from vitq.probes.stored import META, meta_of, scalars_of
+from vitq.probes.stored_probe import META, meta_of, scalars_of
 from vitq.store.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def log(run_dir: RunDir, name: str, run: Any) -> None:
 
 def surfaces(arrays: dict[str, np.ndarray]) -> list[tuple[str, go.Figure]]:
     """(view, figure) of the planes that a probe measured."""
-    from vitq.report.landscapes import surface
+    from vitq.plots.landscape_views import surface
 
     return [
         (view, surface(arrays[x], arrays[y], arrays[values], view))

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from vitq.config import RunConfig
 from vitq.errors import StoreError
-from vitq.result import Status
 from vitq.store import RunDir, Store
-from vitq.track import record
+from vitq.store.records import Status
+from vitq.track import mirror_record
+from vitq.track.faults import Warner
 from vitq.track.session import Session
-from vitq.track.warn import Warner
 
 
 def rebuild(run_dir: RunDir, group: str | None) -> Path:
@@ -41,7 +41,7 @@ def rebuild(run_dir: RunDir, group: str | None) -> Path:
         complete = session.finished()
     else:
         complete = _fail(session, status)
-    known = record.read(run_dir)
+    known = mirror_record.read(run_dir)
     if not complete or known is None:
         raise _refused(run_dir)
     return Path(known.sync_dir)
@@ -50,7 +50,7 @@ def rebuild(run_dir: RunDir, group: str | None) -> Path:
 def remembered(run_dir: RunDir) -> str | None:
     """Name of the sweep under which the last attempt was mirrored, else of the first sweep that lists the run."""
     try:
-        known = record.read(run_dir)
+        known = mirror_record.read(run_dir)
     except StoreError:
         known = None  # Session.start says so
     if known is not None and known.group:

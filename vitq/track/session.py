@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from vitq import mirror
-from vitq.config import RunConfig
+from vitq.config import RunConfig, labels
 from vitq.errors import StoreError, brief
-from vitq.result import Result
+from vitq.store.records import Result
 from vitq.store.rundir import RunDir
-from vitq.track import content, probes, record
+from vitq.track import content, mirror_record, probes
 from vitq.track.base import TrackedRun, Untracked, folder
-from vitq.track.warn import Warner, redacted
+from vitq.track.faults import Warner, redacted
+from vitq.track.values import config_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +64,7 @@ class WandbTracker:
 class Session:
     """An open W&B run. No method raises what W&B raises."""
 
-    def __init__(self, run: Any, config: RunConfig, run_dir: RunDir, known: record.TrackerRecord, warn: Warner):
+    def __init__(self, run: Any, config: RunConfig, run_dir: RunDir, known: mirror_record.TrackerRecord, warn: Warner):
         self._run, self._config, self._run_dir, self._known, self._warn = run, config, run_dir, known, warn
 
     @classmethod
@@ -86,7 +86,7 @@ class Session:
         first = generation = old.generation if old else 1
         restarted = False
         while True:
-            run_id = record.run_id(signature, generation)
+            run_id = mirror_record.run_id(signature, generation)
             try:
                 run = _init(config, signature, run_id, group, mode)
                 break
@@ -104,7 +104,7 @@ class Session:
                 else:
                     warn("init", error, "this run is not mirrored; `vitq track rebuild` makes up for it")
                     return None
-        known = record.TrackerRecord(
+        known = mirror_record.TrackerRecord(
             id=run_id,
             generation=generation,
             mode=mode,
@@ -154,10 +154,10 @@ class Session:
         self._remember(self._known.model_copy(update={"exit_code": exit_code, "probes": shown}))
         return True
 
-    def _remember(self, known: record.TrackerRecord) -> None:
+    def _remember(self, known: mirror_record.TrackerRecord) -> None:
         self._known = known
         try:
-            record.write(self._run_dir, known)
+            mirror_record.write(self._run_dir, known)
         except StoreError as error:
             self._warn("remembering the run's id", error, f"the id is {known.id}")
 
@@ -178,7 +178,7 @@ def _open(config: RunConfig, signature: str, run_id: str, group: str | None, mod
     place.mkdir(parents=True, exist_ok=True)
     tracker = config.tracker
     quantizes = config.method.quantizes
-    tags = [mirror.model_label(config), config.method.name, mirror.bits_label(config), *tracker.tags]
+    tags = [labels.model_label(config), config.method.name, labels.bits_label(config), *tracker.tags]
     # The terminal belongs to vitq's progress display. And only where W&B is silent for the whole process is a missing
     # API key an error at once; otherwise it is a question on the terminal that waits for ever (0.31 does not look at
     # the login_timeout of a run's own settings).
@@ -189,11 +189,11 @@ def _open(config: RunConfig, signature: str, run_id: str, group: str | None, mod
         entity=tracker.entity,
         mode=mode,  # type: ignore[arg-type]
         id=run_id,
-        name=mirror.run_label(config),
+        name=labels.run_label(config),
         group=group,
         job_type="ptq" if quantizes else "fp32",
         tags=list(dict.fromkeys(tag[:64] for tag in tags)),  # 64 is the server's limit
-        config=mirror.config_of(config, signature),
+        config=config_of(config, signature),
         # The default returns the run that is already open in this process, and drops our config.
         reinit="create_new",
         settings=wandb.Settings(
@@ -239,10 +239,10 @@ def _failure(error: str, stage: str) -> dict[str, str]:
     return {"error": redacted(error)[:2000], "error_stage": stage}
 
 
-def _known(run_dir: RunDir, warn: Warner) -> record.TrackerRecord | None:
+def _known(run_dir: RunDir, warn: Warner) -> mirror_record.TrackerRecord | None:
     """What the last attempt of this run remembered."""
     try:
-        return record.read(run_dir)
+        return mirror_record.read(run_dir)
     except StoreError as error:
         warn(f"reading {run_dir.tracker_path.name}", error, "the first generation of the id is tried")
         return None

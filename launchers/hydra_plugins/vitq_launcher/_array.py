@@ -12,7 +12,9 @@ from pathlib import Path
 from hydra.core.utils import JobReturn
 from hydra_plugins.vitq_launcher import VitqLauncher, _job
 
-from vitq.launchers import slurm
+from vitq.launchers.slurm import commands
+from vitq.launchers.slurm.launcher import Slurm
+from vitq.launchers.slurm.options import Options
 
 LOG = logging.getLogger(__name__)
 
@@ -28,10 +30,10 @@ def launch(launcher: VitqLauncher, job_overrides: Sequence[Sequence[str]], first
     Pickled jobs, answers and logs lie under `.vitq` in the sweep's folder, which the nodes must see.
     """
     assert launcher.config is not None
-    slurm.require()
-    options = slurm.parse(launcher.options)
+    commands.require()
+    options = Slurm(launcher.options).options
     place = Path(str(launcher.config.hydra.sweep.dir)).absolute() / ".vitq"
-    size = slurm.max_array()
+    size = commands.max_array()
     parts = [range(start, min(start + size, len(job_overrides))) for start in range(0, len(job_overrides), size)]
     waiting: dict[tuple[str, int], int] = {}
     files: dict[int, Path] = {}
@@ -48,16 +50,16 @@ def launch(launcher: VitqLauncher, job_overrides: Sequence[Sequence[str]], first
             command = [*options.python, "-c", "from hydra_plugins.vitq_launcher._job import work; work()", str(folder)]
             name = str(launcher.config.hydra.job.name)
             most = min(options.max_parallel or len(part), len(part))
-            arrays.append(slurm.submit(options, folder, token, name, command, len(part), most))
+            arrays.append(commands.submit(options, folder, token, name, command, len(part), most))
         ended = _wait(options, waiting, files, job_overrides)
     except BaseException:
-        slurm.cancel(arrays)
+        commands.cancel(arrays)
         raise
     return [ended[number] for number in range(len(job_overrides))]
 
 
 def _wait(
-    options: slurm.Options,
+    options: Options,
     waiting: dict[tuple[str, int], int],
     files: dict[int, Path],
     job_overrides: Sequence[Sequence[str]],
@@ -80,8 +82,10 @@ def _wait(
         if waiting and time.monotonic() - asked >= options.ask:
             asked = time.monotonic()
             try:
-                alive = {(element.token, element.index): element for element in slurm.elements() if not element.ended}
-            except slurm.AwayError:
+                alive = {
+                    (element.token, element.index): element for element in commands.elements() if not element.ended
+                }
+            except commands.AwayError:
                 continue  # asked again: the jobs run on without their controller
             for element in (alive[place] for place in waiting if place in alive):
                 if element.state == "PENDING" and element.reason not in said:

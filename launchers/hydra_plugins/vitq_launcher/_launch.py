@@ -11,7 +11,7 @@ from hydra_plugins.vitq_launcher import VitqLauncher
 from hydra_plugins.vitq_launcher._errors import with_errors
 
 from vitq.errors import ConfigError
-from vitq.launchers import CHECKS
+from vitq.launchers import LAUNCHERS
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 def launch(launcher: VitqLauncher, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
     """See VitqLauncher.launch."""
     assert launcher.config is not None
-    problems = CHECKS[launcher.name](launcher.options)
+    problems = LAUNCHERS[launcher.name].check(launcher.options)
     if problems:
         raise ConfigError([problem.replace("launcher.options.", "hydra.launcher.", 1) for problem in problems])
     hydra = launcher.config.hydra

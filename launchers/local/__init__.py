@@ -1,0 +1,1 @@
+"""`launcher=local`: worker processes on this machine, one for each slot."""

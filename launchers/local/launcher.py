@@ -1,0 +1,45 @@
+"""`launcher=local`: one slot for each visible GPU, or several on CPU, each with a worker process of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+from vitq.launchers.local import slots
+from vitq.launchers.local.queue import Queue
+from vitq.machine import visible_gpus
+from vitq.planning.display import Show
+from vitq.planning.estimate import History
+from vitq.planning.launcher import LAUNCHERS, Launcher, Preview
+from vitq.planning.plan import Plan, PlannedRun
+from vitq.planning.wording import count
+
+
+@LAUNCHERS.register("local")
+class Local(Launcher):
+    """Executes runs in worker processes of this machine. A worker that dies takes its own run with it and no other."""
+
+    Options: ClassVar[type] = slots.Options
+    options: slots.Options
+
+    def preview(self, runs: Sequence[PlannedRun], history: History) -> Preview:
+        """See Launcher."""
+        environments, devices = slots.slot_environments(self.options), len(visible_gpus())
+        count_ = len(environments)
+        parallel = min(count_, len(runs))
+        processes = max(parallel, math.ceil(len(runs) / self.options.runs_per_process))
+        share = devices / count_
+        on = f"{share:.3g} GPU each" if devices else f"{environments[0]['OMP_NUM_THREADS']} threads each"
+        text = f"local: {count(processes, 'process', 'processes')}, {count_} slots, {on}"
+        return Preview(processes, parallel, share, text)
+
+    def launch(self, plan: Plan, show: Show) -> list[str]:
+        """See Launcher."""
+        queue = Queue(plan, show, self.options)
+        try:
+            queue.work()
+        finally:
+            queue.stop()
+        failed: list[str] = queue.failed
+        return failed

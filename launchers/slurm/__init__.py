@@ -1,0 +1,1 @@
+"""`launcher=slurm`: arrays of SLURM jobs."""

@@ -1,0 +1,63 @@
+"""How runs are called where people look: model, method, bits, calibration images, seed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from vitq.config.method import KINDS
+from vitq.config.run import RunConfig
+
+# What every model of its family has at 224 pixels, and what therefore tells nobody anything.
+_USUAL = re.compile(r"_patch(16|4_window7)_224$")
+
+
+def run_label(config: RunConfig) -> str:
+    """Model, method, bits, calibration images and seed: `deit_tiny repq_vit W4A4 c32 s0`; `deit_tiny fp32`."""
+    words = [model_label(config), config.method.name]
+    if config.method.quantizes:
+        words += [bits_label(config), f"c{config.calib.size}", f"s{config.seed}"]
+    return " ".join(words)
+
+
+def model_label(config: RunConfig) -> str:
+    """timm name without tag and without the usual patch, window and image size: `deit_tiny`, `swin_small`."""
+    return _USUAL.sub("", config.model.name.partition(".")[0])
+
+
+def bits_label(config: RunConfig) -> str:
+    """`W4A4`, `W8A8*` …; `FP` for a method that quantizes nothing, whatever bits its config holds, and for no other.
+
+    A method whose bits leave everything in floating point still changes the model: `W32A32`. Quantizers for some
+    activations only are an exception like those of the bits: `W4A4*`. Bits that are allocated within a limit of its own
+    say which: `W4A4 (mean 5/5)`, `W4A4 (≤ 0.15 MB)`; at the run's own mean they stand beside its single precision.
+    """
+    if not config.method.quantizes:
+        return "FP"
+    label = "W32A32" if config.bits.label == "FP" else config.bits.label
+    if _partial(config) and not label.endswith("*"):
+        label += "*"
+    limits = ", ".join(limit for raw in config.method.enabled.values() for limit in _limits(raw, config))
+    return f"{label} ({limits})" if limits else label
+
+
+def _partial(config: RunConfig) -> bool:
+    """Whether the recipe leaves some, not all, of the activations in floating point that the bits quantize."""
+    asked = [kind for kind in KINDS if kind not in ("weight", "patch", "other") and config.bits.applies(kind)]
+    return 0 < sum(config.method.quantizer(kind) is not None for kind in asked) < len(asked)
+
+
+def _limits(step: dict[str, Any], config: RunConfig) -> Iterator[str]:
+    """Limits of a step `allocate` other than the mean bits of the run."""
+    if step.get("do") != "allocate":
+        return
+    mean = step.get("mean_bits")
+    if mean is not None:
+        means = [float(m) for m in (mean if isinstance(mean, list | tuple) else (mean, mean))]
+        run = [bits if bits == "fp" else float(bits) for bits in (config.bits.weight, config.bits.activation)]
+        if means != run:
+            yield "mean " + "/".join(f"{m:g}" for m in means)
+    for key, unit in (("size_mb", "MB"), ("bops", "bit operations")):
+        if step.get(key) is not None:
+            yield f"≤ {float(step[key]):g} {unit}"

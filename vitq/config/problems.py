@@ -1,0 +1,136 @@
+"""The wordings of config problems: one line for each key, and equal lines of many runs said once."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from vitq.errors import unknown
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+# Type → how one value of it is called, and several.
+_WORDS = {
+    float: ("a number", "numbers"),
+    int: ("a whole number", "whole numbers"),
+    str: ("a text", "texts"),
+    bool: ("true or false", "of true and false"),
+    types.NoneType: ("null", "nulls"),
+}
+
+
+# Runs that a line names.
+_SHOWN = 3
+
+
+def config_problems(error: ValidationError, kind: type) -> list[str]:
+    """What is wrong with a whole config, one line for each key: `calib.sizee: unknown key …`, `seed=-1: …`.
+
+    kind: the dataclass of the config, whose fields are the valid keys.
+    """
+    return [_config_problem(entry, kind) for entry in error.errors(include_url=False)]
+
+
+def _config_problem(entry: Any, kind: type) -> str:
+    path = [str(part) for part in entry["loc"] if not str(part).startswith(("constrained-", "literal["))]
+    key = ".".join(path)
+    if entry["type"] == "unexpected_keyword_argument":
+        valid = _keys(kind, path[:-1])
+        return f"{key}: {unknown('key', path[-1], valid) if valid else 'unknown key'}"
+    if entry["type"] == "missing":
+        return f"{key}: missing"
+    return f"{key}={entry['input']!r}: {entry['msg'].removeprefix('Value error, ')}"
+
+
+def option_problems(error: ValidationError, place: str, kind: type, what: str = "option") -> list[str]:
+    """What is wrong with the options under a dotted key, one line each: `place.key=value: …`.
+
+    kind: the dataclass that has them as fields.
+    """
+    try:
+        hints = typing.get_type_hints(kind)
+    except NameError:  # a class variable's type that is imported for type checkers alone
+        hints = {}
+    found: dict[str, None] = {}
+    for entry in sorted(error.errors(include_url=False), key=_depth):
+        key = ".".join([place, *map(str, entry["loc"])])
+        name = str(entry["loc"][0]) if entry["loc"] else ""
+        forms = _forms(hints.get(name))
+        if entry["type"] == "unexpected_keyword_argument":
+            valid = [field.name for field in dataclasses.fields(kind)] if _depth(entry) == 1 else []
+            found[f"{key}: {unknown(what, entry['loc'][-1], valid) if valid else f'unknown {what}'}"] = None
+        elif len(forms) > 1:
+            # pydantic says for each form why the value is not of it, with the form in the key. The shallowest says the
+            # whole value, and the key as it was typed.
+            start = f"{place}.{name}"
+            if not any(line.startswith((f"{start}=", f"{start}: ")) for line in found):
+                value = f"={entry['input']!r}" if _depth(entry) == 2 else ""
+                found[f"{start}{value}: valid: {', or '.join(forms)}"] = None
+        else:
+            value = "" if entry["type"] == "missing" else f"={entry['input']!r}"
+            found[f"{key}{value}: {entry['msg'].removeprefix('Value error, ')}"] = None
+    return list(found)
+
+
+def _depth(entry: Any) -> int:
+    return len(entry["loc"])
+
+
+def _forms(hint: Any) -> list[str]:
+    """The forms that a value may have, in words; one or none where the type is no union of several."""
+    if not isinstance(hint, types.UnionType) and typing.get_origin(hint) is not typing.Union:
+        return []
+    kinds = typing.get_args(hint)
+    # `X | None` is one form, which pydantic names plainly.
+    return [_words(kind) for kind in kinds] if len([k for k in kinds if k is not types.NoneType]) > 1 else []
+
+
+def _words(kind: Any) -> str:
+    if kind in _WORDS:
+        return _WORDS[kind][0]
+    inner = typing.get_args(kind)
+    if typing.get_origin(kind) is typing.Literal:
+        return ", ".join(map(str, inner))
+    if typing.get_origin(kind) is tuple and len({*inner} - {...}) == 1 and inner[0] in _WORDS:
+        count = "" if ... in inner else f"{len(inner)} "
+        return f"a list of {count}{_WORDS[inner[0]][1]}"
+    return str(kind)
+
+
+def merge(problems: Iterable[tuple[str, str]], runs: int) -> list[str]:
+    """(run, problem) pairs → one line per distinct problem, with the runs concerned where there are several.
+
+    runs: number of runs looked at, so that `all` can be said. Problems of the sweep itself have no run: an empty name.
+    """
+    where: dict[str, list[str]] = {}
+    for run, problem in problems:
+        concerned = where.setdefault(problem, [])
+        if run and run not in concerned:
+            concerned.append(run)
+    return [f"{problem}  [{_runs(names, runs)}]" if names and runs > 1 else problem for problem, names in where.items()]
+
+
+def _runs(names: list[str], runs: int) -> str:
+    if len(names) == runs:
+        return f"all {runs} runs"
+    shown = "; ".join(names[:_SHOWN])
+    return f"{len(names)} of {runs} runs: {shown}{'; …' if len(names) > _SHOWN else ''}"
+
+
+def _keys(kind: Any, path: list[str]) -> list[str]:
+    """Fields of the dataclass found under `path`, stepping through optional ones and dicts of dataclasses."""
+    if not path:
+        return [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+    if not dataclasses.is_dataclass(kind):
+        return []
+    hint = typing.get_type_hints(kind).get(path[0])
+    rest = path[1:]
+    if typing.get_origin(hint) is dict:
+        hint, rest = typing.get_args(hint)[1], rest[1:]
+    elif isinstance(hint, types.UnionType):
+        hint = next((arg for arg in typing.get_args(hint) if dataclasses.is_dataclass(arg)), None)
+    return _keys(hint, rest)

@@ -1,0 +1,107 @@
+"""What a sweep says about itself, beside its axes: name, cost, baseline, and the cells that it leaves out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from fnmatch import fnmatchcase
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from vitq.config.base import RULES
+from vitq.config.problems import option_problems
+from vitq.errors import unknown
+
+# A name becomes a file, a folder and a W&B group. `.json` would make the folder of one sweep the file of another.
+NAME = re.compile(r"(?!history$)(?!.*\.json$)[A-Za-z0-9_][A-Za-z0-9_.+=, -]{0,99}(?<![ .])")
+
+
+def _name(value: str) -> str:
+    # What the store takes, without the signs that a shell would want quoted.
+    if not (re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value) and NAME.fullmatch(value)):
+        raise ValueError(
+            "a sweep's name becomes a file name; valid: up to 100 letters, digits, '.', '_' and '-', starting with a "
+            "letter or digit, not ending in '.' or '.json', and not 'history'"
+        )
+    return value
+
+
+@dataclass(frozen=True, config=RULES)
+class SweepConfig:
+    """The `sweep:` section of a primary config.
+
+    name: under which the sweep is recorded; the file's own name where the section leaves it out.
+    description, cost: for humans; cost names time, machine and number of runs.
+    baseline: method that the others are compared with image by image.
+    exclude: cells left out. Each entry maps keys to a value, a pattern (`swin_*`) or a list of these; a cell is left
+        out when all keys of one entry match. A key is a group (`method`, `bits`) or a dotted key (`calib.size`).
+    """
+
+    name: Annotated[str, AfterValidator(_name)]
+    description: str = ""
+    cost: str = ""
+    baseline: str | None = None
+    exclude: tuple[dict[str, Any], ...] = ()
+
+    @staticmethod
+    def parse(raw: Mapping[str, Any], name: str) -> tuple[SweepConfig | None, list[str]]:
+        """Plain dict → (sweep, []) or (None, problems). `name` stands in where the section has none."""
+        try:
+            return _ADAPTER.validate_python({"name": name, **raw}), []
+        except ValidationError as error:
+            return None, option_problems(error, "sweep", SweepConfig, "key")
+
+    def excludes(self, choices: Mapping[str, str], config: Mapping[str, Any]) -> bool:
+        """True when an entry of `exclude` matches a cell, given its group choices and its resolved config.
+
+        Raises KeyError with the key when an entry names one that the config does not have.
+        """
+        hits = []
+        for entry in self.exclude:
+            # All values before any comparison: a misspelt key is reported even where another one does not match.
+            values = {key: lookup(key, choices, config) for key in entry}
+            hits.append(all(_matches(values[key], want) for key, want in entry.items()))
+        return any(hits)
+
+    def unmatched(self, options: Callable[[str], Collection[str]]) -> list[str]:
+        """A problem for each name or pattern of `exclude` that no option of its group has.
+
+        options: group → names of its options; empty for a key that is no group.
+        """
+        found = []
+        for key, want in ((key, want) for entry in self.exclude for key, want in entry.items()):
+            valid = options(key)
+            for name in want if isinstance(want, list | tuple) else [want]:
+                if valid and not any(_matches(option, name) for option in valid):
+                    found.append(f"sweep.exclude: {unknown(key, str(name), valid)}")
+        return found
+
+
+def lookup(key: str, choices: Mapping[str, str], config: Mapping[str, Any]) -> Any:
+    """Value of a group (its choice) or of a dotted key of a cell. Raises KeyError when there is none."""
+    if key in choices:
+        return choices[key]
+    node: Any = config
+    for part in key.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            raise KeyError(key)
+        node = node[part]
+    return node
+
+
+def _matches(value: Any, want: Any) -> bool:
+    if isinstance(want, list | tuple):
+        return any(_matches(value, item) for item in want)
+    return fnmatchcase(_text(value), _text(want))
+
+
+def _text(value: Any) -> str:
+    """YAML's own words: `true` and `null` in a sweep match True and None in a config."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    return str(value)
+
+
+_ADAPTER: TypeAdapter[SweepConfig] = TypeAdapter(SweepConfig)

@@ -1,0 +1,29 @@
+"""Where images lie and in which form: what `data.dataset` and `data.root` say."""
+
+from __future__ import annotations
+
+from vitq.config import DataConfig
+from vitq.errors import DataError, unknown
+
+# The prefixes of timm's `create_dataset`; '' is an image folder (or a .tar of one).
+PREFIXES = ("hfds", "hfids", "tfds", "torch", "wds")
+
+
+def form(data: DataConfig) -> str:
+    """How the images are stored: `digits`, `folder`, `tar`, or a prefix of timm's `create_dataset`."""
+    if data.dataset == "digits":
+        return "digits"
+    prefix, slash, _ = data.dataset.partition("/")
+    if slash and prefix.lower() in PREFIXES:
+        return prefix.lower()
+    if data.dataset:
+        valid = ["digits", *(f"{p}/<name>" for p in PREFIXES)]
+        raise DataError(unknown("data.dataset", data.dataset, valid, "Leave it empty for an image folder."))
+    return "tar" if data.root is not None and data.root.endswith(".tar") else "folder"
+
+
+def root_of(data: DataConfig) -> str:
+    """`data.root`, or DataError when it is not set."""
+    if data.root is None:
+        raise DataError(f"data.root is not set: where do the images of {data.name!r} lie? Set data.root=<folder>")
+    return data.root

@@ -1,0 +1,1 @@
+"""From a config and a model to numbers: the recipe applied, evaluated, checked. Knows no run folder."""

@@ -1,0 +1,83 @@
+"""Apply a config's recipe to its model: what a run does, and what an export of it does again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+from vitq.config import RunConfig
+from vitq.errors import ConfigError
+from vitq.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from vitq.engine.memory_cache import MemoryCache
+    from vitq.quant.model import QuantizedModel
+    from vitq.steps import Step, Workspace
+    from vitq.steps.checkpoint import Checkpoint
+
+# Times a part of the work under a name.
+Timer = Callable[[str], AbstractContextManager[None]]
+
+
+def equipped(config: RunConfig, model: nn.Module) -> QuantizedModel:
+    """The model with the recipe's quantizers at its sites, none of them fitted. Changes `model` in place."""
+    from vitq.quant.model import QuantizedModel
+
+    quantized = QuantizedModel(model)
+    quantized.equip(config.method, config.bits)
+    return quantized
+
+
+def apply(
+    config: RunConfig,
+    model: nn.Module,
+    where: torch.device,
+    progress: Progress,
+    checkpoint: Checkpoint,
+    timed: Timer,
+    memory: MemoryCache | None = None,
+) -> Workspace:
+    """Run the recipe's steps on `model` (changed in place); `work.model` is the quantized model.
+
+    memory: where full-precision activations are kept for the next run of this process.
+    """
+    from vitq import data
+    from vitq.models.structure import structure_of
+    from vitq.steps import Workspace
+    from vitq.steps.curves import Curves
+
+    chosen = steps(config)
+    # The layers are replaced in place, so the untouched model that reconstruction aims at is copied first.
+    teacher = structure_of(copy.deepcopy(model)) if any(step.needs_teacher for _, step in chosen) else None
+    quantized = equipped(config, model)
+    with timed("calibration images"):
+        calib = data.calibration_set(config, progress)
+    work = Workspace(quantized, calib, config, where, progress, teacher, checkpoint, memory=memory)
+    curves = Curves()
+    for name, step in chosen:
+        work.step = name
+        with timed(f"steps.{name}"):
+            step.run(work)
+        curves.note(name, work.curves)
+    if curves.found:
+        work.artifacts["curves"] = curves.table()
+    return work
+
+
+def steps(config: RunConfig) -> list[tuple[str, Step]]:
+    """The recipe's steps in order; ones that are switched off leave no trace."""
+    from vitq.steps.step import parse_step
+
+    found = []
+    for name, raw in config.method.steps.items():
+        step, problems = parse_step(name, raw)
+        if step is None:
+            raise ConfigError(problems)
+        if step.enabled:
+            found.append((name, step))
+    return found

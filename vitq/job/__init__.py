@@ -1,0 +1,1 @@
+"""One run: executed, recorded, and its model made again. `python -m vitq.job --runs-dir DIR SIG…` runs several."""

@@ -1,0 +1,197 @@
+"""One planned run, from its stored config to its result."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from vitq.config import RunConfig, canonical, signature
+from vitq.errors import ConfigError
+from vitq.job import provenance
+from vitq.job.run_log import Journal
+from vitq.progress import Progress
+from vitq.store import RunDir
+from vitq.store.records import Metrics, Result, Size, Timings
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+    from torch import nn
+
+    from vitq.quant.model import QuantizedModel
+    from vitq.track import Tracker
+
+
+def execute(run_dir: RunDir, progress: Progress, tracker: Tracker, group: str | None = None) -> Result:
+    """Run one planned config and record its result; the W&B mirror hears of it afterwards.
+
+    Raises whatever stopped the run, after `status.json` and `log.txt` tell of it. Nothing partial is visible: the sites
+    and the predictions are written before `result.json`, and only that file makes a run done.
+    """
+    journal = Journal(run_dir, progress)
+    try:
+        config = stored_config(run_dir)
+        with tracker.run(config, run_dir.signature, group, run_dir) as tracked:
+            try:
+                result, site_table, model = _measured(config, run_dir, journal)
+            except BaseException as error:
+                journal.fail(error)  # before the tracker hears of it: that may take long, and time may be short
+                raise
+            run_dir.write_result(result)
+            journal.finish()
+            run_dir.clear_state()
+            stopped = _probe(config, run_dir, model, journal) if config.probe.wanted else None
+            tracked.result(result, site_table)
+        if stopped is not None:
+            raise stopped
+        return result
+    except BaseException as error:
+        if not journal.ended and not run_dir.is_done():
+            journal.fail(error)
+        raise
+
+
+def stored_config(run_dir: RunDir) -> RunConfig:
+    """The config of a planned run. Raises ConfigError for one that was edited or planned by another version."""
+    config, problems = RunConfig.parse(run_dir.read_config())
+    if config is None:
+        raise ConfigError([f"{run_dir.config_path}: {line}" for line in problems])
+    if signature(config) != run_dir.signature:
+        raise ConfigError(
+            [
+                f"{run_dir.config_path} has signature {signature(config)}, its folder says {run_dir.signature}: "
+                "the file was edited, or planned by another version of vitq; plan the run again with `vitq run` or "
+                "`vitq sweep`"
+            ]
+        )
+    return config
+
+
+def _measured(config: RunConfig, run_dir: RunDir, journal: Journal) -> tuple[Result, pd.DataFrame, QuantizedModel]:
+    """`_measure`, once more where memory ran out while this process kept something of earlier runs."""
+    from vitq.engine.memory_cache import MEMORY
+
+    try:
+        return _measure(config, run_dir, journal)
+    except (MemoryError, RuntimeError) as error:
+        from vitq import device
+
+        if not device.is_out_of_memory(error) or not MEMORY.clear():
+            raise
+    # Here, where the traceback and the tensors that it holds are gone.
+    device.release()
+    journal.note("memory ran out; what this process kept of earlier runs is dropped, and the run begins again")
+    return _measure(config, run_dir, journal)
+
+
+def _measure(config: RunConfig, run_dir: RunDir, journal: Journal) -> tuple[Result, pd.DataFrame, QuantizedModel]:
+    """Quantize, evaluate, and write everything but the result. Returns the model, too, for probes."""
+    import torch
+
+    from vitq import data, device
+    from vitq.deploy import cost as analysis
+    from vitq.engine import evaluate, fp_outputs
+    from vitq.engine.memory_cache import MEMORY
+    from vitq.models.load import load_model
+    from vitq.quant.site_table import blank
+
+    device.make_repeatable()
+    where = device.resolve(config.device)
+    provenance.reset_peak_memory()
+    with journal.timed("data"):
+        images = data.eval_set(config, journal)
+    with journal.timed("model"):
+        known = json.dumps(canonical(config)["model"], sort_keys=True), config.data.num_classes
+        loaded = MEMORY.model(known, lambda: load_model(config.model, config.data, config.cache_dir, journal))
+        model = loaded.to(where).eval()
+    with journal.timed("full precision"):
+        fp = fp_outputs.reference_logits(config, model, images, where, journal)
+    labels = torch.from_numpy(images.labels)
+    size, site_table, quantized = _quantize(config, model, where, journal, run_dir)
+    if not config.method.quantizes:
+        logits = fp
+    else:
+        with journal.timed("evaluate"):
+            logits = evaluate.logits(quantized, images, config.data.batch_size, where, journal, "evaluate")
+        if config.keep_model or config.tracker.log_model:
+            from vitq.deploy.packed.packed import save_packed
+
+            save_packed(quantized, config, size.fp_bytes, run_dir.model_path)
+    with journal.timed("cost"):
+        cost = analysis.cost(quantized, blank(config, where))
+    run_dir.write_sites(site_table)
+    run_dir.write_predictions(evaluate.predictions(logits, labels))
+    result = Result(
+        signature=run_dir.signature,
+        config=config.to_dict(),
+        metrics=Metrics(**evaluate.metrics(logits, fp, labels), n_eval=len(images)),
+        size=size,
+        cost=cost,
+        timings=Timings(total=journal.total(), stages=journal.timings),
+        memory=provenance.peak_memory(),
+        provenance=provenance.provenance(journal.started_at, journal.attempt, journal.planned_code),
+    )
+    return result, site_table, quantized
+
+
+def _quantize(
+    config: RunConfig, model: nn.Module, where: torch.device, journal: Journal, run_dir: RunDir
+) -> tuple[Size, pd.DataFrame, QuantizedModel]:
+    """Apply the recipe and store its artifacts. Returns sizes, the site table, and the quantized model."""
+    from vitq.engine import recipe
+    from vitq.engine.memory_cache import MEMORY
+    from vitq.quant import site_table
+    from vitq.steps.checkpoint import Checkpoint
+
+    fp_bytes = site_table.model_bytes(model)
+    if not config.method.quantizes:
+        quantized = recipe.equipped(config, model)
+        # Nothing is quantized: one blank image is enough to see the shapes.
+        table = site_table.site_table(quantized, [site_table.blank(config, where)])
+        weight_bits, activation_bits = site_table.mean_bits(table)
+        return (
+            Size(
+                mean_weight_bits=weight_bits,
+                mean_activation_bits=activation_bits,
+                fp_bytes=fp_bytes,
+                quantized_bytes=fp_bytes,
+            ),
+            table,
+            quantized,
+        )
+    work = recipe.apply(config, model, where, journal, Checkpoint(run_dir.state_dir), journal.timed, MEMORY)
+    quantized = work.model
+    for name, artifact in work.artifacts.items():
+        run_dir.write_artifact(name, artifact)
+    with journal.timed("sites"):
+        journal.stage("sites")
+        # The error of each site is measured on the first calibration batch: it is a report, not a part of the method.
+        table = site_table.site_table(quantized, work.batches(min(config.calib.size, config.calib.batch_size)))
+    weight_bits, activation_bits = site_table.mean_bits(table)
+    size = Size(
+        mean_weight_bits=weight_bits,
+        mean_activation_bits=activation_bits,
+        fp_bytes=fp_bytes,
+        quantized_bytes=site_table.quantized_bytes(quantized, site_table.model_bytes(quantized.model)),
+    )
+    return size, table, quantized
+
+
+def _probe(config: RunConfig, run_dir: RunDir, model: QuantizedModel, journal: Journal) -> BaseException | None:
+    """Look at the quantized model. The run is done and stays so, whatever a probe does; Ctrl-C is returned."""
+    from vitq import device
+    from vitq.probes.probed_model import Subject
+    from vitq.probes.run_probes import perform
+
+    def subject() -> Subject:
+        return Subject.of(config, model, device.resolve(config.device), journal)
+
+    try:
+        for outcome in perform(run_dir, subject, config.probe):
+            journal.note(outcome.line())
+    except KeyboardInterrupt as error:
+        # The mirror of a finished run ends well before the process does.
+        return error
+    finally:
+        journal.rest()
+    return None

@@ -1,0 +1,193 @@
+"""Facts about where a run happens: versions, machine, code, and peak memory. Stored in every result.json."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import resource
+import socket
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+import vitq
+from vitq.machine import usable_cores
+from vitq.store.records import Memory, Provenance, utc_now
+
+# Distributions whose version can change a number or the way a run is launched and recorded.
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "pillow",
+    "scipy",
+    "scikit-learn",
+    "safetensors",
+    "pandas",
+    "pyarrow",
+    "hydra-core",
+    "omegaconf",
+    "pydantic",
+    "wandb",
+)
+
+_GIT_SECONDS = 20.0
+_PROC = Path("/proc")
+
+
+def provenance(started_at: str, attempt: int, planned: dict[str, str | None] | None = None) -> Provenance:
+    """Versions, host and code facts of this process; `finished_at` is now.
+
+    started_at: ISO-8601 in UTC (`vitq.store.records.utc_now()`). attempt: 1 for the first execution of a signature.
+    planned: `code()` of the process that planned the run; where it differs, it is kept beside as `planned_version` and
+    so on.
+    Raises pydantic.ValidationError when `started_at` has no time zone or `attempt` is below 1.
+    """
+    return Provenance(
+        versions=versions(),
+        host=host(),
+        code=code()
+        | ({f"planned_{key}": planned[key] for key in planned} if planned and changed_code(planned) else {}),
+        started_at=started_at,
+        finished_at=utc_now(),
+        attempt=attempt,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Installed versions: Python, vitq and `PACKAGES`, read from package metadata (nothing is imported)."""
+    return {"python": platform.python_version(), "vitq": vitq.__version__} | {name: _version(name) for name in PACKAGES}
+
+
+@functools.cache
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def host() -> dict[str, str | int]:
+    """Name, system, CPU, usable cores, memory in bytes; GPU name, count and memory where CUDA is in use."""
+    facts: dict[str, str | int] = {
+        "name": socket.gethostname(),
+        "system": platform.platform(),
+        "machine": platform.machine(),
+        "cpu": _cpu_model(),
+        "cores": usable_cores(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    }
+    torch = _torch()
+    if torch is not None:
+        facts["torch_threads"] = torch.get_num_threads()
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            device = torch.cuda.get_device_properties(torch.cuda.current_device())
+            facts["gpu"] = device.name
+            facts["gpus"] = torch.cuda.device_count()
+            facts["gpu_memory_bytes"] = device.total_memory
+            facts["cuda"] = str(torch.version.cuda)
+    return facts
+
+
+@functools.cache
+def code() -> dict[str, str | None]:
+    """Version of vitq, and commit and cleanliness of its source tree.
+
+    `commit` and `dirty` ('true'/'false') are null when the package does not come from a git work tree: installed from
+    a wheel, or no git on this machine. `dirty` looks at the package alone, new files included. The answer is kept: the
+    code that a process runs is the code that it started with.
+    """
+    facts: dict[str, str | None] = {"version": vitq.__version__, "commit": None, "dirty": None}
+    package = Path(vitq.__file__).resolve().parent
+    # Tracked? An installed copy inside somebody else's repository must not borrow that repository's commit.
+    if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return facts
+    facts["commit"] = _git(package, "rev-parse", "HEAD")
+    changes = _git(package, "status", "--porcelain", "--", ".")
+    facts["dirty"] = None if changes is None else str(bool(changes)).lower()
+    return facts
+
+
+def changed_code(planned: dict[str, str | None] | None) -> str:
+    """What is different from the code that planned a run, `commit 1a2b -> 3c4d`; '' for nothing, or nothing known."""
+    now = code()
+    found = {key: planned.get(key) for key in now} if planned else now
+    return ", ".join(f"{key} {found[key]} -> {now[key]}" for key in now if found[key] != now[key])
+
+
+def peak_memory() -> Memory:
+    """Peak resident set of this process and peak CUDA allocation over its devices, in bytes, since the last reset.
+
+    CUDA is null where torch is not loaded or has not used a GPU.
+    """
+    return Memory(peak_rss_bytes=_peak_rss(), peak_cuda_bytes=_peak_cuda())
+
+
+def reset_peak_memory() -> bool:
+    """Start the peaks afresh, so that each of several runs in one process reports its own.
+
+    Returns False where the system cannot reset the resident peak (not Linux): it then stays that of the whole process.
+    """
+    torch = _torch()
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        for device in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(device)
+    try:
+        (_PROC / "self/clear_refs").write_text("5")  # proc(5): 5 resets the peak resident set (VmHWM)
+    except OSError:
+        return False
+    return True
+
+
+def _peak_rss() -> int:
+    # VmHWM and not ru_maxrss: the latter starts from the parent's size at fork and cannot be reset.
+    status = _PROC / "self/status"
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _peak_cuda() -> int | None:
+    torch = _torch()
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return None
+    return sum(int(torch.cuda.max_memory_allocated(device)) for device in range(torch.cuda.device_count()))
+
+
+def _torch() -> ModuleType | None:
+    """torch if this process has loaded it; it is never imported for the sake of a fact."""
+    return sys.modules.get("torch")
+
+
+def _cpu_model() -> str:
+    cpuinfo = _PROC / "cpuinfo"
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Output of a git command in `folder`, stripped; None when git is absent, fails or is too slow."""
+    # GIT_DIR and friends (set inside hooks) would point git at another repository.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_GIT_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,113 @@
+"""What a run tells of itself while it goes on: `status.json`, `log.txt`, and the seconds of its stages."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from vitq import signals
+from vitq.errors import brief
+from vitq.job import provenance
+from vitq.progress import Progress
+from vitq.store import RunDir
+from vitq.store.records import Status, utc_now
+
+# Seconds between two writes of status.json while a stage advances.
+_STATUS_EVERY = 1.0
+
+
+class Journal(Progress):
+    """Writes `status.json` and `log.txt` while it passes progress on, and keeps the seconds of each stage."""
+
+    def __init__(self, run_dir: RunDir, listener: Progress):
+        previous = run_dir.status_hint()
+        self._run_dir, self._listener = run_dir, listener
+        self.attempt = previous.attempt + 1 if previous is not None and previous.state != "planned" else 1
+        self.started_at = utc_now()
+        self.timings: dict[str, float] = {}
+        self._begin = time.perf_counter()
+        self._stage, self._done, self._note = "", 0, ""
+        self._total: int | None = None
+        self._stage_at: str | None = None
+        self._written = 0.0
+        self.planned_code = previous.code if previous is not None else None
+        self.ended = False
+        self._log(f"attempt {self.attempt} on {socket.gethostname()}, pid {os.getpid()}")
+        if changed := provenance.changed_code(self.planned_code):
+            self._log(f"the code has changed since this run was planned: {changed}")
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self._stage, self._done, self._total, self._note = name, 0, total, ""
+        self._stage_at = utc_now()
+        self._listener.stage(name, total)
+        self._write("running")
+        self._log(name)
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        self._done += units
+        self._note = note
+        self._listener.advance(units, note)
+        if time.monotonic() - self._written >= _STATUS_EVERY:
+            self._write("running")
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Seconds of a part of the run, under `timings.stages`."""
+        start = time.perf_counter()
+        yield
+        self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - start
+
+    def total(self) -> float:
+        """Seconds since the run began."""
+        return time.perf_counter() - self._begin
+
+    def finish(self) -> None:
+        self._write("done")
+        self._log(f"done in {self.total():.1f} s")
+
+    def note(self, text: str) -> None:
+        """Something for the log alone."""
+        self._log(text)
+
+    def rest(self) -> None:
+        """What was done after the result is over."""
+        self._write("done")
+
+    def fail(self, error: BaseException) -> None:
+        """Record why the run has no result: it failed, or was told to stop and can go on from its last block."""
+        self.ended = True
+        if isinstance(error, KeyboardInterrupt):
+            signals.heard()
+            self._write("interrupted", error=str(error) or "told to stop by Ctrl-C")
+            self._log(str(error) or "told to stop by Ctrl-C")
+            return
+        text = "".join(traceback.format_exception(error))
+        self._write("failed", error=brief(error), traceback=text)
+        self._log(text)
+
+    def _write(self, state: str, error: str | None = None, traceback: str | None = None) -> None:
+        self._written = time.monotonic()
+        self._run_dir.write_status(
+            Status(
+                state=state,
+                attempt=self.attempt,
+                stage=self._stage,
+                done=self._done,
+                total=self._total,
+                note=self._note,
+                started_at=self.started_at,
+                stage_at=self._stage_at,
+                pid=os.getpid(),
+                host=socket.gethostname(),
+                error=error,
+                traceback=traceback,
+                code=self.planned_code,
+            )
+        )
+
+    def _log(self, text: str) -> None:
+        self._run_dir.append_log(f"{utc_now()} {text.rstrip()}\n")

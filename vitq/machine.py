@@ -1,0 +1,73 @@
+"""What this machine lets this process use: cores, GPUs, memory. Importing it imports no torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    import torch
+
+_CGROUPS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
+_NO_LIMIT = 1 << 62
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: a scheduler or container may allow fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def visible_gpus() -> list[str]:
+    """Names of the GPUs that this process may use, out of its own CUDA_VISIBLE_DEVICES; torch is not imported."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return [name.strip() for name in listed.split(",") if name.strip() and name.strip() != "-1"]
+    try:
+        found = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return [str(number) for number, line in enumerate(found.splitlines()) if line.startswith("GPU ")]
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process could still take on a device, the limits of its control groups counted."""
+    if device.type == "cuda":
+        import torch
+
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    return min(int(psutil.virtual_memory().available), *_cgroup_room())
+
+
+def _cgroup_room(root: Path = Path("/sys/fs/cgroup"), mine: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Bytes left below each memory limit that this process is under; a scheduler sets one for a job."""
+    try:
+        lines = mine.read_text().splitlines()
+    except OSError:
+        return [_NO_LIMIT]  # not Linux
+    found = [_NO_LIMIT]
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        base = root / controllers
+        folder = base / path.strip("/")
+        for place in (folder, *folder.parents):
+            if not place.is_relative_to(base):
+                break
+            found += [left for limit, used in _CGROUPS if (left := _left(place / limit, place / used)) is not None]
+    return found
+
+
+def _left(limit: Path, used: Path) -> int | None:
+    try:
+        most, now = limit.read_text().strip(), used.read_text().strip()
+    except OSError:
+        return None
+    return None if most == "max" else max(0, int(most) - int(now))

@@ -1,0 +1,104 @@
+"""The structure of a model as the engine needs it. One file per family fills it in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from vitq.errors import ModelError
+from vitq.registry import Registry
+
+
+@dataclass(frozen=True)
+class Link:
+    """A norm whose output is read by linear layers only, so that scales and shifts can be folded across.
+
+    norm, consumers: module names. padded: zeros are inserted between norm and consumer (windows that do not divide the
+    feature map), so that a folded shift would not be exact at the padding; a folded scale is.
+    """
+
+    norm: str
+    consumers: tuple[str, ...]
+    padded: bool = False
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One link of the chain that makes up the model: `forward` maps its input (B, …) to the next one's input."""
+
+    name: str
+    forward: Callable[[Tensor], Tensor]
+    modules: tuple[str, ...]
+
+    def holds(self, owner: str) -> bool:
+        """Whether the module named `owner` belongs to this segment."""
+        return any(owner == module or owner.startswith(module + ".") for module in self.modules)
+
+
+@dataclass
+class Structure:
+    """What a family file reports of a model.
+
+    inputs: kind of the input of every Linear and Conv that is quantized, by module name.
+    attentions: names of the attention modules.
+    links: norm → consumers. segments: the chain; composed, it equals the model's forward.
+    stem, head: names of the first and the last layers (`bits.first_last`).
+    model: the module that the names belong to.
+    """
+
+    family: str
+    model: nn.Module
+    inputs: dict[str, str] = field(default_factory=dict)
+    attentions: list[str] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+    stem: tuple[str, ...] = ()
+    head: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the engine must know of a family of networks: the class of its models, and what reports their structure."""
+
+    model: type[nn.Module]
+    structure: Callable[[nn.Module], Structure]
+
+
+# A new family is one file in this package, which registers it here.
+FAMILIES: Registry[Family] = Registry("model family", "vitq.models")
+
+
+def structure_of(model: nn.Module) -> Structure:
+    """Structure of a timm model. Raises ModelError for a model outside the supported families."""
+    families = {FAMILIES[name].model: FAMILIES[name] for name in FAMILIES}
+    for kind in type(model).__mro__:  # the most special family first
+        if kind in families:
+            return families[kind].structure(model)
+    names = ", ".join(f"{kind.__module__}.{kind.__name__}" for kind in families)
+    raise ModelError(
+        f"model of class {type(model).__module__}.{type(model).__name__} is outside the supported families ({names}); "
+        "to add one, write a file like vitq/models/vit.py (docs/extending.md)"
+    )
+
+
+def unsupported(model: nn.Module, part: str, found: object, valid: str) -> ModelError:
+    """The one wording for a variant of a supported family that the engine does not know."""
+    return ModelError(
+        f"{type(model).__name__}: {part} is {found}; valid: {valid}; a variant is added in vitq/models/<family>.py"
+    )
+
+
+def layers_below(model: nn.Module, prefix: str) -> list[str]:
+    """Names of all Linear and Conv2d layers at or below a module."""
+    return [
+        f"{prefix}.{name}" if name else prefix
+        for name, module in model.get_submodule(prefix).named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    ]
+
+
+def foldable(norm: nn.Module) -> bool:
+    """Whether scales can be folded into a norm: it has an affine weight."""
+    return isinstance(getattr(norm, "weight", None), nn.Parameter)

@@ -1,0 +1,1 @@
+"""From what a user typed to runs: composed, checked, signed, estimated; and what a launcher is."""

@@ -1,0 +1,195 @@
+"""What a person sees while a plan is executed: a live display on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from vitq.progress import Progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
+
+    from vitq.planning.plan import PlannedRun
+    from vitq.store.records import Result
+
+# Seconds between two lines about the stages of one run, where lines cannot be overwritten.
+_QUIET_SECONDS = 10.0
+
+
+class Show:
+    """Plain lines, one when a run starts and one when it ends; the base of the live display.
+
+    Use as a context manager around a launch. `name`: of the sweep or of the one run. `total`: number of runs.
+    """
+
+    def __init__(self, console: Console, name: str, total: int):
+        self.console, self.name, self.total = console, name, total
+        self.ended = 0
+        self._started: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing to put back for plain lines."""
+
+    def running(self, run: PlannedRun) -> Progress:
+        """A run starts; give the returned listener to it."""
+        self._started[run.signature] = time.monotonic()
+        self._say(run, "started", ahead=1)
+        return _Lines(self, run)
+
+    def finished(self, run: PlannedRun, result: Result) -> None:
+        """A run ended with a result."""
+        self._end(run)
+        self._say(run, f"[green]done[/] in {self._seconds(run)}: {_scores(result)}")
+
+    def failed(self, run: PlannedRun, error: BaseException) -> None:
+        """A run ended without a result."""
+        from rich.markup import escape
+
+        self._end(run)
+        line = " ".join(f"{type(error).__name__}: {error}".split())
+        self._say(run, f"[red]failed[/] after {self._seconds(run)}: {escape(line)}")
+
+    def skipped(self, run: PlannedRun) -> None:
+        """A run has its result already."""
+        self._end(run)
+        self._say(run, f"[dim]finished before, skipped ({run.signature})[/]")
+
+    def _end(self, run: PlannedRun) -> None:
+        self.ended += 1
+
+    def _say(self, run: PlannedRun, text: str, ahead: int = 0) -> None:
+        from rich.markup import escape
+
+        place = f"[dim]{escape(f'[{self.ended + ahead}/{self.total}]')}[/] "
+        self.console.print(f"{place}{escape(run.label)}  {text}", soft_wrap=True, highlight=False)
+
+    def _seconds(self, run: PlannedRun) -> str:
+        seconds = time.monotonic() - self._started.get(run.signature, time.monotonic())
+        return f"{seconds:.1f} s"
+
+
+class _Lines(Progress):
+    """Says the stage of a run, at most every ten seconds."""
+
+    def __init__(self, show: Show, run: PlannedRun):
+        self._show, self._run = show, run
+        self._last = time.monotonic()
+        self._stage, self._total, self._done = "", 0, 0
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """See Progress."""
+        self._stage, self._total, self._done = name, total or 0, 0
+        self._speak("")
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        """See Progress."""
+        self._done += units
+        self._speak(note)
+
+    def _speak(self, note: str) -> None:
+        if time.monotonic() - self._last < _QUIET_SECONDS:
+            return
+        self._last = time.monotonic()
+        count = f" {self._done}/{self._total}" if self._total else ""
+        self._show._say(self._run, f"[dim]{self._stage}{count} {note}[/]".rstrip(), ahead=1)
+
+
+class LiveShow(Show):
+    """One line per running run (stage, block, bar, time left) above a bar for the sweep; ended runs scroll up."""
+
+    def __init__(self, console: Console, name: str, total: int):
+        super().__init__(console, name, total)
+        from rich.console import Group
+        from rich.live import Live
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as Bars
+
+        text = "{task.description}"
+        self._runs = Bars(
+            SpinnerColumn(),
+            TextColumn(text, markup=False),
+            TextColumn("[cyan]{task.fields[stage]}"),
+            TextColumn("[dim]{task.fields[note]}"),
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        sweep = (TextColumn(text, markup=False), BarColumn(40), MofNCompleteColumn(), TextColumn("runs"))
+        self._sweep = Bars(*sweep, TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), console=console)
+        self._all = self._sweep.add_task(name, total=total)
+        self._tasks: dict[str, TaskID] = {}
+        self._live = Live(Group(self._runs, self._sweep), console=console, refresh_per_second=8, transient=True)
+
+    def __enter__(self) -> Self:
+        self._live.start(refresh=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the terminal as it was, also after Ctrl-C."""
+        self._live.stop()
+
+    def running(self, run: PlannedRun) -> Progress:
+        """See Show."""
+        self._started[run.signature] = time.monotonic()
+        self._tasks[run.signature] = self._runs.add_task(run.label, total=None, stage="starting", note="")
+        return _Bar(self, run.signature)
+
+    def update(self, signature: str, units: int, note: str) -> None:
+        """A running run advanced."""
+        self._runs.update(self._tasks[signature], advance=units, note=note)
+
+    def stage(self, signature: str, name: str, total: int | None) -> None:
+        """A running run entered a stage: the bar and the time left start anew."""
+        self._runs.reset(self._tasks[signature], total=total, stage=name, note="")
+
+    def _end(self, run: PlannedRun) -> None:
+        super()._end(run)
+        self._sweep.advance(self._all)
+        if run.signature in self._tasks:
+            self._runs.remove_task(self._tasks.pop(run.signature))
+
+
+class _Bar(Progress):
+    def __init__(self, show: LiveShow, signature: str):
+        self._show, self._signature = show, signature
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """See Progress."""
+        self._show.stage(self._signature, name, total)
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        """See Progress."""
+        self._show.update(self._signature, units, note)
+
+
+def make(console: Console, name: str, total: int) -> Show:
+    """The display that suits a console."""
+    return (LiveShow if console.is_terminal else Show)(console, name, total)
+
+
+def _scores(result: Result) -> str:
+    top1, drop = result.metrics.top1, result.metrics.drop
+    # A job that waited in a queue meets the code of the day; its result says so (`provenance.code`), and so do we.
+    other = any(key.startswith("planned_") for key in result.provenance.code)
+    changed = "; the code has changed since it was planned" if other else ""
+    if top1 is None:
+        return f"top-1 is not a finite number{changed}"
+    return f"top-1 {top1:.2f} %" + ("" if drop is None else f", drop {drop:.2f} points") + changed

@@ -1,0 +1,80 @@
+"""What planning and launching ask of the engine. Importing this module imports neither torch nor images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vitq.config import ModelConfig, RunConfig
+
+if TYPE_CHECKING:
+    from vitq.data import DataFacts
+    from vitq.progress import Progress
+    from vitq.store import RunDir
+    from vitq.store.records import Result
+    from vitq.track import Tracker
+
+
+class Engine:
+    """The engine of this package. Tests put one of their own in its place (`ENGINE`)."""
+
+    def identify(self, model: ModelConfig) -> ModelConfig:
+        """The config with `weights`, what stands for the weights in a run's identity. Raises ModelError."""
+        from vitq.models.load import identify
+
+        return identify(model)
+
+    def describe(self, config: RunConfig) -> DataFacts:
+        """Counts, classes and fingerprint of a run's images. Raises DataError."""
+        from vitq.data import describe
+
+        return describe(config)
+
+    def data_problems(self, config: RunConfig) -> list[str]:
+        """Where config and images do not fit each other, one line each."""
+        from vitq.data import problems
+
+        return problems(config)
+
+    def recipe_problems(self, config: RunConfig) -> list[str]:
+        """What is wrong with method, bits and probes, one line each."""
+        from vitq.registry import discover
+
+        discover("vitq.quant")  # the first import of torch, whose errors are told here
+        from vitq.engine.recipe_checks import problems
+        from vitq.probes.probe import problems as probe_problems
+
+        return [*problems(config), *probe_problems(config)]
+
+    def network_problems(self, config: RunConfig) -> list[str]:
+        """Why the network cannot be built, filled with its weights or given its images; else []."""
+        from vitq.engine.network_checks import network_problems
+
+        return network_problems(config)
+
+    def misfits(self, config: RunConfig) -> list[str]:
+        """Where bits and recipe do not fit a network that has no `network_problems`."""
+        from vitq.engine.network_checks import misfits
+
+        return misfits(config)
+
+    def iterates(self, config: RunConfig) -> bool:
+        """Whether an enabled step of the recipe heeds `method.iterations`."""
+        if not config.method.steps:
+            return False
+        from vitq.steps.step import enabled_steps
+
+        return any(step.iterates for step in enabled_steps(config))
+
+    def execute(self, run_dir: RunDir, progress: Progress, tracker: Tracker, group: str | None = None) -> Result:
+        """One planned run, from its stored config to its result. Raises whatever stopped it."""
+        from vitq.job.execute import execute
+
+        return execute(run_dir, progress, tracker, group)
+
+
+ENGINE = Engine()
+
+
+def engine() -> Engine:
+    """The engine in use."""
+    return ENGINE

@@ -1,0 +1,108 @@
+"""What a launcher is, and the registry of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from vitq.config.problems import option_problems
+from vitq.errors import ConfigError
+from vitq.planning.background import start_driver
+from vitq.planning.display import Show
+from vitq.planning.estimate import History
+from vitq.planning.plan import Plan, PlannedRun
+from vitq.registry import Registry
+from vitq.store import Store
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a launcher would make of a plan.
+
+    allocations: processes or jobs; parallel: at most so many at a time; gpus: of each (0.5: two share it).
+    text: all this for people.
+    """
+
+    allocations: int
+    parallel: int
+    gpus: float
+    text: str
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What a scheduler says of the job that a run was last given to: a hint, never the truth.
+
+    ended: it will not start again; text: for people.
+    """
+
+    job: str
+    ended: bool
+    text: str
+
+
+class Launcher(ABC):
+    """Executes the unfinished runs of a plan that was committed to its store.
+
+    A launcher decides nothing about results: a run is done when its stored result validates (`RunDir.is_done`), and
+    a failed run never stops the others. Its module must be cheap to import, plans look names up: import torch,
+    submitit … inside the methods.
+    """
+
+    # Frozen dataclass of `launcher.options`.
+    Options: ClassVar[type]
+
+    def __init__(self, options: Mapping[str, Any]):
+        """Raises ConfigError for options that `check` finds wrong."""
+        problems = self.check(options)
+        if problems:
+            raise ConfigError(problems)
+        self.options: Any = TypeAdapter(self.Options).validate_python(dict(options))
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any]) -> list[str]:
+        """Problems of `launcher.options`, one line each."""
+        try:
+            TypeAdapter(cls.Options).validate_python(dict(options))
+        except ValidationError as error:
+            return option_problems(error, "launcher.options", cls.Options, "key")
+        return []
+
+    @abstractmethod
+    def preview(self, runs: Sequence[PlannedRun], history: History) -> Preview:
+        """What it would start for these runs. Nothing is started or submitted."""
+
+    @abstractmethod
+    def launch(self, plan: Plan, show: Show) -> list[str]:
+        """Execute and return when all runs have ended: signatures of those that failed.
+
+        Ctrl-C passes through as KeyboardInterrupt with finished runs kept.
+        """
+
+    def detach(self, plan: Plan, show: Show) -> str:
+        """Leave a committed sweep to the scheduler, or to a driver in the background. Returns what to tell."""
+        if all(plan.store.run(run.signature).is_done() for run in plan.runs):
+            return "all runs are finished"
+        return f"{start_driver(plan)} executes the runs"
+
+    @classmethod
+    def cancel(cls, store: Store, sweep: str) -> list[str]:
+        """End what a scheduler has of a sweep; names of what was ended. Processes are ended by `vitq cancel` itself."""
+        return []
+
+    @classmethod
+    def state(cls, store: Store, signatures: set[str]) -> dict[str, JobState]:
+        """What a scheduler says of some runs, by signature; empty where there is none."""
+        return {}
+
+
+LAUNCHERS: Registry[type[Launcher]] = Registry("launcher", "vitq.launchers")
+
+
+def launcher_of(plan: Plan) -> Launcher:
+    """The launcher that a plan names, with the plan's options. Raises VitqError and ConfigError."""
+    return LAUNCHERS[plan.launcher.name](plan.launcher.options)

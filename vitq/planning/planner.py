@@ -1,0 +1,244 @@
+"""From cells to runs: every config parsed, checked and signed before anything starts or is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vitq.config import BitsConfig, CalibConfig, LauncherConfig, RunConfig, signature
+from vitq.config.problems import merge
+from vitq.config.sweep import SweepConfig
+from vitq.errors import ConfigError, DataError, ModelError, unknown
+from vitq.planning import baseline, compose
+from vitq.planning.compose import Cell, Primary
+from vitq.planning.engine import Engine, engine
+from vitq.planning.launcher import LAUNCHERS
+from vitq.planning.plan import Plan, PlannedRun
+from vitq.planning.unread import Unread
+from vitq.store import Store
+
+T = TypeVar("T")
+
+
+def make(primary: Primary, name: str | None = None, watch: Callable[[int], None] = lambda cells: None) -> Plan:
+    """Expand a primary config and check every run. Raises ConfigError with all problems of all runs.
+
+    name: sweep name where the config has no `sweep` section; None for a single run. watch: called with the number of
+    cells looked at so far.
+    """
+    planner = Planner(primary, name)
+    for number, cell in enumerate(compose.expand(primary), 1):
+        watch(number)
+        planner.add(cell)
+    return planner.plan()
+
+
+class Planner:
+    """Collects the runs of a sweep cell by cell, and everything that is wrong with them.
+
+    A cell is parsed into a config, the config is completed by what disks know, signed, and checked unless an equal run
+    is there already or has its result.
+    """
+
+    def __init__(self, primary: Primary, name: str | None = None):
+        self._primary = primary
+        self._facts = _Facts(engine())
+        self._unread = Unread()
+        self._cells = 0
+        # (label of a run, problem); problems of the sweep itself have no run.
+        self._problems: list[tuple[str, str]] = []
+        self._runs: dict[str, PlannedRun] = {}
+        self._stores: dict[str, Store] = {}
+        self._launchers: list[LauncherConfig] = []
+        # Name of each recipe → options of the group `method` that chose it.
+        self._methods: dict[str, set[str]] = {}
+        self._sweep: SweepConfig | None = None
+        if primary.multirun:
+            self._sweep, problems = SweepConfig.parse(primary.sweep, name or primary.file.stem)
+            problems += self._sweep.unmatched(self._options) if self._sweep else []
+            self._reject("", problems)
+
+    def add(self, cell: Cell) -> None:
+        """Look at the next cell."""
+        self._cells += 1
+        if self._excluded(cell):
+            return
+        config, problems = _parse(cell, self._facts.engine)
+        label = _label(cell, self._primary, config)
+        if config is not None:
+            self._note_sweep_wide(cell, config)
+            config, more = self._facts.complete(config)
+            problems += more
+            problems += self._take(cell, config, label, problems)
+        self._reject(label, problems)
+
+    def plan(self) -> Plan:
+        """The plan of all cells. Raises ConfigError with all problems."""
+        self._check_one("runs_dir", list(self._stores))
+        self._check_one("launcher", [launcher.name for launcher in self._launchers])
+        self._reject("", self._unread.problems())
+        warnings = self._resolve_baseline()
+        if not self._problems and not self._runs:
+            self._reject("", ["the sweep has no runs: `sweep.exclude` leaves out every cell"])
+        if self._problems:
+            raise ConfigError(merge(self._problems, self._cells))
+        store = next(iter(self._stores.values()))
+        runs = tuple(self._runs.values())
+        return Plan(runs, store, self._launchers[0], self._cells, self._sweep, self._primary.swept, warnings)
+
+    def _reject(self, label: str, problems: list[str]) -> None:
+        self._problems += [(label, problem) for problem in problems]
+
+    def _options(self, group: str) -> Any:
+        """Names that a pattern of `sweep.exclude` may match; several probes are chosen together, under no name."""
+        groups = self._primary.roots
+        return groups.files(group) if groups.is_group(group) and group != "probe" else ()
+
+    def _excluded(self, cell: Cell) -> bool:
+        if self._sweep is None or cell.problem is not None:
+            return False
+        try:
+            return self._sweep.excludes(cell.choices, cell.raw)
+        except KeyError as error:
+            valid = [*cell.choices, *cell.raw]
+            self._reject("", [f"sweep.exclude: {unknown('key', error.args[0], valid, 'Dotted keys work too.')}"])
+            return False
+
+    def _note_sweep_wide(self, cell: Cell, config: RunConfig) -> None:
+        """What a sweep has one of (store, launcher), and what its baseline is chosen from."""
+        self._methods.setdefault(config.method.name, set()).add(cell.choices.get("method", ""))
+        self._stores.setdefault(config.runs_dir, Store(config.runs_dir))
+        if config.launcher not in self._launchers:
+            self._launchers.append(config.launcher)
+
+    def _take(self, cell: Cell, config: RunConfig, label: str, problems: list[str]) -> list[str]:
+        """Add the run of a config unless an equal one is there; further problems of it."""
+        sign = signature(config)
+        if sign in self._runs:
+            return []
+        done = not problems and self._stores[config.runs_dir].run(sign).is_done()
+        more = [] if done else [line for line in self._facts.check(config) if line not in problems]
+        if not problems and not more:
+            self._runs[sign] = PlannedRun(sign, config, label, cell.overrides, done)
+        self._unread.look(cell.overrides, config, done)
+        return more
+
+    def _check_one(self, key: str, several: list[str]) -> None:
+        if len(several) > 1:
+            self._reject("", [f"{key}: one sweep uses one, found {', '.join(several)}; start them as separate sweeps"])
+
+    def _resolve_baseline(self) -> tuple[str, ...]:
+        """The sweep's baseline as results name it; warnings."""
+        if not (self._sweep and self._sweep.baseline and self._methods):
+            return ()
+        found = baseline.find(self._sweep.baseline, self._methods, self._primary.roots.files("method"))
+        self._reject("", [found.problem] if found.problem else [])
+        self._sweep = dataclasses.replace(self._sweep, baseline=found.name)
+        return (found.warning,) if found.warning else ()
+
+
+def _parse(cell: Cell, engine: Engine) -> tuple[RunConfig | None, list[str]]:
+    """A cell's config, normalized so that equal runs are equal; its problems."""
+    if cell.problem is not None:
+        return None, [cell.problem]
+    config, problems = RunConfig.parse(cell.raw)
+    if config is None:
+        return None, problems
+    name = config.launcher.name
+    if name in LAUNCHERS:
+        problems += LAUNCHERS[name].check(config.launcher.options)
+    else:
+        problems.append(unknown("launcher", name, LAUNCHERS))
+    if not config.method.quantizes:
+        # One full-precision run, whichever cell of bits x calibration x seeds it was found in.
+        fp = BitsConfig(weight="fp", activation="fp")
+        config = dataclasses.replace(config, bits=fp, calib=CalibConfig(), seed=0)
+    if config.method.iterations is not None and not engine.iterates(config):
+        # One run, whatever a sweep over learning methods asks of these.
+        config = dataclasses.replace(config, method=dataclasses.replace(config.method, iterations=None))
+    return _absolute(config), problems
+
+
+def _absolute(config: RunConfig) -> RunConfig:
+    """Paths that exist here become absolute: the job may start in another folder. Others (URLs, `hfds/…`) stay."""
+
+    def absolute(text: str | None) -> str | None:
+        path = Path(text).expanduser() if text else None
+        return str(path.absolute()) if path and path.exists() else text
+
+    data = dataclasses.replace(config.data, root=absolute(config.data.root), class_map=absolute(config.data.class_map))
+    model = dataclasses.replace(config.model, checkpoint=absolute(config.model.checkpoint))
+    runs_dir = str(Path(config.runs_dir).expanduser().absolute())
+    return dataclasses.replace(config, data=data, model=model, runs_dir=runs_dir)
+
+
+class _Facts:
+    """What the plan asks of disks and of the engine, each question once per sweep."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._answers: dict[str, Any] = {}
+
+    def complete(self, config: RunConfig) -> tuple[RunConfig, list[str]]:
+        """The config with `model.weights` and `data.fingerprint` as far as they can be known, and what is wrong."""
+        problems: list[str] = []
+        try:
+            model = self._once("model", config.model, lambda: self.engine.identify(config.model))
+            config = dataclasses.replace(config, model=model)
+        except ModelError as error:
+            problems.append(str(error))
+        asked = (config.model, config.data, config.calib, config.seed, config.method.quantizes)
+        problems += self._once("fit", asked, lambda: self.engine.data_problems(config))
+        try:
+            facts = self._once("data", config.data, lambda: self.engine.describe(config))
+            config = dataclasses.replace(config, data=dataclasses.replace(config.data, fingerprint=facts.fingerprint))
+        except DataError as error:
+            problems += [str(error)] if str(error) not in problems else []
+        return config, problems
+
+    def check(self, config: RunConfig) -> list[str]:
+        """Problems that only the engine sees (method, steps, quantizers, the network's shapes); imports torch."""
+        asked = (config.model, config.method, config.bits, config.calib, config.data, config.device, config.probe)
+        recipe: list[str] = self._once("recipe", asked, lambda: self.engine.recipe_problems(config))
+        network_key = (config.model, config.data.num_classes)
+        network: list[str] = self._once("network", network_key, lambda: self.engine.network_problems(config))
+        return [*recipe, *network] or self._once("misfits", asked, lambda: self.engine.misfits(config))
+
+    def _once(self, what: str, asked: Any, answer: Callable[[], T]) -> T:
+        """The answer to a question already put, or the same error again."""
+        key = what + json.dumps(asked, default=dataclasses.asdict, sort_keys=True)
+        if key not in self._answers:
+            try:
+                self._answers[key] = answer()
+            except (ModelError, DataError) as error:
+                self._answers[key] = error
+        known = self._answers[key]
+        if isinstance(known, Exception):
+            raise known
+        return known  # type: ignore[no-any-return]
+
+
+def _label(cell: Cell, primary: Primary, config: RunConfig | None = None) -> str:
+    """Model, method, bits, then whatever else is swept: `vit_digits repq_vit w4a4 seed=1`, `vit_digits fp32`.
+
+    Bits are those of the config where one could be made: `bits.weight=3` beats the group's file.
+    """
+    if not cell.choices:
+        return " ".join(cell.overrides)
+    quantizes = config is None or config.method.quantizes
+    main = ("model", "method", "bits") if quantizes else ("model", "method")
+    known = dict(cell.choices)
+    if config is not None:
+        known["bits"] = config.bits.label.lower()
+        if "(" in config.method.name:  # on a base
+            known["method"] = config.method.name
+    words = [known[group] for group in main if group in cell.choices]
+    for override in cell.overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        matters = quantizes or key.partition(".")[0] not in ("bits", "calib", "seed")
+        if key in primary.swept and key not in main and matters:
+            words.append(value if key in cell.choices else f"{key}={value}")
+    return " ".join(words)

@@ -1,0 +1,76 @@
+"""A plan from what a store holds: the runs of a sweep as they were planned, whatever the YAML files say today."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from vitq.config import LauncherConfig, RunConfig
+from vitq.config.labels import run_label
+from vitq.config.search_path import Roots
+from vitq.config.sweep import SweepConfig
+from vitq.errors import ConfigError, VitqError, unknown
+from vitq.planning.launcher import LAUNCHERS
+from vitq.planning.plan import Plan, PlannedRun
+from vitq.store import Store, claim
+
+
+def stored_plan(
+    store: Store, sweep: str, only: Collection[str] | None = None, launcher_words: Sequence[str] = ()
+) -> Plan:
+    """The unfinished runs of a stored sweep, or those of `only`. Raises StoreError, and VitqError when none is left.
+
+    launcher_words: `launcher=NAME`, `launcher.options.KEY=VALUE`, in place of what the sweep was started with. Raises
+    ConfigError for other words.
+    """
+    record = store.read_sweep(sweep)
+    runs, problems = [], []
+    # What the sweep says; its runs may have been planned by another sweep since.
+    launcher = LauncherConfig(**record.launcher) if record.launcher else None
+    for signature in record.signatures:
+        if only is not None and signature not in only:
+            continue
+        run_dir = store.run(signature)
+        if run_dir.is_done():
+            claim.bury(run_dir)
+            continue
+        config, found = RunConfig.parse(run_dir.read_config())
+        if config is None:
+            problems += [f"{run_dir.config_path}: {line}" for line in found]
+            continue
+        launcher = launcher or config.launcher
+        runs.append(PlannedRun(signature, config, run_label(config), (), done=False))
+    if problems:
+        raise ConfigError(problems)
+    if not runs or launcher is None:
+        raise VitqError(f"sweep {sweep!r} has no run to do; `vitq status {sweep}` shows where its runs stand")
+    launcher = changed(launcher, launcher_words)
+    facts = SweepConfig(name=record.name, description=record.description, baseline=record.baseline)
+    return Plan(tuple(runs), store, launcher, len(runs), facts, record.axes)
+
+
+def changed(launcher: LauncherConfig, words: Sequence[str]) -> LauncherConfig:
+    """A launcher with overrides. `launcher=NAME` starts from that one's own defaults. Raises ConfigError."""
+    if not words:
+        return launcher
+    from omegaconf import OmegaConf
+
+    foreign = [word for word in words if not word.startswith(("launcher=", "launcher.options."))]
+    if foreign:
+        raise ConfigError(
+            [f"{word}: retry goes by the stored configs; valid: launcher=…, launcher.options.…" for word in foreign]
+        )
+    chosen = [word for word in words if word.startswith("launcher=")]
+    raw: Any = {"name": launcher.name, "options": launcher.options}
+    if chosen:
+        name, files = chosen[-1].partition("=")[2], Roots.of().files("launcher")
+        if name not in files:
+            raise ConfigError([unknown("launcher", name, files)])
+        raw = OmegaConf.load(files[name])
+    options = OmegaConf.from_dotlist([word for word in words if word not in chosen])
+    merged: Any = OmegaConf.to_container(OmegaConf.merge({"launcher": raw}, options))
+    made = LauncherConfig(**merged["launcher"])
+    problems = LAUNCHERS[made.name].check(made.options) if made.name in LAUNCHERS else []
+    if problems:
+        raise ConfigError(problems)
+    return made

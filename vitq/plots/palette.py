@@ -1,0 +1,18 @@
+"""Colours of Okabe and Ito, told apart by shape too."""
+
+from __future__ import annotations
+
+# Okabe–Ito without black and yellow, which vanish on a dark and on a white page.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7")
+BLUE, ORANGE = PALETTE[:2]
+GREY = "#808080"
+# Of text and of full precision, which the page sets for light and dark.
+INK = GREY
+# Of plotly and of matplotlib.
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "pentagon")
+MARKERS = "osD^v<>Pp*X"
+
+
+def style(index: int) -> tuple[str, str]:
+    """Colour and plotly's symbol of the index-th series: no two of the first 48 are alike."""
+    return PALETTE[index % len(PALETTE)], SYMBOLS[(index + index // len(PALETTE)) % len(SYMBOLS)]

@@ -1,0 +1,230 @@
+"""One row per run of a sweep, whatever became of it."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from vitq.config import RunConfig, canonical, orders
+from vitq.config.labels import bits_label
+from vitq.errors import StoreError
+from vitq.report.accuracy_table import CELL
+from vitq.store import RunDir, Store
+from vitq.store.records import Result, Status
+
+# Column → what it holds. Accuracies, drop and agreement in percent (points), MB = 10^6 bytes.
+COLUMNS = {
+    "model": "str", "data": "str", "method": "str", "bits": "str", "calib": "Int64", "seed": "Int64",
+    "top1": "float64", "drop": "float64", "fp_top1": "float64", "agreement": "float64", "kl": "float64",
+    "mb": "float64", "seconds": "float64", "signature": "str", "state": "str", "error": "str",
+    "top5": "float64", "nll": "float64", "fp_mb": "float64", "n_eval": "Int64",
+    "weight_bits": "float64", "activation_bits": "float64", "gbops": "float64", "integer_share": "float64",
+    "weight_mb": "float64", "activation_mb": "float64", "method_name": "str", "protocol": "str",
+}  # fmt: skip
+
+# Bits that a result counts for what stayed in floating point.
+_FLOAT = 32
+
+# Keys that have a column of their own; any other key in which runs differ goes into a label.
+_SHOWN = {"model.name", "data.name", "method.name", "bits.weight", "bits.activation", "calib.size", "seed"}
+
+
+@dataclass(frozen=True)
+class _Run:
+    signature: str
+    config: RunConfig | None
+    result: Result | None
+    state: str
+    error: str
+
+
+def table(store: Store, sweep: str) -> pd.DataFrame:
+    """One row per run of the sweep, in the order of the plan; columns as in `COLUMNS`.
+
+    state: done, failed, running, planned, or unreadable (a damaged record). error: why it failed or cannot be read; the
+    last sign of life of a running one.
+    Runs that differ in more than the columns show (an ablation of a method, another checkpoint) get it in their label:
+    `ias_vit (steps.stage1.enabled=false)`. The full-precision method has bits `FP` and neither calib nor seed.
+    Raises StoreError when the sweep is unknown.
+    """
+    runs = [_read(store.run(signature)) for signature in dict.fromkeys(store.read_sweep(sweep).signatures)]
+    configs = {run.signature: run.config for run in runs if run.config is not None}
+    labels = _labels(configs)
+    rows = [_row(run, labels.get(run.signature, {})) for run in runs]
+    _tell_apart(rows, {signature: label["bits"] for signature, label in labels.items()})
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def _read(run: RunDir) -> _Run:
+    config: RunConfig | None = None
+    result: Result | None = None
+    try:
+        config, problems = RunConfig.parse(run.read_config())
+        if problems:
+            return _Run(run.signature, None, None, "unreadable", f"{run.config_path}: {'; '.join(problems)}")
+        result = run.read_result()
+        status = run.read_status()
+    except StoreError as error:
+        return (
+            _Run(run.signature, config, None, "unreadable", str(error))
+            if result is None
+            else _done(run, config, result)
+        )
+    if result is not None:
+        return _done(run, config, result)
+    if status is None or status.state == "done":  # a status alone proves nothing
+        return _Run(run.signature, config, None, "planned", "")
+    return _Run(run.signature, config, None, status.state, _reason(status))
+
+
+def _reason(status: Status) -> str:
+    """Why there is no result. A run whose process was killed stays `running`; its last sign of life tells."""
+    if status.state == "running":
+        return (
+            f"{status.stage or 'started'}; last sign of life {status.updated_at}, process {status.pid} on {status.host}"
+        )
+    return status.error or ""
+
+
+def _done(run: RunDir, config: RunConfig | None, result: Result) -> _Run:
+    return _Run(run.signature, config, result, "done", "")
+
+
+def _row(run: _Run, labels: Mapping[str, str]) -> dict[str, Any]:
+    row: dict[str, Any] = {"signature": run.signature, "state": run.state, "error": run.error, "protocol": ""}
+    row |= dict.fromkeys(("model", "data", "method", "bits", "method_name"), "?")
+    if run.config is not None:
+        quantizes = run.config.method.quantizes
+        row |= labels
+        row["method_name"] = run.config.method.name
+        row["calib"] = run.config.calib.size if quantizes else None
+        row["seed"] = run.config.seed if quantizes else None
+    if run.result is not None:
+        metrics, size = run.result.metrics, run.result.size
+        row |= metrics.model_dump()
+        row |= {"mb": size.quantized_bytes / 1e6, "fp_mb": size.fp_bytes / 1e6, "seconds": run.result.timings.total}
+        row |= {"weight_bits": size.mean_weight_bits, "activation_bits": size.mean_activation_bits}
+        row["bits"] = _as_run(str(row["bits"]), size.mean_weight_bits, size.mean_activation_bits)
+        if (cost := run.result.cost) is not None:
+            row |= {"gbops": cost.bops / 1e9, "integer_share": cost.integer_share}
+            row |= {"weight_mb": cost.weight_bytes / 1e6, "activation_mb": cost.activation_bytes / 1e6}
+    return row
+
+
+def _labels(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, str]]:
+    """Signature → {model, data, method, bits, protocol}: names, made unique where the same name means two things."""
+    ordered = _orders(configs)
+    flat = {s: dict(_flatten(canonical(config))) | ordered[s] for s, config in configs.items()}
+
+    def differing(part: str, group: Callable[[RunConfig], tuple[str, ...]]) -> dict[str, str]:
+        members: dict[tuple[str, ...], list[str]] = defaultdict(list)
+        for signature, config in configs.items():
+            members[group(config)].append(signature)
+        texts = {}
+        for signatures in members.values():
+            keys = dict.fromkeys(k for s in signatures for k in flat[s] if _part(k) == part and k not in _SHOWN)
+            vary = [k for k in keys if len({repr(flat[s].get(k)) for s in signatures}) > 1]
+            for signature in signatures:
+                short = (f"{k.removeprefix(part + '.')}={_short(flat[signature].get(k))}" for k in vary)
+                texts[signature] = ", ".join(short)
+        return texts
+
+    model = differing("model", lambda c: (c.model.name,))
+    data = differing("data", lambda c: (c.model.name, c.data.name))
+    method = differing("method", lambda c: (c.model.name, c.method.name))
+    bits = differing("bits", lambda c: (c.model.name, bits_label(c)))
+    # Nothing but the full-precision runs lacks these keys: compare the others among themselves.
+    protocol = differing("protocol", lambda c: (str(c.method.quantizes),))
+    return {
+        signature: {
+            "model": _join(config.model.name, model[signature]),
+            "data": _join(config.data.name, data[signature]),
+            "method": _join(config.method.name, ", ".join(filter(None, [method[signature], protocol[signature]]))),
+            "bits": _join(bits_label(config), bits[signature]),
+            "protocol": protocol[signature],
+        }
+        for signature, config in configs.items()
+    }
+
+
+def _orders(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, str]]:
+    """Signature → the order of its steps, and of its patterns for sites, where another run has another one."""
+    named = {
+        (signature, key): ((key, config.model.name, _owner(key, config), frozenset(names)), tuple(names))
+        for signature, config in configs.items()
+        for key, names in orders(config).items()
+    }
+    found: dict[tuple[object, ...], set[tuple[str, ...]]] = defaultdict(set)
+    for group, names in named.values():
+        found[group].add(names)
+    labels: dict[str, dict[str, str]] = defaultdict(dict)
+    for (signature, key), (group, names) in named.items():
+        if len(found[group]) > 1:
+            labels[signature][f"{key}.order"] = " > ".join(names)
+    return labels
+
+
+def _owner(key: str, config: RunConfig) -> str:
+    """The name beside which a key's differences are shown."""
+    return bits_label(config) if _part(key) == "bits" else config.method.name
+
+
+def _as_run(label: str, weight: float, activation: float) -> str:
+    """The label with 32 where nothing was quantized: a step that is switched off leaves W3A8 with float weights."""
+    for letter, bits in (("W", weight), ("A", activation)):
+        if bits >= _FLOAT:
+            label = re.sub(rf"{letter}\d+", f"{letter}{_FLOAT}", label, count=1)
+    return label
+
+
+def _tell_apart(rows: Sequence[dict[str, Any]], planned: Mapping[str, str]) -> None:
+    """Add the planned bits where runs of different ones now share a label: they are no seeds of one cell.
+
+    Nor are runs of one seed, whatever they differ in: these get the first digits of their signature.
+    """
+    for members in _by(rows, CELL):
+        if len({planned.get(row["signature"]) for row in members}) > 1:
+            for row in members:
+                if row["bits"] != (label := planned.get(row["signature"], row["bits"])):
+                    row["bits"] = _join(row["bits"], label)
+    for members in _by(rows, [*CELL, "seed"]):
+        for row in members if len(members) > 1 else ():
+            if row["method"] != "?":
+                row["method"] = _join(row["method"], row["signature"][:8])
+
+
+def _by(rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[list[dict[str, Any]]]:
+    """The rows that agree in these keys, together."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[tuple(row.get(key) for key in keys)].append(row)
+    return list(groups.values())
+
+
+def _part(key: str) -> str:
+    head = key.split(".", 1)[0]
+    return head if head in ("model", "data", "method", "bits") else "protocol"
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _flatten(item, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "none"}[value]
+    text = str(value)
+    return text[:8] if re.fullmatch(r"[0-9a-f]{32,}", text) else text
+
+
+def _join(name: str, difference: str) -> str:
+    return f"{name} ({difference})" if difference else name

@@ -1,0 +1,1 @@
+"""Mixed precision: sensitivities, budgets, and the search for bit-widths within them."""

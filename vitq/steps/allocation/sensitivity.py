@@ -1,0 +1,258 @@
+"""What a bit-width of one site costs: quantizers for every width, and the loss of allocations of widths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vitq.device import CPU_ELEMENTS, at_once
+from vitq.quant.per_image import PerImageUniform
+from vitq.quant.quantizer import Quantizer
+from vitq.quant.site import Site
+from vitq.quant.site_table import FP_BITS
+from vitq.quant.uniform import UniformQuantizer
+from vitq.steps.allocation.budget import Bits
+from vitq.steps.calibrate import HistogramObserver
+from vitq.steps.step import Workspace
+from vitq.steps.stream import ImageStream, Stream, through
+
+Made = TypeVar("Made", bound=Quantizer)
+# Site name → width → fitted quantizer.
+Menu = dict[str, dict[int, Quantizer]]
+
+
+class _WidthsObserver(HistogramObserver):
+    """Fits one quantizer for each width to the same histogram."""
+
+    def fit_widths(self, site: Site, widths: Sequence[int]) -> dict[int, Quantizer]:
+        original, made = site.quantizer, {}
+        histogram = self._histograms.pop(site.name, None)
+        if original is None or histogram is None or histogram.layout is None:
+            raise ValueError(f"allocate: site {site.name} saw no activation; its segment does not run it")
+        distribution = histogram.distribution()
+        for width in widths:
+            made[width] = at_width(original, width)
+            if not made[width].fitted:
+                made[width].fit(distribution, histogram.layout)
+        return made
+
+
+def at_width(quantizer: Quantizer, bits: int) -> Quantizer:
+    """A quantizer like this one: itself at its own bit-width, else an unfitted one.
+
+    Ranges of each image need the whole network to run, image by image; segments run alone here. In their place stand
+    ranges for all images: at the quantizer's own width those that the images' start from, else fitted ones.
+    """
+    if not isinstance(quantizer, PerImageUniform):
+        return quantizer if bits == quantizer.bits else _like(quantizer, type(quantizer), bits)
+    static = _like(quantizer, UniformQuantizer, bits)
+    if bits == quantizer.bits:
+        static.assign(quantizer._layout(), quantizer.scale, quantizer.zero_point)
+    return static
+
+
+def _like(quantizer: Quantizer, kind: type[Made], bits: int) -> Made:
+    """An unfitted quantizer of this kind with the other's settings."""
+    return kind(
+        bits,
+        quantizer.granularity,
+        quantizer.axes,
+        range=quantizer.range,
+        symmetric=quantizer.symmetric,
+        **quantizer.settings,
+    )
+
+
+@torch.no_grad()
+def menu(work: Workspace, sites: Sequence[Site], widths: Sequence[int]) -> Menu:
+    """Quantizers of every width for the given calibrated sites, each with its recipe's range search.
+
+    At the width that a site has, its quantizer stays the one that the recipe's steps made, so that the run's own bits
+    everywhere are the recipe itself. Weights are seen as they are, activations in one pass of the whole calibration set
+    through the model with all sites off. Sites are on again afterwards where they were on.
+    """
+    made: Menu = {}
+    for site in sites:
+        if site.is_weight and site.quantizer is not None:
+            made[site.name] = {width: at_width(site.quantizer, width) for width in widths}
+            for quantizer in made[site.name].values():
+                if not quantizer.fitted:
+                    quantizer.fit_tensor(work.model.layer(site).weight)
+    before = [site for site in work.model.sites.values() if site.on]
+    work.model.switch(before, on=False)
+    inputs: Stream = ImageStream(work)
+    observer, segments = _WidthsObserver(), work.model.structure.segments
+    try:
+        for segment in work.progress.over(segments, "fit widths", len(segments)):
+            here = [site for site in sites if not site.is_weight and segment.holds(site.owner)]
+            for site in here:
+                site.observer = observer
+            inputs = through(segment.forward, inputs, work)
+            for site in here:
+                site.observer = None
+                made[site.name] = observer.fit_widths(site, widths)
+    finally:
+        for site in sites:
+            site.observer = None
+        work.model.switch(before, on=True)
+    return made
+
+
+@dataclass(frozen=True)
+class Score:
+    """Means over the images of a trial. kl: KL(full precision ‖ quantized), nats. loss: cross-entropy of the label,
+    nats. agreement: percent of images with the same arg max as full precision."""
+
+    kl: float
+    loss: float
+    agreement: float
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One change that was evaluated, with the inputs of the segments behind it."""
+
+    name: str
+    width: int
+    loss: float
+    later: list[list[Tensor]]
+
+
+class Trial:
+    """The loss of allocations: mean KL(full precision ‖ quantized) over some calibration images, in nats.
+
+    The input of every segment is kept, so that changing one site costs the segments from its own to the last; what such
+    a look computed is kept too, and becomes current when that change is taken. Both are exact: no loss is approximated.
+
+    bits, loss: the current allocation, in which FP_BITS is a site that is off, and its loss. evaluations: of the loss,
+    since `start`. full: what full precision scores.
+    """
+
+    def __init__(self, work: Workspace, choices: Menu, images: int):
+        self._work, self._menu = work, choices
+        self._segments = work.model.structure.segments
+        self._place = {name: self._segment_of(name) for name in choices}
+        self._last: _Look | None = None
+        chosen = self._images(images)
+        batches, self._labels = [batch for batch, _ in chosen], [labels for _, labels in chosen]
+        self._targets = [_log_probabilities(work.teach(batch)) for batch in batches]
+        self.full = self._score(self._targets)
+        self._inputs: list[list[Tensor]] = [batches]
+        self.evaluations = 0
+        self.bits: Bits = {}
+        self.loss = float("nan")
+
+    def start(self, bits: Mapping[str, int]) -> float:
+        """Make an allocation current; returns its loss."""
+        self.bits, self.evaluations = dict(bits), 0
+        for name, width in bits.items():
+            self._set(name, width)
+        score, later = self._run(0)
+        self.loss = score.kl
+        self._inputs = [self._inputs[0], *later]
+        self._last = None
+        return self.loss
+
+    def look(self, name: str, width: int) -> float:
+        """The loss if site `name` had this width and everything else stayed."""
+        self._last = self._look(name, width)
+        return self._last.loss
+
+    def score(self, changes: Mapping[str, int]) -> Score:
+        """What the model would score if these sites had these widths and everything else stayed."""
+        for name, width in changes.items():
+            self._set(name, width)
+        score, _ = self._run(min(self._place[name] for name in changes))
+        for name in changes:
+            self._set(name, self.bits[name])
+        return score
+
+    def take(self, name: str, width: int) -> float:
+        """Make a change current; returns the loss. Costs nothing where it was the last one looked at."""
+        last = self._last
+        if last is None or (last.name, last.width) != (name, width):
+            last = self._look(name, width)
+        self._set(name, width)
+        self.bits[name] = width
+        self.loss = last.loss
+        self._inputs = [*self._inputs[: self._place[name] + 1], *last.later]
+        self._last = None
+        return self.loss
+
+    def _look(self, name: str, width: int) -> _Look:
+        self._set(name, width)
+        score, later = self._run(self._place[name])
+        self._set(name, self.bits[name])
+        return _Look(name, width, score.kl, later)
+
+    def _set(self, name: str, width: int) -> None:
+        site = self._work.model.sites[name]
+        site.on = width != FP_BITS
+        if site.on:
+            site.quantizer = self._menu[name][width]
+
+    @torch.no_grad()
+    def _run(self, first: int) -> tuple[Score, list[list[Tensor]]]:
+        """The score from segment `first` on, and the inputs of the segments behind it."""
+        self.evaluations += 1
+        current, later = self._inputs[first], []
+        for number, segment in enumerate(self._segments[first:], first):
+            current = [segment.forward(batch) for batch in current]
+            if number < len(self._segments) - 1:
+                later.append(current)
+        return self._score([_log_probabilities(logits) for logits in current]), later
+
+    def _score(self, outputs: list[Tensor]) -> Score:
+        """outputs: log-probabilities (B, classes) float64, batch by batch."""
+        kl, loss, same = (torch.zeros((), dtype=torch.float64, device=self._work.device) for _ in range(3))
+        for output, target, labels in zip(outputs, self._targets, self._labels, strict=True):
+            kl += F.kl_div(output, target, reduction="sum", log_target=True)
+            loss += F.nll_loss(output, labels, reduction="sum")
+            same += (output.argmax(1) == target.argmax(1)).sum()
+        count = sum(len(target) for target in self._targets)
+        return Score(float(kl) / count, float(loss) / count, 100 * float(same) / count)
+
+    def _segment_of(self, name: str) -> int:
+        owner = self._work.model.sites[name].owner
+        return next(number for number, segment in enumerate(self._segments) if segment.holds(owner))
+
+    def _images(self, count: int) -> list[tuple[Tensor, Tensor]]:
+        """Images spread evenly over the calibration set, whose order may be by class, with their labels."""
+        total = len(self._work.calib)
+        chosen = torch.linspace(0, total - 1, min(count, total)).round().long().tolist()
+        found: list[tuple[Tensor, Tensor]] = []
+        for images, labels in self._work.calib.take(chosen).batches(
+            self._work.config.calib.batch_size, self._work.device
+        ):
+            size = at_once(images, CPU_ELEMENTS)
+            found += zip(images.split(size), labels.split(size), strict=True)
+        return found
+
+
+def _log_probabilities(logits: Tensor) -> Tensor:
+    return F.log_softmax(logits.double(), dim=-1)
+
+
+def table(trial: Trial, names: Sequence[str], widths: Sequence[int], work: Workspace) -> dict[str, dict[int, float]]:
+    """The loss that each site causes alone at each width, all others in full precision: never negative.
+
+    What quantization does to the logits is close to a sum over sites and the loss close to quadratic in it, so that the
+    losses of sites whose errors are independent add up.
+    """
+    alone: dict[str, dict[int, float]] = {}
+    others = [site for site in work.model.sites.values() if site.on and site.name not in names]
+    work.model.switch(others, on=False)
+    trial.start(dict.fromkeys(names, FP_BITS))
+    work.progress.stage("sensitivity", len(names) * len(widths))
+    for name in names:
+        alone[name] = {}
+        for width in widths:
+            alone[name][width] = trial.look(name, width)
+            work.progress.advance(1, name)
+    work.model.switch(others, on=True)
+    return alone

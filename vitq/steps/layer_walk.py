@@ -1,0 +1,200 @@
+"""Visit the layers of the model in the order they run, with what reaches each of them in two networks at once.
+
+Streams are advanced segment by segment, and inside a segment a network runs only as far as the layer that is asked for:
+L layers cost O(L) evaluations, and the memory is one activation of the calibration set for each network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from vitq.models.structure import Segment
+from vitq.quant.layers import QuantConv2d, QuantLinear
+from vitq.steps.step import Workspace
+from vitq.steps.stream import ImageStream, Stream, taught, through
+
+Layer = QuantLinear | QuantConv2d
+# Weight and bias of layers by name.
+Parameters = dict[str, tuple[Tensor, nn.Parameter | None]]
+
+
+class Lane:
+    """One network's way through the chain of segments: the inputs of its current segment, and how that is evaluated.
+
+    This one is the model as it stands: sites that are on quantize.
+    """
+
+    def __init__(self, work: Workspace, segments: Sequence[Segment], model: nn.Module):
+        self._work, self._segments, self._model = work, segments, model
+        self.inputs: Stream = ImageStream(work)
+        self._index = 0
+
+    @property
+    def segment(self) -> Segment:
+        """The segment whose inputs wait in this lane."""
+        return self._segments[self._index]
+
+    def module(self, name: str) -> nn.Module:
+        """This network's module of that name."""
+        return self._model.get_submodule(name)
+
+    def enter(self, index: int) -> None:
+        """Segment `index` is the current one."""
+        self._index = index
+
+    def evaluated(self) -> AbstractContextManager[object]:
+        """Around each evaluation."""
+        return nullcontext()
+
+    @torch.no_grad()
+    def arriving(self, name: str) -> Iterator[Tensor]:
+        """What enters a module of the current segment, for all images, batch by batch: a layer by its name, or the
+        operand of its weight, before it is quantized, by the name of its `input_site`.
+        """
+        for batch in self.inputs.batches():
+            with self.evaluated():
+                x = reach(self.segment.forward, self.module(name), batch)
+            yield x
+
+    def advance(self) -> None:
+        """The outputs of the current segment become the inputs of the next one."""
+        with self.evaluated():
+            self.inputs = through(self.segment.forward, self.inputs, self._work)
+
+
+class _Teacher(Lane):
+    """The untouched model, on its own activations as long as nobody gives it others."""
+
+    def __init__(self, work: Workspace, segments: Sequence[Segment], model: nn.Module):
+        super().__init__(work, segments, model)
+        self._own: Stream = self.inputs
+
+    def advance(self) -> None:
+        if self.inputs is not self._own:
+            super().advance()
+            return
+        self.inputs = self._own = taught(self._work, self._index, self.inputs)
+
+
+class Unquantized(Lane):
+    """The model with all sites off and, in the current segment, the parameters that its layers had on entering it.
+
+    So a step that replaces weights (it must assign new tensors, not write into the old ones) sees beside the quantized
+    network the one that it started from, in the same coordinates: whatever was folded before is folded in both.
+    """
+
+    def __init__(self, work: Workspace):
+        super().__init__(work, work.model.structure.segments, work.model.model)
+        self._kept: Parameters = {}
+
+    def enter(self, index: int) -> None:
+        super().enter(index)
+        self._kept = self._now([name for name in self._work.model.structure.inputs if self.segment.holds(name)])
+
+    @contextmanager
+    def evaluated(self) -> Iterator[None]:
+        """Sites off, old parameters in."""
+        on = [site for site in self._work.model.sites.values() if site.on]
+        present = self._now(self._kept)
+        self._work.model.switch(on, on=False)
+        self._put(self._kept)
+        try:
+            yield
+        finally:
+            self._put(present)
+            self._work.model.switch(on, on=True)
+
+    def _now(self, names: Iterable[str]) -> Parameters:
+        found = ((name, layer_of(self._work, name)) for name in names)
+        return {name: (layer.weight.data, cast(nn.Parameter | None, layer.bias)) for name, layer in found}
+
+    def _put(self, parameters: Parameters) -> None:
+        for name, (weight, bias) in parameters.items():
+            layer = layer_of(self._work, name)
+            layer.weight.data = weight
+            layer.bias = bias
+
+
+def quantized_lane(work: Workspace) -> Lane:
+    """The model as it stands."""
+    return Lane(work, work.model.structure.segments, work.model.model)
+
+
+def teacher_lane(work: Workspace) -> Lane:
+    """The untouched full-precision model. For steps with `needs_teacher`."""
+    segments = work.teacher_segments()
+    if work.teacher is None or work.teacher.model is None:
+        raise RuntimeError(
+            "the full-precision model's structure was not made by `structure_of`; its layers cannot be found"
+        )
+    return _Teacher(work, segments, work.teacher.model)
+
+
+def layers(work: Workspace, lanes: Sequence[Lane], title: str) -> Iterator[tuple[str, Layer]]:
+    """Every linear and convolution layer (name, layer) of the model, in the order they run.
+
+    While one is visited, the lanes' `arriving` gives its inputs; what the visitor changes is seen by all later layers.
+    lanes: the first one is the model that is changed.
+    """
+    segments = work.model.structure.segments
+    for index, _ in enumerate(work.progress.over(segments, title, len(segments))):
+        for lane in lanes:
+            lane.enter(index)
+        for name in _order(work, lanes[0]):
+            yield name, layer_of(work, name)
+        for lane in lanes:
+            lane.advance()
+
+
+def layer_of(work: Workspace, name: str) -> Layer:
+    """The model's layer of that name."""
+    layer = work.model.model.get_submodule(name)
+    if not isinstance(layer, QuantLinear | QuantConv2d):
+        raise TypeError(f"{name} is a {type(layer).__name__}, not a layer with a weight")
+    return layer
+
+
+class _ReachedError(Exception):
+    """Ends an evaluation at the layer that was asked for."""
+
+
+def reach(forward: Callable[[Tensor], Tensor], layer: nn.Module, batch: Tensor) -> Tensor:
+    """The input of `layer` when `forward` runs on the batch. What comes after it is not computed.
+
+    Raises RuntimeError where `forward` does not run the layer.
+    """
+    found: list[Tensor] = []
+
+    def stop(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        found.append(inputs[0])
+        raise _ReachedError
+
+    handle = layer.register_forward_pre_hook(stop)
+    try:
+        forward(batch)
+    except _ReachedError:
+        return found[0]
+    finally:
+        handle.remove()
+    raise RuntimeError("the segment does not run the layer whose input is asked for")
+
+
+@torch.no_grad()
+def _order(work: Workspace, lane: Lane) -> list[str]:
+    """Names of the current segment's layers in the order they run, seen on one image."""
+    seen: list[str] = []
+    handles = []
+    for name in work.model.structure.inputs:
+        if lane.segment.holds(name):
+            handles.append(lane.module(name).register_forward_pre_hook(lambda _m, _x, name=name: seen.append(name)))
+    try:
+        lane.segment.forward(lane.inputs.select(torch.zeros(1, dtype=torch.int64)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen

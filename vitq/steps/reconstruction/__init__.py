@@ -1,0 +1,1 @@
+"""Block-wise reconstruction: what is learned, against which loss, along which schedule."""

@@ -1,0 +1,114 @@
+"""What a reconstruction stage learns in one segment: which tensors, with which gradients, and how they are put back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitq.models.structure import Segment
+from vitq.quant.layers import QuantConv2d, QuantLinear
+from vitq.quant.model import QuantizedModel
+from vitq.quant.rounding import LearnedRounding
+from vitq.quant.site import Site
+from vitq.quant.uniform import UniformQuantizer
+
+
+class Learnt:
+    """The parameters of one segment while a stage learns them.
+
+    weights, scales, zero_points, roundings: leaf tensors with gradients, each with a learning rate of its own. Use as a
+    context manager: on leaving, learned quantizers become ordinary ones again and nothing requires a gradient.
+    """
+
+    def __init__(self, model: QuantizedModel, segment: Segment, sites: Sequence[Site], parts: Sequence[str]):
+        self._sites, self._parts = sites, set(parts)
+        self._modules = [m for name, m in model.model.named_modules() if segment.holds(name)]
+        self._model = model
+        self.weights: list[Tensor] = []
+        self.scales: list[Tensor] = []
+        self.zero_points: list[Tensor] = []
+        self.roundings: list[LearnedRounding] = []
+
+    def __enter__(self) -> Learnt:
+        for parameter in self._model.parameters():
+            parameter.requires_grad_(False)
+        for module in self._modules:
+            self._collect_weights(module)
+        for site in self._sites:
+            self._collect_quantizer(site)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for tensor in self.weights:
+            tensor.requires_grad_(False)
+        for site in self._sites:
+            if isinstance(site.rounding, LearnedRounding):
+                # The weight takes its rounded values; the plain quantizer maps them onto themselves.
+                layer = self._model.layer(site)
+                layer.weight.data = site.rounding.harden(layer.weight.data)
+                site.rounding = None
+            if isinstance(site.quantizer, UniformQuantizer):
+                site.quantizer.freeze()
+
+    def _collect_weights(self, module: nn.Module) -> None:
+        table = getattr(module, "relative_position_bias_table", None)
+        if "weights" in self._parts and isinstance(table, nn.Parameter):
+            self._take(table)
+        if not isinstance(module, QuantLinear | QuantConv2d):
+            return
+        if "weights" in self._parts:
+            self._take(module.weight)
+        if "bias" in self._parts and module.bias is not None:
+            self._take(module.bias)
+
+    def _take(self, parameter: Tensor) -> None:
+        self.weights.append(parameter.requires_grad_(True))
+
+    def _collect_quantizer(self, site: Site) -> None:
+        uniform = site.quantizer
+        if not isinstance(uniform, UniformQuantizer):
+            return
+        parts = {part for part in self._parts if learnable(part, site)}
+        scale, zero = bool(parts & {"weight_scales", "activation_scales"}), "zero_points" in parts
+        if "rounding" in parts:
+            rounding = LearnedRounding(uniform, self._model.layer(site).weight.detach())
+            site.rounding = rounding
+            self.roundings.append(rounding)
+        if scale or zero:
+            uniform.learn(scale=scale, zero_point=zero, batched=not site.is_weight)
+        if scale:
+            self.scales.append(uniform.scale)
+        if zero:
+            self.zero_points.append(uniform.zero_point)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to learn here."""
+        return not (self.weights or self.scales or self.zero_points or self.roundings)
+
+    def optimizer(
+        self, lr: float, lr_scales: float, lr_zero_points: float | None, lr_rounding: float
+    ) -> torch.optim.Adam:
+        """Adam without weight decay, a learning rate for each kind of parameter.
+
+        `constant` in a group: its rate follows no schedule.
+        """
+        groups: list[dict[str, Any]] = [
+            {"params": self.weights, "lr": lr, "constant": False},
+            {"params": self.scales, "lr": lr_scales, "constant": False},
+            {"params": self.zero_points, "lr": lr_zero_points, "constant": False},
+            {"params": [r.logits for r in self.roundings], "lr": lr_rounding, "constant": True},
+        ]
+        return torch.optim.Adam([g for g in groups if g["params"]])
+
+
+def learnable(part: str, site: Site) -> bool:
+    """Whether a site's quantizer has this part: uniform ones do, of `zero_points` those that are not symmetric."""
+    if not isinstance(site.quantizer, UniformQuantizer):
+        return False
+    if site.is_weight:
+        return part in ("rounding", "weight_scales")
+    return part == "activation_scales" or (part == "zero_points" and not site.quantizer.symmetric)

@@ -1,0 +1,279 @@
+"""Reconstruct: learn parts of the quantized model segment by segment, so that its outputs match full precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import ClassVar, Literal
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from vitq.config import RunConfig
+from vitq.config.base import RULES
+from vitq.device import at_once
+from vitq.models.structure import Segment
+from vitq.quant.site import Site
+from vitq.steps.reconstruction.compiled import begin, forward_of, pays
+from vitq.steps.reconstruction.fisher import gradients
+from vitq.steps.reconstruction.learn import Learnt, learnable
+from vitq.steps.reconstruction.loss import FISHER, LOSSES, weights_of
+from vitq.steps.reconstruction.qdrop import Dropping
+from vitq.steps.reconstruction.schedule import anneal, schedule_of
+from vitq.steps.step import STEPS, Network, Step, Workspace
+from vitq.steps.stream import ImageStream, Stream, taught, through
+
+Group = Literal["weights", "activations"]
+# Sixteen images of a DeiT-tiny block: an iteration takes five sixths of the time that it takes with 64 at once.
+CPU_ELEMENTS = 16 * 197 * 192
+Part = Literal["weights", "bias", "rounding", "activation_scales", "weight_scales", "zero_points"]
+
+
+@STEPS.register("reconstruct")
+@dataclass(frozen=True, config=RULES)
+class Reconstruct(Step):
+    """Block-wise reconstruction (BRECQ, QDrop, I&S-ViT): minimize loss(segment(input), target), one segment at a time.
+
+    The target is the output of the untouched full-precision model. Streams are advanced segment by segment, so L
+    segments cost O(L) evaluations; public code reruns the network from its first layer for each segment.
+
+    quantize: which sites are on while learning, and stay on; others that were on before are on again afterwards.
+    learn: `weights`, `bias` (straight-through gradients), `rounding` (AdaRound), `activation_scales`, `weight_scales`,
+        `zero_points` of activations that are not `symmetric` (LSQ gradients).
+    input: what the segment reads: `fp`, the full-precision network's activations; `quantized`, those of the quantized
+        network; `qdrop`, the latter with each element replaced by the former with probability `drop`, and each element
+        of an activation inside left unquantized with that probability (drop_at: `everywhere`; `input`: not inside).
+    loss: see loss.py. weigh_by: whose imbalance weighs the loss `token_channel`: that of the full-precision `targets`,
+        or that of the `inputs` that the segment reads.
+    iterations, batch_size, schedule, warmup: Adam without weight decay for each segment; warmup is a share of the
+        iterations. `method.iterations` overrides `iterations`. lr: weights and biases; lr_scales: scales;
+        lr_zero_points: zero points, in codes, about so many an iteration; where they cannot travel half a code they
+        stay the whole numbers that they were, so `learn` with zero_points wants it given. lr_rounding: rounding,
+        constant whatever the schedule (as in public BRECQ and QDrop code: with a rate that falls to zero the last
+        roundings stay undecided). Its regularizer weighs `rounding_weight` and anneals β from 20 to 2 after a fifth of
+        the iterations, along a `cosine` (AdaRound) or a line (BRECQ, QDrop).
+    autocast: `bf16` runs the segment under bfloat16 autocast; parameters, quantizers and loss stay float32.
+    micro_batch: so many images of a batch go through the segment at once, gradients add up; none means the whole batch,
+        and on a CPU CPU_ELEMENTS of the segment's input, so that attention scores stay in the cache. The result does
+        not depend on it but for the last bits of sums.
+    compile: torch.compile for the segment; `auto` where the iterations are worth its seconds (compiled.py).
+
+    Dropout and stochastic depth are off (public I&S-ViT code leaves Swin's stochastic depth on). Every segment has its
+    own seed, so the result does not depend on what else this process computed.
+    """
+
+    quantize: tuple[Group, ...] = ("weights", "activations")
+    learn: tuple[Part, ...] = ("weights", "bias")
+    input: Literal["fp", "quantized", "qdrop"] = "quantized"
+    drop: float = 0.5
+    drop_at: Literal["everywhere", "input"] = "everywhere"
+    loss: str = "mse"
+    weigh_by: Literal["targets", "inputs"] = "targets"
+    iterations: int = 1000
+    batch_size: int = 64
+    lr: float = 4e-5
+    lr_scales: float = 4e-5
+    lr_zero_points: float | None = None
+    lr_rounding: float = 1e-3
+    rounding_weight: float = 0.01
+    annealing: Literal["cosine", "linear"] = "cosine"
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: float = 0.0
+    autocast: Literal["none", "bf16"] = "none"
+    micro_batch: int | None = None
+    compile: Literal["auto", "on", "off"] = "auto"
+    needs_teacher: ClassVar[bool] = True
+
+    def check(self, config: RunConfig) -> list[str]:
+        problems = []
+        if self.loss not in LOSSES:
+            problems.append(f"loss={self.loss!r}; valid: {', '.join(LOSSES)}")
+        if self.count(config) < 1 or self.batch_size < 1:
+            problems.append(f"iterations={self.count(config)}, batch_size={self.batch_size}; both must be at least 1")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            problems.append(f"micro_batch={self.micro_batch}; a number of images, at least 1, or null")
+        if not 0 <= self.drop <= 1:
+            problems.append(f"drop={self.drop}; a probability between 0 and 1 is needed")
+        if not 0 <= self.warmup < 1:
+            problems.append(f"warmup={self.warmup}; a share of the iterations is needed, 0 ≤ warmup < 1")
+        rates = {name: getattr(self, name) for name in ("lr", "lr_scales", "lr_zero_points", "lr_rounding")}
+        problems += [
+            f"{name}={rate}; a learning rate is not negative" for name, rate in rates.items() if (rate or 0) < 0
+        ]
+        if self.rounding_weight < 0:
+            problems.append(f"rounding_weight={self.rounding_weight}; zero or more: it pulls roundings to 0 or 1")
+        if not self.learn or not self.quantize:
+            problems.append("learn and quantize name at least one part each; leave the step out, or enabled=false")
+        if {"weights", "rounding"} <= set(self.learn):
+            problems.append("learn names weights and rounding; learned rounding keeps the weights: choose one of them")
+        if "zero_points" in self.learn and self.lr_zero_points is None:
+            problems.append(
+                "learn names zero_points, lr_zero_points is missing: they are whole codes and want a rate of their "
+                f"own, e.g. lr_zero_points={2 / max(1, self.count(config)):.2g}, which lets them travel about one code"
+            )
+        on_weights = {"rounding", "weight_scales"} & set(self.learn)
+        if on_weights and "weights" not in self.quantize:
+            problems.append(f"learn={sorted(on_weights)} needs weights in quantize")
+        on_activations = {"activation_scales", "zero_points"} & set(self.learn)
+        if on_activations and "activations" not in self.quantize:
+            problems.append(f"learn={sorted(on_activations)} needs activations in quantize")
+        return problems
+
+    def check_network(self, network: Network) -> list[str]:
+        """Parts to learn that no quantizer has, although what `quantize` names is fitted."""
+        sites = [
+            site for site in network.fitted(self) if ("weights" if site.is_weight else "activations") in self.quantize
+        ]
+        found = []
+        for part in self.learn:
+            mine = [site for site in sites if site.is_weight == (part in ("rounding", "weight_scales"))]
+            if part not in ("weights", "bias") and mine and not any(learnable(part, site) for site in mine):
+                asked = "uniform quantizers that are not symmetric" if part == "zero_points" else "uniform quantizers"
+                kinds = ", ".join(dict.fromkeys(site.kind for site in mine))
+                found.append(f"learn names {part}: {asked} have them, none of {kinds} does; leave {part} out")
+        return found
+
+    def count(self, config: RunConfig) -> int:
+        """Iterations for each segment."""
+        return self.iterations if config.method.iterations is None else config.method.iterations
+
+    def run(self, work: Workspace) -> None:
+        begin(work)
+        before = [site for site in work.model.sites.values() if site.on]
+        chosen = [
+            site
+            for site in work.model.quantized()
+            if ("weights" if site.is_weight else "activations") in self.quantize
+            # A kind whose fitting step is switched off stays in floating point.
+            and site.quantizer is not None
+            and site.quantizer.fitted
+        ]
+        work.model.switch(work.model.sites.values(), on=False)
+        segments = work.model.structure.segments
+        work.progress.stage("reconstruct", len(segments) * self.count(work.config))
+        exact: Stream = ImageStream(work)
+        noisy: Stream = exact
+        weights: list[Stream | None] = [None] * len(segments)
+        if self.loss in FISHER:
+            weights = list(gradients(work))
+        for index, segment in enumerate(segments):
+            here = [site for site in chosen if segment.holds(site.owner)]
+            target = taught(work, index, exact)
+            work.model.switch(here, on=True)
+            # A segment without quantized sites meets its target already.
+            if here:
+                self._learn_or_restore(work, index, segment, here, exact, noisy, target, weights[index])
+            else:
+                work.progress.advance(self.count(work.config), segment.name)
+            if self.input != "fp":
+                noisy = through(segment.forward, noisy, work)
+            work.model.switch(here, on=False)
+            weights[index] = None
+            exact = target
+            if self.input == "fp":
+                noisy = exact
+        work.model.switch([*before, *chosen], on=True)
+
+    def _learn_or_restore(
+        self,
+        work: Workspace,
+        index: int,
+        segment: Segment,
+        sites: list[Site],
+        exact: Stream,
+        noisy: Stream,
+        target: Stream,
+        weight: Stream | None,
+    ) -> None:
+        curve = work.checkpoint.restore(work.step, segment, work.model) if work.checkpoint else None
+        if curve is not None:
+            work.progress.advance(self.count(work.config), f"{segment.name} was finished before")
+        else:
+            curve = learn_segment(self, work, index, segment, sites, exact, noisy, target, weight)
+            if work.checkpoint:
+                work.checkpoint.save(work.step, segment, work.model, curve)
+        work.curves.setdefault(segment.name, []).append(curve)
+
+
+def learn_segment(
+    step: Reconstruct,
+    work: Workspace,
+    index: int,
+    segment: Segment,
+    sites: list[Site],
+    exact: Stream,
+    noisy: Stream,
+    target: Stream,
+    weight: Stream | None = None,
+) -> Tensor:
+    """Optimize one segment in place. Returns the loss of every iteration, empty where there is nothing to learn.
+
+    weight: gradients for the losses of FISHER.
+    """
+    iterations = step.count(work.config)
+    seed = work.config.seed * 1_000_003 + index
+    generator = torch.Generator().manual_seed(seed)
+    # Masks as large as the inputs are drawn where the inputs are; apart from those that `Dropping` draws there.
+    masks = generator if work.device.type == "cpu" else torch.Generator(work.device).manual_seed(seed + 500_000)
+    with ExitStack() as stack:
+        learnt = stack.enter_context(Learnt(work.model, segment, sites, step.learn))
+        if learnt.empty:
+            work.progress.advance(iterations, segment.name)
+            return torch.zeros(0)
+        optimizer = learnt.optimizer(step.lr, step.lr_scales, step.lr_zero_points, step.lr_rounding)
+        schedule = schedule_of(step, optimizer, iterations)
+        dropping = None
+        if step.input == "qdrop" and step.drop_at == "everywhere":
+            dropping = stack.enter_context(Dropping(sites, step.drop, work.device, seed))
+        loss_of, losses = LOSSES[step.loss], []
+        forward = _forward(step, segment, exact, iterations)
+        for number, chosen in enumerate(batches(len(target), step.batch_size, iterations, generator)):
+            inputs, wanted = noisy.select(chosen), target.select(chosen)
+            if step.input == "qdrop":
+                keep = torch.rand(inputs.shape, generator=masks, device=inputs.device) < step.drop
+                inputs = torch.where(keep, exact.select(chosen), inputs)
+            if dropping:
+                dropping.draw(segment.forward, inputs)
+            given = weight.select(chosen) if weight else weights_of(step.loss, inputs, wanted, step.weigh_by)
+            optimizer.zero_grad(set_to_none=True)
+            loss = torch.zeros((), device=work.device)
+            size = step.micro_batch or at_once(inputs, CPU_ELEMENTS)
+            for first in range(0, len(inputs), size):
+                here = slice(first, first + size)
+                if dropping:
+                    dropping.show(first, size)
+                with _autocast(step, work.device):
+                    output = forward(inputs[here])
+                share = loss_of(output.float(), wanted[here], None if given is None else given[here])
+                share = share * (len(output) / len(inputs))
+                share.backward()
+                loss += share.detach()
+            beta = anneal(number / iterations, step.annealing)
+            if learnt.roundings and beta is not None:
+                penalty = step.rounding_weight * torch.stack([r.regularizer(beta) for r in learnt.roundings]).sum()
+                penalty.backward()
+                loss += penalty.detach()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss)
+            work.progress.advance(1, segment.name)
+    return torch.stack(losses).cpu()
+
+
+def _forward(step: Reconstruct, segment: Segment, inputs: Stream, iterations: int) -> Callable[[Tensor], Tensor]:
+    one = inputs.select(torch.zeros(1, dtype=torch.int64)).numel()
+    elements = one * min(step.batch_size, len(inputs))
+    return forward_of(segment, pays(step.compile, elements, iterations))
+
+
+def batches(count: int, size: int, iterations: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """`iterations` batches of min(size, count) positions, each drawn without replacement."""
+    for _ in range(iterations):
+        yield torch.randperm(count, generator=generator)[:size]
+
+
+def _autocast(step: Reconstruct, device: torch.device) -> AbstractContextManager[object]:
+    if step.autocast == "none":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)

@@ -1,0 +1,92 @@
+"""What a store holds and nobody needs: runs of no sweep, state of finished runs, leavings of dead processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitq.errors import StoreError
+from vitq.store import RunDir, Store, claim
+from vitq.store.atomic import abandoned
+from vitq.store.run_state import standing
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """One path that may go, why, and its size in bytes."""
+
+    path: Path
+    reason: str
+    size: int
+
+    def remove(self) -> None:
+        """Remove it. Raises StoreError when the disk refuses."""
+        try:
+            if self.path.is_dir():
+                shutil.rmtree(self.path)
+            else:
+                self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot remove {self.path}: {error.strerror or error}; remove it by hand") from error
+
+
+def garbage(store: Store, orphans: bool = False) -> Iterator[Garbage]:
+    """What may go. A run that is under way is never touched.
+
+    Always: temporary files whose writer is dead, the resume state of finished runs and of their probes, scripts and
+    logs of SLURM jobs whose runs all have their results. orphans: runs that no sweep lists too, finished ones included
+    (a run started with `vitq run` is in no sweep).
+    """
+    listed = {signature for name in store.sweeps() for signature in store.read_sweep(name).signatures}
+    for signature in store.signatures():
+        run = store.run(signature)
+        stands = standing(run)
+        if stands.state == "running":
+            continue
+        if orphans and signature not in listed:
+            yield Garbage(run.path, f"in no sweep ({stands.state})", _size(run.path))
+            continue
+        if stands.state == "done" and run.state_dir.exists():
+            yield Garbage(run.state_dir, "resume state of a finished run", _size(run.state_dir))
+        if stands.state == "done" and run.probe_state_dir.exists() and not _held(run):
+            yield Garbage(run.probe_state_dir, "resume state of stopped probes", _size(run.probe_state_dir))
+        yield from _leavings(run.path)
+        yield from _claims(run)
+    for submission in store.submissions.all():
+        runs = (store.run(name) for names in submission.allocations for name in names)
+        if all(run.is_done() and not run.claim_path.exists() for run in runs):
+            folder = store.submissions.folder(submission.token)
+            yield Garbage(folder, "script and logs of SLURM jobs whose runs are finished", _size(folder))
+    if store.root.is_dir():
+        yield from (_temporary(path) for path in abandoned(store.root))
+        for folder in (store.root / "sweeps", store.submissions.path):
+            yield from _leavings(folder)
+
+
+def _leavings(top: Path) -> Iterator[Garbage]:
+    """Temporary files in a folder and below."""
+    for folder, _, _ in os.walk(top):
+        yield from (_temporary(path) for path in abandoned(Path(folder)))
+
+
+def _temporary(path: Path) -> Garbage:
+    return Garbage(path, "temporary file of a dead process", _size(path))
+
+
+def _held(run: RunDir) -> bool:
+    holder = claim.read(run)
+    return holder is not None and not claim.is_dead(holder, run.claim_path)
+
+
+def _claims(run: RunDir) -> Iterator[Garbage]:
+    if not _held(run):
+        for path in sorted(run.path.glob("claim*")):
+            yield Garbage(path, "claim of a dead process", _size(path))
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    return sum(file.stat().st_size for file in files)

@@ -1,0 +1,89 @@
+"""What is missing at W&B: for each run, whether its mirror can be uploaded, has to be rebuilt first, or is there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from vitq.errors import StoreError
+from vitq.store import RunDir
+from vitq.track import mirror_record, probes
+
+State = Literal["upload", "rebuild", "uploaded", "unfinished", "unreadable"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to: a project or entity other than the runs' own, None for theirs."""
+
+    entity: str | None = None
+    project: str | None = None
+
+    def holds(self, upload: mirror_record.Upload) -> bool:
+        """Whether an earlier upload went there."""
+        return self.entity in (None, upload.entity) and self.project in (None, upload.project)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One run: its state, and the folder to upload where there is one. why: one line for `unreadable`."""
+
+    run_dir: RunDir
+    state: State
+    folder: Path | None = None
+    generation: int = 1
+    why: str = ""
+
+
+def look(run_dirs: Iterable[RunDir], target: Target, jobs: int) -> list[Item]:
+    """The states of runs, several looked at at once. Writes nothing."""
+    with ThreadPoolExecutor(jobs) as pool:
+        return list(pool.map(lambda run_dir: _item(run_dir, target), run_dirs))
+
+
+def _item(run_dir: RunDir, target: Target) -> Item:
+    try:
+        status, done = run_dir.status_hint(), run_dir.is_done()
+    except StoreError as error:
+        return Item(run_dir, "unreadable", why=str(error))
+    if not done and (status is None or status.state != "failed"):
+        return Item(run_dir, "unfinished")
+    try:
+        known = mirror_record.read(run_dir)
+    except StoreError:
+        known = None  # a hint: without it the mirror is made again
+    if known is None:
+        return Item(run_dir, "rebuild")
+    exit_code, folder = 0 if done else 1, Path(known.sync_dir)
+    if done and known.probes is not None and known.probes != probes.made(run_dir):
+        return Item(run_dir, "rebuild", folder, known.generation)  # `vitq probe` has looked at it since
+    if known.uploaded and known.uploaded.sync_dir == known.sync_dir and target.holds(known.uploaded):
+        return Item(run_dir, "uploaded", folder, known.generation)
+    if known.mode == "online" and known.exit_code == exit_code and target == Target():
+        return Item(run_dir, "uploaded", folder, known.generation)
+    state: State = "upload" if known.mode == "offline" and ended_with(folder, exit_code) else "rebuild"
+    return Item(run_dir, state, folder, known.generation)
+
+
+def ended_with(folder: Path, exit_code: int) -> bool:
+    """Whether W&B's own reader finds the run complete, with this exit code.
+
+    Its file may be gone or cut off: a killed process leaves the head of it, and a killed service says nothing.
+    """
+    if not any(folder.glob("*.wandb")):
+        return False
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(folder)]
+    seen = subprocess.run(command, capture_output=True, text=True, check=False)
+    if seen.returncode:
+        return False
+    try:
+        summary = json.loads(seen.stdout)
+    except ValueError:
+        return False
+    return isinstance(summary, dict) and summary.get("exit_code") == exit_code

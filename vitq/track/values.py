@@ -1,0 +1,64 @@
+"""A run's config, summary and tables as W&B takes them: plain Python values only."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from vitq.config import SCHEMA_VERSION, RunConfig, canonical
+from vitq.config.labels import bits_label, model_label, run_label
+from vitq.store.records import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def config_of(config: RunConfig, signature: str) -> dict[str, Any]:
+    """The hashed fields, and labels to group by. Nothing volatile, so that a second attempt has the same config."""
+    labels: dict[str, Any] = {
+        "name": run_label(config),
+        "model": model_label(config),
+        "bits": bits_label(config),
+        "cell": f"{config.method.name} {bits_label(config)}",  # W&B's bars group by one key
+        "steps": list(config.method.steps),  # in order, which the keys of `method.steps` lose on the way
+    }
+    plain: dict[str, Any] = undotted(
+        {"signature": signature, "schema_version": SCHEMA_VERSION, "label": labels, **canonical(config)}
+    )
+    return plain
+
+
+def summary_of(result: Result) -> dict[str, Any]:
+    """The fixed vocabulary of a run's summary, under the names of result.json; missing values are left out.
+
+    Percent: top1, top5, fp_top1, agreement; percent points: drop; nats: nll, kl; bytes and bits as they are named;
+    `seconds` is the wall-clock total. Volatile facts are under `provenance`.
+    """
+    flat: dict[str, Any] = {
+        **result.metrics.model_dump(),
+        **result.size.model_dump(),
+        **({} if result.cost is None else result.cost.model_dump()),
+        **result.memory.model_dump(),
+        "seconds": result.timings.total,
+    }
+    known = {name: value for name, value in flat.items() if value is not None}
+    return {**known, "provenance": undotted(result.provenance.model_dump()), "nonfinite": result.nonfinite}
+
+
+def rows_of(table: pd.DataFrame) -> list[list[Any]]:
+    """Rows as plain Python; missing values, NaN and infinities, which are not JSON, become None."""
+    return [[_cell(value) for value in row] for row in table.to_numpy(dtype=object).tolist()]
+
+
+def _cell(value: Any) -> Any:
+    plain = value.item() if hasattr(value, "item") else value
+    if type(plain).__name__ in ("NAType", "NaTType"):  # pandas' own missing value, where a column holds integers
+        return None
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
+
+
+def undotted(value: Any) -> Any:
+    """W&B reads a dot in a key as nesting: the key `blocks.0.attn` becomes `blocks/0/attn`, at every depth."""
+    if isinstance(value, dict):
+        return {str(key).replace(".", "/"): undotted(item) for key, item in value.items()}
+    return [undotted(item) for item in value] if isinstance(value, list | tuple) else value
