@@ -138,7 +138,7 @@ def _probe(run_dir: RunDir, config: RunConfig, show: Show, args: argparse.Namesp
     from vitq import device
     from vitq.config.labels import run_label
     from vitq.errors import StoreError
-    from vitq.job.requantize import rebuild
+    from vitq.job.requantize import requantize
     from vitq.planning.plan import PlannedRun
     from vitq.probes.probed_model import Subject
     from vitq.probes.run_probes import perform
@@ -150,7 +150,9 @@ def _probe(run_dir: RunDir, config: RunConfig, show: Show, args: argparse.Namesp
     progress = show.running(PlannedRun(run_dir.signature, config, run_label(config), (), done=True))
 
     def subject() -> Subject:
-        return Subject.of(config, rebuild(run_dir, config, progress), device.resolve(config.device), progress)
+        # A probe measures: that the sites are the recorded ones is enough, and saves an evaluation.
+        model = requantize(run_dir, config, progress, compare_predictions=False)
+        return Subject.of(config, model, device.resolve(config.device), progress)
 
     outcomes = []
     with claim:
@@ -161,4 +163,5 @@ def _probe(run_dir: RunDir, config: RunConfig, show: Show, args: argparse.Namesp
                 print(f"  {run_dir.probe_picture_path(outcome.name)}")
         if all(outcome.state in ("done", "kept", "skipped") for outcome in outcomes):
             run_dir.clear_probe_state()
+            run_dir.clear_state()
     return outcomes

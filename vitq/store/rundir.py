@@ -141,6 +141,16 @@ class RunDir:
             raise unreadable(self.result_path, f"it is of run {result.signature}", remedy)
         return result
 
+    def require_result(self) -> Result:
+        """The stored result. Raises StoreError when there is none, or none that is valid."""
+        result = self.read_result()
+        if result is None:
+            raise StoreError(
+                f"run {self.signature} has no result yet; `vitq logs {self.signature}` shows what it wrote, `vitq run` "
+                "and `vitq retry` execute it"
+            )
+        return result
+
     def is_done(self) -> bool:
         """Whether a valid result is stored: False when it is absent, and when it is invalid.
 
@@ -233,7 +243,7 @@ class RunDir:
             return None
 
     def clear_probe_state(self, name: str | None = None) -> None:
-        """Remove what an unfinished probe had; without a name, what all of them and the model they looked at left."""
+        """Remove what an unfinished probe had; without a name, what all of them had."""
         if name is None:
             shutil.rmtree(self.probe_state_dir, ignore_errors=True)
         else:
