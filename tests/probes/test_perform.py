@@ -17,11 +17,10 @@ from tests.test_job import Planner
 from vitq import cli
 from vitq.config import ProbeConfig, RunConfig
 from vitq.config.base import RULES
-from vitq.engine.recipe_checks import problems
 from vitq.errors import VitqError
 from vitq.job.requantize import requantize
 from vitq.probes.budget import BudgetSpentError, Ledger
-from vitq.probes.probe import PROBES, Probe
+from vitq.probes.probe import PROBES, Probe, problems
 from vitq.probes.probed_model import Subject
 from vitq.probes.run_probes import perform
 from vitq.probes.stored_probe import meta_of
