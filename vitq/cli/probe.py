@@ -98,7 +98,7 @@ def _config(run_dir: RunDir, wanted: ProbeConfig, changes: dict[str, Any]) -> Ru
 
     config, problems = RunConfig.parse(run_dir.read_config())
     if config is None:
-        raise ConfigError([f"{run_dir.config_path}: {line}" for line in problems])
+        raise ConfigError([problem.reworded(f"{run_dir.config_path}: {problem}") for problem in problems])
     return dataclasses.replace(config, probe=wanted, **changes)
 
 

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from vitq.config import RunConfig, canonical, signature
-from vitq.errors import ConfigError
+from vitq.errors import ConfigError, Problem
 from vitq.job import provenance
 from vitq.job.run_log import Journal
 from vitq.progress import Progress
@@ -55,15 +55,14 @@ def stored_config(run_dir: RunDir) -> RunConfig:
     """The config of a planned run. Raises ConfigError for one that was edited or planned by another version."""
     config, problems = RunConfig.parse(run_dir.read_config())
     if config is None:
-        raise ConfigError([f"{run_dir.config_path}: {line}" for line in problems])
+        raise ConfigError([problem.reworded(f"{run_dir.config_path}: {problem}") for problem in problems])
     if signature(config) != run_dir.signature:
-        raise ConfigError(
-            [
-                f"{run_dir.config_path} has signature {signature(config)}, its folder says {run_dir.signature}: "
-                "the file was edited, or planned by another version of vitq; plan the run again with `vitq run` or "
-                "`vitq sweep`"
-            ]
+        text = (
+            f"{run_dir.config_path} has signature {signature(config)}, its folder says {run_dir.signature}: "
+            "the file was edited, or planned by another version of vitq; plan the run again with `vitq run` or "
+            "`vitq sweep`"
         )
+        raise ConfigError([Problem(text, "signature", signature(config), [run_dir.signature])])
     return config
 
 

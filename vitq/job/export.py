@@ -36,9 +36,9 @@ def export(
     DeployError.
     """
     if compress and form != "packed":
-        raise DeployError(f"--compress is of packed checkpoints; leave it out with --format {form}")
+        raise DeployError(f"--compress is of packed checkpoints; leave it out with --format {form}", "--compress")
     if not int4 and form != "onnx":
-        raise DeployError(f"--int8-weights is of ONNX files; leave it out with --format {form}")
+        raise DeployError(f"--int8-weights is of ONNX files; leave it out with --format {form}", "--int8-weights")
     packed = packed_run(run_dir, progress)
     if form == "packed":
         return _packed(run_dir, packed, output, compress)

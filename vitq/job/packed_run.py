@@ -23,12 +23,14 @@ def packed_run(run_dir: RunDir, progress: Progress) -> Packed:
     run is not finished and where it quantizes nothing.
     """
     if not run_dir.is_done():
-        raise DeployError(f"run {run_dir.signature} has no result; `vitq logs {run_dir.signature}` says why")
+        text = f"run {run_dir.signature} has no result; `vitq logs {run_dir.signature}` says why"
+        raise DeployError(text, "result", run_dir.signature)
     if not run_dir.model_path.exists():
         _repeat(run_dir, progress)
     packed = load_packed(run_dir.model_path)
     if packed.signature != run_dir.signature:
-        raise DeployError(f"{run_dir.model_path} is of run {packed.signature}; remove it and export again")
+        text = f"{run_dir.model_path} is of run {packed.signature}; remove it and export again"
+        raise DeployError(text, "signature", packed.signature, [run_dir.signature])
     return packed
 
 
@@ -42,7 +44,8 @@ def _repeat(run_dir: RunDir, progress: Progress) -> None:
 
     config = stored_config(run_dir)
     if not config.method.quantizes:
-        raise DeployError(f"run {run_dir.signature} ({config.method.name}) quantizes nothing; there is nothing to pack")
+        text = f"run {run_dir.signature} ({config.method.name}) quantizes nothing; there is nothing to pack"
+        raise DeployError(text, "method", config.method.name)
     device.make_repeatable()
     where = device.resolve(config.device)
     model = load_model(config.model, config.data, config.cache_dir, progress).to(where).eval()
@@ -70,5 +73,7 @@ def _verify(run_dir: RunDir, config: RunConfig, model: nn.Module, where: torch.d
             f"repeating run {run_dir.signature} here predicts other classes than its record for {differ} of "
             f"{len(images)} images (largest difference of a logit: {gap:.3g}): another kind of machine, or other "
             "versions (result.json, provenance). Repeat it where it ran, or execute it again with keep_model=true in a "
-            "runs_dir of its own"
+            "runs_dir of its own",
+            "predictions",
+            differ,
         )

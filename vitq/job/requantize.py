@@ -10,7 +10,7 @@ import numpy as np
 from vitq import device
 from vitq.config import RunConfig, signature
 from vitq.engine import recipe
-from vitq.errors import ConfigError, VitqError
+from vitq.errors import ConfigError, Problem, VitqError
 from vitq.models.load import load_model
 from vitq.progress import Progress
 from vitq.quant import site_table
@@ -35,11 +35,11 @@ def rebuild(run_dir: RunDir, config: RunConfig, progress: Progress) -> Quantized
     the model is another one than the recorded.
     """
     if signature(config) != run_dir.signature:
-        raise ConfigError(
-            [f"{run_dir.config_path} has signature {signature(config)}, its folder says {run_dir.signature}"]
-        )
+        text = f"{run_dir.config_path} has signature {signature(config)}, its folder says {run_dir.signature}"
+        raise ConfigError([Problem(text, "signature", signature(config), [run_dir.signature])])
     if not run_dir.is_done():
-        raise VitqError(f"run {run_dir.signature} has no result yet; execute it first, with probe=[…] to look at once")
+        text = f"run {run_dir.signature} has no result yet; execute it first, with probe=[…] to look at once"
+        raise VitqError(text, "result", run_dir.signature)
     device.make_repeatable()
     where = device.resolve(config.device)
     model = load_model(config.model, config.data, config.cache_dir, progress).to(where).eval()
@@ -56,15 +56,18 @@ def _compare(run_dir: RunDir, found: pd.DataFrame) -> None:
     recorded = run_dir.read_sites()
     same = ["site", "kind", "quantizer", "granularity", "bits"]
     if not recorded[same].equals(found[same]):
-        raise _other(run_dir, "its sites or their bits differ")
+        raise _other(run_dir, "its sites or their bits differ", "sites")
     before, now = (table["mse"].astype(float).to_numpy() for table in (recorded, found))
     close = np.isclose(now, before, rtol=_CLOSE, atol=1e-12, equal_nan=True)
     if close.mean() < _MOST:
-        raise _other(run_dir, f"the errors of {int((~close).sum())} of {len(close)} sites differ by more than 5 %")
+        reason = f"the errors of {int((~close).sum())} of {len(close)} sites differ by more than 5 %"
+        raise _other(run_dir, reason, "mse")
 
 
-def _other(run_dir: RunDir, reason: str) -> VitqError:
+def _other(run_dir: RunDir, reason: str, differs: str) -> VitqError:
     return VitqError(
         f"the recipe of run {run_dir.signature} no longer gives the recorded model: {reason}. Another version of vitq "
-        f"or torch made it; move {run_dir.path} away and execute the run again, with probe=[…]"
+        f"or torch made it; move {run_dir.path} away and execute the run again, with probe=[…]",
+        differs,
+        run_dir.signature,
     )

@@ -141,7 +141,8 @@ def estimate(probe: Probe, run_dir: RunDir, images: int) -> float | None:
     """
     result = run_dir.read_result()
     if result is None:
-        raise VitqError(f"run {run_dir.signature} has no result yet; `vitq status SWEEP` shows where it stands")
+        text = f"run {run_dir.signature} has no result yet; `vitq status SWEEP` shows where it stands"
+        raise VitqError(text, "result", run_dir.signature)
     from vitq.config import RunConfig
 
     config, _ = RunConfig.parse(result.config)
