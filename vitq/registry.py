@@ -92,7 +92,9 @@ def discover(package: str) -> None:
         if folder is None:
             raise
         raise VitqError(
-            f"TORCHINDUCTOR_CACHE_DIR={folder}: {error.strerror}; name a folder that can be written, or unset it"
+            f"TORCHINDUCTOR_CACHE_DIR={folder}: {error.strerror}; name a folder that can be written, or unset it",
+            "TORCHINDUCTOR_CACHE_DIR",
+            folder,
         ) from error
 
 
@@ -109,5 +111,7 @@ def load_plugins() -> None:
             owner = point.dist.name if point.dist else "an unknown package"
             raise VitqError(
                 f"plug-in {point.name!r} ({point.value}) of {owner} cannot be loaded: {brief(error)}; "
-                f"mend it, or pip uninstall {owner}"
+                f"mend it, or pip uninstall {owner}",
+                PLUGINS,
+                point.name,
             ) from error

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import vitq
-from vitq.errors import ConfigError, unknown
+from vitq.errors import ConfigError, Problem, unknown
 
 
 def shipped(folder: str) -> Path:
@@ -29,8 +29,9 @@ class Roots:
         """`extra` folders before the shipped `conf/`. Raises ConfigError for a folder that does not exist."""
         missing = [str(e) for e in extra if not Path(e).is_dir()]
         if missing:
+            action = "--config-dir names an existing folder"
             raise ConfigError(
-                [f"config folder {m!r} does not exist; --config-dir names an existing folder" for m in missing]
+                [Problem(f"config folder {m!r} does not exist; {action}", "--config-dir", m) for m in missing]
             )
         return Roots((*(Path(e).resolve() for e in extra), shipped("conf")))
 
@@ -56,12 +57,12 @@ def sweep_file(name: str) -> Path:
         path = Path(name).expanduser()
         if path.is_file():
             return path.resolve()
-        raise ConfigError(
-            [f"sweep file {name!r} does not exist; give the path of a YAML file, or one of: {', '.join(sweep_files())}"]
-        )
+        valid = sweep_files()
+        text = f"sweep file {name!r} does not exist; give the path of a YAML file, or one of: {', '.join(valid)}"
+        raise ConfigError([Problem(text, "sweep", name, valid)])
     files = sweep_files()
     if name not in files:
-        raise ConfigError([unknown("sweep", name, files, "Or give the path of a YAML file.")])
+        raise ConfigError([unknown("sweep", name, files, "Or give the path of a YAML file.", key="sweep")])
     return files[name]
 
 

@@ -51,5 +51,7 @@ def _writable(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise DataError(
             f"cannot write the cache folder {str(folder)!r}: {error.strerror or error}; "
-            "free space there, or set cache_dir (or VITQ_CACHE_DIR) to a folder that you can write"
+            "free space there, or set cache_dir (or VITQ_CACHE_DIR) to a folder that you can write",
+            "cache_dir",
+            str(folder),
         ) from error

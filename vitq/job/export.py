@@ -34,9 +34,9 @@ def export(
     both forms; for the others see `vitq.deploy.export`. Raises VitqError.
     """
     if compress and form != "packed":
-        raise DeployError(f"--compress is of packed checkpoints; leave it out with --format {form}")
+        raise DeployError(f"--compress is of packed checkpoints; leave it out with --format {form}", "--compress")
     if not int4 and form != "onnx":
-        raise DeployError(f"--int8-weights is of ONNX files; leave it out with --format {form}")
+        raise DeployError(f"--int8-weights is of ONNX files; leave it out with --format {form}", "--int8-weights")
     packed = packed_run(run_dir, progress)
     if form == "packed":
         return _packed(run_dir, packed, output, compress)

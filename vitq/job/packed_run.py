@@ -18,13 +18,13 @@ def packed_run(run_dir: RunDir, progress: Progress) -> Packed:
     if not run_dir.model_path.exists():
         config = Run(run_dir).config
         if not config.method.quantizes:
-            raise DeployError(
-                f"run {run_dir.signature} ({config.method.name}) quantizes nothing; there is nothing to pack"
-            )
+            text = f"run {run_dir.signature} ({config.method.name}) quantizes nothing; there is nothing to pack"
+            raise DeployError(text, "method", config.method.name)
         model = requantize(run_dir, config, progress)
         save_packed(model, config, result.size.fp_bytes, run_dir.model_path)
         run_dir.clear_state()
     packed = load_packed(run_dir.model_path)
     if packed.signature != run_dir.signature:
-        raise DeployError(f"{run_dir.model_path} is of run {packed.signature}; remove it and export again")
+        text = f"{run_dir.model_path} is of run {packed.signature}; remove it and export again"
+        raise DeployError(text, "signature", packed.signature, [run_dir.signature])
     return packed

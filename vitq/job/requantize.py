@@ -11,7 +11,7 @@ import torch
 from vitq import data, device
 from vitq.config import RunConfig, signature
 from vitq.engine import evaluate, recipe
-from vitq.errors import ConfigError, VitqError
+from vitq.errors import ConfigError, Problem, VitqError
 from vitq.models.load import load_model
 from vitq.progress import Progress
 from vitq.quant import site_table
@@ -41,9 +41,8 @@ def requantize(
     where the model is another one than the recorded.
     """
     if signature(config) != run_dir.signature:
-        raise ConfigError(
-            [f"{run_dir.config_path} has signature {signature(config)}, its folder says {run_dir.signature}"]
-        )
+        text = f"{run_dir.config_path} has signature {signature(config)}, its folder says {run_dir.signature}"
+        raise ConfigError([Problem(text, "signature", signature(config), [run_dir.signature])])
     run_dir.require_result()
     device.make_repeatable()
     where = device.resolve(config.device)
@@ -63,11 +62,12 @@ def _compare_sites(run_dir: RunDir, sites: pd.DataFrame) -> None:
     recorded = run_dir.read_sites()
     same = ["site", "kind", "quantizer", "granularity", "bits"]
     if not recorded[same].equals(sites[same]):
-        raise _other(run_dir, "its sites or their bits differ")
+        raise _other(run_dir, "its sites or their bits differ", "sites")
     before, now = (table["mse"].astype(float).to_numpy() for table in (recorded, sites))
     close = np.isclose(now, before, rtol=_CLOSE, atol=1e-12, equal_nan=True)
     if close.mean() < _MOST:
-        raise _other(run_dir, f"the errors of {int((~close).sum())} of {len(close)} sites differ by more than 5 %")
+        reason = f"the errors of {int((~close).sum())} of {len(close)} sites differ by more than 5 %"
+        raise _other(run_dir, reason, "mse")
 
 
 def _compare_predictions(
@@ -84,12 +84,15 @@ def _compare_predictions(
             run_dir,
             f"it predicts other classes than its record for {differ} of {len(images)} images (largest difference of a "
             f"logit: {gap:.3g})",
+            "predictions",
         )
 
 
-def _other(run_dir: RunDir, reason: str) -> VitqError:
+def _other(run_dir: RunDir, reason: str, differs: str) -> VitqError:
     return VitqError(
         f"the recipe of run {run_dir.signature} no longer gives the recorded model: {reason}. Another kind of machine, "
         "or another version of vitq or torch made it (result.json, provenance). Repeat this where it ran, or execute "
-        "the run again in a runs_dir of its own, with keep_model=true or probe=[…]"
+        "the run again in a runs_dir of its own, with keep_model=true or probe=[…]",
+        differs,
+        run_dir.signature,
     )

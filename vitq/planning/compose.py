@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vitq.config.search_path import Roots
-from vitq.errors import ConfigError, first_line, unknown
+from vitq.errors import ConfigError, Problem, first_line, unknown
 from vitq.planning.base_method import with_base
 from vitq.planning.compose_errors import explain, hydra_errors
 from vitq.planning.overrides import launcher_overrides
@@ -37,7 +37,7 @@ class Cell:
     overrides: tuple[str, ...]
     choices: dict[str, str]
     raw: dict[str, Any]
-    problem: str | None = None
+    problem: Problem | None = None
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,8 @@ def root_config(config_dir: str | None = None, config_name: str | None = None) -
     for folder in roots.folders:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml", roots
-    raise ConfigError(
-        [unknown("primary config", name, roots.files("."), "--config-name names a file in --config-dir.")]
-    )
+    action = "--config-name names a file in --config-dir."
+    raise ConfigError([unknown("primary config", name, roots.files("."), action, key="--config-name")])
 
 
 def load(file: Path, roots: Roots, overrides: Sequence[str] = (), multirun: bool = False) -> Primary:
@@ -89,16 +88,21 @@ def load(file: Path, roots: Roots, overrides: Sequence[str] = (), multirun: bool
             params = OmegaConf.select(config, "hydra.sweeper.params") or {}
             multirun = multirun or str(config.hydra.mode).endswith("MULTIRUN")
         except hydra_errors() as error:
-            raise ConfigError([f"{file}: {explain(error, roots)}"]) from error
+            problem = explain(error, roots)
+            raise ConfigError([problem.reworded(f"{file}: {problem}")]) from error
     if not isinstance(sweep, dict) or not hasattr(params, "items"):
-        raise ConfigError([f"{file}: `sweep` and `hydra.sweeper.params` must be mappings"])
+        raise ConfigError([Problem(f"{file}: `sweep` and `hydra.sweeper.params` must be mappings", "sweep", sweep)])
     given = [f"{key}={value}" for key, value in params.items()] if multirun else []
     axes = _axes([*given, *(o for o in overrides if o not in own)], roots)
     several = [key for key, values in axes.items() if len(values) > 1]
     if several and not multirun:
         raise ConfigError(
             [
-                f"{key}={','.join(axes[key])}: several values need a sweep; `vitq run -m` runs them all"
+                Problem(
+                    f"{key}={','.join(axes[key])}: several values need a sweep; `vitq run -m` runs them all",
+                    key.lstrip("+"),
+                    axes[key],
+                )
                 for key in several
             ]
         )
@@ -141,7 +145,7 @@ def expand(primary: Primary) -> Iterator[Cell]:
             try:
                 full = with_base({str(k): v for k, v in dict(raw).items() if k != "sweep"}, primary.roots)
             except ConfigError as error:
-                yield Cell(shown, choices, {}, "; ".join(error.problems))
+                yield Cell(shown, choices, {}, error.problems[0])  # it names one
                 continue
             yield Cell(shown, choices, full)
 
@@ -236,32 +240,34 @@ def _axes(overrides: Sequence[str], roots: Roots) -> dict[str, list[str]]:
             else:
                 values = [override.get_value_element_as_str()]
         except HydraException as error:
-            problems.append(f"override {text!r}: {first_line(error)}")
+            problems.append(Problem(f"override {text!r}: {first_line(error)}", value=text))
             continue
         if not key:
-            problems.append(f"override {text!r}: names no key; write key=value")
+            problems.append(Problem(f"override {text!r}: names no key; write key=value", value=text))
         elif not is_value and not override.is_delete():
             problems += _not_names(key, text, override, roots)
         if not values:
-            problems.append(unknown(f"{key} matching", text.partition("=")[2], roots.files(key)))
+            problems.append(unknown(f"{key} matching", text.partition("=")[2], roots.files(key), key=key))
         axes[key] = values
     if problems:
         raise ConfigError(problems)
     return axes
 
 
-def _not_names(key: str, text: str, override: Any, roots: Roots) -> Iterator[str]:
+def _not_names(key: str, text: str, override: Any, roots: Roots) -> Iterator[Problem]:
     """What stands where the name of a group's file belongs: a number, nothing, a list to lay over each other."""
     group = key.lstrip("+")
     for value in override.sweep_iterator() if override.is_sweep_override() else [override.value()]:
         if isinstance(value, list) and group != "probe":
             names = ",".join(str(v) for v in value)
-            yield f"override {text!r}: {group} takes one name; several values are an axis of a sweep: {group}={names}"
+            why = f"{group} takes one name; several values are an axis of a sweep: {group}={names}"
+            yield Problem(f"override {text!r}: {why}", group, [str(v) for v in value])
             continue
         # Probes are chosen together.
         for name in value if isinstance(value, list) else [value]:
             if not isinstance(getattr(name, "text", name), str):
-                yield f"override {text!r}: {unknown(group, str(name), roots.files(group))}"
+                wrong = unknown(group, str(name), roots.files(group), key=group)
+                yield wrong.reworded(f"override {text!r}: {wrong}")
 
 
 def _override(key: str, value: str) -> str:

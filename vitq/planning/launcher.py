@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from pydantic import TypeAdapter, ValidationError
 
 from vitq.config.problems import option_problems
-from vitq.errors import ConfigError
+from vitq.errors import ConfigError, Problem
 from vitq.planning.background import start_driver
 from vitq.planning.display import Show
 from vitq.planning.estimate import History
@@ -53,7 +53,7 @@ class Launcher(ABC):
         self.options: Any = TypeAdapter(self.Options).validate_python(dict(options))
 
     @classmethod
-    def check(cls, options: Mapping[str, Any]) -> list[str]:
+    def check(cls, options: Mapping[str, Any]) -> list[Problem]:
         """Problems of `launcher.options`, one line each."""
         try:
             TypeAdapter(cls.Options).validate_python(dict(options))

@@ -21,7 +21,8 @@ def launcher_overrides(overrides: Sequence[str]) -> list[str]:
         plain = key.lstrip("+")
         if plain == "hydra/launcher":
             if value not in LAUNCHERS:
-                raise ConfigError([unknown("hydra/launcher", value, LAUNCHERS, "vitq launches its runs itself.")])
+                action = "vitq launches its runs itself."
+                raise ConfigError([unknown("hydra/launcher", value, LAUNCHERS, action, key="hydra/launcher")])
             found.append(f"launcher={LAUNCHERS[value]}")
         elif plain.startswith("hydra.launcher."):
             found.append(f"++launcher.options.{plain.removeprefix('hydra.launcher.')}{equals}{value}")

@@ -138,7 +138,7 @@ def answers(pairs: pd.DataFrame, a: str, b: str) -> list[str]:
     known = list(dict.fromkeys([*pairs["a"], *pairs["b"]]))
     for name in (a, b):
         if name not in known:
-            raise VitqError(unknown("method", name, known, "Two finished methods are compared."))
+            raise VitqError(unknown("method", name, known, "Two finished methods are compared.", key="method"))
     lines = []
     for _, row in wording.placed(pairs).iterrows():
         if (row["a"], row["b"]) == (a, b):

@@ -40,7 +40,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         raise StoreError(
             f"cannot write {path}: {error.strerror or error}. The earlier content, if any, is untouched; "
-            "free space or permissions there, or choose another folder with runs_dir=DIR, and start again"
+            "free space or permissions there, or choose another folder with runs_dir=DIR, and start again",
+            value=path,
         ) from error
 
 

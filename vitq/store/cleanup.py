@@ -29,7 +29,8 @@ class Garbage:
             else:
                 self.path.unlink(missing_ok=True)
         except OSError as error:
-            raise StoreError(f"cannot remove {self.path}: {error.strerror or error}; remove it by hand") from error
+            text = f"cannot remove {self.path}: {error.strerror or error}; remove it by hand"
+            raise StoreError(text, value=self.path) from error
 
 
 def garbage(store: Store, orphans: bool = False) -> Iterator[Garbage]:

@@ -72,7 +72,8 @@ class Submissions:
         try:
             shutil.rmtree(self.folder(token))
         except OSError as error:
-            raise StoreError(f"cannot remove {self.folder(token)}: {error.strerror or error}") from error
+            text = f"cannot remove {self.folder(token)}: {error.strerror or error}"
+            raise StoreError(text, value=self.folder(token)) from error
 
     def all(self) -> list[Submission]:
         """All readable records, in the order in which they were made; what cannot be read is submitted anew."""

@@ -28,7 +28,10 @@ def rebuild(run_dir: RunDir, group: str | None) -> Path:
     if result is None and (status is None or status.state != "failed"):
         raise StoreError(
             f"cannot rebuild the mirror of {run_dir.signature}: the run is {status.state if status else 'planned'}; "
-            "only finished and failed runs have something to show"
+            "only finished and failed runs have something to show",
+            "state",
+            status.state if status else "planned",
+            ["done", "failed"],
         )
     sites = run_dir.read_sites() if result is not None else None
     session = Session.start(
@@ -68,7 +71,8 @@ def remembered(run_dir: RunDir) -> str | None:
 def _config(run_dir: RunDir) -> RunConfig:
     config, problems = RunConfig.parse(run_dir.read_config())
     if config is None:
-        raise StoreError(f"cannot read {run_dir.config_path}: {'; '.join(problems)}; plan the run again")
+        text = f"cannot read {run_dir.config_path}: {'; '.join(problems)}; plan the run again"
+        raise StoreError(text, value=run_dir.config_path)
     # Where the record lies now, wherever the run was executed.
     return dataclasses.replace(config, runs_dir=str(run_dir.path.parent))
 
