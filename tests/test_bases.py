@@ -11,7 +11,7 @@ from vitq.errors import ConfigError
 from vitq.planning import compose
 
 
-def cell(*overrides: str, config_dir: str | None = None) -> compose.Cell:
+def cell(*overrides: str, config_dir: str | None = None) -> compose.ConfigCell:
     file, roots = compose.root_config(config_dir)
     (found,) = compose.expand(compose.load(file, roots, overrides))
     return found

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from tests.errors import is_about, refuses
-from vitq.config.search_path import Roots, shipped, sweep_file
+from vitq.config.search_path import ConfigPath, shipped, sweep_file
 from vitq.errors import ConfigError
 from vitq.planning import compose
-from vitq.planning.compose import Cell
+from vitq.planning.compose import ConfigCell
 
 
-def cells(*overrides: str, multirun: bool = False, config_dir: str | None = None) -> list[Cell]:
+def cells(*overrides: str, multirun: bool = False, config_dir: str | None = None) -> list[ConfigCell]:
     file, roots = compose.root_config(config_dir)
     return list(compose.expand(compose.load(file, roots, overrides, multirun=multirun)))
 
@@ -208,7 +208,7 @@ def test_sweep_outside_the_conf_folder(tmp_path: Path) -> None:
         "sweep: {name: ablation, baseline: minmax}\n"
         "hydra: {mode: MULTIRUN, sweeper: {params: {method: 'minmax,mse', seed: '0,1'}}}\n"
     )
-    primary = compose.load(file, Roots.of(), ["seed=5,6,7", "bits.kinds.probs=8", "sweep.name=other"])
+    primary = compose.load(file, ConfigPath.of(), ["seed=5,6,7", "bits.kinds.probs=8", "sweep.name=other"])
     assert primary.multirun
     assert primary.sweep == {"name": "other", "baseline": "minmax"}
     assert primary.swept == {"method": ["minmax", "mse"], "seed": ["5", "6", "7"]}
@@ -228,7 +228,7 @@ def test_own_searchpath_of_a_sweep_is_kept(tmp_path: Path) -> None:
     file.write_text(
         f"defaults: [config, override /method: labs_own, _self_]\nhydra: {{searchpath: ['file://{tmp_path}/lab']}}\n"
     )
-    (cell,) = compose.expand(compose.load(file, Roots.of(), multirun=True))
+    (cell,) = compose.expand(compose.load(file, ConfigPath.of(), multirun=True))
     assert cell.raw["method"] == {"name": "labs_own"}
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.errors import is_about
 from tests.fake_engine import FakeEngine, result_of
 from vitq.config import RunConfig, signature
-from vitq.config.search_path import Roots, shipped
+from vitq.config.search_path import ConfigPath, shipped
 from vitq.errors import ConfigError, Problem
 from vitq.planning import compose, planner
 from vitq.planning.plan import Plan
@@ -170,7 +170,7 @@ def sweep(folder: Path, section: str) -> Plan:
         "hydra: {mode: MULTIRUN, sweeper: {params: "
         "{method: 'fp32,minmax,mse', bits: 'w8a8,w3a3', calib.size: '16,32'}}}\n"
     )
-    return planner.make(compose.load(file, Roots.of()))
+    return planner.make(compose.load(file, ConfigPath.of()))
 
 
 def test_exclusions(engine: FakeEngine, tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_every_option_of_every_group_is_a_valid_config(group: str, option: str) 
 @pytest.mark.parametrize("name", sorted(path.stem for path in shipped("sweeps").glob("*.yaml")))
 def test_every_sweep_is_valid(engine: FakeEngine, name: str) -> None:
     file = shipped("sweeps") / f"{name}.yaml"
-    planned = planner.make(compose.load(file, Roots.of()))
+    planned = planner.make(compose.load(file, ConfigPath.of()))
     assert planned.sweep is not None
     assert (planned.name, bool(planned.sweep.description), bool(planned.sweep.cost)) == (name, True, True)
     text = file.read_text()

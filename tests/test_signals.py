@@ -72,7 +72,7 @@ try:
         try:
             time.sleep(60)
         except signals.Interrupted:
-            signals.heard()
+            signals.acknowledge()
             time.sleep(0.6)
             print("cleaned up")
             raise

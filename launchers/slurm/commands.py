@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic.dataclasses import dataclass
 
 from vitq.errors import VitqError
-from vitq.launchers.slurm.options import Options
+from vitq.launchers.slurm.options import SlurmOptions
 
 # Seconds that a command of SLURM may take; a controller that is away makes each of them wait.
 _PATIENCE = 60.0
@@ -80,7 +80,9 @@ def max_array() -> int:
     return max(1, int(found[1])) if found else 1001
 
 
-def submit(options: Options, folder: Path, token: str, name: str, command: Sequence[str], count: int, most: int) -> str:
+def submit(
+    options: SlurmOptions, folder: Path, token: str, name: str, command: Sequence[str], count: int, most: int
+) -> str:
     """Submit an array of `count` jobs that each execute `command`, `most` at a time. Returns its id.
 
     folder: for the script and the logs `<index>.log`. Raises FullError, AwayError, or SlurmError with what sbatch said.

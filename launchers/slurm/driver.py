@@ -6,9 +6,11 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping
 
-from vitq.launchers.follow import Watched, Watcher
+from rich.markup import escape
+
+from vitq.launchers.follow import FollowedRun
 from vitq.launchers.slurm import commands
-from vitq.launchers.slurm.options import Options
+from vitq.launchers.slurm.options import SlurmOptions
 from vitq.launchers.slurm.packing import Array, chunks, pack
 from vitq.planning.display import Show
 from vitq.planning.estimate import History
@@ -25,16 +27,15 @@ _USUAL = {"None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Cl
 class Driver:
     """Submits what waits, shows what moves, and submits again what was lost."""
 
-    def __init__(self, plan: Plan, show: Show, options: Options):
+    def __init__(self, plan: Plan, show: Show, options: SlurmOptions):
         commands.require()
         self.plan, self.show, self.options = plan, show, options
         self.submissions = plan.store.submissions
         self.failed: list[str] = []
         self.waiting: list[PlannedRun] = []
-        self._watcher = Watcher(plan.store, show)
-        # Runs in the queue, and the element that has them; None: executed by somebody else.
+        # Runs in the queue, and the element that has them; None: executed by another process.
         self._placed: dict[str, tuple[str, int] | None] = {}
-        self._runs: dict[str, Watched] = {}
+        self._runs: dict[str, FollowedRun] = {}
         self._ours: set[str] = set()
         self._parallel: dict[str, int] = {}
         self._lost: Counter[str] = Counter()
@@ -118,7 +119,7 @@ class Driver:
 
     def _follow(self, run: PlannedRun, place: tuple[str, int] | None) -> None:
         self._placed[run.signature] = place
-        self._runs.setdefault(run.signature, self._watcher.watch(run))
+        self._runs.setdefault(run.signature, FollowedRun(self.plan.store, self.show, run))
 
     def _arrays(self) -> list[Array]:
         """What waits as arrays; one with `parallel` 0 has to wait until others have ended."""
@@ -241,6 +242,4 @@ class Driver:
         return claim.is_held(self.plan.store.run(name))
 
     def _say(self, text: str) -> None:
-        from rich.markup import escape
-
         self.show.console.print(escape(text), highlight=False, soft_wrap=True)

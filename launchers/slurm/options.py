@@ -33,7 +33,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True, config=RULES)
-class Options:
+class SlurmOptions:
     """`launcher.options`. What is None is left to the cluster.
 
     partition, account, qos, constraint, gres, mem (e.g. `16GB`): as sbatch has them. gpus: per job. cpus: cores per

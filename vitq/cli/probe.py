@@ -83,8 +83,8 @@ def _wanted(overrides: list[str], config_dir: str | None) -> tuple[ProbeConfig, 
     bad = [o for o in overrides if not o.lstrip("+").startswith(allowed)]
     if bad:
         raise ConfigError([f"{o}: a finished run stays what it is; valid: {', '.join(allowed)}…" for o in bad])
-    file, roots = compose.root_config(config_dir)
-    (cell,) = compose.expand(compose.load(file, roots, overrides))
+    file, search_path = compose.root_config(config_dir)
+    (cell,) = compose.expand(compose.load(file, search_path, overrides))
     if cell.problem is not None:
         raise ConfigError([cell.problem])
     config, problems = RunConfig.parse(cell.raw)

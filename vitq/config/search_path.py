@@ -19,13 +19,13 @@ def shipped(folder: str) -> Path:
 
 
 @dataclass(frozen=True)
-class Roots:
+class ConfigPath:
     """Folders in which config groups are looked up, the first hit wins."""
 
     folders: tuple[Path, ...]
 
     @staticmethod
-    def of(*extra: str | Path) -> Roots:
+    def of(*extra: str | Path) -> ConfigPath:
         """`extra` folders before the shipped `conf/`. Raises ConfigError for a folder that does not exist."""
         missing = [str(e) for e in extra if not Path(e).is_dir()]
         if missing:
@@ -33,7 +33,7 @@ class Roots:
             raise ConfigError(
                 [Problem(f"config folder {m!r} does not exist; {action}", "--config-dir", m) for m in missing]
             )
-        return Roots((*(Path(e).resolve() for e in extra), shipped("conf")))
+        return ConfigPath((*(Path(e).resolve() for e in extra), shipped("conf")))
 
     def is_group(self, name: str) -> bool:
         """True for `model`, `bits`, … and for folders that the user's own config dirs add."""

@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
-from vitq.config.search_path import Roots
+from vitq.config.search_path import ConfigPath
 from vitq.errors import ConfigError, Problem, first_line, under, unknown
 
 
-def with_base(raw: dict[str, Any], roots: Roots) -> dict[str, Any]:
+def with_base(raw: dict[str, Any], search_path: ConfigPath) -> dict[str, Any]:
     """The config with `method.base` resolved: the base's kinds and steps, then the method's own, merged key by key.
 
     The name says both, `scale_predictor(ias_vit)`, and no `base` remains: the whole recipe is stored and signed.
@@ -21,7 +21,7 @@ def with_base(raw: dict[str, Any], roots: Roots) -> dict[str, Any]:
     method = raw.get("method")
     if not isinstance(method, Mapping) or "base" not in method:
         return raw
-    base, files = method["base"], roots.files("method")
+    base, files = method["base"], search_path.files("method")
     if not isinstance(base, str) or base not in files:
         raise ConfigError([under("method.base", unknown("method", str(base), files))])
     try:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from vitq.config.search_path import Roots
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
+
+from vitq.config.search_path import ConfigPath
 from vitq.errors import Problem, first_line, unknown
 
-
-def hydra_errors() -> tuple[type[Exception], ...]:
-    """What Hydra, OmegaConf and their reader of YAML raise while they compose."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    return HydraException, OmegaConfBaseException, YAMLError
+# What Hydra, OmegaConf and their reader of YAML raise while they compose.
+HYDRA_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 
 
-def explain(error: Exception, roots: Roots) -> Problem:
+def explain(error: Exception, search_path: ConfigPath) -> Problem:
     """One line for a composition error, with the valid values where Hydra knows or we can look."""
-    from hydra.errors import MissingConfigException
-    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-    from yaml import MarkedYAMLError
-
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         what = ", ".join(part for part in (error.context, error.problem) if part)
@@ -28,7 +22,7 @@ def explain(error: Exception, roots: Roots) -> Problem:
         return Problem(f"{place}: not YAML: {what}", value=place)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        options = roots.files(group) if group else {}
+        options = search_path.files(group) if group else {}
         return unknown(group, option, options, key=group) if options else Problem(first_line(error))
     # Only Hydra's own errors hide the one that matters. OmegaConf's name the full key, and under a debugger or coverage
     # their __cause__ is the same error without it.

@@ -6,12 +6,23 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bars
+
 from vitq.progress import Progress
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import TaskID
-
     from vitq.planning.plan import PlannedRun
     from vitq.store.records import Result
 
@@ -51,8 +62,6 @@ class Show:
 
     def failed(self, run: PlannedRun, error: BaseException) -> None:
         """A run ended without a result."""
-        from rich.markup import escape
-
         self._end(run)
         line = " ".join(f"{type(error).__name__}: {error}".split())
         self._say(run, f"[red]failed[/] after {self._seconds(run)}: {escape(line)}")
@@ -66,8 +75,6 @@ class Show:
         self.ended += 1
 
     def _say(self, run: PlannedRun, text: str, ahead: int = 0) -> None:
-        from rich.markup import escape
-
         place = f"[dim]{escape(f'[{self.ended + ahead}/{self.total}]')}[/] "
         self.console.print(f"{place}{escape(run.label)}  {text}", soft_wrap=True, highlight=False)
 
@@ -107,18 +114,6 @@ class LiveShow(Show):
 
     def __init__(self, console: Console, name: str, total: int):
         super().__init__(console, name, total)
-        from rich.console import Group
-        from rich.live import Live
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            SpinnerColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-        from rich.progress import Progress as Bars
-
         text = "{task.description}"
         self._runs = Bars(
             SpinnerColumn(),

@@ -24,7 +24,7 @@ _LIKENESS = (
 
 
 @dataclass(frozen=True)
-class Cost:
+class Estimate:
     """Of one run: seconds and bytes of peak memory, as medians over `runs` past runs alike in `alike`."""
 
     seconds: float
@@ -58,14 +58,14 @@ class History:
                 known.append((facts(config), result.timings.total, memory))
         return cls(known)
 
-    def cost(self, config: RunConfig) -> Cost | None:
+    def estimate(self, config: RunConfig) -> Estimate | None:
         """Expected cost of a run, None where no past run of its model does what it does."""
         mine = facts(config)
         for keys in _LIKENESS:
             group = self._groups.get((keys, *(mine[key] for key in keys)))
             if group:
                 seconds, memory = zip(*group, strict=True)
-                return Cost(median(seconds), int(median(memory)), len(group), keys)
+                return Estimate(median(seconds), int(median(memory)), len(group), keys)
         return None
 
 
@@ -101,7 +101,7 @@ class Total:
         return self.seconds / 3600 * (self.runs / known if known else float("nan"))
 
 
-def total(costs: Sequence[Cost | None]) -> Total:
+def total(costs: Sequence[Estimate | None]) -> Total:
     """Sum over the runs of a plan."""
     known = [cost for cost in costs if cost is not None]
     return Total(

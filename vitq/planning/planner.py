@@ -13,7 +13,7 @@ from vitq.config.problems import merge
 from vitq.config.sweep import SweepConfig
 from vitq.errors import ConfigError, DataError, ModelError, Problem, under, unknown
 from vitq.planning import baseline, compose
-from vitq.planning.compose import Cell, Primary
+from vitq.planning.compose import ConfigCell, Primary
 from vitq.planning.engine import Engine, engine
 from vitq.planning.launcher import LAUNCHERS
 from vitq.planning.plan import Plan, PlannedRun
@@ -61,7 +61,7 @@ class Planner:
             problems += self._sweep.unmatched(self._options) if self._sweep else []
             self._reject("", problems)
 
-    def add(self, cell: Cell) -> None:
+    def add(self, cell: ConfigCell) -> None:
         """Look at the next cell."""
         self._cells += 1
         if self._excluded(cell):
@@ -95,10 +95,10 @@ class Planner:
 
     def _options(self, group: str) -> Any:
         """Names that a pattern of `sweep.exclude` may match; several probes are chosen together, under no name."""
-        groups = self._primary.roots
+        groups = self._primary.search_path
         return groups.files(group) if groups.is_group(group) and group != "probe" else ()
 
-    def _excluded(self, cell: Cell) -> bool:
+    def _excluded(self, cell: ConfigCell) -> bool:
         if self._sweep is None or cell.problem is not None:
             return False
         try:
@@ -109,14 +109,14 @@ class Planner:
             self._reject("", [under("sweep.exclude", wrong)])
             return False
 
-    def _note_sweep_wide(self, cell: Cell, config: RunConfig) -> None:
+    def _note_sweep_wide(self, cell: ConfigCell, config: RunConfig) -> None:
         """What a sweep has one of (store, launcher), and what its baseline is chosen from."""
         self._methods.setdefault(config.method.name, set()).add(cell.choices.get("method", ""))
         self._stores.setdefault(config.runs_dir, Store(config.runs_dir))
         if config.launcher not in self._launchers:
             self._launchers.append(config.launcher)
 
-    def _take(self, cell: Cell, config: RunConfig, label: str, problems: list[Problem]) -> list[Problem]:
+    def _take(self, cell: ConfigCell, config: RunConfig, label: str, problems: list[Problem]) -> list[Problem]:
         """Add the run of a config unless an equal one is there; further problems of it."""
         sign = signature(config)
         if sign in self._runs:
@@ -137,13 +137,13 @@ class Planner:
         """The sweep's baseline as results name it; warnings."""
         if not (self._sweep and self._sweep.baseline and self._methods):
             return ()
-        found = baseline.find(self._sweep.baseline, self._methods, self._primary.roots.files("method"))
+        found = baseline.find(self._sweep.baseline, self._methods, self._primary.search_path.files("method"))
         self._reject("", [found.problem] if found.problem else [])
         self._sweep = dataclasses.replace(self._sweep, baseline=found.name)
         return (found.warning,) if found.warning else ()
 
 
-def _parse(cell: Cell, engine: Engine) -> tuple[RunConfig | None, list[Problem]]:
+def _parse(cell: ConfigCell, engine: Engine) -> tuple[RunConfig | None, list[Problem]]:
     """A cell's config, normalized so that equal runs are equal; its problems."""
     if cell.problem is not None:
         return None, [cell.problem]
@@ -224,7 +224,7 @@ class _Facts:
         return known  # type: ignore[no-any-return]
 
 
-def _label(cell: Cell, primary: Primary, config: RunConfig | None = None) -> str:
+def _label(cell: ConfigCell, primary: Primary, config: RunConfig | None = None) -> str:
     """Model, method, bits, then whatever else is swept: `vit_digits repq_vit w4a4 seed=1`, `vit_digits fp32`.
 
     Bits are those of the config where one could be made: `bits.weight=3` beats the group's file.

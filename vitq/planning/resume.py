@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from vitq.config import LauncherConfig
 from vitq.config.labels import run_label
-from vitq.config.search_path import Roots
+from vitq.config.search_path import ConfigPath
 from vitq.config.sweep import SweepConfig
 from vitq.errors import ConfigError, Problem, VitqError, unknown
 from vitq.planning.launcher import LAUNCHERS
@@ -56,8 +58,6 @@ def changed(launcher: LauncherConfig, words: Sequence[str]) -> LauncherConfig:
     """A launcher with overrides. `launcher=NAME` starts from that one's own defaults. Raises ConfigError."""
     if not words:
         return launcher
-    from omegaconf import OmegaConf
-
     foreign = [word for word in words if not word.startswith(("launcher=", "launcher.options."))]
     if foreign:
         valid = ("launcher=…", "launcher.options.…")
@@ -66,7 +66,7 @@ def changed(launcher: LauncherConfig, words: Sequence[str]) -> LauncherConfig:
     chosen = [word for word in words if word.startswith("launcher=")]
     raw: Any = {"name": launcher.name, "options": launcher.options}
     if chosen:
-        name, files = chosen[-1].partition("=")[2], Roots.of().files("launcher")
+        name, files = chosen[-1].partition("=")[2], ConfigPath.of().files("launcher")
         if name not in files:
             raise ConfigError([unknown("launcher", name, files, key="launcher")])
         raw = OmegaConf.load(files[name])

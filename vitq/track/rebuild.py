@@ -11,7 +11,7 @@ from vitq.store import RunDir, Store
 from vitq.store.records import Status
 from vitq.track import mirror_record
 from vitq.track.faults import Warner
-from vitq.track.session import Session
+from vitq.track.session import WandbSession
 
 
 def rebuild(run_dir: RunDir, group: str | None) -> Path:
@@ -34,7 +34,7 @@ def rebuild(run_dir: RunDir, group: str | None) -> Path:
             ["done", "failed"],
         )
     sites = run_dir.read_sites() if result is not None else None
-    session = Session.start(
+    session = WandbSession.start(
         config, run_dir.signature, group or remembered(run_dir), run_dir, Warner(run_dir), "offline"
     )
     if session is None:
@@ -55,7 +55,7 @@ def remembered(run_dir: RunDir) -> str | None:
     try:
         known = mirror_record.read(run_dir)
     except StoreError:
-        known = None  # Session.start says so
+        known = None  # WandbSession.start says so
     if known is not None and known.group:
         return known.group
     store = Store(run_dir.path.parent)
@@ -77,7 +77,7 @@ def _config(run_dir: RunDir) -> RunConfig:
     return dataclasses.replace(config, runs_dir=str(run_dir.path.parent))
 
 
-def _fail(session: Session, status: Status | None) -> bool:
+def _fail(session: WandbSession, status: Status | None) -> bool:
     error = (status.error if status else None) or "no reason was recorded"
     return session.failed(error, status.stage if status else "")
 

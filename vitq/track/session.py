@@ -46,7 +46,7 @@ class WandbTracker:
     def run(self, config: RunConfig, signature: str, group: str | None, run_dir: RunDir) -> Iterator[TrackedRun]:
         """See Tracker."""
         warn = Warner(run_dir)
-        session = Session.start(config, signature, group, run_dir, warn)
+        session = WandbSession.start(config, signature, group, run_dir, warn)
         if session is None:
             yield Untracked()
             return
@@ -61,7 +61,7 @@ class WandbTracker:
         session.finished()
 
 
-class Session:
+class WandbSession:
     """An open W&B run. No method raises what W&B raises."""
 
     def __init__(self, run: Any, config: RunConfig, run_dir: RunDir, known: mirror_record.TrackerRecord, warn: Warner):
@@ -76,7 +76,7 @@ class Session:
         run_dir: RunDir,
         warn: Warner,
         mode: str | None = None,
-    ) -> Session | None:
+    ) -> WandbSession | None:
         """A W&B run; offline where online fails; None, with a warning, where W&B does not start at all.
 
         mode: instead of the config's.
@@ -119,22 +119,22 @@ class Session:
 
     def result(self, result: Result, sites: pd.DataFrame) -> None:
         """See TrackedRun."""
-        self._tell(content.of_result(result, sites, self._run_dir))
+        self._log(content.of_result(result, sites, self._run_dir))
         if self._config.tracker.log_model:
-            self._tell(content.of_model(result, self._run_dir))
+            self._log(content.of_model(result, self._run_dir))
 
     def finished(self) -> bool:
         """Close the run as a success; whether W&B said that it has all of it."""
         shown = probes.made(self._run_dir)
-        self._tell(content.of_probes(self._run_dir))
+        self._log(content.of_probes(self._run_dir))
         return self._close(0, shown)
 
     def failed(self, error: str, stage: str) -> bool:
         """Close the run as a failure. error: one line; stage: where it happened."""
-        self._tell([content.Part("the error", lambda run: run.summary.update(_failure(error, stage)))])
+        self._log([content.Part("the error", lambda run: run.summary.update(_failure(error, stage)))])
         return self._close(1)
 
-    def _tell(self, parts: list[content.Part]) -> None:
+    def _log(self, parts: list[content.Part]) -> None:
         """Each part for itself, so that what W&B refuses costs nothing else."""
         for part in parts:
             with (

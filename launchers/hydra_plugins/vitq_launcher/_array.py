@@ -14,7 +14,7 @@ from hydra_plugins.vitq_launcher import VitqLauncher, _job
 
 from vitq.launchers.slurm import commands
 from vitq.launchers.slurm.launcher import Slurm
-from vitq.launchers.slurm.options import Options
+from vitq.launchers.slurm.options import SlurmOptions
 
 LOG = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def launch(launcher: VitqLauncher, job_overrides: Sequence[Sequence[str]], first
 
 
 def _wait(
-    options: Options,
+    options: SlurmOptions,
     waiting: dict[tuple[str, int], int],
     files: dict[int, Path],
     job_overrides: Sequence[Sequence[str]],

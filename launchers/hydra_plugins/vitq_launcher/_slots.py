@@ -15,13 +15,13 @@ from pathlib import Path
 from hydra.core.utils import JobReturn
 from hydra_plugins.vitq_launcher import VitqLauncher, _job
 
-from vitq.launchers.local.slots import Options, slot_environments
+from vitq.launchers.local.slots import LocalOptions, slot_environments
 
 
 def launch(launcher: VitqLauncher, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
     """All jobs, `slots` at a time; returns when they have ended."""
     free: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
-    places = slot_environments(Options(**launcher.options))
+    places = slot_environments(LocalOptions(**launcher.options))
     for place in places:
         free.put(place)
     with tempfile.TemporaryDirectory(prefix="vitq-hydra-") as folder, ThreadPoolExecutor(len(places)) as threads:
