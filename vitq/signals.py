@@ -1,4 +1,4 @@
-"""Being told to stop: a signal becomes an exception, so that records are written and claims given back."""
+"""Signals to stop become an exception, so that records are written and claims released."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def interruptible(insist: float | None = None) -> Iterator[None]:
         if not isinstance(args.exc_value, Interrupted):
             hook(args)
             return
-        # Later: in this very place it would be swallowed once more.
+        # Later: raised here, it would be swallowed again.
         later(_AGAIN, args.exc_value.number)
 
     hook = sys.unraisablehook

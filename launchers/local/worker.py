@@ -39,7 +39,7 @@ class Dispatcher(Protocol):
 
 # How often a run under way is looked at, in seconds.
 _WATCH = 0.5
-# Seconds that a worker gets to end after it was told to.
+# Seconds that a worker has to end after SIGTERM.
 _GRACE = 10.0
 
 
@@ -77,7 +77,7 @@ class Worker:
         self._progress, self._follower = None, Follower()
         self._attempt = self._dispatcher.plan.store.run(run.signature).attempt
         self._stderr_start = self._errors.seek(0, os.SEEK_END)
-        # A process that is gone already is found by look().
+        # look() notices a process that has ended already.
         with suppress(BrokenPipeError):
             self._input.write(f"{run.signature}\n".encode())
             self._input.flush()

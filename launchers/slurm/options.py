@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from vitq.config.base import RULES
 
-# What we set ourselves, so that nobody else may.
+# Set by vitq, and refused in `extra`.
 _OURS = ("array", "signal", "output", "error", "open-mode", "comment", "requeue", "no-requeue", "dependency")
 
 

@@ -24,7 +24,7 @@ class Array:
     parallel: int
 
     def halves(self) -> list[Array]:
-        """Two smaller ones, which share the places."""
+        """Two smaller ones, which share `parallel`."""
         half = len(self.jobs) // 2
         more = -(-self.parallel // 2)
         return [Array(self.jobs[:half], more), Array(self.jobs[half:], self.parallel - more)]

@@ -67,10 +67,10 @@ def main(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _preview(runs, args.json)
     show = Show(Console(stderr=True), args.name, len(runs))
-    found = {run_dir.signature: _probe(run_dir, config, show, args) for run_dir, config in runs}
+    by_run = {run_dir.signature: _probe(run_dir, config, show, args) for run_dir, config in runs}
     if args.json:
-        print(json.dumps({s: [dataclasses.asdict(o) for o in outcomes] for s, outcomes in found.items()}, indent=2))
-    return 1 if any(o.state == "failed" for outcomes in found.values() for o in outcomes) else 0
+        print(json.dumps({s: [dataclasses.asdict(o) for o in outcomes] for s, outcomes in by_run.items()}, indent=2))
+    return 1 if any(o.state == "failed" for outcomes in by_run.values() for o in outcomes) else 0
 
 
 def _wanted(overrides: list[str], config_dir: str | None) -> tuple[ProbeConfig, dict[str, Any]]:
@@ -100,9 +100,9 @@ def _check(runs: list[tuple[RunDir, RunConfig]]) -> None:
     from vitq.errors import ConfigError
     from vitq.probes.probe import problems
 
-    found = [(run_dir.signature, line) for run_dir, config in runs for line in problems(config)]
-    if found:
-        raise ConfigError(merge(found, len(runs)))
+    wrong = [(run_dir.signature, line) for run_dir, config in runs for line in problems(config)]
+    if wrong:
+        raise ConfigError(merge(wrong, len(runs)))
 
 
 def _preview(runs: list[tuple[RunDir, RunConfig]], as_json: bool) -> int:

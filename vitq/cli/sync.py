@@ -67,7 +67,7 @@ def main(args: argparse.Namespace) -> int:
     for item in items:
         if item.state == "unreadable":
             print(f"vitq sync: {item.why}", file=sys.stderr)
-    said = ", ".join(f"{counts[state]} {words}" for state, words in _WORDS.items() if counts[state]) or "none"
+    summary = ", ".join(f"{counts[state]} {words}" for state, words in _WORDS.items() if counts[state]) or "none"
     again = f"; {len(failed)} failed, the same command tries again" if failed else ""
-    print(f"{len(items)} runs: {said}{again}", file=out)
+    print(f"{len(items)} runs: {summary}{again}", file=out)
     return 1 if failed or counts["unreadable"] else 0

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 
 def execute(run_dir: RunDir, progress: Progress, tracker: Tracker, group: str | None = None) -> Result:
-    """Run one planned config and record its result; the W&B mirror hears of it afterwards.
+    """Run one planned config and record its result; the W&B mirror gets it afterwards.
 
-    Raises whatever stopped the run, after `status.json` and `log.txt` tell of it. Nothing partial is visible: the sites
-    and the predictions are written before `result.json`, and only that file makes a run done.
+    Raises whatever stopped the run, after it is recorded in `status.json` and `log.txt`. Nothing partial is visible:
+    the sites and the predictions are written before `result.json`, and only that file makes a run done.
     """
     run_log = RunLog(run_dir, progress)
     try:
@@ -45,7 +45,7 @@ def execute(run_dir: RunDir, progress: Progress, tracker: Tracker, group: str | 
             try:
                 result, site_table, model = _measured(config, run_dir, run_log)
             except BaseException as error:
-                run_log.fail(error)  # before the tracker hears of it: that may take long, and time may be short
+                run_log.fail(error)  # before the tracker closes its run, which may take long
                 raise
             run_dir.write_result(result)
             run_log.finish()

@@ -16,7 +16,7 @@ from vitq.store.claim import Claim, release_own
 from vitq.store.records import Result
 from vitq.track import Tracker
 
-# Seconds after which a signal to stop is raised again where nobody has caught it: well below what a launcher waits.
+# Seconds after which a signal to stop is raised again, in case its exception was swallowed: less than launchers wait.
 _INSIST = 3.0
 
 

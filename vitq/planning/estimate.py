@@ -39,9 +39,9 @@ class History:
     def __init__(self, known: Iterable[tuple[Mapping[str, Any], float, int]]) -> None:
         """known: (facts, seconds, bytes) of past runs; facts as from `facts`."""
         self._groups: dict[tuple[Any, ...], list[tuple[float, int]]] = defaultdict(list)
-        for found, seconds, memory in known:
+        for facts_, seconds, memory in known:
             for keys in _LIKENESS:
-                self._groups[keys, *(found[key] for key in keys)].append((seconds, memory))
+                self._groups[keys, *(facts_[key] for key in keys)].append((seconds, memory))
 
     @classmethod
     def of(cls, store: Store) -> History:
@@ -60,9 +60,9 @@ class History:
 
     def estimate(self, config: RunConfig) -> Estimate | None:
         """Expected cost of a run, None where no past run of its model does what it does."""
-        mine = facts(config)
+        wanted = facts(config)
         for keys in _LIKENESS:
-            group = self._groups.get((keys, *(mine[key] for key in keys)))
+            group = self._groups.get((keys, *(wanted[key] for key in keys)))
             if group:
                 seconds, memory = zip(*group, strict=True)
                 return Estimate(median(seconds), int(median(memory)), len(group), keys)

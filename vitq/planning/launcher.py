@@ -73,7 +73,7 @@ class Launcher(ABC):
         """
 
     def detach(self, plan: Plan, show: Show) -> str:
-        """Leave a committed sweep to the scheduler, or to a driver in the background. Returns what to tell."""
+        """Leave a committed sweep to the scheduler, or to a driver in the background. Returns a line for people."""
         if all(plan.store.run(run.signature).is_done() for run in plan.runs):
             return "all runs are finished"
         return f"{start_driver(plan)} executes the runs"

@@ -137,10 +137,10 @@ class Planner:
         """The sweep's baseline as results name it; warnings."""
         if not (self._sweep and self._sweep.baseline and self._methods):
             return ()
-        found = baseline.find(self._sweep.baseline, self._methods, self._primary.search_path.files("method"))
-        self._reject("", [found.problem] if found.problem else [])
-        self._sweep = dataclasses.replace(self._sweep, baseline=found.name)
-        return (found.warning,) if found.warning else ()
+        chosen = baseline.find(self._sweep.baseline, self._methods, self._primary.search_path.files("method"))
+        self._reject("", [chosen.problem] if chosen.problem else [])
+        self._sweep = dataclasses.replace(self._sweep, baseline=chosen.name)
+        return (chosen.warning,) if chosen.warning else ()
 
 
 def _parse(cell: ConfigCell, engine: Engine) -> tuple[RunConfig | None, list[Problem]]:
@@ -156,7 +156,7 @@ def _parse(cell: ConfigCell, engine: Engine) -> tuple[RunConfig | None, list[Pro
     else:
         problems.append(unknown("launcher", name, LAUNCHERS, key="launcher.name"))
     if not config.method.quantizes:
-        # One full-precision run, whichever cell of bits x calibration x seeds it was found in.
+        # One full-precision run, whichever cell of bits x calibration x seeds it comes from.
         fp = BitsConfig(weight="fp", activation="fp")
         config = dataclasses.replace(config, bits=fp, calib=CalibConfig(), seed=0)
     if config.method.iterations is not None and not engine.iterates(config):

@@ -35,17 +35,17 @@ class Unread:
 
     def problems(self) -> list[Problem]:
         """One line for each option that was set and that no run reads."""
-        found = []
+        problems = []
         for key, ranges in self._ranges.items():
-            place, _, option = key.rpartition(".options.")
+            quantizer, _, option = key.rpartition(".options.")
             reader = READ_BY[option]
             if reader not in ranges:
                 text = (
                     f"{key}: only range={reader} reads it, not {', '.join(sorted(ranges))}; leave it out, or set "
-                    f"{place}.range={reader}"
+                    f"{quantizer}.range={reader}"
                 )
-                found.append(Problem(text, key, option))
-        return found
+                problems.append(Problem(text, key, option))
+        return problems
 
 
 def _sets(override: str, key: str) -> bool:

@@ -190,7 +190,7 @@ class Run:
         return RunConfig.parse(self.dir.read_config())
 
     def _read_status(self) -> Status | None:
-        """The stored status; one that says `running` although nobody holds the claim becomes `interrupted`.
+        """The stored status; one that says `running` although no process holds the claim becomes `interrupted`.
 
         Raises StoreError when it is unreadable and the run has no result.
         """

@@ -25,7 +25,7 @@ _SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 class _Dumper(_SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
-        return True  # `&id001` in a config file helps nobody
+        return True  # `&id001` in a config file is hard to read
 
 
 class RunDir:
@@ -85,7 +85,7 @@ class RunDir:
         return config
 
     def write_status(self, status: Status) -> None:
-        """Store where the run stands."""
+        """Store the state of the run."""
         write_bytes(self.status_path, status.to_json().encode())
 
     def read_status(self) -> Status | None:

@@ -61,7 +61,7 @@ class NullTracker:
 
 
 class Untracked:
-    """A run that no tracker hears of."""
+    """A run that is not tracked."""
 
     def result(self, result: Result, sites: pd.DataFrame) -> None:
         """See TrackedRun."""

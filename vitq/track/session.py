@@ -27,7 +27,7 @@ LOG = logging.getLogger("vitq.track")
 _GENERATIONS = 9
 # Seconds to wait for W&B's service process: many runs that start on one node can pass its default of 30.
 _SERVICE_SECONDS = 300.0
-# Seconds that an online run may spend on uploading its rest at the end.
+# Seconds that an online run may spend at its end on uploading what is left.
 _FINISH_SECONDS = 300.0
 # Seconds between two flushes of a run's file. W&B's own 15 leave nothing of a run that is killed before that.
 _FLUSH_SECONDS = 2.0
@@ -38,7 +38,7 @@ DEBUG = ("WANDB_DEBUG", "WANDB_CORE_DEBUG")
 class WandbTracker:
     """One W&B run per run: id = signature, group = sweep.
 
-    Where W&B was told to use another id (the signature's run was deleted there), `tracker.json` in the run's folder
+    Where another id had to be used (the signature's run was deleted there), `tracker.json` in the run's folder
     says which; it also names the folder that is to be uploaded.
     """
 
@@ -174,8 +174,8 @@ def _init(config: RunConfig, signature: str, run_id: str, group: str | None, mod
 def _open(config: RunConfig, signature: str, run_id: str, group: str | None, mode: str) -> Any:
     import wandb
 
-    place = folder(config)
-    place.mkdir(parents=True, exist_ok=True)
+    wandb_folder = folder(config)
+    wandb_folder.mkdir(parents=True, exist_ok=True)
     tracker = config.tracker
     quantizes = config.method.quantizes
     tags = [labels.model_label(config), config.method.name, labels.bits_label(config), *tracker.tags]
@@ -184,7 +184,7 @@ def _open(config: RunConfig, signature: str, run_id: str, group: str | None, mod
     # the login_timeout of a run's own settings).
     wandb.setup(settings=wandb.Settings(silent=True, x_service_wait=_SERVICE_SECONDS))
     return wandb.init(
-        dir=str(place.parent),
+        dir=str(wandb_folder.parent),
         project=tracker.project,
         entity=tracker.entity,
         mode=mode,  # type: ignore[arg-type]

@@ -48,10 +48,10 @@ class Sync:
         Each run that arrives is remembered in its `tracker.json` at once, so that an interrupted upload goes on.
         Raises VitqError where another upload is under way, where W&B does not start, and where it knows no key.
         """
-        place = self._store.root / "wandb"
-        place.mkdir(parents=True, exist_ok=True)
+        wandb_folder = self._store.root / "wandb"
+        wandb_folder.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(place / ".sync.lock", timeout=0):
+            with FileLock(wandb_folder / ".sync.lock", timeout=0):
                 return self._batches(items)
         except Timeout:
             raise VitqError(f"another `vitq sync` uploads from {self._store.root}; wait for it") from None
@@ -66,10 +66,10 @@ class Sync:
             lost = self._send(ready)
             failed += lost
             if ready and len(lost) == len(ready):
-                rest = [item.run_dir.signature for later in batches[number + 1 :] for item in later]
-                if rest:
-                    self._notify(f"{len(rest)} more runs are not tried, because none of these arrived")
-                return failed + rest
+                untried = [item.run_dir.signature for later in batches[number + 1 :] for item in later]
+                if untried:
+                    self._notify(f"{len(untried)} more runs are not tried, because none of these arrived")
+                return failed + untried
         return failed
 
     def _ready(self, item: UploadItem) -> UploadItem | None:
@@ -150,15 +150,15 @@ class Sync:
             return False
         known = mirror_record.read(item.run_dir)
         run_id = mirror_record.run_id(item.run_dir.signature, generation)
-        found = next((m for m in _URL.finditer(output) if m["path"].endswith(run_id)), None)
-        url = found["url"] if found else None
+        match = next((m for m in _URL.finditer(output) if m["path"].endswith(run_id)), None)
+        url = match["url"] if match else None
         if known is not None:
             upload = mirror_record.Upload(
                 at=utc_now(),
                 sync_dir=known.sync_dir,
-                server=url.partition(f"/{found['entity']}/")[0] if url and found else "",
-                entity=found["entity"] if found else self._destination.entity,
-                project=found["project"] if found else self._destination.project or "",
+                server=url.partition(f"/{match['entity']}/")[0] if url and match else "",
+                entity=match["entity"] if match else self._destination.entity,
+                project=match["project"] if match else self._destination.project or "",
                 id=run_id,
             )
             update = {"uploaded": upload, "url": url, "id": run_id, "generation": generation}
@@ -177,5 +177,5 @@ def _marker(item: UploadItem) -> Path:
 def _reason(output: str) -> str:
     lines = [line.removeprefix("wandb: ").strip() for line in output.splitlines()]
     errors = [line for line in lines if "rror" in line and "detailed error logs" not in line]
-    said = " ".join(errors) or " ".join(filter(None, lines[-2:])) or "`wandb sync` said nothing"
-    return redacted(said)[:500]
+    message = " ".join(errors) or " ".join(filter(None, lines[-2:])) or "`wandb sync` said nothing"
+    return redacted(message)[:500]

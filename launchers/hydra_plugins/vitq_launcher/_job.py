@@ -20,17 +20,17 @@ from vitq.store.atomic import write_bytes
 
 
 def leave(file: Path, launcher: VitqLauncher, overrides: Sequence[str], number: int) -> None:
-    """Write what the process of a job reads. Hydra's singletons must be at rest meanwhile."""
+    """Write what the process of a job reads. Hydra's singletons must not change meanwhile."""
     file.write_bytes(cloudpickle.dumps((launcher, list(overrides), number, Singleton.get_state())))
 
 
 def answer(file: Path) -> JobReturn | None:
     """What the process has left; None before it has."""
     try:
-        found: JobReturn = pickle.loads(file.with_suffix(".answer").read_bytes())
+        answer: JobReturn = pickle.loads(file.with_suffix(".answer").read_bytes())
     except FileNotFoundError:
         return None
-    return found
+    return answer
 
 
 def failure(overrides: Sequence[str], reason: str) -> JobReturn:
