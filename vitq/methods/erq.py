@@ -227,9 +227,7 @@ def _make_dual(layer: Layer, share: float) -> None:
     """Give a layer's weight a dual quantizer with the settings of its uniform one, not fitted yet."""
     old = layer.weight_site.quantizer
     if isinstance(old, UniformQuantizer):
-        layer.weight_site.quantizer = DualUniformQuantizer(
-            old.bits, "channel", old.axes, range=old.range, symmetric=old.symmetric, **old.settings, share=share
-        )
+        layer.weight_site.quantizer = old.unfitted(DualUniformQuantizer, granularity="channel", share=share)
 
 
 def _add_bias(layer: Layer, shift: Tensor) -> None:

@@ -164,7 +164,7 @@ class _Best:
     def observe(self, site: Site, x: Tensor) -> None:
         uniform = site.quantizer
         assert isinstance(uniform, UniformQuantizer)
-        layout = uniform._layout()
+        layout = uniform.layout
         wide = layout.expand(x).float()
         scale, zero = layout.view(uniform.scale), layout.view(uniform.zero_point)
         errors = []

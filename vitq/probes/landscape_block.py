@@ -65,7 +65,7 @@ class Block:
     def loss(self, scale: float, weight: float) -> float:
         """Mean squared error of the block's output at one point (I&S-ViT eq. 12, averaged over the elements)."""
         for quantizer, fitted, zero in self._fitted:
-            quantizer.assign(quantizer._layout(), fitted * (1 + scale), zero)
+            quantizer.assign(quantizer.layout, fitted * (1 + scale), zero)
         total, count = 0.0, 0
         with self._moved as moved:
             moved.to(weight)
@@ -120,7 +120,7 @@ def _uniform(site: Site, granularity: str) -> UniformQuantizer:
     if old is None:
         raise RuntimeError(f"site {site.name} has no quantizer")
     settings = old.settings if type(old) is UniformQuantizer else {}
-    return UniformQuantizer(old.bits, granularity, site.axes, range=old.range, symmetric=old.symmetric, **settings)
+    return UniformQuantizer(old.bits, granularity, site.axes, old.range_search, old.symmetric, **settings)
 
 
 def _quantizer(site: Site) -> UniformQuantizer:

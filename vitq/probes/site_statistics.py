@@ -12,7 +12,6 @@ from torch import Tensor
 
 from vitq.quant.histogram import Histogram
 from vitq.quant.layout import Layout
-from vitq.quant.per_image import PerImageUniform
 from vitq.quant.quantizer import Quantizer
 from vitq.quant.site import Site
 
@@ -93,7 +92,7 @@ class Watcher:
         seen.signal += float(wide.square().sum())
         seen.noise += float((quantizer(x).double() - wide).square().sum())
         seen.elements += x.numel()
-        layout = quantizer._layout()
+        layout = quantizer.layout
         _use(seen, quantizer, layout.rows(quantizer.encode(x)))
         if seen.levels is not None:
             low, high = _ends(seen.levels)
@@ -139,7 +138,7 @@ class Watcher:
 
 
 def _levels(quantizer: Quantizer) -> Tensor | None:
-    if isinstance(quantizer, PerImageUniform):
+    if not quantizer.packable:
         return None
     return quantizer.levels().sort(dim=1).values
 

@@ -70,9 +70,7 @@ class DualUniformQuantizer(UniformQuantizer):
         settings = {name: value for name, value in self.settings.items() if name != "share"}
         parts = []
         for columns in (~second, second):
-            part = UniformQuantizer(
-                self.bits, "channel", self.axes, range=self.range, symmetric=self.symmetric, **settings
-            )
+            part = UniformQuantizer(self.bits, "channel", self.axes, self.range_search, self.symmetric, **settings)
             # Without outliers the second group is never read.
             part.fit_tensor(x[:, columns] if bool(columns.any()) else x)
             parts.append(part)
@@ -82,7 +80,7 @@ class DualUniformQuantizer(UniformQuantizer):
         self.constants = torch.stack([part.constants for part in parts], dim=1).flatten()
 
     def parameter_bytes(self) -> int:
-        layout = self._layout()
+        layout = self.layout
         assert isinstance(layout, DualLayout)
         assert layout.second is not None
         return super().parameter_bytes() + -(-layout.second.numel() // 8)

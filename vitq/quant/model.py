@@ -107,10 +107,10 @@ class QuantizedModel(nn.Module):
 
 
 def build(
-    name: str, bits: int, axes: Axes, granularity: str, range: str, symmetric: bool, options: dict[str, object]
+    name: str, bits: int, axes: Axes, granularity: str, range_search: str, symmetric: bool, options: dict[str, object]
 ) -> Quantizer:
-    """A quantizer by its registered name."""
-    return QUANTIZERS[name](bits, granularity, axes, range=range, symmetric=symmetric, **options)
+    """A quantizer by its registered name. range_search: the recipe's `range`."""
+    return QUANTIZERS[name](bits, granularity, axes, range_search, symmetric, **options)
 
 
 def site_bits(site: Site, bits: BitsConfig, structure: Structure) -> int | str:

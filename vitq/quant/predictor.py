@@ -96,10 +96,10 @@ class Predicted(Source):
 
     def parameters(self, uniform: UniformQuantizer, x: Tensor) -> tuple[Tensor, Tensor]:
         factor, shift = self.predictor.of(self.site, len(x))
-        ndim = uniform._layout().expand(x).ndim
+        ndim = uniform.layout.expand(x).ndim
         scale = spread(uniform, uniform.scale.unsqueeze(0) * factor, ndim)
         if not self.moves_zero:
-            return scale, uniform._layout().view(uniform.zero_point)
+            return scale, uniform.layout.view(uniform.zero_point)
         zero = uniform.zero_point.unsqueeze(0) + shift
         if bool((uniform.zero_point >= 0).all() and (uniform.zero_point < uniform.codes).all()):
             zero = zero.clamp(0, uniform.codes - 1)  # else: ranges that leave zero out

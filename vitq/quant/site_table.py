@@ -96,7 +96,7 @@ def _row(site: Site, quantizer: Quantizer | None, error: _Error) -> dict[str, ob
         "kind": site.kind,
         "shape": error.shape,
         "elements": error.elements,
-        "quantizer": "fp" if quantizer is None else type(quantizer).__name__.removesuffix("Quantizer"),
+        "quantizer": "fp" if quantizer is None else quantizer.type_name,
         "granularity": "" if quantizer is None else quantizer.granularity,
         "bits": FP_BITS if quantizer is None else quantizer.bits,
         "mse": error.noise / error.seen if measured else None,

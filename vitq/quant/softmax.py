@@ -59,7 +59,7 @@ class IntScores(UniformQuantizer):
         """exp of scores below their row's maximum, up to one factor for all. (B, heads, N, M), ≤ 0."""
         if self.settings["arithmetic"] == "real":
             return polynomial_exp(below)
-        step = self._layout().view(self.scale)
+        step = self.layout.view(self.scale)
         # The factor of the integers is that of exp(0): real and integer powers may stand for each other.
         whole = integer_exp(below, step) / integer_exp(torch.zeros_like(step), step)
         return straight_through(polynomial_exp(below), whole) if below.requires_grad else whole

@@ -147,7 +147,7 @@ def _channelwise(quantizer: Quantizer | None, link: Link) -> UniformQuantizer:
 
 
 def _tensorwise(old: UniformQuantizer, scale: Tensor, zero: Tensor) -> UniformQuantizer:
-    new = UniformQuantizer(old.bits, "tensor", old.axes, range=old.range, symmetric=old.symmetric, **old.settings)
+    new = old.unfitted(UniformQuantizer, granularity="tensor")
     new.assign(Layout("tensor", old.axes, 1, ()), scale.reshape(1), zero.reshape(1))
     return new
 

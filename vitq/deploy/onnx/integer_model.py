@@ -12,9 +12,9 @@ from torch import nn
 
 from vitq.deploy.onnx.attention import IntegerAttention, IntegerWindowAttention
 from vitq.deploy.onnx.logarithms import LogContext
-from vitq.deploy.onnx.operands import NotIntegerError
 from vitq.deploy.onnx.products import IntegerContext, IntegerConv, IntegerLinear, IntegerScores
 from vitq.quant.attention import QuantAttention, QuantWindowAttention
+from vitq.quant.integer import NotIntegerError
 from vitq.quant.layers import QuantConv2d, QuantLinear, QuantMatmul
 from vitq.quant.model import QuantizedModel
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitq.deploy.onnx.operands import MIDDLE, NotIntegerError, Uniform, parts, uniform, weight
+from vitq.deploy.onnx.operands import parts, uniform, weight
 from vitq.deploy.onnx.qdq import Codes, Round, dequantize
+from vitq.quant.integer import MIDDLE, IntegerPart, NotIntegerError
 from vitq.quant.layers import QuantConv2d, QuantLinear, QuantMatmul
 
 
@@ -104,7 +105,7 @@ class IntegerConv(nn.Module):
         return out + bias.view(1, -1, 1, 1)
 
 
-def _folded_bias(layer: QuantLinear | QuantConv2d, found: Uniform | None) -> Tensor:
+def _folded_bias(layer: QuantLinear | QuantConv2d, found: IntegerPart | None) -> Tensor:
     """b − s·z·Σŵ, (out,); summed in float64, because the two terms nearly cancel."""
     bias = layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach()
     if found is None:
@@ -184,7 +185,7 @@ def _ones(rows: int, columns: int) -> Tensor:
     return dequantize(torch.ones(rows, columns, dtype=torch.int8), torch.tensor(1.0), torch.tensor(0, dtype=torch.int8))
 
 
-def _signed(found: Uniform) -> tuple[Round, int]:
+def _signed(found: IntegerPart) -> tuple[Round, int]:
     """(rounding to int8 whose zero point stays in, by how much: value = scale·(integer − shift))."""
     if found.centred:
         return Round(found.scale, found.low, found.high, torch.int8), 0

@@ -24,7 +24,6 @@ from vitq.quant.dual import DualLayout
 from vitq.quant.layers import QuantLinear
 from vitq.quant.layout import Layout
 from vitq.quant.model import QuantizedModel, build
-from vitq.quant.per_image import PerImageUniform
 from vitq.quant.quantizer import QUANTIZERS, Quantizer
 from vitq.quant.site import Site
 from vitq.store.atomic import write_bytes
@@ -110,20 +109,20 @@ def _plain_state(model: QuantizedModel) -> dict[str, Tensor]:
 
 
 def _spec(site: Site, quantizer: Quantizer) -> QuantizerSpec:
-    if isinstance(quantizer, PerImageUniform):
+    if not quantizer.packable:
         raise DeployError(
             f"site {site.name} has a range of each image's own (scale_predictor), which a packed checkpoint cannot "
             "hold; export the base method"
         )
-    layout = quantizer.layout
-    if layout is None:
+    if not quantizer.fitted:
         raise DeployError(f"site {site.name} is switched on, but its quantizer was never fitted")
+    layout = quantizer.layout
     return QuantizerSpec(
         quantizer=_registered(quantizer),
         bits=quantizer.bits,
         # What is fitted: a step may have made one range of many.
         granularity=layout.granularity,
-        range=quantizer.range,
+        range=quantizer.range_search,
         symmetric=quantizer.symmetric,
         options={k: v for k, v in quantizer.settings.items() if _listed(v) != _listed(quantizer.options.get(k))},
         params=layout.params,
@@ -208,8 +207,7 @@ def _equip(model: QuantizedModel, header: Header, tensors: dict[str, Tensor]) ->
             layout = Layout(spec.granularity, site.axes, groups, spec.params, spec.split)
         else:
             layout = DualLayout.of_columns(site.axes, spec.params[0], model.layer(site).weight.shape[1], spec.second)
-        quantizer._set(layout, **taken)
-        quantizer.refresh()
+        quantizer.set_parameters(layout, **taken)
         site.quantizer = quantizer
 
 
@@ -228,7 +226,7 @@ def _fill(model: QuantizedModel, config: RunConfig, tensors: dict[str, Tensor]) 
         codes = unpack(tensors[site.name], site.quantizer.bits, weight.numel())
         tensors[site.name] = site.quantizer.decode(codes.to(torch.int64).view(weight.shape))
         # The weight is what its codes stand for already: a second rounding would change nothing.
-        site.rounding = nn.Identity()
+        site.stand_in = nn.Identity()
     for name in tensors:
         owner, _, leaf = name.rpartition(".")
         # Folding a shift gives a layer a bias that the architecture does not have.
