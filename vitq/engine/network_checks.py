@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vitq.config import RunConfig
-from vitq.engine.recipe import equipped, steps
+from vitq.engine.recipe import equipped
 from vitq.errors import ConfigError, ModelError, first_line
 from vitq.models.build import classes, create, shell
 from vitq.models.load import check_weights
@@ -16,7 +16,7 @@ from vitq.quant.dual import DualUniformQuantizer
 from vitq.quant.model import QuantizedModel
 from vitq.quant.quantizer import may_be
 from vitq.quant.site_table import blank
-from vitq.steps.step import Network
+from vitq.steps.step import Network, enabled_steps
 
 
 def network_of(config: RunConfig) -> Network:
@@ -70,8 +70,8 @@ def misfits(config: RunConfig) -> list[str]:
         if config.bits.sites:
             _ = network.model  # which looks the patterns up
         found = list(_shapes(network))
-        for name, step in steps(config):
-            found += [f"method.steps.{name}: {line}" for line in step.check_network(network)]
+        for step in enabled_steps(config):
+            found += [f"method.steps.{step.name}: {line}" for line in step.check_network(network)]
         return found
     except ConfigError as error:
         return error.problems

@@ -83,7 +83,7 @@ def _steps(config: RunConfig) -> Iterator[str]:
     from vitq.steps import STEPS
     from vitq.steps.step import parse_step
 
-    steps: dict[str, Step] = {}
+    steps: list[Step] = []
     fitted: set[str] = set()
     named = [name for name, raw in config.method.steps.items() if raw.get("do") is not None]
     for name, raw in config.method.steps.items():
@@ -99,14 +99,16 @@ def _steps(config: RunConfig) -> Iterator[str]:
         # A step that is switched off leaves what it fits in floating point: an ablation, not a mistake.
         fitted.update(step.fits())
         if step.enabled:
-            steps[name] = step
+            steps.append(step)
             yield from (f"method.steps.{name}: {line}" for line in step.check(config))
     if config.method.kinds and not config.method.steps:
         yield (
             f"method {config.method.name!r} names quantizers but no step fits them; add a step with do: calibrate. "
             f"Steps: {', '.join(STEPS)}"
         )
-    yield from _order(steps)
+    for index, step in enumerate(steps):
+        for line in step.check_order(steps[:index], steps[index + 1 :]):
+            yield f"method.steps.{step.name}: {line}"
     if steps:
         yield from _uncovered(config, fitted)
 
@@ -131,26 +133,3 @@ def _kept(config: RunConfig) -> Iterator[str]:
         do = raw.get("do")
         if keep and do in STEPS and not STEPS[str(do)].packable:
             yield f"{keep}=true: a packed checkpoint cannot hold what step {name!r} ({do}) makes; leave it out"
-
-
-def _order(steps: dict[str, Step]) -> Iterator[str]:
-    """Weights must not be fitted before a step that changes them. `steps`: the enabled ones by name, in order."""
-    from vitq.steps.reparameterize import Reparameterize
-
-    fitted: str | None = None
-    observed = False
-    names = list(steps)
-    for name, step in steps.items():
-        if step.last and name != names[-1]:
-            later = ", ".join(names[names.index(name) + 1 :])
-            yield f"method.steps.{name}: must be the last step; move {later} before it"
-        if isinstance(step, Reparameterize) and not observed:
-            yield f"method.steps.{name}: folds post_norm ranges, but no step before it calibrates these activations"
-        if step.changes_weights and fitted is not None:
-            yield (
-                f"method.steps.{name}: changes weights after {fitted!r} has fitted their quantizers; "
-                f"move {fitted!r} behind it"
-            )
-        if "weight" in step.fits():
-            fitted = name
-        observed = observed or "post_norm" in step.fits()

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass as plain
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from vitq.config import RunConfig
-from vitq.config.base import RULES
 from vitq.quant.dual import DualUniformQuantizer
 from vitq.quant.layers import QuantConv2d
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.calibrate import fit_weight
 from vitq.steps.layer_walk import Lane, Layer, Unquantized, layers, quantized_lane
-from vitq.steps.step import STEPS, Step, Workspace
+from vitq.steps.step import Step, Workspace, register_step
 from vitq.steps.weight_grid import Grid, as_rows, cholesky, damped, needs_uniform_weights, put_weight
 
 
-@STEPS.register("erq")
-@dataclass(frozen=True, config=RULES)
+@register_step("erq")
 class Erq(Step):
     """For each layer in the order they run: Aqer, then Wqer, then on to the next one with both done.
 
@@ -57,6 +54,12 @@ class Erq(Step):
     flips: int = 100
     choose: Literal["gradient", "decrease"] = "gradient"
     patch: bool = False
+    depends_on_bits: ClassVar[bool] = True
+    tunes_weights: ClassVar[bool] = True
+
+    @property
+    def adds_ranges(self) -> bool:
+        return self.dual > 0
 
     def fits(self) -> Collection[str]:
         return ("weight",)
@@ -116,7 +119,7 @@ class Erq(Step):
                 _add_bias(layer, (weight - rounded) @ seen.mean)
 
 
-@plain
+@dataclass
 class Moments:
     """Sums over all images and positions, float64. x: a layer's full-precision input; x̄: its quantized one.
 

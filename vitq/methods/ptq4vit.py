@@ -7,11 +7,9 @@ from contextlib import contextmanager
 from typing import ClassVar
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from vitq.config import RunConfig
-from vitq.config.base import RULES
 from vitq.device import exact_attention
 from vitq.methods.twin import MOST, TwinQuantizer, TwinSoftmaxQuantizer, TwinUniformQuantizer
 from vitq.quant.layers import QuantConv2d, QuantLinear, QuantMatmul
@@ -19,7 +17,7 @@ from vitq.quant.quantizer import may_be
 from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.reconstruction.fisher import likelihood
-from vitq.steps.step import STEPS, Step, Workspace
+from vitq.steps.step import Step, Workspace, register_step
 from vitq.steps.stream import ImageStream, Stream, TensorStream, through
 
 # Neighbours on the grid, on either side, that a refinement tries.
@@ -29,8 +27,7 @@ Layer = QuantLinear | QuantConv2d | QuantMatmul
 _SEARCHED = (UniformQuantizer, TwinQuantizer)
 
 
-@STEPS.register("hessian_search")
-@dataclass(frozen=True, config=RULES)
+@register_step("hessian_search")
 class HessianSearch(Step):
     """Scales of both operands of every layer and matmul, searched in turns for the least weighted error of its output.
 
@@ -56,6 +53,7 @@ class HessianSearch(Step):
     beta: float = 1.2
     images: int | None = None
     needs_teacher: ClassVar[bool] = True
+    depends_on_bits: ClassVar[bool] = True
 
     def check(self, config: RunConfig) -> list[str]:
         problems = []
@@ -132,7 +130,7 @@ def _collect(
     work: Workspace, index: int, layers: Sequence[nn.Module], inputs: Stream, generator: torch.Generator
 ) -> list[_Record]:
     """Run the segment and the full-precision rest of the network, forward and backward."""
-    rest = work.teacher_segments()[index + 1 :]
+    rest = work.teacher.segments[index + 1 :]
     segment = work.model.structure.segments[index]
     records = [_Record(work, len(inputs)) for _ in layers]
     for batch in inputs.batches():

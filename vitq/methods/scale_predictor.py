@@ -18,24 +18,21 @@ from typing import ClassVar, Literal
 
 import pandas as pd
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from vitq.config import RunConfig
-from vitq.config.base import RULES
 from vitq.quant.model import QuantizedModel
 from vitq.quant.per_image import Batch, Extrema, Percentile, PerImageUniform
 from vitq.quant.predictor import Predicted, Predictor
 from vitq.quant.site import Site, watching
 from vitq.quant.uniform import UniformQuantizer
-from vitq.steps.step import STEPS, Network, Step, Workspace
+from vitq.steps.step import Network, Step, Workspace, register_step
 
 # Factors that an image's best one is searched among, beside 1: evenly spaced in the logarithm over the clamp.
 _TRIED = 24
 
 
-@STEPS.register("predict_scales")
-@dataclass(frozen=True, config=RULES)
+@register_step("predict_scales")
 class PredictScales(Step):
     """Per-image ranges for every uniform activation site behind a shallow module; the last step of a recipe.
 

@@ -17,13 +17,12 @@ from vitq.probes.directions import Moved, filter_normalized, inner, minus
 from vitq.probes.landscape_anchors import Anchors, anchors, layer_weights
 from vitq.probes.probe import PROBES, Probe
 from vitq.probes.probed_model import Subject, switched
+from vitq.steps.step import enabled_steps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 View = Literal["random", "path", "block"]
-# Steps that leave weights elsewhere than rounding to the nearest code does.
-_LEARNING = ("reconstruct", "gptq", "erq", "bias_correction")
 
 
 @PROBES.register("landscape")
@@ -81,7 +80,7 @@ class Landscape(Probe):
         if "random" in self.views:
             found += self.points**2
         if "path" in self.views and quantizes:
-            learns = any(raw.get("do") in _LEARNING for raw in config.method.enabled.values())
+            learns = any(step.tunes_weights for step in enabled_steps(config))
             found += 2 * self.line_points + learns * self.points**2
         if "block" in self.views and quantizes:
             found += 2 * self.block_points**2 / 12  # a dozen blocks is what most models have

@@ -60,8 +60,6 @@ def anchors(subject: Subject) -> Anchors:
 def _unfolded(subject: Subject) -> Point:
     """The full-precision parameters as they would stand in the quantized model, had nothing been learned."""
     reference, model = subject.reference.model, subject.model.model
-    if reference is None:
-        raise RuntimeError("the full-precision model's structure was not made by `structure_of`")
     theirs, layers = dict(reference.named_parameters()), subject.layers()
     full: Point = {}
     for name, layer in layers.items():

@@ -41,7 +41,7 @@ class Block:
             raise VitqError(unknown("block", self.name, names))
         index = names.index(self.name)
         self._inputs, self._targets = _through(subject, index)
-        self._model = QuantizedModel(copy.deepcopy(_module(subject)))
+        self._model = QuantizedModel(copy.deepcopy(subject.reference.model))
         self._model.equip(subject.config.method, subject.config.bits)
         self._segment = self._model.structure.segments[index]
         sites = [s for s in self._model.quantized() if not s.is_weight and self._segment.holds(s.owner)]
@@ -106,12 +106,6 @@ def _through(subject: Subject, index: int) -> tuple[list[Tensor], list[Tensor]]:
     for segment in subject.reference.segments[:index]:
         inputs = [segment.forward(batch) for batch in inputs]
     return inputs, [subject.reference.segments[index].forward(batch) for batch in inputs]
-
-
-def _module(subject: Subject) -> torch.nn.Module:
-    if subject.reference.model is None:
-        raise RuntimeError("the full-precision model's structure was not made by `structure_of`")
-    return subject.reference.model
 
 
 def _uniform(site: Site, granularity: str) -> UniformQuantizer:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass as plain
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from vitq.config import RunConfig
-from vitq.config.base import RULES
 from vitq.errors import unknown
 from vitq.models.structure import Segment
 from vitq.quant.distribution import Distribution
@@ -22,7 +21,7 @@ from vitq.quant.quantizer import Quantizer
 from vitq.quant.site import Site
 from vitq.steps.equalize_rules import BALANCES, pooled, power_of_two
 from vitq.steps.fold_norm import bias_of, fold
-from vitq.steps.step import STEPS, Step, Workspace
+from vitq.steps.step import Step, Workspace, register_step
 from vitq.steps.stream import ImageStream, Stream, through
 
 # Kinds of linear inputs that no norm precedes.
@@ -30,8 +29,7 @@ BARE = ("attn_out", "post_gelu", "other")
 GRID = tuple(i / 10 for i in range(11))
 
 
-@STEPS.register("equalize")
-@dataclass(frozen=True, config=RULES)
+@register_step("equalize")
 class Equalize(Step):
     """x̃ = (x + shift) / ratio for each channel of a linear layer's input, undone in the layer.
 
@@ -72,11 +70,12 @@ class Equalize(Step):
                     f"strength=search needs granularity tensor for kind {kind}, found {quantizer.granularity!r}; "
                     "fix the strength or the granularity"
                 )
-        steps = list(config.method.enabled.values())
-        names = [raw.get("do") for raw in steps]
-        last = len(names) - names[::-1].index("equalize") if "equalize" in names else 0
-        if any(raw.get("do") == "calibrate" and raw.get("sites") != "weights" for raw in steps[:last]):
-            problems.append("activations are calibrated before it moves them; put equalize before calibrate")
+        return problems
+
+    def check_order(self, before: Sequence[Step], behind: Sequence[Step]) -> list[str]:
+        problems = super().check_order(before, behind)
+        if any(kind != "weight" for step in before for kind in step.fits()):
+            problems.insert(0, "activations are calibrated before it moves them; put equalize before calibrate")
         return problems
 
     @torch.no_grad()
@@ -99,7 +98,7 @@ class Equalize(Step):
             work.model.switch(before, on=True)
 
 
-@plain
+@dataclass
 class Target:
     """One input to equalize: the layers that read it, and the norm in front, if any."""
 

@@ -127,12 +127,7 @@ def quantized_lane(work: Workspace) -> Lane:
 
 def teacher_lane(work: Workspace) -> Lane:
     """The untouched full-precision model. For steps with `needs_teacher`."""
-    segments = work.teacher_segments()
-    if work.teacher is None or work.teacher.model is None:
-        raise RuntimeError(
-            "the full-precision model's structure was not made by `structure_of`; its layers cannot be found"
-        )
-    return _Teacher(work, segments, work.teacher.model)
+    return _Teacher(work, work.teacher.segments, work.teacher.model)
 
 
 def layers(work: Workspace, lanes: Sequence[Lane], title: str) -> Iterator[tuple[str, Layer]]:

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from vitq.config import RunConfig
-from vitq.config.base import RULES
 from vitq.models.structure import Link
 from vitq.quant.layers import QuantLinear
 from vitq.quant.layout import Layout
 from vitq.quant.quantizer import Quantizer
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.fold_norm import bias_of, fold
-from vitq.steps.step import STEPS, Network, Step, Workspace
+from vitq.steps.step import Network, Step, Workspace, register_step
 
 # Zero points further off than so many ranges are left out of their mean.
 _FAR = 16
 
 
-@STEPS.register("reparameterize")
-@dataclass(frozen=True, config=RULES)
+@register_step("reparameterize")
 class Reparameterize(Step):
     """Fold the differences between channels into LayerNorm and the next layer (RepQ-ViT eq. 6–9).
 
@@ -60,6 +58,12 @@ class Reparameterize(Step):
                 "channel; valid here: channel, or tensor, which leaves nothing to fold"
             ]
         return []
+
+    def check_order(self, before: Sequence[Step], behind: Sequence[Step]) -> list[str]:
+        problems = super().check_order(before, behind)
+        if not any("post_norm" in step.fits() for step in before):
+            problems.insert(0, "folds post_norm ranges, but no step before it calibrates these activations")
+        return problems
 
     def check_network(self, network: Network) -> list[str]:
         """Layers behind one norm that share its scale and have different bit-widths."""

@@ -18,7 +18,7 @@ def gradients(work: Workspace) -> list[TensorStream]:
     in z (BRECQ, arXiv 2102.05426, section 3.3; the labels of the calibration set are not used). One forward and one
     backward for each batch; each stream is scaled by one factor, so that the mean of g² is 1.
     """
-    segments = work.teacher_segments()
+    segments = work.teacher.segments
     generator = torch.Generator().manual_seed(work.config.seed)
     streams = [TensorStream(work, len(work.calib)) for _ in segments]
     squares = [0.0] * len(segments)
