@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.quant.test_quantizers import fitted
 from vitq.deploy.onnx.export_onnx import export
-from vitq.deploy.runtimes.onnxruntime import Session
+from vitq.deploy.runtimes.onnxruntime import OnnxSession
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_exported(probs: Tensor, name: str, tmp_path: Path) -> None:
     module = quantizer.runtime_form()
     assert module is not None
     (tmp_path / "codes.onnx").write_bytes(export(module, 40))
-    found = torch.from_numpy(Session(tmp_path / "codes.onnx", 1).infer(probs.numpy()))
+    found = torch.from_numpy(OnnxSession(tmp_path / "codes.onnx", 1).infer(probs.numpy()))
     assert_same(found, quantizer(probs), quantizer.codes)
 
 

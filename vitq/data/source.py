@@ -49,7 +49,7 @@ class Source:
         return image
 
 
-class Stream(Source):
+class StreamedSource(Source):
     """A split that can only be read from its start (WebDataset, TFDS, iterable HF datasets); labels are UNKNOWN."""
 
     threads = False
@@ -134,7 +134,7 @@ def _open_other(data: DataConfig, split: str, kind: str) -> Source:
             raise DataError(
                 f"data.dataset={data.dataset!r} tells no number of images for split {split!r}; add it to its info"
             )
-        return Stream(dataset, _hash(f"{known}\0{count}", np.empty(0)), count)
+        return StreamedSource(dataset, _hash(f"{known}\0{count}", np.empty(0)), count)
     labels = _labels(dataset)
     if hasattr(dataset, "reader"):
         source = Source(labels, _hash(known, labels), *_reader(dataset.reader))

@@ -94,6 +94,7 @@ def _measure(config: RunConfig, run_dir: RunDir, journal: Journal) -> tuple[Resu
     from vitq.engine.memory_cache import MEMORY
     from vitq.models.load import load_model
     from vitq.quant.site_table import blank
+    from vitq.tasks import classification
 
     device.make_repeatable()
     where = device.resolve(config.device)
@@ -120,11 +121,11 @@ def _measure(config: RunConfig, run_dir: RunDir, journal: Journal) -> tuple[Resu
     with journal.timed("cost"):
         cost = analysis.cost(quantized, blank(config, where))
     run_dir.write_sites(site_table)
-    run_dir.write_predictions(evaluate.predictions(logits, labels))
+    run_dir.write_predictions(classification.predictions(logits, labels))
     result = Result(
         signature=run_dir.signature,
         config=config.to_dict(),
-        metrics=Metrics(**evaluate.metrics(logits, fp, labels), n_eval=len(images)),
+        metrics=Metrics(**classification.metrics(logits, fp, labels), n_eval=len(images)),
         size=size,
         cost=cost,
         timings=Timings(total=journal.total(), stages=journal.timings),

@@ -58,10 +58,11 @@ def _verify(run_dir: RunDir, config: RunConfig, model: nn.Module, where: torch.d
     """Raise DeployError unless the model predicts the class that the run recorded, for every image."""
     from vitq import data
     from vitq.engine import evaluate
+    from vitq.tasks import classification
 
     images = data.eval_set(config, progress)
     logits = evaluate.logits(model, images, config.data.batch_size, where, progress, "compare with the record")
-    now = evaluate.predictions(logits, torch.from_numpy(images.labels))
+    now = classification.predictions(logits, torch.from_numpy(images.labels))
     then = run_dir.read_predictions()
     differ = int((now["topk_index"][:, 0] != then["topk_index"][:, 0]).sum())
     if differ:

@@ -13,7 +13,7 @@ from vitq.quant.affine import LEAST_SCALE
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Layout
 from vitq.quant.logarithmic import LogQuantizer
-from vitq.quant.quantizer import QUANTIZERS, straight_through
+from vitq.quant.quantizer import register_quantizer, straight_through
 from vitq.quant.search import candidates
 
 # Bases are 2^(q/r) for q = 1 … 2r: from 37 codes for an octave to two octaves for a code, where r = 37.
@@ -25,7 +25,7 @@ _BASES, _SCALES, _OCTAVES = 16, 8, 4.0
 _NEIGHBOURS = tuple((base, scale) for base in (-1, 0, 1) for scale in (-1, 0, 1))
 
 
-@QUANTIZERS.register("adalog")
+@register_quantizer("adalog")
 class AdaLogQuantizer(LogQuantizer):
     """x ≈ s·B^(−c) − shift, c = clamp(round(−log_B((x + shift)/s)), 0, Q), B = 2^(q/r) with a whole q.
 
@@ -102,7 +102,7 @@ class AdaLogQuantizer(LogQuantizer):
             )
         shifted = _shifted(distribution, self.shift)
         high = shifted.high.clamp(min=LEAST_SCALE)
-        search = _Best(self, shifted)
+        search = _BestPair(self, shifted)
         if self.range_search == "mse":
             self._progressive(search, high)
         else:
@@ -116,7 +116,7 @@ class AdaLogQuantizer(LogQuantizer):
         base = torch.where(empty, torch.full_like(base, float(_WIDEST * self.resolution)), base)
         self.set_parameters(layout, scale=scale, base=base)
 
-    def _progressive(self, search: _Best, high: Tensor) -> None:
+    def _progressive(self, search: _BestPair, high: Tensor) -> None:
         widest = _WIDEST * self.resolution
         step_base, step_scale = widest ** (1 / (_BASES - 1)), _OCTAVES / (_SCALES - 1)
         pairs = [
@@ -189,7 +189,7 @@ class AdaLogQuantizer(LogQuantizer):
         return levels.reshape(-1).index_select(0, index.reshape(-1)).view(index.shape)
 
 
-class _Best:
+class _BestPair:
     """Scale and base of least squared error so far, (G,) each, chosen separately for each group."""
 
     def __init__(self, quantizer: AdaLogQuantizer, distribution: Distribution):

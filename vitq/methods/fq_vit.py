@@ -9,11 +9,11 @@ import torch
 from vitq.quant.affine import LEAST_SCALE, round_trip
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Layout
-from vitq.quant.quantizer import QUANTIZERS
+from vitq.quant.quantizer import register_quantizer
 from vitq.quant.uniform import UniformQuantizer
 
 
-@QUANTIZERS.register("ptf")
+@register_quantizer("ptf")
 class PowerOfTwoFactor(UniformQuantizer):
     """One scale s and zero point z for the tensor, and for each channel a factor 2^α, α ∈ {0 … K} (eq. 7–10).
 

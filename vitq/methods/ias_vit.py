@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Layout
-from vitq.quant.quantizer import NON_NEGATIVE, QUANTIZERS, Quantizer, straight_through
+from vitq.quant.quantizer import NON_NEGATIVE, Quantizer, register_quantizer, straight_through
 
 # Public code's candidates for the shift η.
 ETAS = (0.001, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
-@QUANTIZERS.register("sulq")
+@register_quantizer("sulq")
 class SULQ(Quantizer):
     """Uniform codes over a shifted logarithm, for post-softmax values in [0, 1].
 

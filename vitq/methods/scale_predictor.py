@@ -151,7 +151,7 @@ def _deeper(model: QuantizedModel, sites: Iterable[Site], depth: int) -> list[tu
     ]
 
 
-class _Best:
+class _BestFactors:
     """Observes sites and finds each image's factor of least squared error, among candidates."""
 
     def __init__(self, candidates: Tensor, images: int):
@@ -191,7 +191,7 @@ def search(
     work.progress.stage("predict_scales", images)
     try:
         for batch in work.batches(images):
-            observer = _Best(candidates, len(batch))
+            observer = _BestFactors(candidates, len(batch))
             with watching((site for site, _ in sites), observer):
                 work.model(batch)
             features.append(seen.pop())

@@ -12,7 +12,7 @@ from vitq.quant.affine import LEAST_SCALE
 from vitq.quant.distribution import Distribution
 from vitq.quant.integer import IntegerPart
 from vitq.quant.layout import Layout
-from vitq.quant.quantizer import NON_NEGATIVE, QUANTIZERS, Quantizer, straight_through
+from vitq.quant.quantizer import NON_NEGATIVE, Quantizer, register_quantizer, straight_through
 from vitq.quant.search import CANDIDATES, PERCENTILES, candidates
 
 # PTQ4ViT's published range of the ratio saturates here.
@@ -129,7 +129,7 @@ class TwinQuantizer(Quantizer):
         return layout.collapse(straight_through(expanded, quantized.to(x.dtype)), x.shape)
 
 
-@QUANTIZERS.register("twin_uniform")
+@register_quantizer("twin_uniform")
 class TwinUniformQuantizer(TwinQuantizer):
     """For post-GELU values: the region is the sign. Negative values, short, take the fine step, the others the coarse.
 
@@ -170,7 +170,7 @@ class TwinUniformQuantizer(TwinQuantizer):
         return layout.collapse(signed * torch.where(negative, fine, fine * torch.exp2(exponent)), codes.shape)
 
 
-@QUANTIZERS.register("twin_softmax")
+@register_quantizer("twin_softmax")
 class TwinSoftmaxQuantizer(TwinQuantizer):
     """For post-softmax values, non-negative: small ones take the fine step, large ones the coarse.
 

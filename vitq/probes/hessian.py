@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from vitq.config import RunConfig
-from vitq.config.base import RULES
 from vitq.models.structure import Segment
 from vitq.probes.budget import Ledger
 from vitq.probes.curvature import LossHessian, mean_and_error, no_gradients, rademacher, top_eigenvalues
 from vitq.probes.directions import Moved
 from vitq.probes.landscape import dequantized
-from vitq.probes.probe import PROBES, Probe
+from vitq.probes.probe import Probe, register_probe
 from vitq.probes.probed_model import Subject, spread, switched
 from vitq.quant.model import QuantizedModel
 
@@ -34,8 +32,7 @@ _PRODUCTS = 25
 WHOLE = "model"
 
 
-@PROBES.register("hessian")
-@dataclass(frozen=True, config=RULES)
+@register_probe("hessian")
 class Hessian(Probe):
     """Of the mean cross-entropy by the weights of the linear and convolution layers, in the segments of the model.
 

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Literal, SupportsFloat
 
 import numpy as np
 import torch
-from pydantic.dataclasses import dataclass
 
 from vitq.config import RunConfig
-from vitq.config.base import RULES
 from vitq.probes import landscape_block, landscape_scalars
 from vitq.probes.budget import Ledger
 from vitq.probes.directions import Moved, filter_normalized, inner, minus
 from vitq.probes.landscape_anchors import Anchors, anchors, layer_weights
-from vitq.probes.probe import PROBES, Probe
+from vitq.probes.probe import Probe, register_probe
 from vitq.probes.probed_model import Subject, switched
 from vitq.steps.step import enabled_steps
 
@@ -25,8 +23,7 @@ if TYPE_CHECKING:
 View = Literal["random", "path", "block"]
 
 
-@PROBES.register("landscape")
-@dataclass(frozen=True, config=RULES)
+@register_probe("landscape")
 class Landscape(Probe):
     """Mean cross-entropy on the probe images, in nats, over planes and lines in the space of weights.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -52,6 +53,22 @@ class Probe(ABC):
     @abstractmethod
     def draw(self, arrays: dict[str, np.ndarray], title: str) -> Figure:
         """The picture of what `measure` returned."""
+
+
+ProbeT = TypeVar("ProbeT", bound=Probe)
+
+
+@dataclass_transform(frozen_default=True)
+def register_probe(name: str) -> Callable[[type[ProbeT]], type[ProbeT]]:
+    """Decorator: the class becomes a frozen, validated dataclass, the probe of this name; its fields are the options.
+
+    Raises ValueError when the name is taken.
+    """
+
+    def add(cls: type[ProbeT]) -> type[ProbeT]:
+        return PROBES.register(name)(dataclass(frozen=True, config=RULES)(cls))
+
+    return add
 
 
 def parse_probe(name: str, options: dict[str, Any]) -> tuple[Probe | None, list[str]]:

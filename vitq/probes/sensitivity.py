@@ -7,12 +7,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from pydantic.dataclasses import dataclass
 
 from vitq.config import RunConfig
-from vitq.config.base import RULES
 from vitq.probes.budget import Ledger
-from vitq.probes.probe import PROBES, Probe
+from vitq.probes.probe import Probe, register_probe
 from vitq.probes.probed_model import Subject
 from vitq.quant.model import QuantizedModel
 from vitq.quant.site import Site
@@ -25,8 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@PROBES.register("sensitivity")
-@dataclass(frozen=True, config=RULES)
+@register_probe("sensitivity")
 class Sensitivity(Probe):
     """One site at a time is quantized, everything else is in full precision: the increase of the cross-entropy, the KL
     from full precision, the agreement with it. On the run's calibration images, because allocations are chosen by it.

@@ -73,7 +73,7 @@ class Seen:
         return edges, counts
 
 
-class Watcher:
+class StatisticsObserver:
     """Observes sites that are on; see `Seen`. A weight is looked at once."""
 
     def __init__(self) -> None:

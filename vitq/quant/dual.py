@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Axes, Layout
-from vitq.quant.quantizer import QUANTIZERS
+from vitq.quant.quantizer import register_quantizer
 from vitq.quant.uniform import UniformQuantizer
 
 # An entry outside these quantiles of its row's negative and positive entries is an outlier.
@@ -42,7 +42,7 @@ class DualLayout(Layout):
         return torch.where(self.second.to(parameter.device), pairs[:, 1:], pairs[:, :1])
 
 
-@QUANTIZERS.register("dual_uniform")
+@register_quantizer("dual_uniform")
 class DualUniformQuantizer(UniformQuantizer):
     """Uniform weights (O, I) with two scales and zero points for each output channel.
 

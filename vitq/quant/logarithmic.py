@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vitq.quant.affine import LEAST_SCALE
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Layout
-from vitq.quant.quantizer import NON_NEGATIVE, QUANTIZERS, Quantizer, straight_through
+from vitq.quant.quantizer import NON_NEGATIVE, Quantizer, register_quantizer, straight_through
 from vitq.quant.search import CANDIDATES, PERCENTILES, best, candidates
 
 
@@ -92,14 +92,14 @@ class LogQuantizer(Quantizer):
         return LogCodes(self)
 
 
-@QUANTIZERS.register("log2")
+@register_quantizer("log2")
 class Log2Quantizer(LogQuantizer):
     """One code for each power of two: a multiplication by it is a bit shift (FQ-ViT, I&S-ViT's baseline)."""
 
     steps_per_octave = 1
 
 
-@QUANTIZERS.register("log_sqrt2")
+@register_quantizer("log_sqrt2")
 class LogSqrt2Quantizer(LogQuantizer):
     """Two codes for each power of two (RepQ-ViT eq. 10–13).
 

@@ -12,7 +12,7 @@ from vitq.quant.affine import LEAST_SCALE, lsq_round_trip, round_trip
 from vitq.quant.uniform import UniformQuantizer
 
 
-class Source(ABC):
+class RangeSource(ABC):
     """Where the ranges of a batch come from. moves_zero: whether the zero point may differ from the static one."""
 
     moves_zero = True
@@ -31,7 +31,7 @@ class PerImageUniform(UniformQuantizer):
 
     packable: ClassVar[bool] = False
 
-    def __init__(self, static: UniformQuantizer, source: Source):
+    def __init__(self, static: UniformQuantizer, source: RangeSource):
         super().__init__(
             static.bits, static.granularity, static.axes, static.range_search, static.symmetric, **static.settings
         )
@@ -87,7 +87,7 @@ class Batch:
         self.images = len(inputs[0])
 
 
-class Extrema(Source):
+class Extrema(RangeSource):
     """Minimum and maximum of each image: what a just-in-time dynamic quantizer does."""
 
     def __init__(self, batch: Batch):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vitq.quant.per_image import Source, spread
+from vitq.quant.per_image import RangeSource, spread
 from vitq.quant.uniform import UniformQuantizer
 
 
@@ -88,7 +88,7 @@ class Predictor(nn.Module):
         return 2 * tokens * width + 2 * self.scales.numel() + 2 * self.zeros.numel()
 
 
-class Predicted(Source):
+class Predicted(RangeSource):
     """Static scale and zero point times and plus what the predictor says of the image."""
 
     def __init__(self, predictor: Predictor, site: int, moves_zero: bool):

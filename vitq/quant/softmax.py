@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vitq.errors import unknown
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Axes, Layout
-from vitq.quant.quantizer import QUANTIZERS, straight_through
+from vitq.quant.quantizer import register_quantizer, straight_through
 from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
 
@@ -25,7 +25,7 @@ ARITHMETIC = ("real", "integer")
 _SHIFTS = 30
 
 
-@QUANTIZERS.register("int_scores")
+@register_quantizer("int_scores")
 class IntScores(UniformQuantizer):
     """Uniform codes of attention scores whose exponential is a polynomial and a shift (FQ-ViT's Log-Int-Softmax).
 

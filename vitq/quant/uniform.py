@@ -11,11 +11,11 @@ from vitq.quant.affine import LEAST_SCALE, round_trip
 from vitq.quant.distribution import Distribution
 from vitq.quant.integer import IntegerPart, NotIntegerError
 from vitq.quant.layout import Layout
-from vitq.quant.quantizer import QUANTIZERS, Quantizer
+from vitq.quant.quantizer import Quantizer, register_quantizer
 from vitq.quant.search import CANDIDATES, PERCENTILES, SHRINK, best, candidates
 
 
-@QUANTIZERS.register("uniform")
+@register_quantizer("uniform")
 class UniformQuantizer(Quantizer):
     """Affine quantizer, asymmetric by default.
 

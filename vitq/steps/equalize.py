@@ -99,14 +99,14 @@ class Equalize(Step):
 
 
 @dataclass
-class Target:
+class EqualizedInput:
     """One input to equalize: the layers that read it, and the norm in front, if any."""
 
     layers: list[QuantLinear]
     norm: nn.Module | None
     shiftable: bool
     histogram: Histogram
-    options: list[Option]
+    options: list[Candidate]
 
     @property
     def site(self) -> Site:
@@ -121,10 +121,10 @@ class Target:
         self.histogram.update(x, Layout.of("channel", Axes(-1), tuple(x.shape)))
 
 
-class Option:
+class Candidate:
     """One strength of one target: its ratio and shift, the quantizers that it would get, and its output's error."""
 
-    def __init__(self, step: Equalize, target: Target, channels: Distribution, strength: float):
+    def __init__(self, step: Equalize, target: EqualizedInput, channels: Distribution, strength: float):
         self.strength = strength
         self.shift = torch.zeros_like(channels.low)
         if step.shift and target.shiftable:
@@ -134,7 +134,7 @@ class Option:
         self.ratio = power_of_two(ratio) if step.power_of_two or target.norm is None else ratio
         self.error = 0.0
 
-    def prepare(self, target: Target, channels: Distribution) -> None:
+    def prepare(self, target: EqualizedInput, channels: Distribution) -> None:
         """Fit copies of the target's quantizers to what they would see."""
         seen = pooled(channels, self.ratio, self.shift)
         self._input = _fitted(target.site.quantizer, seen)
@@ -159,7 +159,7 @@ class Option:
 class _Errors:
     """Measures all options of one target on each batch that passes."""
 
-    def __init__(self, target: Target):
+    def __init__(self, target: EqualizedInput):
         self._target = target
 
     def observe(self, site: Site, x: Tensor) -> None:
@@ -169,10 +169,10 @@ class _Errors:
             option.measure(x, outputs)
 
 
-def _targets(step: Equalize, work: Workspace) -> list[Target]:
+def _targets(step: Equalize, work: Workspace) -> list[EqualizedInput]:
     """What the step equalizes, in the order of the model."""
     model = work.model.model
-    found: list[Target] = []
+    found: list[EqualizedInput] = []
     read: set[str] = set()
     for link in work.model.structure.links:
         layers = [layer for name in link.consumers if isinstance(layer := model.get_submodule(name), QuantLinear)]
@@ -180,10 +180,10 @@ def _targets(step: Equalize, work: Workspace) -> list[Target]:
         norm = model.get_submodule(link.norm)
         if step.norms:
             shiftable = not link.padded and bias_of(norm) is not None
-            found.append(Target(layers, norm, shiftable, Histogram(), []))
+            found.append(EqualizedInput(layers, norm, shiftable, Histogram(), []))
     for name, layer in model.named_modules():
         if isinstance(layer, QuantLinear) and name not in read and layer.input_site.kind in step.bare:
-            found.append(Target([layer], None, False, Histogram(), []))
+            found.append(EqualizedInput([layer], None, False, Histogram(), []))
     if not found:
         raise ValueError(
             f"equalize: this model has no input to equalize for norms={step.norms}, bare={list(step.bare)}; "
@@ -192,7 +192,7 @@ def _targets(step: Equalize, work: Workspace) -> list[Target]:
     return found
 
 
-def _observe(segment: Segment, targets: list[Target], inputs: Stream, work: Workspace) -> Stream:
+def _observe(segment: Segment, targets: list[EqualizedInput], inputs: Stream, work: Workspace) -> Stream:
     """Run all calibration images through a segment while its targets watch their channels."""
     for target in targets:
         target.site.observer = target
@@ -203,7 +203,7 @@ def _observe(segment: Segment, targets: list[Target], inputs: Stream, work: Work
             target.site.observer = None
 
 
-def _search(step: Equalize, segment: Segment, targets: list[Target], inputs: Stream, work: Workspace) -> None:
+def _search(step: Equalize, segment: Segment, targets: list[EqualizedInput], inputs: Stream, work: Workspace) -> None:
     """Make every target's options and, where there are several, measure them. Without quantizers there is no option."""
     several = []
     for target in targets:
@@ -212,7 +212,7 @@ def _search(step: Equalize, segment: Segment, targets: list[Target], inputs: Str
         channels = target.histogram.distribution()
         target.histogram = Histogram()
         strengths = step.candidates if step.strength == "search" else (float(step.strength),)
-        target.options = [Option(step, target, channels, strength) for strength in strengths]
+        target.options = [Candidate(step, target, channels, strength) for strength in strengths]
         if step.strength == "search":
             for option in target.options:
                 option.prepare(target, channels)
@@ -228,7 +228,7 @@ def _search(step: Equalize, segment: Segment, targets: list[Target], inputs: Str
             target.site.observer = None
 
 
-def _apply(target: Target) -> str:
+def _apply(target: EqualizedInput) -> str:
     """Fold the best option in; returns a note. A search where nothing is quantized has no options, changes nothing."""
     if not target.options:
         return "left in floating point"

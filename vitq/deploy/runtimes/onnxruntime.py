@@ -17,7 +17,7 @@ PROVIDERS = {
 }
 
 
-class Session:
+class OnnxSession:
     """An ONNX file, loaded. threads: of one operator on the CPU; one operator runs at a time.
 
     runtime: a key of PROVIDERS. Raises DeployError where it is not installed, or cannot use this machine.

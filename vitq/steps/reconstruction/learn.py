@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitq.models.attention import AttentionTwin
 from vitq.models.structure import Segment
 from vitq.quant.layers import QuantConv2d, QuantLinear
 from vitq.quant.learned import LearnedRange
@@ -56,9 +57,9 @@ class Learnt:
             learned.settle()
 
     def _collect_weights(self, module: nn.Module) -> None:
-        table = getattr(module, "relative_position_bias_table", None)
-        if "weights" in self._parts and isinstance(table, nn.Parameter):
-            self._take(table)
+        if "weights" in self._parts and isinstance(module, AttentionTwin):
+            for parameter in module.learnable():
+                self._take(parameter)
         if not isinstance(module, QuantLinear | QuantConv2d):
             return
         if "weights" in self._parts:
