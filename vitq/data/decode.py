@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitq.config import ModelConfig
-from vitq.data.source import Source
+from vitq.data.source import Source, StreamedSource
 from vitq.errors import DataError
 from vitq.progress import Progress
 

@@ -90,7 +90,7 @@ class Allocate(Step):
         ]
         if not any(step.fits() and not step.depends_on_bits for step in before):
             problems.append("no step before it calibrates; only calibrated sites are allocated")
-        if any(step.allocates_bits for step in behind):
+        if any(step.allocates_bits for step in before):
             problems.append("a recipe allocates once: a second one undoes the first and what was fitted to it")
         if self.size_mb is not None:
             problems += [
