@@ -20,10 +20,10 @@ def logits(
 ) -> Tensor:
     """(N, classes) float32 logits on the CPU, in the order of the split. Raises ValueError where one is not finite."""
     steps = -(-len(images) // batch_size)
-    found = []
+    parts = []
     for batch, _ in progress.over(images.batches(batch_size, device), stage, steps):
-        found += [model(part).float().cpu() for part in batch.split(at_once(batch, CPU_ELEMENTS))]
-    scores = torch.cat(found)
+        parts += [model(part).float().cpu() for part in batch.split(at_once(batch, CPU_ELEMENTS))]
+    scores = torch.cat(parts)
     if not torch.isfinite(scores).all():
         bad = int((~torch.isfinite(scores)).any(dim=1).sum())
         raise ValueError(f"{stage}: the model gives NaN or infinity for {bad} of {len(scores)} images")

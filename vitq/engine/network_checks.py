@@ -40,8 +40,8 @@ def network_problems(config: RunConfig) -> list[str]:
     except ModelError as error:
         return [str(error)]
     # Shapes alone do not answer all that numbers do: where they fail, the network itself has the last word.
-    found = _refusal(config, network, "meta") and _refusal(config, create(model, config.data), "cpu")
-    return [found] if found else []
+    refusal = _refusal(config, network, "meta") and _refusal(config, create(model, config.data), "cpu")
+    return [refusal] if refusal else []
 
 
 def _refusal(config: RunConfig, network: nn.Module, device: str) -> str | None:
@@ -69,10 +69,10 @@ def misfits(config: RunConfig) -> list[str]:
     try:
         if config.bits.sites:
             _ = network.model  # which looks the patterns up
-        found = list(_shapes(network))
+        problems = list(_shapes(network))
         for step in enabled_steps(config):
-            found += [f"method.steps.{step.name}: {line}" for line in step.check_network(network)]
-        return found
+            problems += [f"method.steps.{step.name}: {line}" for line in step.check_network(network)]
+        return problems
     except ConfigError as error:
         return error.problems
 
@@ -83,14 +83,14 @@ def _shapes(network: Network) -> Iterator[str]:
     kinds = network.config.method.kinds
     if not any(q.granularity.startswith("group:") or may_be(q.quantizer, DualUniformQuantizer) for q in kinds.values()):
         return
-    told: set[str] = set()
+    reported: set[str] = set()
     for name, site in network.model.sites.items():
         kind = site.kind if site.kind in kinds else "default"
-        if site.quantizer is None or kind in told:
+        if site.quantizer is None or kind in reported:
             continue
         try:
             site.quantizer.check_shape(tuple(network.shapes[name]))
         except ValueError as error:
-            told.add(kind)
+            reported.add(kind)
             change = "granularity" if site.quantizer.granularity.startswith("group:") else "quantizer"
             yield f"method.kinds.{kind}: site {name}: {error}; change {change}, or set bits.sites='{{{name}: fp}}'"

@@ -63,6 +63,6 @@ def apply(
         with timed(f"steps.{step.name}"):
             step.run(work)
         curves.note(step.name, work.curves)
-    if curves.found:
+    if curves.curves:
         work.artifacts["curves"] = curves.table()
     return work

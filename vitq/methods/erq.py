@@ -177,18 +177,18 @@ def wqer(weight: Tensor, gram: Tensor, grid: Grid, penalty: float | None, flips:
 
     weight: (O, I) float64. gram: Σ x̄x̄ᵀ. penalty: λ of the ridge, None for no ridge. flips: 0 for no refinement.
     """
-    rest, left = weight.clone(), torch.arange(weight.shape[1], device=weight.device)
+    updated, left = weight.clone(), torch.arange(weight.shape[1], device=weight.device)
     while len(left):
         half, left = left[: (len(left) + 1) // 2], left[(len(left) + 1) // 2 :]
-        before = rest[:, half]
+        before = updated[:, half]
         after = refine(before, gram[half][:, half], grid.columns(half), flips, choose)
-        rest[:, half] = after
+        updated[:, half] = after
         if penalty is not None and len(left):
             # argmin over δ of ‖(after − before)x̄_half + δx̄_left‖² + λ‖δ‖².
             pull = (after - before) @ gram[half][:, left]
             factor = cholesky(damped(gram[left][:, left], penalty), "raise the penalty")
-            rest[:, left] -= torch.cholesky_solve(pull.T, factor).T
-    return rest
+            updated[:, left] -= torch.cholesky_solve(pull.T, factor).T
+    return updated
 
 
 def refine(weight: Tensor, gram: Tensor, grid: Grid, flips: int, choose: str) -> Tensor:

@@ -54,7 +54,7 @@ class SULQ(Quantizer):
             )
         low, high = distribution.low.clamp(min=0), distribution.high.clamp(min=0)
         values = distribution.values.clamp(min=0)
-        found = torch.ones_like(low)
+        best_eta = torch.ones_like(low)
         least = torch.full_like(low, torch.inf, dtype=torch.float64)
         # Public code, too, searches with 2^b codes.
         last = self.codes - 1
@@ -65,9 +65,9 @@ class SULQ(Quantizer):
             error = distribution.error(self._values(self._codes(values, *columns, last), *columns))
             better = error < least
             least = torch.where(better, error, least)
-            found = torch.where(better, eta, found)
-        scale, zero = self._affine(low, high, found, self.last)
-        self.set_parameters(layout, scale=scale, zero_point=zero, eta=found)
+            best_eta = torch.where(better, eta, best_eta)
+        scale, zero = self._affine(low, high, best_eta, self.last)
+        self.set_parameters(layout, scale=scale, zero_point=zero, eta=best_eta)
 
     def _affine(self, low: Tensor, high: Tensor, eta: Tensor, last: int) -> tuple[Tensor, Tensor]:
         """Scale and zero point, (G,) each, that spread codes 0 … last over −log2(x + η) for x in [low, high]."""

@@ -156,7 +156,7 @@ class _BestFactors:
 
     def __init__(self, candidates: Tensor, images: int):
         self.candidates, self.images = candidates, images
-        self.found: dict[str, Tensor] = {}
+        self.factors: dict[str, Tensor] = {}
 
     def observe(self, site: Site, x: Tensor) -> None:
         uniform = site.quantizer
@@ -170,7 +170,7 @@ class _BestFactors:
             rounded = (wide * s.reciprocal()).round_().add_(zero).clamp_(0, uniform.codes - 1).sub_(zero).mul_(s)
             # Windows of one image lie side by side, so that an image is a run of rows.
             errors.append(rounded.sub_(wide).square_().reshape(self.images, -1).sum(dim=1))
-        self.found[site.name] = self.candidates[torch.stack(errors).argmin(dim=0)]
+        self.factors[site.name] = self.candidates[torch.stack(errors).argmin(dim=0)]
 
 
 @torch.no_grad()
@@ -195,7 +195,7 @@ def search(
             with watching((site for site, _ in sites), observer):
                 work.model(batch)
             features.append(seen.pop())
-            best.append(torch.stack([observer.found[site.name] for site, _ in sites], dim=1))
+            best.append(torch.stack([observer.factors[site.name] for site, _ in sites], dim=1))
             work.progress.advance(len(batch))
     finally:
         hook.remove()

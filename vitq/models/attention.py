@@ -29,6 +29,8 @@ class AttentionTwin(nn.Module, ABC):
     shared: ClassVar[tuple[str, ...]] = ()
     scale: float
     num_heads: int
+    qkv: nn.Module
+    proj: nn.Module
 
     def __init__(self, attention: nn.Module, name: str, parts: Parts):
         super().__init__()

@@ -25,6 +25,10 @@ class GlobalAttention(AttentionTwin):
     """Self-attention over all tokens; where timm has them, norms of query, key and the joined heads, and a gate."""
 
     shared = ("q_norm", "k_norm", "norm", "gate")
+    q_norm: nn.Module
+    k_norm: nn.Module
+    norm: nn.Module
+    gate: nn.Module | None
 
     def mask(self, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor | None:
         if attn_mask is not None or is_causal:

@@ -89,8 +89,8 @@ def _channels(subject: Subject, seen: list[Seen]) -> dict[str, np.ndarray]:
         low, high = plain.get(one.site.owner, (None, None))
         rows["fp_low"].append(_numbers(low))
         rows["fp_high"].append(_numbers(high))
-    found = {f"channel.{key}": _padded(values) for key, values in rows.items()}
-    return {"norm": np.array([one.site.owner for one in norms], dtype=str), **found}
+    channels = {f"channel.{key}": _padded(values) for key, values in rows.items()}
+    return {"norm": np.array([one.site.owner for one in norms], dtype=str), **channels}
 
 
 @torch.no_grad()

@@ -86,11 +86,11 @@ class Hessian(Probe):
         batches = list(images.batches(self.batch_size, subject.device))
         with self._network(subject) as (model, segments), no_gradients(model.model):
             weights = {segment.name: weights_of(model, segment) for segment in segments}
-            weights = {name: found for name, found in weights.items() if found}
+            weights = {name: parameters for name, parameters in weights.items() if parameters}
             samples = self._samples(segments, weights, batches, ledger)
             eigen = self._eigenvalues(segments, weights, batches, ledger)
         mean, error = mean_and_error(samples)
-        sizes = np.array([sum(weight.numel() for weight in found) for found in weights.values()])
+        sizes = np.array([sum(weight.numel() for weight in parameters) for parameters in weights.values()])
         return {
             "block": np.array(list(weights)),
             "parameters": sizes,
@@ -128,7 +128,7 @@ class Hessian(Probe):
     ) -> np.ndarray:
         """(N, B + 1): vᵀHv of each block and of the model, one row for each v."""
         kept = ledger.array("samples", (self.max_samples, len(weights) + 1))
-        flat = [weight for found in weights.values() for weight in found]
+        flat = [weight for parameters in weights.values() for weight in parameters]
         with LossHessian(segments, flat, batches) as hessian:
             for index in range(self.max_samples):
                 if self._settled(kept[:index]):
@@ -136,7 +136,7 @@ class Hessian(Probe):
                 if np.isnan(kept[index]).any():
                     vector = rademacher(flat, self.seed * 1_000_003 + index)
                     forms = [float((v * p).sum()) for v, p in zip(vector, hessian.product(vector), strict=True)]
-                    sizes = np.cumsum([0, *(len(found) for found in weights.values())])
+                    sizes = np.cumsum([0, *(len(parameters) for parameters in weights.values())])
                     parts = [sum(forms[a:b]) for a, b in pairwise(sizes)]
                     kept[index] = [*parts, sum(parts)]
                     ledger.tick("trace")
@@ -157,7 +157,7 @@ class Hessian(Probe):
     ) -> np.ndarray:
         """(B + 1, top + 1): eigenvalues of each block and of the model, and the number of products."""
         kept = ledger.array("eigenvalues", (len(weights) + 1, self.top + 1))
-        flat = [weight for found in weights.values() for weight in found]
+        flat = [weight for parameters in weights.values() for weight in parameters]
         asked = [*weights.items(), (WHOLE, flat)]
         names = [segment.name for segment in segments]
         for row, (name, parameters) in enumerate(asked):

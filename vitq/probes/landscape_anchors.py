@@ -114,8 +114,8 @@ def _check(subject: Subject, full: Point) -> None:
         Moved(subject.model.model, full, ()),
         switched(subject.model, weights=False, activations=False),
     ):
-        found = subject.model(batch)
-    off = float((found - expected).abs().max() / expected.std())
+        actual = subject.model(batch)
+    off = float((actual - expected).abs().max() / expected.std())
     if not off <= _SAME:
         raise VitqError(
             f"the full-precision weights cannot be brought into the run's coordinates: logits differ by {off:.2g} of "

@@ -75,15 +75,17 @@ class Block:
         return total / count
 
     def _layers(self) -> dict[str, QuantLinear | QuantConv2d]:
-        found = {n: self._model.model.get_submodule(n) for n in self._model.structure.inputs if self._segment.holds(n)}
-        return {n: layer for n, layer in found.items() if isinstance(layer, QuantLinear | QuantConv2d)}
+        modules = {
+            n: self._model.model.get_submodule(n) for n in self._model.structure.inputs if self._segment.holds(n)
+        }
+        return {n: layer for n, layer in modules.items() if isinstance(layer, QuantLinear | QuantConv2d)}
 
 
 def landscapes(
     subject: Subject, name: str | None, x: np.ndarray, y: np.ndarray, seed: int, ledger: Ledger
 ) -> tuple[str, dict[str, np.ndarray]]:
     """The block's name, and granularity → (len(y), len(x)) losses; x multiplies scales by 1 + x, y moves weights."""
-    found = {}
+    losses = {}
     for granularity in GRANULARITIES:
         values = ledger.array(f"block.{granularity}", (len(y), len(x)))
         block: Block | None = None
@@ -91,8 +93,8 @@ def landscapes(
             block = block or Block(subject, name, granularity, seed)
             values[j, i] = block.loss(float(x[i]), float(y[j]))
             ledger.tick(f"block, {granularity}-wise")
-        found[granularity] = values
-    return name or middle(subject.model.structure.segments), found
+        losses[granularity] = values
+    return name or middle(subject.model.structure.segments), losses
 
 
 def middle(segments: list[Segment]) -> str:

@@ -84,10 +84,10 @@ def parse_probe(name: str, options: dict[str, Any]) -> tuple[Probe | None, list[
 
 def problems(config: RunConfig) -> list[str]:
     """Problems of a config's `probe`, one line each."""
-    found = []
+    lines = []
     for name, options in config.probe.wanted.items():
         probe, wrong = parse_probe(name, options)
-        found += wrong
+        lines += wrong
         if probe is not None:
-            found += [f"probe.options.{name}: {line}" for line in probe.check(config)]
-    return found
+            lines += [f"probe.options.{name}: {line}" for line in probe.check(config)]
+    return lines

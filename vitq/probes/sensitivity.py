@@ -116,8 +116,8 @@ def own_kl(arrays: dict[str, np.ndarray]) -> np.ndarray:
     """(S,) KL at each name's own width, at the least width where that one was not measured."""
     widths = arrays["width"].tolist()
     columns = [widths.index(own) if own in widths else 0 for own in arrays["own"].tolist()]
-    found: np.ndarray = arrays["kl"][np.arange(len(columns)), columns]
-    return found
+    losses: np.ndarray = arrays["kl"][np.arange(len(columns)), columns]
+    return losses
 
 
 @contextmanager

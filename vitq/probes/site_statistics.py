@@ -121,8 +121,8 @@ class StatisticsObserver:
 
     def restore(self, sites: Mapping[str, Site], state: np.ndarray, device: torch.device) -> int:
         """Take up a state; returns the number of its batches. The sites are those that it was taken from."""
-        found = torch.load(io.BytesIO(state.tobytes()), map_location=device, weights_only=True)
-        for name, kept in found["seen"].items():
+        stored = torch.load(io.BytesIO(state.tobytes()), map_location=device, weights_only=True)
+        for name, kept in stored["seen"].items():
             quantizer = sites[name].quantizer
             if quantizer is None:
                 raise RuntimeError(f"site {name} was quantized when the probe began")
@@ -134,7 +134,7 @@ class StatisticsObserver:
                 setattr(one, key, kept[key])
             for key in _COUNTS:
                 setattr(one.histogram, key, kept["histogram"][key])
-        return int(found["batches"])
+        return int(stored["batches"])
 
 
 def _levels(quantizer: Quantizer) -> Tensor | None:

@@ -126,8 +126,8 @@ def _grouped(uniform: UniformQuantizer, x: Tensor, images: int) -> Tensor:
     layout = uniform.layout
     expanded = layout.expand(x).float()
     kept = [dim for dim in range(1, expanded.ndim) if layout.groups > 1 and layout.params[dim] > 1]
-    rest = [dim for dim in range(1, expanded.ndim) if dim not in kept]
-    rows = expanded.permute(0, *kept, *rest).reshape(images, len(x) // images, layout.groups, -1)
+    others = [dim for dim in range(1, expanded.ndim) if dim not in kept]
+    rows = expanded.permute(0, *kept, *others).reshape(images, len(x) // images, layout.groups, -1)
     return rows.transpose(1, 2).flatten(2)
 
 

@@ -172,7 +172,7 @@ class _Errors:
 def _targets(step: Equalize, work: Workspace) -> list[EqualizedInput]:
     """What the step equalizes, in the order of the model."""
     model = work.model.model
-    found: list[EqualizedInput] = []
+    inputs: list[EqualizedInput] = []
     read: set[str] = set()
     for link in work.model.structure.links:
         layers = [layer for name in link.consumers if isinstance(layer := model.get_submodule(name), QuantLinear)]
@@ -180,16 +180,16 @@ def _targets(step: Equalize, work: Workspace) -> list[EqualizedInput]:
         norm = model.get_submodule(link.norm)
         if step.norms:
             shiftable = not link.padded and bias_of(norm) is not None
-            found.append(EqualizedInput(layers, norm, shiftable, Histogram(), []))
+            inputs.append(EqualizedInput(layers, norm, shiftable, Histogram(), []))
     for name, layer in model.named_modules():
         if isinstance(layer, QuantLinear) and name not in read and layer.input_site.kind in step.bare:
-            found.append(EqualizedInput([layer], None, False, Histogram(), []))
-    if not found:
+            inputs.append(EqualizedInput([layer], None, False, Histogram(), []))
+    if not inputs:
         raise ValueError(
             f"equalize: this model has no input to equalize for norms={step.norms}, bare={list(step.bare)}; "
             "`vitq list sites` shows the kinds that it has"
         )
-    return found
+    return inputs
 
 
 def _observe(segment: Segment, targets: list[EqualizedInput], inputs: Stream, work: Workspace) -> Stream:

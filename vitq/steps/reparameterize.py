@@ -67,14 +67,14 @@ class Reparameterize(Step):
 
     def check_network(self, network: Network) -> list[str]:
         """Layers behind one norm that share its scale and have different bit-widths."""
-        found, model = [], network.model
+        problems, model = [], network.model
         for link in model.structure.links:
             sites = [model.sites[f"{name}.input"].quantizer for name in link.consumers]
             bits = [quantizer.bits for quantizer in sites if quantizer is not None]
             channelwise = any(quantizer is not None and quantizer.granularity == "channel" for quantizer in sites)
             if channelwise and len(set(bits)) > 1:
-                found.append(_unequal(link, bits))
-        return found
+                problems.append(_unequal(link, bits))
+        return problems
 
     def run(self, work: Workspace) -> None:
         links = work.model.structure.links

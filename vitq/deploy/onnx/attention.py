@@ -56,13 +56,13 @@ class Heads(nn.Module):
 
 def _rounds(twin: AttentionTwin) -> list[nn.Module]:
     """Takes the rounding of query, key and value out of the products, where nothing stands between them and `qkv`."""
-    found: list[nn.Module] = [nn.Identity() for _ in range(3)]
+    rounds: list[nn.Module] = [nn.Identity() for _ in range(3)]
     scores, context = twin.scores, twin.context
     if isinstance(scores, IntegerScores) and twin.bare_scores:
-        found[0], found[1], scores.query, scores.key = scores.query, scores.key, nn.Identity(), nn.Identity()
+        rounds[0], rounds[1], scores.query, scores.key = scores.query, scores.key, nn.Identity(), nn.Identity()
     if isinstance(context, IntegerContext | LogContext):
-        found[2], context.value = context.value, nn.Identity()
-    return found
+        rounds[2], context.value = context.value, nn.Identity()
+    return rounds
 
 
 def join(out: Tensor, proj: nn.Module) -> Tensor:

@@ -70,18 +70,18 @@ def _attempt(make: Callable[[], nn.Module]) -> tuple[nn.Module | None, str | Non
 def _makers(inner: nn.Module) -> list[tuple[str, Callable[[], nn.Module]]]:
     """Name of every product, and what makes its integer form or raises NotIntegerError."""
     fused = {f"{name}.qkv" for name, module in inner.named_modules() if isinstance(module, AttentionTwin)}
-    found: list[tuple[str, Callable[[], nn.Module]]] = []
+    makers: list[tuple[str, Callable[[], nn.Module]]] = []
     for name, module in inner.named_modules():
         if isinstance(module, QuantLinear):
-            found.append((name, partial(IntegerLinear, module, 3 if name in fused else 1)))
+            makers.append((name, partial(IntegerLinear, module, 3 if name in fused else 1)))
         elif isinstance(module, QuantConv2d):
-            found.append((name, partial(IntegerConv, module)))
+            makers.append((name, partial(IntegerConv, module)))
         elif isinstance(module, AttentionTwin):
             scores, context, softmax = module.scores, module.context, module.softmax
             assert isinstance(scores, QuantMatmul)
             assert isinstance(context, QuantMatmul)
             assert isinstance(softmax, QuantSoftmax)
             bare = softmax.site is None or not softmax.site.on
-            found.append((f"{name}.scores", partial(IntegerScores, scores, bare)))
-            found.append((f"{name}.context", partial(IntegerContext, context)))
-    return found
+            makers.append((f"{name}.scores", partial(IntegerScores, scores, bare)))
+            makers.append((f"{name}.context", partial(IntegerContext, context)))
+    return makers

@@ -16,10 +16,10 @@ from vitq.quant.uniform import UniformQuantizer
 
 def uniform(site: Site) -> IntegerPart:
     """The codes of an activation site whose quantizer is uniform. Raises NotIntegerError."""
-    found = _parts(site)
-    if len(found) > 1:
+    codes = _parts(site)
+    if len(codes) > 1:
         raise NotIntegerError(f"{site.name}: {_present(site).uneven}")
-    return found[0]
+    return codes[0]
 
 
 def parts(site: Site) -> tuple[list[nn.Module], IntegerPart | None]:
@@ -28,10 +28,10 @@ def parts(site: Site) -> tuple[list[nn.Module], IntegerPart | None]:
     A uniform site has one, which leaves its zero point in (x̂ + scale·zero); its codes are returned beside it. A site of
     several parts has no zero point.
     """
-    found = _parts(site)
-    if len(found) > 1:
-        return [_rounded(part) for part in found], None
-    (part,) = found
+    all_parts = _parts(site)
+    if len(all_parts) > 1:
+        return [_rounded(part) for part in all_parts], None
+    (part,) = all_parts
     if not 0 <= part.zero < 2 * MIDDLE:
         raise NotIntegerError(f"{site.name}: its zero point {part.zero} is no 8-bit code")
     return [Round(part.scale, part.low, part.high, torch.uint8, zero=part.zero)], part
@@ -48,13 +48,13 @@ def _rounded(part: IntegerPart) -> nn.Module:
 
 def rounding(site: Site) -> Round:
     """The round trip of a uniform site with one scale through int8, to its real values. Raises NotIntegerError."""
-    found = uniform(site)
-    if found.centred:
-        return Round(found.scale, found.low, found.high, torch.int8)
-    shift = found.zero - MIDDLE
+    codes = uniform(site)
+    if codes.centred:
+        return Round(codes.scale, codes.low, codes.high, torch.int8)
+    shift = codes.zero - MIDDLE
     if not -MIDDLE <= shift < MIDDLE:
-        raise NotIntegerError(f"{site.name}: its zero point {found.zero} is no 8-bit code")
-    return Round(found.scale, found.low, found.high, torch.int8, zero=shift, kept=shift)
+        raise NotIntegerError(f"{site.name}: its zero point {codes.zero} is no 8-bit code")
+    return Round(codes.scale, codes.low, codes.high, torch.int8, zero=shift, kept=shift)
 
 
 @dataclass(frozen=True)

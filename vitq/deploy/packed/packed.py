@@ -155,8 +155,8 @@ def _codes(site: Site, quantizer: Quantizer, weight: Tensor) -> Tensor:
 
 
 def _balanced(model: QuantizedModel) -> list[tuple[str, QuantLinear]]:
-    found = ((n, m) for n, m in model.model.named_modules() if isinstance(m, QuantLinear))
-    return [(name, layer) for name, layer in found if layer.balance is not None]
+    layers = ((n, m) for n, m in model.model.named_modules() if isinstance(m, QuantLinear))
+    return [(name, layer) for name, layer in layers if layer.balance is not None]
 
 
 def _exponents(name: str, layer: QuantLinear) -> Tensor:
@@ -186,7 +186,7 @@ def _skeleton(config: RunConfig, header: Header, tensors: dict[str, Tensor]) -> 
 def _equip(model: QuantizedModel, header: Header, tensors: dict[str, Tensor]) -> None:
     """Give every site its stored quantizer."""
     flat = {k.removeprefix(_PARAMETERS): tensors.pop(k).float() for k in list(tensors) if k.startswith(_PARAMETERS)}
-    place = dict.fromkeys(flat, 0)
+    offset = dict.fromkeys(flat, 0)
     for name, index in header.sites.items():
         site = model.sites[name]
         site.quantizer, site.on = None, index is not None
@@ -201,8 +201,8 @@ def _equip(model: QuantizedModel, header: Header, tensors: dict[str, Tensor]) ->
             groups *= size
         taken = {}
         for parameter in quantizer.parameter_names:
-            taken[parameter] = flat[parameter][place[parameter] : place[parameter] + groups].clone()
-            place[parameter] += groups
+            taken[parameter] = flat[parameter][offset[parameter] : offset[parameter] + groups].clone()
+            offset[parameter] += groups
         if spec.second is None:
             layout = Layout(spec.granularity, site.axes, groups, spec.params, spec.split)
         else:

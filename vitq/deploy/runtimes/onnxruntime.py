@@ -28,11 +28,11 @@ class OnnxSession:
             import onnxruntime
         except ImportError as error:
             raise DeployError("ONNX Runtime is not installed; pip install 'vitq[deploy]'") from error
-        wanted, found = PROVIDERS[runtime], onnxruntime.get_available_providers()
-        if wanted[0] not in found:
+        wanted, available = PROVIDERS[runtime], onnxruntime.get_available_providers()
+        if wanted[0] not in available:
             raise DeployError(
-                f"runtime {runtime} needs {wanted[0]}, this onnxruntime has {', '.join(found)}; a machine with a GPU, "
-                "TensorRT and the package onnxruntime-gpu has it"
+                f"runtime {runtime} needs {wanted[0]}, this onnxruntime has {', '.join(available)}; a machine with a "
+                "GPU, TensorRT and the package onnxruntime-gpu has it"
             )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -41,7 +41,7 @@ class OnnxSession:
             # Without it TensorRT ignores the pairs and runs in float.
             (name, {"trt_int8_enable": True}) if name == "TensorrtExecutionProvider" else name
             for name in wanted
-            if name in found
+            if name in available
         ]
         try:
             self._session: Any = onnxruntime.InferenceSession(str(onnx), options, providers=providers)

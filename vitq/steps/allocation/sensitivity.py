@@ -205,13 +205,13 @@ class Trial:
         """Images spread evenly over the calibration set, whose order may be by class, with their labels."""
         total = len(self._work.calib)
         chosen = torch.linspace(0, total - 1, min(count, total)).round().long().tolist()
-        found: list[tuple[Tensor, Tensor]] = []
+        batches: list[tuple[Tensor, Tensor]] = []
         for images, labels in self._work.calib.take(chosen).batches(
             self._work.config.calib.batch_size, self._work.device
         ):
             size = at_once(images, CPU_ELEMENTS)
-            found += zip(images.split(size), labels.split(size), strict=True)
-        return found
+            batches += zip(images.split(size), labels.split(size), strict=True)
+        return batches
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:

@@ -31,8 +31,8 @@ def gradients(work: Workspace) -> list[TensorStream]:
                 if not x.requires_grad:
                     x = x.detach().requires_grad_(True)
                 outputs.append(x)
-            found = torch.autograd.grad(likelihood(x, generator), outputs)
-        for index, gradient in enumerate(found):
+            gradients_of_outputs = torch.autograd.grad(likelihood(x, generator), outputs)
+        for index, gradient in enumerate(gradients_of_outputs):
             streams[index].append(gradient.detach())
             squares[index] += float(gradient.double().square().sum())
     for index, stream in enumerate(streams):

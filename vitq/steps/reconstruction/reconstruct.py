@@ -125,14 +125,14 @@ class Reconstruct(Step):
         sites = [
             site for site in network.fitted(self) if ("weights" if site.is_weight else "activations") in self.quantize
         ]
-        found = []
+        problems = []
         for part in self.learn:
-            mine = [site for site in sites if site.is_weight == (part in ("rounding", "weight_scales"))]
-            if part not in ("weights", "bias") and mine and not any(learnable(part, site) for site in mine):
+            part_sites = [site for site in sites if site.is_weight == (part in ("rounding", "weight_scales"))]
+            if part not in ("weights", "bias") and part_sites and not any(learnable(part, site) for site in part_sites):
                 asked = "uniform quantizers that are not symmetric" if part == "zero_points" else "uniform quantizers"
-                kinds = ", ".join(dict.fromkeys(site.kind for site in mine))
-                found.append(f"learn names {part}: {asked} have them, none of {kinds} does; leave {part} out")
-        return found
+                kinds = ", ".join(dict.fromkeys(site.kind for site in part_sites))
+                problems.append(f"learn names {part}: {asked} have them, none of {kinds} does; leave {part} out")
+        return problems
 
     def count(self, config: RunConfig) -> int:
         """Iterations for each segment."""
