@@ -102,7 +102,7 @@ def measure(autocast: str, args: argparse.Namespace, work: Workspace) -> dict[st
     step, problems = parse_step("stage3", raw)
     assert isinstance(step, Reconstruct), problems
     sites = [site for site in work.model.quantized() if segment.holds(site.owner)]
-    block = copy.deepcopy(dict(structure_of(work.teacher.model).model.named_modules())[teacher.name])  # type: ignore[union-attr]
+    block = copy.deepcopy(dict(structure_of(work.teacher.model).model.named_modules())[teacher.name])
     for name, parameter in block.named_parameters():
         parameter.requires_grad_("norm" not in name)
 

@@ -144,8 +144,6 @@ def test_activations_of_other_images_or_models_are_not_shared(
 
 def count_calls(work: Workspace) -> list[str]:
     """Names of the modules of the full-precision model, as they are evaluated."""
-    assert work.teacher is not None
-    assert work.teacher.model is not None
     calls: list[str] = []
     for name, module in work.teacher.model.named_modules():
         module.register_forward_pre_hook(lambda _m, _x, name=name: calls.append(name))

@@ -30,7 +30,7 @@ def test_gradients_are_those_of_the_drawn_label(workspace: Make, family: str) ->
     segments = work.teacher.segments
     x = images(work)
     generator = torch.Generator().manual_seed(work.config.seed)
-    model = copy.deepcopy(work.teacher.model).double()  # type: ignore[union-attr]
+    model = copy.deepcopy(work.teacher.model).double()
     with torch.no_grad():
         logits = model(x.double())
     chosen = torch.multinomial(logits.float().softmax(-1), 1, generator=generator)

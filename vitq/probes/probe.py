@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, dataclass_transform
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -66,7 +66,8 @@ def register_probe(name: str) -> Callable[[type[ProbeT]], type[ProbeT]]:
     """
 
     def add(cls: type[ProbeT]) -> type[ProbeT]:
-        return PROBES.register(name)(dataclass(frozen=True, config=RULES)(cls))
+        # mypy loses the class's own type where pydantic's `dataclass` returns it.
+        return PROBES.register(name)(cast(type[ProbeT], dataclass(frozen=True, config=RULES)(cls)))
 
     return add
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast, dataclass_transform
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -176,7 +176,8 @@ def register_step(name: str) -> Callable[[type[StepT]], type[StepT]]:
     """
 
     def add(cls: type[StepT]) -> type[StepT]:
-        return STEPS.register(name)(dataclass(frozen=True, config=RULES)(cls))
+        # mypy loses the class's own type where pydantic's `dataclass` returns it.
+        return STEPS.register(name)(cast(type[StepT], dataclass(frozen=True, config=RULES)(cls)))
 
     return add
 

@@ -31,7 +31,8 @@ class IntegerAttention(nn.Module):
         self.twin = twin
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        out = self.twin.attend(*self.heads(x), self.bias, self.twin.mask(*args, **kwargs))
+        query, key, value = self.heads(x)
+        out = self.twin.attend(query, key, value, self.bias, self.twin.mask(*args, **kwargs))
         if self.twin.bare_proj:
             return join(out, self.proj)
         projected: Tensor = self.proj(self.twin.before_proj(out.transpose(1, 2).flatten(2), x))
