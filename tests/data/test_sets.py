@@ -32,7 +32,7 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> Any:
             raise AssertionError("decoded again")
 
         monkeypatch.setattr(source.Source, "image", fail)
-        monkeypatch.setattr(source.Stream, "pick", fail)
+        monkeypatch.setattr(source.StreamedSource, "pick", fail)
         monkeypatch.setattr(sets, "open_source", fail)
         monkeypatch.setattr(sets, "decode", fail)
 

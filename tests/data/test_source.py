@@ -30,7 +30,7 @@ class _Numbered:
 
 def test_streams(make: Make, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def open_stream(data: Any, split: str) -> source.Source:
-        return source.Stream(_Numbered(), "f" * 16, 40)
+        return source.StreamedSource(_Numbered(), "f" * 16, 40)
 
     monkeypatch.setattr(facts, "open_source", open_stream)
     monkeypatch.setattr(sets, "open_source", open_stream)
@@ -42,7 +42,7 @@ def test_streams(make: Make, root: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     calib = calibration_set(config, Progress())
     assert len(set(calib.images[:, 0, 0, 0].tolist())) == 6
     assert np.array_equal(calib.images[:, 0, 0, 0] % 4, calib.labels)
-    short = source.Stream(_Numbered(), "f" * 16, 50)
+    short = source.StreamedSource(_Numbered(), "f" * 16, 50)
     with pytest.raises(DataError, match="ended 1 images early"):
         list(short.pick(np.array([3, 45])))
 

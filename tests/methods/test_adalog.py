@@ -84,7 +84,7 @@ def test_the_search_beats_fixed_bases_and_comes_close_to_an_exhaustive_one(bits:
     distribution = Distribution.from_rows(x.reshape(1, -1))
 
     def error(scale: float, q: int) -> float:
-        fresh = AdaLogQuantizer(bits, "tensor", AXES, range="mse", tables="exact")
+        fresh = AdaLogQuantizer(bits, "tensor", AXES, range_search="mse", tables="exact")
         columns = torch.tensor([[scale]]), torch.tensor([[float(q)]])
         return float(distribution.error(fresh._values(fresh._codes(distribution.values, *columns), *columns)))
 

@@ -96,7 +96,7 @@ def test_a_patch_embedding_that_nothing_has_fitted_is_rounded_to_nearest(workspa
 def distance(work: Workspace) -> float:
     x = images(work)
     quantized = work.model(x)
-    for segment in work.teacher_segments():
+    for segment in work.teacher.segments:
         x = segment.forward(x)
     return float((quantized - x).square().mean())
 

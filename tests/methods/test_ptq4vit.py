@@ -31,7 +31,7 @@ CALIBRATE = {"do": "calibrate"}
 def distance(work: Workspace) -> float:
     with torch.no_grad():
         exact = images(work)
-        for segment in work.teacher_segments():
+        for segment in work.teacher.segments:
             exact = segment.forward(exact)
         return float((work.model(images(work)) - exact).square().mean())
 

@@ -188,7 +188,7 @@ def test_fitted_factors_lower_the_error_of_the_calibration_images(workspace: Mak
 
 def _teach(work: Workspace, x: Tensor) -> Tensor:
     with torch.no_grad():
-        for segment in work.teacher_segments():
+        for segment in work.teacher.segments:
             x = segment.forward(x)
     return x
 

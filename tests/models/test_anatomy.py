@@ -11,7 +11,7 @@ from torch import nn
 
 from vitq.config import KINDS
 from vitq.errors import ModelError
-from vitq.quant.attention import QuantAttention, QuantWindowAttention
+from vitq.models.attention import AttentionTwin
 from vitq.quant.layers import QuantMatmul
 from vitq.quant.model import QuantizedModel
 
@@ -76,7 +76,7 @@ def test_every_weight_and_every_operand_is_a_site(name: str, kwargs: dict[str, A
     for module_name, module in quantized.model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             assert {f"{module_name}.weight", f"{module_name}.input"} <= set(sites), module_name
-        if isinstance(module, QuantAttention | QuantWindowAttention):
+        if isinstance(module, AttentionTwin):
             operands = {f"{module_name}.scores.query", f"{module_name}.scores.key"}
             operands |= {f"{module_name}.context.probs", f"{module_name}.context.value"}
             assert operands <= set(sites), module_name

@@ -39,11 +39,11 @@ ADVERSARIAL = {
 
 
 def fitted(
-    name: str, bits: int, x: Tensor, granularity: str = "tensor", range: str = "minmax", **more: object
+    name: str, bits: int, x: Tensor, granularity: str = "tensor", range_search: str = "minmax", **more: object
 ) -> Quantizer:
     symmetric = bool(more.pop("symmetric", False))
-    granularity, range, symmetric = ONLY.get(name, (granularity, range, symmetric))
-    quantizer = build(name, bits, Axes(channel=-1, token=True), granularity, range, symmetric, dict(more))
+    granularity, range_search, symmetric = ONLY.get(name, (granularity, range_search, symmetric))
+    quantizer = build(name, bits, Axes(channel=-1, token=True), granularity, range_search, symmetric, dict(more))
     quantizer.fit_tensor(x)
     return quantizer
 
@@ -195,9 +195,9 @@ def test_errors_name_value_and_remedy() -> None:
     with pytest.raises(ValueError, match="non-negative"):
         fitted("log2", 4, torch.tensor([[[-1.0, 1.0]]]))
     with pytest.raises(ValueError, match=r"percentile 0.3 is outside"):
-        fitted("uniform", 4, torch.rand(1, 2, 2), range="percentile", percentiles=[0.3])
+        fitted("uniform", 4, torch.rand(1, 2, 2), range_search="percentile", percentiles=[0.3])
     with pytest.raises(ValueError, match="shrink_to='far'; valid: zero, near"):
-        fitted("uniform", 4, torch.rand(1, 2, 2), range="mse", shrink_to="far")
+        fitted("uniform", 4, torch.rand(1, 2, 2), range_search="mse", shrink_to="far")
     with pytest.raises(RuntimeError, match="before it was fitted"):
         build("uniform", 4, Axes(0), "tensor", "minmax", False, {}).encode(torch.rand(2))
     with pytest.raises(ValueError, match="empty tensor"):

@@ -10,6 +10,7 @@ import pytest
 from tests.mixed import CALIBRATE, METHOD, loss, prepared
 from tests.tiny import run, tiny
 from vitq.config import RunConfig
+from vitq.engine import recipe_checks
 from vitq.errors import VitqError
 from vitq.quant import site_table as site_tables
 from vitq.steps import Workspace
@@ -154,7 +155,7 @@ def config(steps: dict[str, Any], **bits: Any) -> RunConfig:
 def test_what_the_plan_refuses() -> None:
     allocate = {"do": "allocate"}
     good = config({"c": CALIBRATE, "a": allocate}, weight=4, activation="fp")
-    assert Allocate("allocate").check(good) == []
+    assert recipe_checks.problems(good) == []
     assert any(
         "mean of 2.5 bits for weights is impossible" in p for p in Allocate("allocate", mean_bits=2.5).check(good)
     )
@@ -165,15 +166,15 @@ def test_what_the_plan_refuses() -> None:
     assert any("mean of 2 bits for weights" in p for p in Allocate("allocate").check(narrow))
     for fits in ("reconstruct", "hessian_search"):
         late = config({"c": CALIBRATE, "r": {"do": fits}, "a": allocate})
-        assert any(f"after a step '{fits}'" in p for p in Allocate("allocate").check(late))
+        assert any(f"after a step '{fits}'" in p for p in recipe_checks.problems(late))
     off = config({"c": CALIBRATE, "r": {"do": "reconstruct", "enabled": False}, "a": allocate})
-    assert Allocate("allocate").check(off) == []
+    assert recipe_checks.problems(off) == []
     for dual, refused in ((0.05, True), (0.0, False)):
         grown = config({"c": CALIBRATE, "a": {**allocate, "size_mb": 1.0}, "e": {"do": "erq", "dual": dual}})
-        found = Allocate("allocate", size_mb=1.0).check(grown)
+        found = recipe_checks.problems(grown)
         assert any("size_mb=1 is met before step 'erq' gives weights two ranges each" in p for p in found) is refused
     early = config({"a": allocate, "c": CALIBRATE})
-    assert any("no step before it calibrates" in p for p in Allocate("allocate").check(early))
+    assert any("no step before it calibrates" in p for p in recipe_checks.problems(early))
 
 
 def test_a_fully_quantized_model_is_allocated_whole(workspace: Make) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.tiny import images, part, run, tiny
 from vitq.config import RunConfig
-from vitq.engine import checks
+from vitq.engine import recipe_checks
 from vitq.planning import compose
 from vitq.steps import Workspace
 from vitq.steps.bias_correction import mean_error
@@ -102,7 +102,7 @@ def test_it_brings_the_output_closer_to_full_precision(workspace: Make) -> None:
         run(work, *steps)
         x = images(work)
         quantized = work.model(x)
-        for segment in work.teacher_segments():
+        for segment in work.teacher.segments:
             x = segment.forward(x)
         distance[len(steps)] = float((quantized - x).square().mean())
     assert distance[2] < distance[1]
@@ -124,7 +124,7 @@ def test_one_override_appends_it_to_any_recipe_but_one_that_must_end_as_it_does(
     methods = sorted(path.stem for path in (repo / "conf" / "method").glob("*.yaml"))
     configs = composed(f"method={','.join(methods)}", APPEND)
     assert all(list(config.method.steps)[-1] == "bias_correction" for config in configs)
-    found = {method: checks.problems(config) for method, config in zip(methods, configs, strict=True)}
+    found = {method: recipe_checks.problems(config) for method, config in zip(methods, configs, strict=True)}
     last = "method.steps.predict: must be the last step; move bias_correction before it"
     assert found == {method: [last] if method == "scale_predictor" else [] for method in methods}
 
@@ -135,7 +135,7 @@ def test_a_step_that_must_be_last_is_deleted_and_appended_again(repo: Path) -> N
     assert f"'~method.steps.predict' \\\n  '{APPEND}' '{PREDICT}'" in documented
     (plain,) = composed("method=scale_predictor")
     (config,) = composed("method=scale_predictor", "~method.steps.predict", APPEND, PREDICT)
-    assert checks.problems(config) == []
+    assert recipe_checks.problems(config) == []
     *before, correction, predict = config.method.steps
     assert [*before, predict] == list(plain.method.steps)
     assert correction == "bias_correction"

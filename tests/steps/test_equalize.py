@@ -10,7 +10,7 @@ import torch
 
 from tests.tiny import images, linear, part, run, seen, tiny, uniform
 from vitq.config import RunConfig
-from vitq.engine import checks
+from vitq.engine import recipe_checks
 from vitq.quant import site_table
 from vitq.steps import Workspace
 
@@ -180,4 +180,4 @@ def test_mistakes_are_found_at_plan_time(kinds: dict[str, Any], steps: dict[str,
     config, problems = RunConfig.parse(raw)
     assert config is not None, problems
     with pytest.raises(AssertionError, match=message):
-        raise AssertionError("\n".join(checks.problems(config)))
+        raise AssertionError("\n".join(recipe_checks.problems(config)))

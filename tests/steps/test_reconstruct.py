@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.tiny import images, part, run, tiny, uniform
 from vitq.config import RunConfig
-from vitq.engine import checks
+from vitq.engine import recipe_checks
 from vitq.errors import VitqError
 from vitq.steps import Workspace
 from vitq.steps.reconstruction.reconstruct import Reconstruct
@@ -40,7 +40,7 @@ def scale_of(work: Workspace, site: str) -> Tensor:
 def exact(work: Workspace) -> Tensor:
     with torch.no_grad():
         x = images(work)
-        for segment in work.teacher_segments():
+        for segment in work.teacher.segments:
             x = segment.forward(x)
     return x
 
@@ -292,5 +292,5 @@ def test_bad_options_are_named_before_anything_starts(options: dict[str, Any], m
     }
     config, problems = RunConfig.parse(raw)
     assert config is not None, problems
-    found = checks.problems(config)
+    found = recipe_checks.problems(config)
     assert any(message in line for line in found), found

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import ClassVar
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from vitq.config import RunConfig
-from vitq.config.base import RULES
 from vitq.errors import Problem, bad
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.calibrate import fit_weight
 from vitq.steps.layer_walk import Lane, Layer, layers, quantized_lane
-from vitq.steps.step import STEPS, Step, Workspace
+from vitq.steps.step import Step, Workspace, register_step
 from vitq.steps.weight_grid import Grid, as_rows, cholesky, damped, needs_uniform_weights, put_weight
 
 
-@STEPS.register("gptq")
-@dataclass(frozen=True, config=RULES)
+@register_step("gptq")
 class Gptq(Step):
     """Minimize ‖(W − Ŵ)X̄‖² of each layer over codes Ŵ on the grid of its fitted weight quantizer.
 
@@ -34,6 +32,8 @@ class Gptq(Step):
     damping: float = 0.01
     act_order: bool = False
     block: int = 128
+    depends_on_bits: ClassVar[bool] = True
+    tunes_weights: ClassVar[bool] = True
 
     def fits(self) -> Collection[str]:
         return ("weight",)

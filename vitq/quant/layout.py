@@ -111,8 +111,8 @@ class Layout:
         """(G, N) matrix: one row for each group."""
         x = self.expand(x)
         kept = [dim for dim, size in enumerate(self.params) if size > 1]
-        rest = [dim for dim in range(x.ndim) if dim not in kept]
-        return x.permute(*kept, *rest).reshape(self.groups, -1)
+        others = [dim for dim in range(x.ndim) if dim not in kept]
+        return x.permute(*kept, *others).reshape(self.groups, -1)
 
     def view(self, parameter: Tensor) -> Tensor:
         """A (G,) parameter in broadcastable shape."""

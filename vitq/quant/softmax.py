@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vitq.errors import unknown
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Axes, Layout
-from vitq.quant.quantizer import QUANTIZERS, straight_through
+from vitq.quant.quantizer import register_quantizer, straight_through
 from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
 
@@ -25,7 +25,7 @@ ARITHMETIC = ("real", "integer")
 _SHIFTS = 30
 
 
-@QUANTIZERS.register("int_scores")
+@register_quantizer("int_scores")
 class IntScores(UniformQuantizer):
     """Uniform codes of attention scores whose exponential is a polynomial and a shift (FQ-ViT's Log-Int-Softmax).
 
@@ -60,7 +60,7 @@ class IntScores(UniformQuantizer):
         """exp of scores below their row's maximum, up to one factor for all. (B, heads, N, M), ≤ 0."""
         if self.settings["arithmetic"] == "real":
             return polynomial_exp(below)
-        step = self._layout().view(self.scale)
+        step = self.layout.view(self.scale)
         # The factor of the integers is that of exp(0): real and integer powers may stand for each other.
         whole = integer_exp(below, step) / integer_exp(torch.zeros_like(step), step)
         return straight_through(polynomial_exp(below), whole) if below.requires_grad else whole

@@ -5,17 +5,14 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from vitq.config.base import RULES
 from vitq.quant.layers import QuantConv2d
 from vitq.steps.layer_walk import Lane, Layer, layers, quantized_lane, teacher_lane
-from vitq.steps.step import STEPS, Step, Workspace
+from vitq.steps.step import Step, Workspace, register_step
 
 
-@STEPS.register("bias_correction")
-@dataclass(frozen=True, config=RULES)
+@register_step("bias_correction")
 class BiasCorrection(Step):
     """b ← b − E[y_q − y], the mean over all calibration images and positions (Nagel et al. 2019, arXiv 1906.04721).
 
@@ -31,6 +28,8 @@ class BiasCorrection(Step):
 
     input: Literal["fp", "quantized"] = "fp"
     needs_teacher: ClassVar[bool] = True
+    depends_on_bits: ClassVar[bool] = True
+    tunes_weights: ClassVar[bool] = True
 
     def run(self, work: Workspace) -> None:
         quantized, exact = quantized_lane(work), teacher_lane(work)

@@ -110,8 +110,8 @@ class Unquantized(Lane):
             self._work.model.switch(on, on=True)
 
     def _now(self, names: Iterable[str]) -> Parameters:
-        found = ((name, layer_of(self._work, name)) for name in names)
-        return {name: (layer.weight.data, cast(nn.Parameter | None, layer.bias)) for name, layer in found}
+        named = ((name, layer_of(self._work, name)) for name in names)
+        return {name: (layer.weight.data, cast(nn.Parameter | None, layer.bias)) for name, layer in named}
 
     def _put(self, parameters: Parameters) -> None:
         for name, (weight, bias) in parameters.items():
@@ -127,12 +127,7 @@ def quantized_lane(work: Workspace) -> Lane:
 
 def teacher_lane(work: Workspace) -> Lane:
     """The untouched full-precision model. For steps with `needs_teacher`."""
-    segments = work.teacher_segments()
-    if work.teacher is None or work.teacher.model is None:
-        raise RuntimeError(
-            "the full-precision model's structure was not made by `structure_of`; its layers cannot be found"
-        )
-    return _Teacher(work, segments, work.teacher.model)
+    return _Teacher(work, work.teacher.segments, work.teacher.model)
 
 
 def layers(work: Workspace, lanes: Sequence[Lane], title: str) -> Iterator[tuple[str, Layer]]:
@@ -168,17 +163,17 @@ def reach(forward: Callable[[Tensor], Tensor], layer: nn.Module, batch: Tensor) 
 
     Raises RuntimeError where `forward` does not run the layer.
     """
-    found: list[Tensor] = []
+    inputs_of_layer: list[Tensor] = []
 
     def stop(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found.append(inputs[0])
+        inputs_of_layer.append(inputs[0])
         raise _ReachedError
 
     handle = layer.register_forward_pre_hook(stop)
     try:
         forward(batch)
     except _ReachedError:
-        return found[0]
+        return inputs_of_layer[0]
     finally:
         handle.remove()
     raise RuntimeError("the segment does not run the layer whose input is asked for")

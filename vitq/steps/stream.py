@@ -113,7 +113,7 @@ def taught(work: Workspace, index: int, inputs: Stream) -> TensorStream:
 
     inputs: those of that segment in the same model. What an earlier step or run of this process computed is read.
     """
-    forward = work.teacher_segments()[index].forward
+    forward = work.teacher.segments[index].forward
     if work.memory is None or work.config.calib.cache == "disk":
         return through(forward, inputs, work)
     group = _teacher(work)
