@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import re
 from collections.abc import Iterator
@@ -57,28 +58,31 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     key, _, value = override.lstrip("+~").partition("=")
     *parents, leaf = key.split(".")
     for parent in parents:
-        raw = raw.setdefault(parent, {}) if override[0] == "+" else raw[parent]
+        raw = raw.setdefault(parent, {})
     if override[0] == "~":
         del raw[leaf]
     else:
         raw[leaf] = yaml.safe_load(value)
 
 
-def _composed(*overrides: str) -> dict[str, Any]:
+def _composed(*overrides: str) -> dict[str, dict[str, Any]]:
+    """Recipe → the composed values of a run."""
     file, roots = compose.root_config()
-    (cell,) = compose.expand(compose.load(file, roots, overrides))
-    assert cell.problem is None
-    assert cell.raw is not None
-    return cell.raw
+    cells = list(compose.expand(compose.load(file, roots, overrides, multirun=True)))
+    assert [cell.problem for cell in cells if cell.problem is not None] == []
+    return {cell.choices["method"]: cell.raw for cell in cells}
+
+
+@pytest.fixture(scope="module")
+def plain() -> dict[str, dict[str, Any]]:
+    return _composed(f"method={','.join(RECIPES)}")
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_switches_of_a_recipe_exist(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(REPO)
-    plain = yaml.safe_dump(_composed(f"method={name}"))
+def test_the_switches_of_a_recipe_exist(name: str, plain: dict[str, dict[str, Any]]) -> None:
     for switches in _switches(REPO / "docs" / "methods" / f"{name}.md"):
         base = [switch for switch in switches if switch.startswith("method.base=")]
-        raw = _composed(f"method={name}", *base) if base else yaml.safe_load(plain)
+        raw = _composed(f"method={name}", *base)[name] if base else copy.deepcopy(plain[name])
         for switch in switches:
             if switch not in base:
                 _apply(raw, switch)
