@@ -49,7 +49,7 @@ class Allocate(Step):
     Artifacts: `allocation_path`, one row for each step of the search with the loss and all four costs (a Pareto curve);
     `allocation_sensitivity` (`milp`, and `greedy` that never measures again), the loss that each site causes alone at
     each width. The probe `sensitivity` of a run with the same recipe up to this step measures the same numbers; what
-    it, or an earlier allocation under another budget, left in the cache is used (known.py).
+    it, or an earlier allocation under another budget, left in the cache is used (sensitivity_cache.py).
     """
 
     policy: Literal["greedy", "milp", "uniform"] = "greedy"
