@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -132,7 +132,7 @@ def test_batches_do_not_matter(workspace: Make) -> None:
 
 
 def test_options_are_checked_before_anything_starts() -> None:
-    def found(weight: dict[str, Any] | None = None, **options: Any) -> list[str]:
+    def found(weight: dict[str, Any] | None = None, **options: Any) -> Sequence[str]:
         method = {
             "name": "x",
             "kinds": {"default": {}} | ({} if weight is None else {"weight": weight}),

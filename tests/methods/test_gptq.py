@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -177,7 +177,7 @@ def test_rows_of_a_convolution_are_its_patches() -> None:
 
 
 def test_options_are_checked_before_anything_starts() -> None:
-    def found(weight: str, **options: Any) -> list[str]:
+    def found(weight: str, **options: Any) -> Sequence[str]:
         kinds = {"weight": {"quantizer": weight}, "default": {}}
         method = {"name": "x", "kinds": kinds, "steps": {"all": CALIBRATE, "gptq": {"do": "gptq", **options}}}
         config, problems = RunConfig.parse({"model": {"name": "m"}, "data": {"name": "d"}, "method": method})

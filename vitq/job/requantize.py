@@ -18,6 +18,7 @@ from vitq.quant import site_table
 from vitq.quant.model import QuantizedModel
 from vitq.steps.checkpoint import Checkpoint
 from vitq.store import RunDir
+from vitq.tasks import classification
 
 if TYPE_CHECKING:
     import pandas as pd
