@@ -9,8 +9,8 @@ from dataclasses import dataclass
 # In the order of tables. COCO's detectors are those of Swin-Transformer-Object-Detection; mean_of_seven: of the seven
 # models that most papers have (vit_small … swin_base without swin_tiny).
 MODELS = (
-    "vit_small", "vit_base", "vit_large", "deit_tiny", "deit_small", "deit_base", "swin_tiny", "swin_small", "swin_base",
-    "deit3_small", "torchvision_vit_b_16", "torchvision_vit_b_32", "vit_unnamed", "vssd", "mean_of_seven",
+    "vit_small", "vit_base", "vit_large", "deit_tiny", "deit_small", "deit_base", "swin_tiny", "swin_small",
+    "swin_base", "deit3_small", "torchvision_vit_b_16", "torchvision_vit_b_32", "vit_unnamed", "vssd", "mean_of_seven",
     "mask_rcnn_swin_tiny", "mask_rcnn_swin_small", "cascade_swin_tiny", "cascade_swin_small",
 )  # fmt: skip
 
@@ -54,8 +54,8 @@ class Cell:
 
     source: id of the source that printed it, as is `run_by`, whose authors obtained it (None: not stated).
     variant: what distinguishes it from the method as published (None: nothing does).
-    std: standard deviation over seeds. decimals: as printed. full_precision: in the metric's unit; full_precision_source:
-    `table` (the source's own), `union` (the row that our notes give for all sources of a table).
+    std: standard deviation over seeds. decimals: as printed. full_precision: in the metric's unit, from
+    full_precision_source: `table` (the source's own), `union` (the row that our notes give for all sources of a table).
     facts: known facts of its protocol, by field of `Protocol`.
     """
 
@@ -95,6 +95,5 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """Who ran it, and where it was printed if that is another source: `ias_vit`, `fima_q in glf_q`; `in glf_q` where
-        the source does not say who ran it."""
-        return self.source if self.run_by == self.source else f"{self.run_by or ''} in {self.source}".lstrip()
+        """Who ran it, and where it was printed if that is another source: `ias_vit`, `fima_q in glf_q`."""
+        return self.source if self.run_by == self.source else f"{self.run_by or 'unstated'} in {self.source}"

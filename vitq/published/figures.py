@@ -83,8 +83,8 @@ class Figures:
         return spreads(cell for cell in self.cells if cell.metric != "minutes")
 
     def widest(self, count: int = 10) -> list[Spread]:
-        """The baselines with the widest spread of top-1, widest first: each method (and variant) once for a bit-width, at
-        the model where its rows lie farthest apart."""
+        """The baselines with the widest spread of top-1, widest first: each method (and variant) once for a bit-width,
+        at the model where its rows lie farthest apart."""
         found: dict[tuple[object, ...], Spread] = {}
         for spread in sorted(self.spreads(), key=lambda spread: -spread.width):
             cell = spread.cells[0]

@@ -147,15 +147,17 @@ def _reasons(spreads: Iterable[Spread]) -> list[str]:
     for spread in spreads:
         cell = spread.cells[0]
         if spread.width:
-            groups[cell.name, cell.bits, cell.metric, frozenset(c.label for c in spread.cells)].append(spread)
+            groups[cell.name, cell.bits, cell.task, frozenset(c.label for c in spread.cells)].append(spread)
     return ["\n".join([_headline(group), *map(_reason, _differing(group))]) for group in groups.values()]
 
 
 def _headline(group: Sequence[Spread]) -> str:
-    cell = group[0].cells[0]
+    cells = [spread.cells[0] for spread in group]
+    models = ", ".join(dict.fromkeys(cell.model for cell in cells))
     widest = max(group, key=lambda spread: spread.width)
-    models = f"; widest, {widest.width:.{cell.decimals}f}, at {widest.cells[0].model}" if len(group) > 1 else ""
-    return f"{cell.name}, {cell.bits}, {', '.join(s.cells[0].model for s in group)} ({cell.metric}{models}): rows differ in"
+    at = f"{widest.width:.{cells[0].decimals}f} at {widest.cells[0].model}"
+    nothing = "" if _differing(group) else " nothing that the sources state"
+    return f"{cells[0].name}, {cells[0].bits}, {models} (up to {at}): rows differ in{nothing}"
 
 
 def _differing(group: Sequence[Spread]) -> list[Difference]:
@@ -178,8 +180,10 @@ def _short(fact: str) -> str:
 
 def _notes(cells: Iterable[Cell]) -> list[str]:
     notes = {(cell.source, cell.name, cell.bits, cell.note): None for cell in cells if cell.note}
-    notes |= {(cell.source, cell.name, None, str(cell.facts["note"])): None for cell in cells if "note" in cell.facts}
+    notes |= {(cell.source, cell.method, None, str(cell.facts["note"])): None for cell in cells if "note" in cell.facts}
     lines = [f"  {source}, {name}{f', {bits}' if bits else ''}: {note}" for source, name, bits, note in notes]
+    if union := sorted({cell.source for cell in cells if cell.full_precision_source == "union"}):
+        lines.append(f"  full precision: the papers' common row; that of {', '.join(union)} itself was not read")
     return ["\n".join(["notes:", *lines])] if lines else []
 
 
@@ -227,7 +231,7 @@ def _long(cells: Iterable[Cell]) -> pd.DataFrame:
         facts = record.pop("facts")
         record["tags"] = "".join(cell.tags)
         rows.append(record | {f"protocol.{name}": facts.get(name) for name in LABELS})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, dtype=object)  # whole numbers stay whole beside gaps
 
 
 def _json(value: object) -> str:

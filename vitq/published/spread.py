@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -66,22 +65,31 @@ def spreads(cells: Iterable[Cell]) -> list[Spread]:
 
 
 def differences(cells: Sequence[Cell]) -> list[Difference]:
-    """In what rows differ or may differ; rows of one label (several models) are taken as one."""
-    labels = list(dict.fromkeys(cell.label for cell in cells))
+    """In what rows differ or may differ; a row's cells (several models) are taken together."""
+    rows: dict[tuple[object, ...], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        rows[cell.label, cell.table, cell.note].append(cell)
+    by_label = [key[0] for key in rows]
+    names = {key: cell.label if by_label.count(cell.label) == 1 else _long(cell) for key, (cell, *_) in rows.items()}
     found = []
-    for name in FIELDS:
-        by_label = {label: _facts(name, [cell for cell in cells if cell.label == label]) for label in labels}
+    for field in FIELDS:
         values: dict[str, list[str]] = defaultdict(list)
-        for label, facts in by_label.items():
-            if facts:
-                values[JOIN.join(dict.fromkeys(map(str, facts)))].append(label)
-        unknown = [label for label, facts in by_label.items() if not facts]
+        unknown = []
+        for key, row in rows.items():
+            if facts := _facts(field, row):
+                values[JOIN.join(dict.fromkeys(map(str, facts)))].append(names[key])
+            else:
+                unknown.append(names[key])
         if len(values) > 1 or (values and unknown):
-            found.append(Difference(name, dict(values), unknown))
+            found.append(Difference(field, dict(values), unknown))
     return found
 
 
+def _long(cell: Cell) -> str:
+    return ", ".join(filter(None, [cell.label, cell.table, cell.note]))
+
+
 def _facts(name: str, cells: Sequence[Cell]) -> list[Fact]:
-    if name in {field.name for field in dataclasses.fields(Cell)}:
-        return [value for cell in cells if (value := getattr(cell, name)) is not None]
-    return [cell.facts[name] for cell in cells if name in cell.facts]
+    if name in LABELS:
+        return [cell.facts[name] for cell in cells if name in cell.facts]
+    return [value for cell in cells if (value := getattr(cell, name)) is not None]
