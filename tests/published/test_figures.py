@@ -35,7 +35,7 @@ tables:
 
 def read(tmp_path: Path, text: str) -> Figures:
     (tmp_path / "mine.yaml").write_text(text)
-    return Figures.load.__wrapped__(tmp_path)  # type: ignore[attr-defined, no-any-return]
+    return Figures.load.__wrapped__(tmp_path)
 
 
 def test_cells_of_a_table(tmp_path: Path) -> None:

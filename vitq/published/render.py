@@ -127,13 +127,14 @@ def _full_precision(cells: Sequence[Cell], model: str) -> str:
 
 def _text(frame: pd.DataFrame) -> str:
     """Columns of words to the left, of numbers to the right."""
-    cells = frame.astype(str)
-    words = [name for name in cells if not any(text.replace(".", "").isdigit() for text in cells[name])]
-    for name in words:
-        width = max(len(name), *cells[name].str.len())
-        cells[name] = cells[name].str.ljust(width)
-    cells.columns = [name.ljust(len(cells[name].iloc[0])) if name in words else name for name in cells]
-    return cells.to_string(index=False)
+    columns: dict[str, list[str]] = {str(name): [str(text) for text in frame[name]] for name in frame}
+    for name, texts in list(columns.items()):
+        if not any(text.replace(".", "").isdigit() for text in texts):
+            width = max(map(len, [name, *texts]))
+            columns[name.ljust(width)] = [text.ljust(width) for text in columns.pop(name)]
+        else:
+            columns[name] = columns.pop(name)  # keeps the order
+    return pd.DataFrame(columns).to_string(index=False)
 
 
 def _latex(title: str, frame: pd.DataFrame) -> str:
