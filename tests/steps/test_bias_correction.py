@@ -130,7 +130,7 @@ def test_one_override_appends_it_to_any_recipe_but_one_that_must_end_as_it_does(
 
 
 def test_a_step_that_must_be_last_is_deleted_and_appended_again(repo: Path) -> None:
-    """As docs/methods/steps.md says; scale_predictor's recipe has the step's defaults, so that it is the same step again."""
+    """As docs/methods/steps.md says; the step has its defaults in scale_predictor's recipe, so it is the same again."""
     documented = (repo / "docs" / "methods" / "steps.md").read_text(encoding="utf-8")
     assert f"'~method.steps.predict' \\\n  '{APPEND}' '{PREDICT}'" in documented
     (plain,) = composed("method=scale_predictor")
