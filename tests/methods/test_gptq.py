@@ -19,7 +19,7 @@ from vitq.quant.layout import Axes
 from vitq.quant.model import build
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps import Workspace
-from vitq.steps.layer_walk import quantized_lane
+from vitq.steps.layer_walk import quantized_walk
 from vitq.steps.weight_grid import Grid, as_rows
 
 Make = Callable[..., Workspace]
@@ -150,15 +150,15 @@ def test_the_hessian_is_that_of_all_quantized_inputs(workspace: Make) -> None:
     work = workspace(tiny("vit"), UNIFORM, images=20, weight=4, activation=4)
     run(work, CALIBRATE)
     layer = part(work.model.model, "patch_embed.proj")
-    lane = quantized_lane(work)
+    walk = quantized_walk(work)
     patches = images(work).double().unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 1, 4, 5).reshape(-1, 192)
     expected = patches.T @ patches / len(patches)
-    assert torch.allclose(gptq.hessian(lane, layer, "patch_embed.proj"), expected, atol=1e-5)
-    lane.advance()
-    lane.enter(1)
+    assert torch.allclose(gptq.hessian(walk, layer, "patch_embed.proj"), expected, atol=1e-5)
+    walk.advance()
+    walk.enter(1)
     block, tokens = part(work.model.model, "blocks.0"), work.model.structure.segments[0].forward(images(work))
     rows = block.attn.qkv.input_site(block.norm1(tokens)).reshape(-1, 48).double()
-    found = gptq.hessian(lane, block.attn.qkv, "blocks.0.attn.qkv")
+    found = gptq.hessian(walk, block.attn.qkv, "blocks.0.attn.qkv")
     assert torch.allclose(found, rows.T @ rows / len(rows), atol=1e-5)
 
 

@@ -15,7 +15,7 @@ from vitq.engine import recipe_checks
 from vitq.planning import compose
 from vitq.steps import Workspace
 from vitq.steps.bias_correction import mean_error
-from vitq.steps.layer_walk import layers, quantized_lane, teacher_lane
+from vitq.steps.layer_walk import layers, quantized_walk, teacher_walk
 from vitq.steps.step import parse_step
 
 Make = Callable[..., Workspace]
@@ -35,7 +35,7 @@ PREDICT = "+method.steps.predict={do: predict_scales}"
 
 def errors(work: Workspace, input_: str = "fp") -> dict[str, Tensor]:
     """Mean output error of every layer of the network as it stands."""
-    quantized, exact = quantized_lane(work), teacher_lane(work)
+    quantized, exact = quantized_walk(work), teacher_walk(work)
     found = {}
     for name, _ in layers(work, [quantized, exact], "errors"):
         if input_ == "quantized":

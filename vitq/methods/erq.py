@@ -15,7 +15,7 @@ from vitq.quant.dual import DualUniformQuantizer
 from vitq.quant.layers import QuantConv2d
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.calibrate import fit_weight
-from vitq.steps.layer_walk import Lane, Layer, Unquantized, layers, quantized_lane
+from vitq.steps.layer_walk import Layer, NetworkWalk, Unquantized, layers, quantized_walk
 from vitq.steps.step import Step, Workspace, register_step
 from vitq.steps.weight_grid import Grid, as_rows, cholesky, damped, needs_uniform_weights, put_weight
 
@@ -87,7 +87,7 @@ class Erq(Step):
         return problems
 
     def run(self, work: Workspace) -> None:
-        quantized, exact = quantized_lane(work), Unquantized(work)
+        quantized, exact = quantized_walk(work), Unquantized(work)
         folded = {name for link in work.model.structure.links for name in link.consumers}
         for name, layer in layers(work, [quantized, exact], "erq"):
             if self.dual and name in folded:
@@ -145,7 +145,7 @@ class Moments:
 
 
 @torch.no_grad()
-def moments(layer: Layer, name: str, quantized: Lane, exact: Lane | None) -> Moments:
+def moments(layer: Layer, name: str, quantized: NetworkWalk, exact: NetworkWalk | None) -> Moments:
     """Stream a layer's inputs. exact None: x is x̄ before quantization."""
     site = f"{name}.input_site"
     inputs = layer.weight[0].numel()

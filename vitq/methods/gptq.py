@@ -12,7 +12,7 @@ from vitq.config import RunConfig
 from vitq.errors import Problem, bad
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.calibrate import fit_weight
-from vitq.steps.layer_walk import Lane, Layer, layers, quantized_lane
+from vitq.steps.layer_walk import Layer, NetworkWalk, layers, quantized_walk
 from vitq.steps.step import Step, Workspace, register_step
 from vitq.steps.weight_grid import Grid, as_rows, cholesky, damped, needs_uniform_weights, put_weight
 
@@ -47,8 +47,8 @@ class Gptq(Step):
         return problems
 
     def run(self, work: Workspace) -> None:
-        lane = quantized_lane(work)
-        for name, layer in layers(work, [lane], "gptq"):
+        walk = quantized_walk(work)
+        for name, layer in layers(work, [walk], "gptq"):
             site = layer.weight_site
             if site.quantizer is None:
                 continue
@@ -58,16 +58,16 @@ class Gptq(Step):
                 fit_weight(work, site)
             grid = Grid.of(site.quantizer, layer.weight.data)
             weight = layer.weight.data.flatten(1).double()
-            put_weight(layer, solve(weight, hessian(lane, layer, name), grid, self.damping, self.act_order, self.block))
+            put_weight(layer, solve(weight, hessian(walk, layer, name), grid, self.damping, self.act_order, self.block))
             site.on = True
 
 
 @torch.no_grad()
-def hessian(lane: Lane, layer: Layer, name: str) -> Tensor:
+def hessian(walk: NetworkWalk, layer: Layer, name: str) -> Tensor:
     """(I, I) float64: mean of x̄ x̄ᵀ over all images and positions."""
     total: Tensor | None = None
     count = 0
-    for x in lane.arriving(f"{name}.input_site"):
+    for x in walk.arriving(f"{name}.input_site"):
         rows = as_rows(layer, layer.input_site(x))
         gram = (rows.T @ rows).double()
         total = gram if total is None else total + gram

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vitq.quant.layers import QuantConv2d
-from vitq.steps.layer_walk import Lane, Layer, layers, quantized_lane, teacher_lane
+from vitq.steps.layer_walk import Layer, NetworkWalk, layers, quantized_walk, teacher_walk
 from vitq.steps.step import Step, Workspace, register_step
 
 
@@ -32,7 +32,7 @@ class BiasCorrection(Step):
     tunes_weights: ClassVar[bool] = True
 
     def run(self, work: Workspace) -> None:
-        quantized, exact = quantized_lane(work), teacher_lane(work)
+        quantized, exact = quantized_walk(work), teacher_walk(work)
         for name, layer in layers(work, [quantized, exact], "bias_correction"):
             if self.input == "quantized":
                 exact.inputs = quantized.inputs
@@ -40,7 +40,7 @@ class BiasCorrection(Step):
 
 
 @torch.no_grad()
-def mean_error(quantized: Lane, exact: Lane, name: str) -> Tensor:
+def mean_error(quantized: NetworkWalk, exact: NetworkWalk, name: str) -> Tensor:
     """(channels,) float64: mean of the quantized layer's output less the full-precision layer's."""
     total, count = torch.zeros((), dtype=torch.float64), 0
     layer, target = quantized.module(name), exact.module(name)
