@@ -25,7 +25,6 @@ from vitq.deploy.onnx.export_onnx import save_onnx
 from vitq.deploy.packed.packed import Packed, load_packed
 from vitq.deploy.runtimes import openvino as ov
 from vitq.deploy.runtimes.onnxruntime import Session
-from vitq.job.execute import stored_config
 from vitq.job.packed_run import packed_run
 from vitq.progress import Progress
 from vitq.store import Store
@@ -63,12 +62,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    run_dir = Store(args.runs_dir).find(args.signature)
-    config, packed = stored_config(run_dir), packed_run(run_dir, Progress())
-    images, record = data.eval_set(config, Progress()), run_dir.read_predictions()
+    run = Store(args.runs_dir).find(args.signature)
+    packed = packed_run(run.dir, Progress())
+    images, record = data.eval_set(run.config, Progress()), run.predictions
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         for name in args.forms:
-            infer = form(name, packed, run_dir.model_path, Path(folder), args.threads)
+            infer = form(name, packed, run.dir.model_path, Path(folder), args.threads)
             batches: Iterator[tuple[torch.Tensor, torch.Tensor]] = images.batches(64, torch.device("cpu"))
             logits = torch.cat([infer(x).double() for x, _ in batches]).numpy()
             print(row(name, logits, record, images.labels), flush=True)

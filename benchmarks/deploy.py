@@ -31,7 +31,6 @@ from vitq.deploy.onnx.export_onnx import export, save_onnx
 from vitq.deploy.packed.packed import load_packed, save_packed
 from vitq.deploy.runtimes import openvino as ov
 from vitq.engine import recipe
-from vitq.job.execute import stored_config
 from vitq.job.packed_run import packed_run
 from vitq.models.build import create
 from vitq.models.load import load_model
@@ -100,14 +99,14 @@ def onnx_of(run_dir: RunDir) -> Path:
 def compare(args: argparse.Namespace) -> None:
     store, progress = Store(args.runs_dir), Progress()
     found = [store.find(signature) for signature in args.signatures]
-    config = stored_config(found[0])
+    config = found[0].config
     images = data.eval_set(config, progress)
     model = load_model(config.model, config.data, config.cache_dir, progress).eval()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "float.onnx").write_bytes(export(model, config.model.input_size))
         graphs = {"float": ov.convert(folder / "float.onnx")}
-        graphs |= {run_dir.signature[:4]: ov.convert(onnx_of(run_dir)) for run_dir in found}
+        graphs |= {run.signature[:4]: ov.convert(onnx_of(run.dir)) for run in found}
         models = {
             f"{graph}:{precision}": ov.Request(ov.compiled(graphs[graph], precision, args.threads)).infer
             for graph in graphs
@@ -121,7 +120,7 @@ def compare(args: argparse.Namespace) -> None:
             show(models, first, (32, 1), args.repeats)
         if args.no_accuracy:
             return
-        recorded = {r.signature[:4]: r.read_predictions()["topk_index"][:, 0] for r in found}
+        recorded = {run.signature[:4]: run.predictions["topk_index"][:, 0] for run in found}
         reference: np.ndarray | None = None
         for form, infer in models.items():
             classes = np.concatenate([infer(x.numpy()).argmax(1) for x, _ in images.batches(32, CPU)])
@@ -134,15 +133,15 @@ def compare(args: argparse.Namespace) -> None:
 
 def profile(args: argparse.Namespace) -> None:
     """Milliseconds of each kind of node, from OpenVINO's counters."""
-    run_dir = Store(args.runs_dir).find(args.signature)
-    config = stored_config(run_dir)
+    run = Store(args.runs_dir).find(args.signature)
+    config = run.config
     settings = {
         "PERF_COUNT": True,
         "INFERENCE_PRECISION_HINT": args.precision,
         "INFERENCE_NUM_THREADS": args.threads,
         "NUM_STREAMS": 1,
     }
-    request = openvino.Core().compile_model(ov.convert(onnx_of(run_dir)), "CPU", settings).create_infer_request()
+    request = openvino.Core().compile_model(ov.convert(onnx_of(run.dir)), "CPU", settings).create_infer_request()
     images = np.random.default_rng(0).standard_normal((args.batch, 3, config.model.input_size, config.model.input_size))
     spent: dict[tuple[str, str], list[float]] = {}
     for turn in range(args.repeats + 2):
@@ -150,7 +149,7 @@ def profile(args: argparse.Namespace) -> None:
         for node in request.get_profiling_info() if turn > 1 else ():
             spent.setdefault((node.node_type, node.exec_type), []).append(node.real_time.total_seconds() * 1e3)
     total = sum(map(sum, spent.values()))
-    print(f"{run_dir.signature[:4]} {args.precision} batch {args.batch}: {total / args.repeats:.1f} ms in nodes")
+    print(f"{run.signature[:4]} {args.precision} batch {args.batch}: {total / args.repeats:.1f} ms in nodes")
     for (kind, kernel), times in sorted(spent.items(), key=lambda item: -sum(item[1]))[:16]:
         nodes, whole = len(times) // args.repeats, sum(times)
         print(f"{whole / args.repeats:8.1f} ms {100 * whole / total:5.1f} %  {nodes:4} × {kind} ({kernel})", flush=True)

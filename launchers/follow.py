@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-
 from vitq.errors import VitqError
 from vitq.planning.display import Show
 from vitq.planning.plan import PlannedRun
@@ -46,11 +44,11 @@ class Watched:
         self._show, self._run_dir = watcher.show, watcher.store.run(run.signature)
         self._progress: Progress | None = None
         self._follower = Follower()
-        self._before = self._attempt()
+        self._before = self._run_dir.attempt
 
     def begin_anew(self) -> None:
-        """It is handed to another process: what happened until now is the past."""
-        self._before = self._attempt()
+        """It is handed to another process: failures recorded before this point are ignored."""
+        self._before = self._run_dir.attempt
 
     def look(self) -> bool | None:
         """True: it has its result; False: it failed; None: neither, and what moved was shown."""
@@ -73,21 +71,11 @@ class Watched:
 
     def fail(self, reason: str, timed_out: bool = False) -> None:
         """It has ended without a result; recorded where its own process could not."""
-        status = self._run_dir.status_hint()
-        if status is None or status.state != "failed":
-            attempt = status.attempt if status else 1
-            host = socket.gethostname()
-            self._run_dir.write_status(
-                Status(state="failed", attempt=attempt, error=reason, host=host, timed_out=timed_out)
-            )
-        claim.bury(self._run_dir)
+        self._run_dir.fail(reason, timed_out=timed_out)
+        claim.remove_leftovers(self._run_dir)
         self._show.failed(self.run, VitqError(reason))
 
     def _begin(self) -> Progress:
         if self._progress is None:
             self._progress = self._show.running(self.run)
         return self._progress
-
-    def _attempt(self) -> int:
-        status = self._run_dir.status_hint()
-        return status.attempt if status is not None and status.state != "planned" else 0

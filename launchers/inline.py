@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -20,9 +18,7 @@ from vitq.planning.engine import engine
 from vitq.planning.estimate import History
 from vitq.planning.launcher import LAUNCHERS, Launcher, Preview
 from vitq.planning.plan import Plan, PlannedRun
-from vitq.store import RunDir
 from vitq.store.claim import Claim
-from vitq.store.records import Status
 
 # Seconds between two looks at runs that another process executes.
 _LOOK = 0.5
@@ -65,7 +61,8 @@ class Inline(Launcher):
                 try:
                     result = engine().execute(run_dir, progress, trackers[wanted], group=plan.name)
                 except Exception as error:  # noqa: BLE001 - whatever stops one run must not stop the sweep
-                    _record(run_dir, error)
+                    # The job records failures inside a run; this is for what fails before it gets so far.
+                    run_dir.fail(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
                     show.failed(run, error)
                     failed.append(run.signature)
                 else:
@@ -87,12 +84,9 @@ def _claimed(plan: Plan, show: Show) -> Iterator[tuple[PlannedRun, Claim | None]
             if run_dir.is_done():
                 show.skipped(run)
                 continue
-            status = run_dir.status_hint()
-            attempt = status.attempt if status else 0
-            if run.signature in attempts and status and status.state == "failed" and attempt > attempts[run.signature]:
+            if run_dir.failure_after(attempts.setdefault(run.signature, run_dir.attempt)):
                 yield run, None
                 continue
-            attempts.setdefault(run.signature, attempt)
             claim = Claim.take(run_dir)
             if claim is None:
                 others.append(run)
@@ -104,14 +98,3 @@ def _claimed(plan: Plan, show: Show) -> Iterator[tuple[PlannedRun, Claim | None]
         left = others
         if left:
             time.sleep(_LOOK)
-
-
-def _record(run_dir: RunDir, error: Exception) -> None:
-    """Failures inside a run are recorded by the job; this is for what fails before the job gets so far."""
-    status = run_dir.status_hint()
-    if status is not None and status.state == "failed":
-        return
-    text = "".join(traceback.format_exception(error))
-    line = f"{type(error).__name__}: {error}"
-    run_dir.write_status(Status(state="failed", error=line, traceback=text, pid=os.getpid(), host=socket.gethostname()))
-    run_dir.append_log(text)

@@ -13,7 +13,7 @@ import pytest
 from tests.fake_engine import FakeEngine
 from vitq.cli import COMMANDS, main
 from vitq.config import RunConfig
-from vitq.store import Store
+from vitq.store import Store, claim
 from vitq.store.records import Result, Status
 
 QUICK = ["tracker=none", "model=vit_digits"]
@@ -232,23 +232,27 @@ def test_status_names_what_a_sweep_varies(engine: FakeEngine, capsys: pytest.Cap
 def test_status_of_a_run_whose_process_is_gone(
     small: str, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import socket
-
     main(["sweep", small])
     store = Store("runs")
-    first, second, third, fourth, _ = store.read_sweep(small).signatures
+    first, second, third, fourth, fifth = store.read_sweep(small).signatures
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    for signature, pid, host in ((first, gone.pid, socket.gethostname()), (second, gone.pid, "elsewhere")):
+    owners = {first: claim.this_process().model_copy(update={"pid": gone.pid}), second: claim.this_process()}
+    for signature, owner in owners.items():
         store.run(signature).result_path.unlink()
-        store.run(signature).write_status(Status(state="running", stage="ranges", done=3, total=9, pid=pid, host=host))
+        store.run(signature).write_status(Status(state="running", stage="ranges", done=3, total=9))
+        store.run(signature).claim_path.write_text(owner.to_json())
     store.run(third).result_path.write_text("{")
+    store.run(fourth).result_path.unlink()
     store.run(fourth).status_path.write_text("{")
+    store.run(fifth).status_path.write_text("{")  # a valid result is enough
     capsys.readouterr()
     assert main(["status", small, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["runs"]
     assert [row["state"] for row in rows] == ["interrupted", "running", "failed", "unreadable", "done"]
     assert rows[0]["stage"] == "ranges 3/9"
+    assert rows[0]["error"].startswith("its process ")
+    assert (rows[1]["stage"], rows[1]["eta"]) == ("ranges 3/9", None)
     assert "missing or invalid" in rows[2]["error"]
 
 

@@ -18,9 +18,8 @@ from vitq.cli import main
 from vitq.config import RunConfig
 from vitq.planning import compose, planner
 from vitq.planning.resume import stored_plan
-from vitq.store import Store, SweepRecord, claim
+from vitq.store import Run, RunDir, Store, SweepRecord, claim
 from vitq.store.records import Status
-from vitq.store.run_state import standing
 from vitq.store.submissions import Submission
 
 
@@ -42,13 +41,23 @@ def planned(store: Store, method: str, status: Status | None = None) -> str:
     return run.signature
 
 
+def claimed(run_dir: RunDir) -> claim.Claim:
+    """This process executes the run, as far as others can see."""
+    taken = claim.Claim.take(run_dir)
+    assert taken is not None
+    return taken
+
+
 def test_eta_follows_the_pace_of_the_stage(store: Store) -> None:
     times = {"stage_at": "2026-11-21T10:00:00+00:00", "updated_at": "2026-11-21T12:00:30+02:00"}
     running = Status(state="running", stage="reconstruct", done=10, total=40, host="elsewhere", pid=1, **times)
-    stands = standing(store.run(planned(store, "a", running)))
-    assert (stands.state, stands.stage, stands.eta) == ("running", "reconstruct 10/40", 90.0)
-    unknown = running.model_copy(update={"done": 0})
-    assert standing(store.run(planned(store, "b", unknown))).eta is None
+    run = Run(store.run(planned(store, "a", running)))
+    with claimed(run.dir):
+        assert (run.state, run.stage, run.eta) == ("running", "reconstruct 10/40", 90.0)
+    assert (run.state, run.stage, run.eta) == ("interrupted", "reconstruct 10/40", None)
+    unknown = Run(store.run(planned(store, "b", running.model_copy(update={"done": 0}))))
+    with claimed(unknown.dir):
+        assert (unknown.state, unknown.eta) == ("running", None)
 
 
 def test_status_lists_all_sweeps(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,12 +102,14 @@ def test_logs_follow_a_run_to_its_end(store: Store, capsys: pytest.CaptureFixtur
     signature = planned(store, "a", Status(state="running", pid=os.getpid(), host="elsewhere"))
     log = store.run(signature).log_path
     log.write_text("begin\n")
+    held = claimed(store.run(signature))
 
     def work() -> None:
-        time.sleep(0.2)
-        with log.open("a") as file:
-            file.write("middle\n")
-        finish(store, config("a"), correct(1))
+        with held:
+            time.sleep(0.2)
+            with log.open("a") as file:
+                file.write("middle\n")
+            finish(store, config("a"), correct(1))
         with log.open("a") as file:
             file.write("end\n")
 
@@ -127,6 +138,7 @@ def test_gc_keeps_what_is_needed(store: Store, capsys: pytest.CaptureFixture[str
     for token, names in {"0" * 12: [[done], [loose]], "1" * 12: [[done], [half]]}.items():
         words: dict[str, Any] = {"command": [], "max_retries": 1, "max_timeouts": 1}
         store.submissions.write(Submission(token=token, allocations=names, **words))
+    held = claimed(store.run(alive))
 
     assert main(["gc"]) == 0
     assert "6 found" in capsys.readouterr().out
@@ -143,6 +155,7 @@ def test_gc_keeps_what_is_needed(store: Store, capsys: pytest.CaptureFixture[str
     capsys.readouterr()
     assert main(["gc"]) == 0
     assert capsys.readouterr().out == "nothing to remove\n"
+    held.release()
 
 
 def test_retry_goes_by_what_is_stored(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,7 +231,7 @@ def test_cancel_interrupts_who_holds_a_run(store: Store, capsys: pytest.CaptureF
         assert f"process {owner.pid} was told to stop" in capsys.readouterr().out
         assert owner.wait(timeout=30) != 0
     assert not store.run(signature).claim_path.exists()
-    elsewhere = claim.me().model_copy(update={"host": "elsewhere-1"})
+    elsewhere = claim.this_process().model_copy(update={"host": "elsewhere-1"})
     store.run(signature).claim_path.write_text(elsewhere.to_json())
     assert main(["cancel", "one"]) == 1
     assert "cancel it there" in capsys.readouterr().out

@@ -14,9 +14,8 @@ import pytest
 from tests.test_job import Planner
 from vitq import signals
 from vitq.job import worker
-from vitq.store import RunDir
+from vitq.store import Run, RunDir
 from vitq.store.claim import Claim
-from vitq.store.run_state import standing
 
 STOPPED_TWICE = """
 import os, signal, sys, time
@@ -149,8 +148,8 @@ def test_a_run_that_is_told_to_stop(tmp_path: Path, number: signal.Signals) -> N
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert "finished blocks are kept" in said
-    stands = standing(run_dir)
-    assert (stands.state, stands.error) == ("interrupted", f"told to stop by {number.name}")
+    run = Run(run_dir)
+    assert (run.state, run.reason) == ("interrupted", f"told to stop by {number.name}")
     assert not list(run_dir.path.glob("claim*"))
     assert not run_dir.is_done()
 

@@ -112,7 +112,7 @@ def test_a_zombie_is_dead_and_a_stopped_process_is_not(run: RunDir, tmp_path: Pa
 def test_a_successor_that_died_is_succeeded_in_turn(run: RunDir) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    first = claim.me().model_copy(update={"pid": gone.pid, "token": "first"})
+    first = claim.this_process().model_copy(update={"pid": gone.pid, "token": "first"})
     second = first.model_copy(update={"token": "second"})
     run.claim_path.write_text(first.to_json())
     (run.path / "claim.first.successor").write_text(second.to_json())
@@ -123,14 +123,14 @@ def test_a_successor_that_died_is_succeeded_in_turn(run: RunDir) -> None:
     assert list(run.path.iterdir()) == []
 
 
-def test_who_died_right_after_the_result_is_buried_by_the_next_retry(tmp_path: Path) -> None:
+def test_who_died_right_after_the_result_is_cleaned_up_by_the_next_retry(tmp_path: Path) -> None:
     """Its run is not planned again: nobody else would come by."""
     store = Store(tmp_path / "runs")
     run = store.run(finish(store, config("a"), correct(1)))
     store.write_sweep(SweepRecord(name="one", signatures=[run.signature]))
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    run.claim_path.write_text(claim.me().model_copy(update={"pid": gone.pid}).to_json())
+    run.claim_path.write_text(claim.this_process().model_copy(update={"pid": gone.pid}).to_json())
     run.state_dir.mkdir()
     (run.path / f".status.json.{host_id()}.{gone.pid}.3.tmp").write_text("{")
     with pytest.raises(VitqError, match="has no run to do"):
@@ -147,14 +147,14 @@ def test_who_died_while_taking_a_finished_run_leaves_nothing(run: RunDir) -> Non
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     (run.path / f".claim.{host_id()}.{gone.pid}.0.tmp").write_text("{")
-    claim.bury(run)
+    claim.remove_leftovers(run)
     assert list(run.path.iterdir()) == []
-    late = claim.me().model_copy(update={"pid": gone.pid, "token": "late"})
+    late = claim.this_process().model_copy(update={"pid": gone.pid, "token": "late"})
     (run.path / "claim.dead.successor").write_text(late.to_json())
-    claim.bury(run)
+    claim.remove_leftovers(run)
     assert list(run.path.iterdir()) == []
     run.path.rmdir()
-    claim.bury(run)
+    claim.remove_leftovers(run)
     assert not run.path.exists()
 
 
@@ -196,14 +196,14 @@ def test_who_was_asleep_for_a_whole_succession_overwrites_nobody(run: RunDir) ->
     """Between our look at the dead owner and our attempt, one successor came and went, and a third one has the run."""
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    dead = claim.me().model_copy(update={"pid": gone.pid, "token": "dead"})
+    dead = claim.this_process().model_copy(update={"pid": gone.pid, "token": "dead"})
     run.claim_path.write_text(dead.to_json())
     first = Claim.take(run)
     assert first is not None
     first.release()
     third = Claim.take(run)
     assert third is not None
-    assert not claim._succeed(run, dead, claim.me())
+    assert not claim._succeed(run, dead, claim.this_process())
     assert claim.read(run) == third.owner
     third.release()
     assert list(run.path.iterdir()) == []
@@ -212,7 +212,7 @@ def test_who_was_asleep_for_a_whole_succession_overwrites_nobody(run: RunDir) ->
 def test_another_machine_is_dead_when_it_is_silent_by_our_clock(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claim, "SILENCE", 0.2)
     monkeypatch.setattr(claim, "_watch", claim.Watch())
-    owner = claim.me().model_copy(update={"host": "elsewhere-1"})
+    owner = claim.this_process().model_copy(update={"host": "elsewhere-1"})
     run.claim_path.write_text(owner.to_json())
     os.utime(run.claim_path, (1, 1))  # a clock that is decades behind says nothing
     assert Claim.take(run) is None
@@ -227,7 +227,7 @@ def test_another_machine_is_dead_when_it_is_silent_by_our_clock(run: RunDir, mon
 
 
 def test_an_earlier_boot_of_this_machine_is_dead(run: RunDir) -> None:
-    run.claim_path.write_text(claim.me().model_copy(update={"boot": "before"}).to_json())
+    run.claim_path.write_text(claim.this_process().model_copy(update={"boot": "before"}).to_json())
     held = Claim.take(run)
     assert held is not None
     held.release()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections import deque
 from multiprocessing import connection
 
@@ -12,7 +11,6 @@ from vitq.launchers.local.worker import Worker
 from vitq.planning.display import Show
 from vitq.planning.plan import Plan, PlannedRun
 from vitq.store import claim
-from vitq.store.records import Status
 
 # Longest wait for a worker, in seconds.
 _LOOK = 0.1
@@ -31,7 +29,7 @@ class Queue:
         for run in sorted(plan.runs, key=lambda run: models.index(run.config.model.name)):
             if plan.store.run(run.signature).is_done():
                 show.skipped(run)
-                claim.bury(plan.store.run(run.signature))
+                claim.remove_leftovers(plan.store.run(run.signature))
             else:
                 self._waiting.append(run)
         self._environments = slot_environments(options)
@@ -70,25 +68,18 @@ class Queue:
 
     def fail(self, run: PlannedRun, reason: str) -> None:
         """A run has ended without a result."""
-        run_dir = self.plan.store.run(run.signature)
-        status = run_dir.status_hint()
-        if status is None or status.state != "failed":
-            attempt, stage = (status.attempt, status.stage) if status else (1, "")
-            run_dir.write_status(
-                Status(state="failed", attempt=attempt, stage=stage, error=reason, host=socket.gethostname())
-            )
+        self.plan.store.run(run.signature).fail(reason)
         self.show.failed(run, VitqError(reason))
         self.failed.append(run.signature)
 
     def _take(self) -> PlannedRun | None:
-        """The next run that nobody else is at; those of others go to the end."""
+        """The next run that no other process executes; those that are executed go to the end."""
         for _ in range(len(self._waiting)):
             run = self._waiting.popleft()
             run_dir = self.plan.store.run(run.signature)
-            holder = claim.read(run_dir)
             if run_dir.is_done():
                 self.show.skipped(run)
-            elif holder is not None and not claim.is_dead(holder, run_dir.claim_path):
+            elif claim.is_held(run_dir):
                 self._waiting.append(run)
             else:
                 return run

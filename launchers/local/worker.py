@@ -67,16 +67,16 @@ class Worker:
         )  # fmt: skip
         os.close(writing)
         self._progress: Progress | None = None
-        self._heard = b""
-        self._attempt, self._said, self._looked = 0, 0, 0.0
+        self._unread = b""
+        self._attempt, self._stderr_start, self._looked = 0, 0, 0.0
         self._follower = Follower()
 
     def give(self, run: PlannedRun) -> None:
         """The next run; the one before has ended."""
         self.run, self.given = run, self.given + 1
         self._progress, self._follower = None, Follower()
-        self._attempt = self._attempts()
-        self._said = self._errors.seek(0, os.SEEK_END)
+        self._attempt = self._owner.plan.store.run(run.signature).attempt
+        self._stderr_start = self._errors.seek(0, os.SEEK_END)
         # A process that is gone already is found by look().
         with suppress(BrokenPipeError):
             self._input.write(f"{run.signature}\n".encode())
@@ -84,15 +84,15 @@ class Worker:
 
     def look(self) -> bool:
         """Show what has moved. True when the process has ended and its run is accounted for."""
-        heard = self.answers.read()
-        if heard == b"":
+        answer = self.answers.read()
+        if answer == b"":
             self._process.wait()
             if self.run is not None and not self._settle():
                 self._owner.died(self.run, self._reason())
             self.run = None
             self._release()
             return True
-        *lines, self._heard = (self._heard + (heard or b"")).split(b"\n")
+        *lines, self._unread = (self._unread + (answer or b"")).split(b"\n")
         if lines and self.run is not None:
             _, word, *reason = lines[-1].decode(errors="replace").split(" ", 2)
             if word == "busy":
@@ -149,10 +149,9 @@ class Worker:
             self._begin()
             self._owner.show.finished(self.run, result)
             return True
-        status = run_dir.status_hint()
-        if status and status.state == "failed" and status.attempt > self._attempt:
+        if (failure := run_dir.failure_after(self._attempt)) is not None:
             self._begin()
-            self._owner.fail(self.run, status.error or "no reason was recorded")
+            self._owner.fail(self.run, failure.error or "no reason was recorded")
             return True
         return False
 
@@ -170,21 +169,16 @@ class Worker:
             self._progress = self._owner.show.running(self.run)
         return self._progress
 
-    def _attempts(self) -> int:
-        assert self.run is not None
-        status = self._owner.plan.store.run(self.run.signature).status_hint()
-        return status.attempt if status is not None and status.state != "planned" else 0
-
     def _reason(self) -> str:
         code = self._process.returncode
-        self._errors.seek(self._said)
+        self._errors.seek(self._stderr_start)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        said = f": {lines[-1]}" if lines else ""
+        last = f": {lines[-1]}" if lines else ""
         if code >= 0:
-            return f"the worker ended with exit code {code} before this run had a result{said}"
+            return f"the worker ended with exit code {code} before this run had a result{last}"
         name = signal.Signals(-code).name
         memory = "; the kernel ends processes so when memory runs out" if name == "SIGKILL" else ""
-        return f"the worker was ended by {name}{memory}{said}"
+        return f"the worker was ended by {name}{memory}{last}"
 
 
 def _result(run_dir: RunDir) -> Result | None:

@@ -238,9 +238,7 @@ class Driver:
         self.failed.append(name)
 
     def _is_claimed(self, name: str) -> bool:
-        run_dir = self.plan.store.run(name)
-        holder = claim.read(run_dir)
-        return holder is not None and not claim.is_dead(holder, run_dir.claim_path)
+        return claim.is_held(self.plan.store.run(name))
 
     def _say(self, text: str) -> None:
         from rich.markup import escape

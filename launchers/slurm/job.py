@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,6 @@ from types import FrameType
 from vitq.errors import VitqError
 from vitq.launchers.slurm import commands
 from vitq.store import Store, claim
-from vitq.store.records import Status
 from vitq.store.submissions import Submission
 
 # How often a worker may die before it begins any run.
@@ -39,7 +37,7 @@ class Allocation:
         while left := [name for name in left if not self.store.run(name).is_done()]:
             if self.told is not None:
                 return self._stop(left)
-            before = {name: self._attempt(name) for name in left}
+            before = {name: self.store.run(name).attempt for name in left}
             code = self._run(left)
             left = [name for name in left if not self._settled(name, before[name])]
             if self.told is None and left:
@@ -79,10 +77,9 @@ class Allocation:
         return left
 
     def _has_died_at(self, name: str, before: int) -> bool:
-        """Whether our worker had begun a run. Somebody else who has begun it meanwhile is alive and holds its claim."""
+        """Whether our worker had begun a run. Another process that has begun it since is alive and holds its claim."""
         run_dir = self.store.run(name)
-        holder = claim.read(run_dir)
-        return self._attempt(name) > before and (holder is None or claim.is_dead(holder, run_dir.claim_path))
+        return run_dir.attempt > before and not claim.is_held(run_dir)
 
     def _stop(self, left: list[str]) -> int:
         """SLURM wants the node back. Before the time limit the job is queued again; otherwise SLURM does that."""
@@ -107,22 +104,12 @@ class Allocation:
 
     def _settled(self, name: str, before: int) -> bool:
         run_dir = self.store.run(name)
-        status = run_dir.status_hint()
-        failed = status is not None and status.state == "failed" and status.attempt > before
-        return failed or run_dir.is_done()
-
-    def _attempt(self, name: str) -> int:
-        status = self.store.run(name).status_hint()
-        return status.attempt if status is not None and status.state != "planned" else 0
+        return run_dir.failure_after(before) is not None or run_dir.is_done()
 
     def _fail(self, name: str, reason: str, timed_out: bool = False) -> None:
         log = self.store.submissions.log_path(self.submission.token, self.index)
-        text = f"{reason}; see {log}"
-        host = socket.gethostname()
-        attempt = self._attempt(name) or 1
-        self.store.run(name).write_status(
-            Status(state="failed", attempt=attempt, error=text, host=host, timed_out=timed_out)
-        )
+        # Also over an earlier failure: that this job ended it is what `vitq retry --timeout` asks for.
+        self.store.run(name).fail(f"{reason}; see {log}", timed_out=timed_out, overwrite=True)
 
 
 def _threads() -> dict[str, str]:

@@ -12,10 +12,11 @@ from vitq.launchers.slurm.driver import Driver
 from vitq.planning.background import start_driver
 from vitq.planning.display import Show
 from vitq.planning.estimate import History
-from vitq.planning.launcher import LAUNCHERS, JobState, Launcher, Preview
+from vitq.planning.launcher import LAUNCHERS, Launcher, Preview
 from vitq.planning.plan import Plan, PlannedRun
 from vitq.planning.wording import count
 from vitq.store import Store, claim
+from vitq.store.run import JobState
 
 
 @LAUNCHERS.register("slurm")
@@ -86,5 +87,5 @@ class Slurm(Launcher):
 def _tidy(plan: Plan) -> None:
     """Remove what dead processes left of these runs and their jobs."""
     for run in plan.runs:
-        claim.bury(plan.store.run(run.signature))
+        claim.remove_leftovers(plan.store.run(run.signature))
     plan.store.submissions.tidy()

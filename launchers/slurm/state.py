@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from vitq.launchers.slurm import commands
-from vitq.planning.launcher import JobState
 from vitq.store import Store
+from vitq.store.run import JobState
 
 
 def job_states(store: Store, wanted: set[str]) -> dict[str, JobState]:

@@ -20,6 +20,7 @@ from vitq.planning import compose
 from vitq.report.accuracy_table import matrices
 from vitq.report.runs_table import COLUMNS
 from vitq.store import Store, SweepRecord
+from vitq.store.claim import Claim
 from vitq.store.records import Status
 
 Make = Callable[..., RunConfig]
@@ -79,8 +80,14 @@ def test_a_killed_run_shows_its_last_sign_of_life(store: Store) -> None:
     time = "2026-11-20T12:00:00+00:00"
     store.run(signature).write_status(Status(state="running", stage="evaluate", updated_at=time, pid=7, host="node1"))
     row = one(report.table(store, "demo"), "percentile", "W6A6")
+    assert row["state"] == "interrupted"
+    assert row["error"] == f"its process 7 on node1 died; last sign of life {time}"
+    claim = Claim.take(store.run(signature))
+    assert claim is not None
+    with claim:
+        row = one(report.table(store, "demo"), "percentile", "W6A6")
     assert row["state"] == "running"
-    assert row["error"] == f"evaluate; last sign of life {time}, process 7 on node1"
+    assert row["error"] == f"evaluate; last sign of life {time}"
 
 
 def test_a_status_alone_proves_nothing_and_a_result_alone_does(store: Store) -> None:
@@ -89,7 +96,7 @@ def test_a_status_alone_proves_nothing_and_a_result_alone_does(store: Store) -> 
     done = one(df, "minmax", "W8A8")["signature"]
     store.run(done).write_status(Status(state="failed", error="a later attempt"))
     again = report.table(store, "demo")
-    assert one(again, "percentile", "W6A6")["state"] == "planned"
+    assert one(again, "percentile", "W6A6")["state"] == "failed"
     assert one(again, "minmax", "W8A8")["state"] == "done"
     assert one(again, "minmax", "W8A8")["error"] == ""
 

@@ -11,7 +11,7 @@ import torch
 
 from tests.slurm.cluster import Cluster
 from tests.slurm.sweeps import facts, launch, launched, real, tidy, until
-from vitq.store.run_state import standing
+from vitq.store import Run
 
 # Eight segments of about a second each.
 WORDS = ["method=qdrop", "bits=w4a4", "calib.size=64", "data.eval_limit=64", "method.iterations=80", "keep_model=true"]
@@ -85,9 +85,9 @@ def test_preemption(cluster: Cluster, case: Case) -> None:
         before = case.begin()
         cluster.take()
         before = case.blocks() or before
-        stands = standing(case.run_dir)
-        assert stands.state == "interrupted"
-        assert stands.error == "told to stop by SIGTERM"
+        run = Run(case.run_dir)
+        assert run.state == "interrupted"
+        assert run.reason == "told to stop by SIGTERM"
         assert not case.run_dir.claim_path.exists()
         cluster.hurry()
         case.check_going_on(before)

@@ -49,18 +49,17 @@ def main(args: argparse.Namespace) -> int:
     for name, value in (("--threads", threads), ("--repeats", args.repeats)):
         if value < 1:
             raise VitqError(f"{name}={value}; a whole number of at least 1 is needed")
-    run_dir = Store(args.runs_dir).find(args.signature)
+    run = Store(args.runs_dir).find(args.signature)
     # Libraries that print must not reach the reader of the JSON.
     with redirect_stdout(sys.stderr):
         from vitq.deploy.bench import bench
-        from vitq.job.execute import stored_config
         from vitq.job.packed_run import packed_run
         from vitq.progress import Progress
 
         progress = Progress()
-        packed = packed_run(run_dir, progress)
-        recorded = run_dir.read_predictions()["topk_index"][:, 0]
-        done = bench(packed, stored_config(run_dir), recorded, args.runtime, threads, args.repeats, progress)
+        packed = packed_run(run.dir, progress)
+        recorded = run.predictions["topk_index"][:, 0]
+        done = bench(packed, run.config, recorded, args.runtime, threads, args.repeats, progress)
     print(json.dumps(done, indent=2) if args.json else _table(done))
     return 0
 

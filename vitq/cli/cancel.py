@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Tell everybody to stop. Exit code 1 when somebody is on another machine, where no signal reaches him."""
+    """Signal every process to stop. Exit code 1 when one is on another machine, where no signal reaches it."""
     from vitq.store import Store, claim
     from vitq.store.atomic import host_id
     from vitq.store.drivers import drivers
@@ -37,27 +37,26 @@ def main(args: argparse.Namespace) -> int:
     store = Store(args.runs_dir)
     record = store.read_sweep(args.sweep)
     elsewhere = False
-    told: set[int] = set()
+    signalled: set[int] = set()
     for driver in drivers(store, args.sweep):  # first, so that nothing is started again
         if driver.host == host_id():
-            _signal(driver.pid, signal.SIGTERM, told)
+            _signal(driver.pid, signal.SIGTERM, signalled)
             print(f"the driver, process {driver.pid}, was told to stop")
         else:
             print(f"a driver runs on {driver.host}, process {driver.pid}: cancel it there")
             elsewhere = True
     jobs = _cancel_jobs(store, args.sweep)
     for signature in record.signatures:
-        run_dir = store.run(signature)
-        holder = claim.read(run_dir)
-        if holder is None or claim.is_dead(holder, run_dir.claim_path):
+        holder = claim.holder(store.run(signature))
+        if holder is None:
             continue
         if holder.host == host_id():
-            _signal(holder.pid, signal.SIGINT, told)
+            _signal(holder.pid, signal.SIGINT, signalled)
             print(f"{signature} process {holder.pid} was told to stop")
         elif not jobs:
             print(f"{signature} runs on {holder.host}, process {holder.pid}: cancel it there")
             elsewhere = True
-    if not told and not elsewhere and not jobs:
+    if not signalled and not elsewhere and not jobs:
         print(f"nothing of {args.sweep} is being executed")
     return 1 if elsewhere else 0
 
@@ -74,8 +73,8 @@ def _cancel_jobs(store: Store, sweep: str) -> list[str]:
     return jobs
 
 
-def _signal(pid: int, number: int, told: set[int]) -> None:
-    if pid not in told:
-        told.add(pid)
+def _signal(pid: int, number: int, signalled: set[int]) -> None:
+    if pid not in signalled:
+        signalled.add(pid)
         with suppress(ProcessLookupError):  # it has just ended
             os.kill(pid, number)

@@ -50,10 +50,10 @@ def main(args: argparse.Namespace) -> int:
     from vitq.progress import Progress
     from vitq.store import Store
 
-    run_dir = Store(args.runs_dir).find(args.signature)
+    run = Store(args.runs_dir).find(args.signature)
     # Libraries that print must not reach the reader of the JSON.
     with redirect_stdout(sys.stderr):
-        done = export(run_dir, args.format, args.output, Progress(), args.compress, not args.int8_weights)
+        done = export(run.dir, args.format, args.output, Progress(), args.compress, not args.int8_weights)
     if args.json:
         print(json.dumps(done, indent=2))
     else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from vitq.cli import options
 
 if TYPE_CHECKING:
-    from vitq.store import RunDir
+    from vitq.store import Run
 
 EXAMPLES = """\
   vitq logs 3f09                      a signature, or its beginning as far as it is unique
@@ -34,29 +34,27 @@ def main(args: argparse.Namespace) -> int:
     """Print. Raises StoreError for an unknown or ambiguous signature; exit code 1 where there is no traceback."""
     from vitq.store import Store
 
-    run_dir = Store(args.runs_dir).find(args.signature)
+    run = Store(args.runs_dir).find(args.signature)
     if args.traceback:
-        status = run_dir.read_status()
+        status = run.dir.read_status()
         if status is None or status.traceback is None:
-            print(f"run {run_dir.signature} has not failed", file=sys.stderr)
+            print(f"run {run.signature} has not failed", file=sys.stderr)
             return 1
         print(status.traceback, end="")
         return 0
-    _print(run_dir, args.follow)
+    _print(run, args.follow)
     return 0
 
 
-def _print(run_dir: RunDir, follow: bool) -> None:
-    from vitq.store.run_state import standing
-
-    place = 0
+def _print(run: Run, follow: bool) -> None:
+    printed = 0
     while True:
-        ended = standing(run_dir).state not in ("planned", "running")
-        text = run_dir.read_log()
-        sys.stdout.write(text[place:])
+        # Asked before the log is read, so that nothing that the run wrote before its end is left out.
+        ended = run.state not in ("planned", "running")
+        text = run.log
+        sys.stdout.write(text[printed:])
         sys.stdout.flush()
-        place = len(text)
-        # What is written between the question and the reading is printed before the end is believed.
+        printed = len(text)
         if not follow or ended:
             return
         time.sleep(0.5)

@@ -46,7 +46,7 @@ def main(args: argparse.Namespace) -> int:
 
     from vitq.errors import ConfigError, unknown
     from vitq.planning.display import Show
-    from vitq.store import Store
+    from vitq.store import Run, Store
 
     if args.name.startswith(("probe=", "probe.")):
         raise ConfigError(["name a run or a sweep first: vitq probe SIGNATURE probe=[landscape]"])
@@ -56,8 +56,11 @@ def main(args: argparse.Namespace) -> int:
 
         raise ConfigError([f"no probe is named; add e.g. probe=[landscape]. {unknown('probe', '', PROBES)}"])
     store = Store(args.runs_dir)
-    names = store.read_sweep(args.name).signatures if args.name in store.sweeps() else [store.find(args.name).signature]
-    runs = [(run_dir, _config(run_dir, wanted, changes)) for run_dir in map(store.run, names) if run_dir.is_done()]
+    if args.name in store.sweeps():
+        named = [Run(store.run(signature)) for signature in store.read_sweep(args.name).signatures]
+    else:
+        named = [store.find(args.name)]
+    runs = [(run.dir, dataclasses.replace(run.config, probe=wanted, **changes)) for run in named if run.is_done]
     if not runs:
         raise ConfigError([f"{args.name} has no finished run; `vitq run … probe=[…]` probes a run as it is executed"])
     _check(runs)
@@ -90,16 +93,6 @@ def _wanted(overrides: list[str], config_dir: str | None) -> tuple[ProbeConfig, 
     named = {o.lstrip("+").partition("=")[0] for o in overrides}
     changes: dict[str, Any] = {key: getattr(config, key) for key in ("device", "cache_dir") if key in named}
     return config.probe, changes
-
-
-def _config(run_dir: RunDir, wanted: ProbeConfig, changes: dict[str, Any]) -> RunConfig:
-    from vitq.config import RunConfig
-    from vitq.errors import ConfigError
-
-    config, problems = RunConfig.parse(run_dir.read_config())
-    if config is None:
-        raise ConfigError([f"{run_dir.config_path}: {line}" for line in problems])
-    return dataclasses.replace(config, probe=wanted, **changes)
 
 
 def _check(runs: list[tuple[RunDir, RunConfig]]) -> None:

@@ -36,15 +36,14 @@ def main(args: argparse.Namespace) -> int:
     """Execute. Raises VitqError for an unknown sweep or run, and when nothing is left to do."""
     from vitq.cli import execute
     from vitq.planning.resume import stored_plan
-    from vitq.store import Store
-    from vitq.store.run_state import standing
+    from vitq.store import Run, Store
 
     store = Store(args.runs_dir)
     overrides = [word for word in args.words if "=" in word]
     only: set[str] | None = {store.find(name).signature for name in args.words if "=" not in name} or None
     if args.failed or args.timeout:
-        stands = [standing(store.run(signature)) for signature in store.read_sweep(args.sweep).signatures]
-        ended = (row for row in stands if row.state in ("failed", "interrupted", "unreadable"))
-        chosen = {row.signature for row in ended if args.failed or row.timed_out}
+        states = [Run(store.run(signature)).read_state() for signature in store.read_sweep(args.sweep).signatures]
+        ended = (run for run in states if run.state in ("failed", "interrupted", "unreadable"))
+        chosen = {run.signature for run in ended if args.failed or run.timed_out}
         only = chosen if only is None else only & chosen
     return execute.perform(stored_plan(store, args.sweep, only, overrides), args)

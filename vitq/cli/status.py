@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from vitq.planning.launcher import JobState
     from vitq.store import Store
-    from vitq.store.run_state import Standing
+    from vitq.store.run import JobState, RunState
 
 EXAMPLES = """\
   vitq status                               all sweeps, one line each
@@ -50,8 +49,7 @@ def parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> int:
     """Print the states. Raises StoreError when there is no such sweep."""
     from vitq.planning.launcher import LAUNCHERS
-    from vitq.store import Store
-    from vitq.store.run_state import standing
+    from vitq.store import Run, Store
 
     store = Store(args.runs_dir)
     if args.sweep is None:
@@ -60,9 +58,8 @@ def main(args: argparse.Namespace) -> int:
 
     known: dict[str, JobState] = {}
 
-    def read() -> list[Standing]:
-        jobs = ((name, known.get(name)) for name in record.signatures)
-        rows = [standing(store.run(name), job.text if job else None, bool(job and job.ended)) for name, job in jobs]
+    def read() -> list[RunState]:
+        rows = [Run(store.run(name), known.get(name)).read_state() for name in record.signatures]
         # A run's config does not tell what the sweep varies; its plan does.
         return [dataclasses.replace(row, run=record.labels.get(row.signature, row.run)) for row in rows]
 
@@ -100,11 +97,11 @@ def main(args: argparse.Namespace) -> int:
                 asked = ask()
 
 
-def _counts(rows: Sequence[Standing]) -> dict[str, int]:
+def _counts(rows: Sequence[RunState]) -> dict[str, int]:
     return dict(Counter(row.state for row in rows))
 
 
-def table(name: str, rows: Sequence[Standing], most: int | None = None) -> RenderableType:
+def table(name: str, rows: Sequence[RunState], most: int | None = None) -> RenderableType:
     """The runs for rich's console; with `most`, what is under way or went wrong first, and the rest only counted."""
     from rich.console import Group
     from rich.markup import escape
@@ -132,10 +129,10 @@ def _left(seconds: float | None) -> str:
 
 
 def _all(store: Store, as_json: bool) -> int:
-    from vitq.store.run_state import standing
+    from vitq.store import Run
 
     counts = {
-        name: _counts([standing(store.run(signature)) for signature in store.read_sweep(name).signatures])
+        name: _counts([Run(store.run(signature)).read_state() for signature in store.read_sweep(name).signatures])
         for name in store.sweeps()
     }
     if as_json:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from vitq.config import RunConfig, canonical, signature
-from vitq.errors import ConfigError
+from vitq.config import RunConfig, canonical
 from vitq.job import provenance
 from vitq.job.run_log import Journal
 from vitq.progress import Progress
-from vitq.store import RunDir
+from vitq.store import Run, RunDir
 from vitq.store.records import Metrics, Result, Size, Timings
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ def execute(run_dir: RunDir, progress: Progress, tracker: Tracker, group: str | 
     """
     journal = Journal(run_dir, progress)
     try:
-        config = stored_config(run_dir)
+        config = Run(run_dir).config
         with tracker.run(config, run_dir.signature, group, run_dir) as tracked:
             try:
                 result, site_table, model = _measured(config, run_dir, journal)
@@ -49,22 +48,6 @@ def execute(run_dir: RunDir, progress: Progress, tracker: Tracker, group: str | 
         if not journal.ended and not run_dir.is_done():
             journal.fail(error)
         raise
-
-
-def stored_config(run_dir: RunDir) -> RunConfig:
-    """The config of a planned run. Raises ConfigError for one that was edited or planned by another version."""
-    config, problems = RunConfig.parse(run_dir.read_config())
-    if config is None:
-        raise ConfigError([f"{run_dir.config_path}: {line}" for line in problems])
-    if signature(config) != run_dir.signature:
-        raise ConfigError(
-            [
-                f"{run_dir.config_path} has signature {signature(config)}, its folder says {run_dir.signature}: "
-                "the file was edited, or planned by another version of vitq; plan the run again with `vitq run` or "
-                "`vitq sweep`"
-            ]
-        )
-    return config
 
 
 def _measured(config: RunConfig, run_dir: RunDir, journal: Journal) -> tuple[Result, pd.DataFrame, QuantizedModel]:

@@ -12,7 +12,7 @@ from vitq.config import RunConfig
 from vitq.deploy.packed.packed import Packed, load_packed, save_packed
 from vitq.errors import DeployError
 from vitq.progress import Progress
-from vitq.store import RunDir
+from vitq.store import Run, RunDir
 
 
 def packed_run(run_dir: RunDir, progress: Progress) -> Packed:
@@ -35,12 +35,11 @@ def packed_run(run_dir: RunDir, progress: Progress) -> Packed:
 def _repeat(run_dir: RunDir, progress: Progress) -> None:
     from vitq import device
     from vitq.engine import recipe
-    from vitq.job.execute import stored_config
     from vitq.models.load import load_model
     from vitq.quant import site_table
     from vitq.steps.checkpoint import Checkpoint
 
-    config = stored_config(run_dir)
+    config = Run(run_dir).config
     if not config.method.quantizes:
         raise DeployError(f"run {run_dir.signature} ({config.method.name}) quantizes nothing; there is nothing to pack")
     device.make_repeatable()

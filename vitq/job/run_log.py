@@ -26,7 +26,7 @@ class Journal(Progress):
     def __init__(self, run_dir: RunDir, listener: Progress):
         previous = run_dir.status_hint()
         self._run_dir, self._listener = run_dir, listener
-        self.attempt = previous.attempt + 1 if previous is not None and previous.state != "planned" else 1
+        self.attempt = run_dir.attempt + 1
         self.started_at = utc_now()
         self.timings: dict[str, float] = {}
         self._begin = time.perf_counter()

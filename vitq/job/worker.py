@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 
 from vitq import signals, track
 from vitq.errors import VitqError, brief
-from vitq.job.execute import execute, stored_config
+from vitq.job.execute import execute
 from vitq.job.run_log import Journal
 from vitq.progress import Progress
-from vitq.store import RunDir, Store
-from vitq.store.claim import Claim, give_back
+from vitq.store import Run, RunDir, Store
+from vitq.store.claim import Claim, release_own
 from vitq.track import Tracker
 
 # Seconds after which a signal to stop is raised again where nobody has caught it: well below what a launcher waits.
@@ -23,7 +23,7 @@ _INSIST = 3.0
 def _tracker(run_dir: RunDir) -> Tracker:
     """The tracker that a stored config asks for. What keeps it from being made is recorded like any other failure."""
     try:
-        return track.make(stored_config(run_dir).tracker)
+        return track.make(Run(run_dir).config.tracker)
     except VitqError as error:
         Journal(run_dir, Progress()).fail(error)
         raise
@@ -93,5 +93,5 @@ def _attempt(run_dir: RunDir, group: str | None, take: Callable[[RunDir], Claim 
         return "done"
     except signals.Interrupted:
         signals.heard()
-        give_back(run_dir)
+        release_own(run_dir)
         raise

@@ -17,6 +17,7 @@ from vitq.planning.estimate import History
 from vitq.planning.plan import Plan, PlannedRun
 from vitq.registry import Registry
 from vitq.store import Store
+from vitq.store.run import JobState
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,6 @@ class Preview:
     allocations: int
     parallel: int
     gpus: float
-    text: str
-
-
-@dataclass(frozen=True)
-class JobState:
-    """What a scheduler says of the job that a run was last given to: a hint, never the truth.
-
-    ended: it will not start again; text: for people.
-    """
-
-    job: str
-    ended: bool
     text: str
 
 

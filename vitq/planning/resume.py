@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from vitq.config import LauncherConfig, RunConfig
+from vitq.config import LauncherConfig
 from vitq.config.labels import run_label
 from vitq.config.search_path import Roots
 from vitq.config.sweep import SweepConfig
 from vitq.errors import ConfigError, VitqError, unknown
 from vitq.planning.launcher import LAUNCHERS
 from vitq.planning.plan import Plan, PlannedRun
-from vitq.store import Store, claim
+from vitq.store import Run, Store, claim
 
 
 def stored_plan(
@@ -32,11 +32,12 @@ def stored_plan(
             continue
         run_dir = store.run(signature)
         if run_dir.is_done():
-            claim.bury(run_dir)
+            claim.remove_leftovers(run_dir)
             continue
-        config, found = RunConfig.parse(run_dir.read_config())
-        if config is None:
-            problems += [f"{run_dir.config_path}: {line}" for line in found]
+        try:
+            config = Run(run_dir).config
+        except ConfigError as error:
+            problems += error.problems
             continue
         launcher = launcher or config.launcher
         runs.append(PlannedRun(signature, config, run_label(config), (), done=False))

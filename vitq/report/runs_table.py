@@ -14,8 +14,8 @@ from vitq.config import RunConfig, canonical, orders
 from vitq.config.labels import bits_label
 from vitq.errors import StoreError
 from vitq.report.accuracy_table import CELL
-from vitq.store import RunDir, Store
-from vitq.store.records import Result, Status
+from vitq.store import Run, Store
+from vitq.store.records import Result
 
 # Column → what it holds. Accuracies, drop and agreement in percent (points), MB = 10^6 bytes.
 COLUMNS = {
@@ -35,7 +35,7 @@ _SHOWN = {"model.name", "data.name", "method.name", "bits.weight", "bits.activat
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Row:
     signature: str
     config: RunConfig | None
     result: Result | None
@@ -46,13 +46,12 @@ class _Run:
 def table(store: Store, sweep: str) -> pd.DataFrame:
     """One row per run of the sweep, in the order of the plan; columns as in `COLUMNS`.
 
-    state: done, failed, running, planned, or unreadable (a damaged record). error: why it failed or cannot be read; the
-    last sign of life of a running one.
+    state: as in `vitq.store.run.RunState`. error: why there is no result; the last sign of life of a running one.
     Runs that differ in more than the columns show (an ablation of a method, another checkpoint) get it in their label:
     `ias_vit (steps.stage1.enabled=false)`. The full-precision method has bits `FP` and neither calib nor seed.
     Raises StoreError when the sweep is unknown.
     """
-    runs = [_read(store.run(signature)) for signature in dict.fromkeys(store.read_sweep(sweep).signatures)]
+    runs = [_read(Run(store.run(signature))) for signature in dict.fromkeys(store.read_sweep(sweep).signatures)]
     configs = {run.signature: run.config for run in runs if run.config is not None}
     labels = _labels(configs)
     rows = [_row(run, labels.get(run.signature, {})) for run in runs]
@@ -60,42 +59,23 @@ def table(store: Store, sweep: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
-def _read(run: RunDir) -> _Run:
+def _read(run: Run) -> _Row:
     config: RunConfig | None = None
-    result: Result | None = None
     try:
-        config, problems = RunConfig.parse(run.read_config())
+        config, problems = RunConfig.parse(run.dir.read_config())
         if problems:
-            return _Run(run.signature, None, None, "unreadable", f"{run.config_path}: {'; '.join(problems)}")
-        result = run.read_result()
-        status = run.read_status()
+            return _Row(run.signature, None, None, "unreadable", f"{run.dir.config_path}: {'; '.join(problems)}")
+        result = run.result
     except StoreError as error:
-        return (
-            _Run(run.signature, config, None, "unreadable", str(error))
-            if result is None
-            else _done(run, config, result)
-        )
-    if result is not None:
-        return _done(run, config, result)
-    if status is None or status.state == "done":  # a status alone proves nothing
-        return _Run(run.signature, config, None, "planned", "")
-    return _Run(run.signature, config, None, status.state, _reason(status))
+        return _Row(run.signature, config, None, "unreadable", str(error))
+    state = run.read_state()
+    error = state.error or ""
+    if state.state == "running":
+        error = f"{state.stage or 'started'}; last sign of life {state.updated_at}"
+    return _Row(run.signature, config, result, state.state, error)
 
 
-def _reason(status: Status) -> str:
-    """Why there is no result. A run whose process was killed stays `running`; its last sign of life tells."""
-    if status.state == "running":
-        return (
-            f"{status.stage or 'started'}; last sign of life {status.updated_at}, process {status.pid} on {status.host}"
-        )
-    return status.error or ""
-
-
-def _done(run: RunDir, config: RunConfig | None, result: Result) -> _Run:
-    return _Run(run.signature, config, result, "done", "")
-
-
-def _row(run: _Run, labels: Mapping[str, str]) -> dict[str, Any]:
+def _row(run: _Row, labels: Mapping[str, str]) -> dict[str, Any]:
     row: dict[str, Any] = {"signature": run.signature, "state": run.state, "error": run.error, "protocol": ""}
     row |= dict.fromkeys(("model", "data", "method", "bits", "method_name"), "?")
     if run.config is not None:

@@ -1,9 +1,10 @@
-"""Who executes a run: a claim that one process holds, that outlives nobody, and that needs no lock server.
+"""Which process executes a run: at most one holds its claim, without a lock server, and a dead owner is detected.
 
 A claim is a file that is linked into the run's folder: link(2) fails where one exists, on NFS too. No SQLite and no
-fcntl, which shared file systems do not keep reliably. A dead owner is told by its process on the same machine, and by
-a heartbeat that stands still on another one, by the clock of whoever looks: clocks need not agree. Claims are not
-fsynced: what a lost machine had claimed, nobody has any more.
+fcntl, which shared file systems do not keep reliably. An owner on the same machine is dead when its process is; an
+owner on another machine is dead when its heartbeat (the file's modification time) has not changed for SILENCE seconds
+of this process's clock, so that the machines' clocks need not agree. Claims are not fsynced: after a power failure the
+owner is dead anyway.
 """
 
 from __future__ import annotations
@@ -60,15 +61,15 @@ class Claim:
         On another machine an owner counts as dead after SILENCE seconds of watching (`Watch`), so this returns None
         at first. Raises StoreError when the disk refuses.
         """
-        mine = me()
-        if _link(run_dir.claim_path, mine):
-            return cls(run_dir, mine)
-        holder = read(run_dir)
-        if holder is None:  # released this moment, or unreadable
-            return cls(run_dir, mine) if _link(run_dir.claim_path, mine) else None
-        if not is_dead(holder, run_dir.claim_path):
+        me = this_process()
+        if _link(run_dir.claim_path, me):
+            return cls(run_dir, me)
+        owner = read(run_dir)
+        if owner is None:  # released this moment, or unreadable
+            return cls(run_dir, me) if _link(run_dir.claim_path, me) else None
+        if not is_dead(owner, run_dir.claim_path):
             return None
-        return cls(run_dir, mine) if _succeed(run_dir, holder, mine) else None
+        return cls(run_dir, me) if _succeed(run_dir, owner, me) else None
 
     @classmethod
     def take_over(cls, run_dir: RunDir) -> Claim | None:
@@ -78,19 +79,19 @@ class Claim:
         """
         beat, deadline = _last_beat(run_dir), time.monotonic() + SILENCE + 2 * BEAT
         while (claim := cls.take(run_dir)) is None:
-            holder = read(run_dir)
-            here = holder is not None and holder.host == host_id()
-            if here or _last_beat(run_dir) != beat or time.monotonic() > deadline:
+            owner = read(run_dir)
+            is_here = owner is not None and owner.host == host_id()
+            if is_here or _last_beat(run_dir) != beat or time.monotonic() > deadline:
                 return None
             time.sleep(BEAT / 5)
         return claim
 
     def release(self) -> None:
-        """Give the run back. What is not ours is left alone."""
+        """Remove the claim. One that another process has taken over meanwhile is left alone."""
         self._stop.set()
         self._beating.join()
-        holder = read(self._run_dir)
-        if holder is not None and holder.token == self.owner.token:
+        owner = read(self._run_dir)
+        if owner is not None and owner.token == self.owner.token:
             for path in self._run_dir.path.glob("claim.*.successor"):
                 path.unlink(missing_ok=True)
             self._run_dir.claim_path.unlink(missing_ok=True)
@@ -111,14 +112,14 @@ class Claim:
                 continue  # a full or absent disk: the next beat tries again
 
 
-def bury(run_dir: RunDir) -> None:
-    """Remove what dead processes left: claims, by succeeding them, resume state where they had finished, half files.
+def remove_leftovers(run_dir: RunDir) -> None:
+    """Remove what dead processes left: claims, temporary files, and resume state where the run is finished.
 
-    An owner that is alive keeps all of it. Raises StoreError when the disk refuses.
+    Nothing is removed while a living process holds the run. Raises StoreError when the disk refuses.
     """
     try:
-        # Claims and temporary files, in one look: a finished run mostly has none, and a sweep asks for each of them.
-        # A temporary file may lie there without a claim: of one that died while it took the run.
+        # Listed once: a finished run mostly has neither claims nor temporary files, and a sweep asks for every run.
+        # A process that died while it claimed the run leaves a temporary file without a claim.
         names = [name for name in os.listdir(run_dir.path) if name.startswith(("claim", "."))]
         claimed = any(name.startswith("claim") for name in names)
         if claimed and (claim := Claim.take(run_dir)) is not None:
@@ -133,16 +134,36 @@ def bury(run_dir: RunDir) -> None:
         raise _refused(run_dir.claim_path, error) from error
 
 
-def give_back(run_dir: RunDir) -> None:
+def release_own(run_dir: RunDir) -> None:
     """Remove a claim that this process still has, because a signal came between taking it and using it."""
-    holder, mine = read(run_dir), me()
-    if holder is not None and (holder.host, holder.boot, holder.pid) == (mine.host, mine.boot, mine.pid):
+    owner, me = read(run_dir), this_process()
+    if owner is not None and (owner.host, owner.boot, owner.pid) == (me.host, me.boot, me.pid):
         run_dir.claim_path.unlink(missing_ok=True)
 
 
 def read(run_dir: RunDir) -> Owner | None:
-    """Who holds a run; None where nobody does."""
+    """Who claimed a run, dead or alive; None where nobody did."""
     return _owner(run_dir.claim_path)
+
+
+def holder(run_dir: RunDir) -> Owner | None:
+    """The living process that holds a run, None where there is none: the one test of whether a run is executed.
+
+    A claim of another machine counts as held until this process has watched it for SILENCE seconds.
+    """
+    owner = read(run_dir)
+    return None if owner is None or is_dead(owner, run_dir.claim_path) else owner
+
+
+def is_held(run_dir: RunDir) -> bool:
+    """Whether a living process holds a run, see `holder`."""
+    return holder(run_dir) is not None
+
+
+def is_fresh(run_dir: RunDir) -> bool:
+    """Whether a claim's last heartbeat is younger than SILENCE seconds, as far as the clocks of the machines agree."""
+    beat = _last_beat(run_dir)
+    return beat is not None and time.time() - beat / 1e9 < SILENCE
 
 
 def _last_beat(run_dir: RunDir) -> int | None:
@@ -153,13 +174,13 @@ def _last_beat(run_dir: RunDir) -> int | None:
 
 
 class Watch:
-    """Tells whether a file has stood still for SILENCE seconds of this process's own clock."""
+    """Detects files whose modification time has not changed for SILENCE seconds of this process's own clock."""
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[str, int, float]] = {}
 
-    def still(self, path: Path, token: str) -> bool:
-        """Ask again and again; the first answer is False."""
+    def is_still(self, path: Path, token: str) -> bool:
+        """To be asked repeatedly; the first answer is False. token: of the claim, which may be another one by now."""
         try:
             beat = path.stat().st_mtime_ns
         except FileNotFoundError:
@@ -175,35 +196,36 @@ _watch = Watch()
 
 
 def is_dead(owner: Owner, path: Path) -> bool:
-    """Whether an owner is gone: known at once on this machine, by silence elsewhere."""
-    here = me()
-    if owner.host != here.host:
-        return _watch.still(path, owner.token)
-    if owner.boot != here.boot:
+    """Whether an owner is dead: known at once on this machine, by its missing heartbeat on another."""
+    me = this_process()
+    if owner.host != me.host:
+        return _watch.is_still(path, owner.token)
+    if owner.boot != me.boot:
         return True
     return not process.is_alive(owner.pid, owner.started)
 
 
-def _succeed(run_dir: RunDir, dead: Owner, mine: Owner) -> bool:
-    """Of all who find `dead` dead, the one that links its successor's file first takes over.
+def _succeed(run_dir: RunDir, dead: Owner, me: Owner) -> bool:
+    """Take over from a dead owner; False where another process was faster.
 
-    A successor that died before it could is succeeded in turn.
+    Of all processes that want to, the one that links the successor's file first may; a successor that died before it
+    took over is succeeded in the same way.
     """
     line = {dead.token}
-    while not _link(path := run_dir.path / f"claim.{dead.token}.successor", mine):
+    while not _link(path := run_dir.path / f"claim.{dead.token}.successor", me):
         other = _owner(path)
         if other is None or not is_dead(other, path):
             return False
         dead = other
         line.add(dead.token)
-    holder = read(run_dir)
-    if holder is None or holder.token not in line:
-        # Since we looked, somebody else has succeeded, worked and given the run back; it may be taken anew by now.
+    owner = read(run_dir)
+    if owner is None or owner.token not in line:
+        # Meanwhile another process has succeeded, worked and released the run; a third one may have claimed it.
         path.unlink(missing_ok=True)
         return False
     try:
         with temporary_file(run_dir.claim_path) as temporary:
-            write_file(temporary, mine.to_json().encode(), durable=False)
+            write_file(temporary, me.to_json().encode(), durable=False)
             os.replace(temporary, run_dir.claim_path)
     except OSError as error:
         raise _refused(path, error) from error
@@ -241,11 +263,11 @@ def _owner(path: Path) -> Owner | None:
     try:
         return Owner.model_validate(json.loads(data))
     except (ValueError, ValidationError):
-        # Written whole before it was linked, so a damaged one is a damaged disk: nobody is known to hold the run.
+        # Written whole before it was linked, so a damaged one is a damaged disk: its owner is unknown.
         return Owner(host="", boot="", pid=0, started=0.0, token=path.name)
 
 
-def me() -> Owner:
+def this_process() -> Owner:
     """This process, under a token of its own."""
     pid = os.getpid()
     began = process.started(pid)

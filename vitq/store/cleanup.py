@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitq.errors import StoreError
-from vitq.store import RunDir, Store, claim
+from vitq.store import Run, Store, claim
 from vitq.store.atomic import abandoned
-from vitq.store.run_state import standing
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Garbage:
 
 
 def garbage(store: Store, orphans: bool = False) -> Iterator[Garbage]:
-    """What may go. A run that is under way is never touched.
+    """What may go. A run that a process holds is never touched.
 
     Always: temporary files whose writer is dead, the resume state of finished runs and of their probes, scripts and
     logs of SLURM jobs whose runs all have their results. orphans: runs that no sweep lists too, finished ones included
@@ -43,18 +42,19 @@ def garbage(store: Store, orphans: bool = False) -> Iterator[Garbage]:
     listed = {signature for name in store.sweeps() for signature in store.read_sweep(name).signatures}
     for signature in store.signatures():
         run = store.run(signature)
-        stands = standing(run)
-        if stands.state == "running":
+        if claim.is_held(run):
             continue
+        state = Run(run).state
         if orphans and signature not in listed:
-            yield Garbage(run.path, f"in no sweep ({stands.state})", _size(run.path))
+            yield Garbage(run.path, f"in no sweep ({state})", _size(run.path))
             continue
-        if stands.state == "done" and run.state_dir.exists():
+        if state == "done" and run.state_dir.exists():
             yield Garbage(run.state_dir, "resume state of a finished run", _size(run.state_dir))
-        if stands.state == "done" and run.probe_state_dir.exists() and not _held(run):
+        if state == "done" and run.probe_state_dir.exists():
             yield Garbage(run.probe_state_dir, "resume state of stopped probes", _size(run.probe_state_dir))
         yield from _leavings(run.path)
-        yield from _claims(run)
+        for path in sorted(run.path.glob("claim*")):
+            yield Garbage(path, "claim of a dead process", _size(path))
     for submission in store.submissions.all():
         runs = (store.run(name) for names in submission.allocations for name in names)
         if all(run.is_done() and not run.claim_path.exists() for run in runs):
@@ -74,17 +74,6 @@ def _leavings(top: Path) -> Iterator[Garbage]:
 
 def _temporary(path: Path) -> Garbage:
     return Garbage(path, "temporary file of a dead process", _size(path))
-
-
-def _held(run: RunDir) -> bool:
-    holder = claim.read(run)
-    return holder is not None and not claim.is_dead(holder, run.claim_path)
-
-
-def _claims(run: RunDir) -> Iterator[Garbage]:
-    if not _held(run):
-        for path in sorted(run.path.glob("claim*")):
-            yield Garbage(path, "claim of a dead process", _size(path))
 
 
 def _size(path: Path) -> int:

@@ -18,9 +18,9 @@ from vitq.store.store import Store
 @contextmanager
 def driving(store: Store, sweep: str) -> Iterator[None]:
     """This process drives a sweep as long as the context lasts. Raises StoreError when the disk refuses."""
-    me = claim.me()
-    path = _folder(store, sweep) / f"{me.token}.json"
-    write_bytes(path, me.to_json().encode())
+    process = claim.this_process()
+    path = _folder(store, sweep) / f"{process.token}.json"
+    write_bytes(path, process.to_json().encode())
     try:
         yield
     finally:

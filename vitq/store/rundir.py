@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import yaml
 from vitq.errors import StoreError
 from vitq.store.atomic import write_bytes
 from vitq.store.files import arrays_of, read_bytes, read_record, table_of, unreadable, write_arrays, write_table
-from vitq.store.records import Result, Status
+from vitq.store.records import Result, Status, utc_now
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,6 +96,31 @@ class RunDir:
             return self.read_status()
         except StoreError:
             return None
+
+    @property
+    def attempt(self) -> int:
+        """Number of the last execution that began, 0 before the first or where the status is unreadable."""
+        status = self.status_hint()
+        return status.attempt if status is not None and status.state != "planned" else 0
+
+    def failure_after(self, attempt: int) -> Status | None:
+        """The last status where it is the failure of a later execution than `attempt`, else None."""
+        status = self.status_hint()
+        failed = status is not None and status.state == "failed" and status.attempt > attempt
+        return status if failed else None
+
+    def fail(self, reason: str, traceback: str | None = None, timed_out: bool = False, overwrite: bool = False) -> None:
+        """Record, in status and log, that the run ended without a result, where its own process could not.
+
+        A failure that is recorded already says more and stays, except with overwrite. Raises StoreError.
+        """
+        status = self.status_hint()
+        if status is not None and status.state == "failed" and not overwrite:
+            return
+        known = {"host": socket.gethostname()} if status is None else status.model_dump()
+        failure = {"state": "failed", "error": reason, "traceback": traceback, "timed_out": timed_out}
+        self.write_status(Status(**known | failure | {"updated_at": utc_now()}))
+        self.append_log(f"{utc_now()} {(traceback or reason).rstrip()}\n")
 
     def write_result(self, result: Result) -> None:
         """Store the result; from then on the run is done. Raises StoreError when it is of another run."""

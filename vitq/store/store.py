@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from vitq.errors import StoreError
+from vitq.store.run import Run
 from vitq.store.rundir import RunDir
 from vitq.store.submissions import Submissions
 from vitq.store.sweeps import SweepRecord, Sweeps
@@ -43,14 +44,14 @@ class Store:
             ) from error
         return sorted(name for name in names if _SIGNATURE.fullmatch(name) and self.run(name).config_path.is_file())
 
-    def find(self, beginning: str) -> RunDir:
+    def find(self, beginning: str) -> Run:
         """The one planned run whose signature begins so. Raises StoreError when there is none, or more than one."""
-        found = [name for name in self.signatures() if name.startswith(beginning)]
-        if len(found) == 1 or beginning in found:
-            return self.run(beginning if beginning in found else found[0])
-        if not found:
+        matching = [name for name in self.signatures() if name.startswith(beginning)]
+        if len(matching) == 1 or beginning in matching:
+            return Run(self.run(beginning if beginning in matching else matching[0]))
+        if not matching:
             raise StoreError(f"no run of {self.root} begins with {beginning!r}; `vitq status SWEEP` lists signatures")
-        raise StoreError(f"{len(found)} runs begin with {beginning!r}: {', '.join(found[:5])}; give more of it")
+        raise StoreError(f"{len(matching)} runs begin with {beginning!r}: {', '.join(matching[:5])}; give more of it")
 
     def write_sweep(self, record: SweepRecord) -> None:
         """Store a sweep; an earlier, different record of that name is kept under `sweeps/history`."""
