@@ -1,5 +1,8 @@
-"""Packages of others that add to vitq. Each names a module under the entry-point group `vitq.plugins`; its import
-registers quantizers, steps, probes, families. Folders `conf` and `sweeps` in its top-level package are searched, too."""
+"""Packages of others that add to vitq: plug-ins.
+
+Each names a module under the entry-point group `vitq.plugins`, whose import registers quantizers, steps, probes and
+model families. The folders `conf` and `sweeps` in its top-level package are searched for configs and sweeps.
+"""
 
 from __future__ import annotations
 

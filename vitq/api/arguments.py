@@ -63,7 +63,7 @@ def describe(model: nn.Module, size: int, classes: int, name: str | None, kwargs
     try:
         json.dumps(own, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ConfigError([f"model_kwargs={own}: numbers, texts, lists and mappings of them are valid: {error}"]) from None
+        raise ConfigError([f"model_kwargs={own}: {error}; valid: numbers, texts, lists and mappings"]) from error
     return {
         "name": name or told or type(model).__name__,
         "kwargs": {**own, "num_classes": classes},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -161,9 +162,9 @@ def quantize(
     float_bytes = model_bytes(network)
     with tempfile.TemporaryDirectory(prefix="vitq-") as folder, devices.repeatable():
         # Of this call alone: a cache is keyed by configs, and another model may share this one's.
-        config_here = _with_cache(config, folder)
+        own = dataclasses.replace(config, cache_dir=folder)
         kept = Checkpoint(Path(folder) / "state")
-        work = recipe.apply(config_here, network, where, listener, kept, lambda _: nullcontext(), calib=given)
+        work = recipe.apply(own, network, where, listener, kept, lambda _: nullcontext(), calib=given)
         first = next(iter(work.batches(min(len(given), config.calib.batch_size)))).cpu()
     return QuantizedNetwork(work.model, config, float_bytes, first, work.artifacts)
 
@@ -194,7 +195,7 @@ def evaluate(
         is split into batches of `batch_size`. Images are normalized floats (B, 3, S, S), labels whole numbers (B,).
 
     top1, top5: percent. nll: mean cross-entropy, nats. n_eval: images. With a reference: fp_top1, its own top-1; drop,
-    points from it; agreement: percent of images with the same class; kl: mean KL(reference ‖ model), nats; null without.
+    points from it; agreement: percent of images with the same class; kl: mean KL(reference ‖ model), nats; else null.
     Raises DataError for images without labels or of another form, VitqError for logits that are not finite.
     """
     models = [model] if reference is None else [model, reference]
@@ -227,7 +228,7 @@ def evaluate(
 
 
 def _own_copy(model: nn.Module, images: TensorImages) -> nn.Module:
-    """A copy in evaluation mode. Raises ModelError: no model of a supported family. DataError: images of another size."""
+    """A copy in evaluation mode. Raises ModelError for an unsupported model, DataError for images of another size."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"model: a {type(model).__name__}; a torch.nn.Module of a supported family is needed")
     structure_of(model)
@@ -247,14 +248,8 @@ def _classes(model: nn.Module, images: TensorImages) -> int:
     try:
         out = model(images.images[:1].to(next(model.parameters()).device))
     except (RuntimeError, ValueError, AssertionError) as error:  # timm checks sizes by assertions
-        raise DataError(f"images: {type(model).__name__} refuses {tuple(images.images.shape)}: {first_line(error)}") from error
+        raise DataError(f"images: refused by {type(model).__name__}: {first_line(error)}") from error
     if not isinstance(out, Tensor) or out.ndim != 2 or out.shape[1] < 2:
         shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        raise ModelError(f"{type(model).__name__} gives {shape}; logits (B, classes) of at least two classes are needed")
+        raise ModelError(f"{type(model).__name__} gives {shape}; logits (B, classes) are needed, two classes or more")
     return int(out.shape[1])
-
-
-def _with_cache(config: RunConfig, folder: str) -> RunConfig:
-    import dataclasses
-
-    return dataclasses.replace(config, cache_dir=folder)

@@ -32,7 +32,7 @@ def installed(folder: str) -> tuple[Path, ...]:
             name = file.relative_to(place)
             first = owner.setdefault(name, place)
             if first != place:
-                problems.append(f"{name} lies in {first} and in {place}; rename the plug-in's, or uninstall the plug-in")
+                problems.append(f"{name} lies in {first} and in {place}; rename that of the plug-in, or uninstall it")
     if problems:
         raise ConfigError(problems)
     return folders

@@ -116,7 +116,7 @@ def _labels(labels: Any, count: int, what: str) -> Tensor:
     found = torch.as_tensor(labels).detach().cpu()
     if found.shape != (count,) or found.is_floating_point():
         raise DataError(
-            f"{what}: labels of shape {tuple(found.shape)} and type {found.dtype}; whole numbers ({count},) are needed, "
-            "one for each image"
+            f"{what}: labels of shape {tuple(found.shape)} and type {found.dtype}; one whole number for each image is "
+            f"needed, ({count},)"
         )
     return found.to(torch.int64)

@@ -61,7 +61,8 @@ def provenance(started_at: str, attempt: int, planned: dict[str, str | None] | N
 
 def versions() -> dict[str, str]:
     """Installed versions: Python, vitq, `PACKAGES` and plug-ins, from package metadata (nothing is imported)."""
-    found = {"python": platform.python_version(), "vitq": vitq.__version__} | {name: _version(name) for name in PACKAGES}
+    found = {"python": platform.python_version(), "vitq": vitq.__version__}
+    found |= {name: _version(name) for name in PACKAGES}
     return found | {plugin.distribution: plugin.version for plugin in plugins()}
 
 
