@@ -218,9 +218,9 @@ def evaluate(
         for each, mode in zip(models, training, strict=True):
             each.train(mode)
     logits, labels = [torch.cat(scores) for scores in found], torch.cat(truth)
-    for name, scores in zip(("model", "reference"), logits, strict=False):
-        if not scores.isfinite().all():
-            raise VitqError(f"{name}: NaN or infinity in the logits of {int((~scores.isfinite()).any(1).sum())} images")
+    for name, each_logits in zip(("model", "reference"), logits, strict=False):
+        if bad := int((~each_logits.isfinite()).any(dim=1).sum()):
+            raise VitqError(f"{name}: NaN or infinity in the logits of {bad} of {len(labels)} images")
     numbers: dict[str, float | None] = dict(metrics(logits[0], logits[-1], labels))
     if reference is None:
         numbers |= dict.fromkeys(("fp_top1", "drop", "agreement", "kl"))

@@ -102,14 +102,14 @@ def _images(images: Any, what: str) -> Tensor:
         raise DataError(f"{what}: type {images.dtype}; {valid}: (x / 255 - mean) / std of the model's own mean and std")
     if not len(images):
         raise DataError(f"{what}: empty; at least one image is needed")
-    images = images.detach().to("cpu", torch.float32).contiguous()
-    finite = images.flatten(1).isfinite().all(dim=1)
+    found: Tensor = images.detach().to("cpu", torch.float32).contiguous()
+    finite = found.flatten(1).isfinite().all(dim=1)
     if not finite.all():
         raise DataError(
-            f"{what}: NaN or infinity in {int((~finite).sum())} of {len(images)} images, first in number "
+            f"{what}: NaN or infinity in {int((~finite).sum())} of {len(found)} images, first in number "
             f"{int((~finite).nonzero()[0])}; look at how they are normalized"
         )
-    return images
+    return found
 
 
 def _labels(labels: Any, count: int, what: str) -> Tensor:

@@ -139,7 +139,7 @@ def between(pairs: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
     for name in (a, b):
         if name not in known:
             raise VitqError(unknown("method", name, known, "Two finished methods are compared."))
-    rows = []
+    rows: list[dict[Any, Any]] = []
     for _, row in pairs.iterrows():
         if (row["a"], row["b"]) == (a, b):
             rows.append(row.to_dict())
