@@ -59,12 +59,12 @@ import pandas as pd
 from vitq.job import execute, worker
 from vitq.store.records import Memory, Metrics, Provenance, Result, Size, Timings, utc_now
 
-def computed(config, run_dir, journal):
+def computed(config, run_dir, run_log):
     number = int(run_dir.signature, 16)
     for stage in range(3):
-        journal.stage(f"stage {stage}", 1)
+        run_log.stage(f"stage {stage}", 1)
         time.sleep(0.02 + (number >> (8 * stage)) % 40 / 1000)
-        journal.advance()
+        run_log.advance()
         run_dir.state_dir.mkdir(parents=True, exist_ok=True)
         (run_dir.state_dir / f"{stage}.bin").write_bytes(b"state")
     score = number % 10000 / 100
@@ -80,9 +80,9 @@ def computed(config, run_dir, journal):
         metrics=Metrics(top1=score, top5=100.0, nll=0.0, fp_top1=100.0, drop=100 - score, agreement=score, kl=0.0,
                         n_eval=1),
         size=Size(mean_weight_bits=4, mean_activation_bits=4, fp_bytes=1, quantized_bytes=1),
-        timings=Timings(total=journal.total(), stages={}), memory=Memory(peak_rss_bytes=1, peak_cuda_bytes=None),
-        provenance=Provenance(versions={}, host={}, code={}, started_at=journal.started_at, finished_at=utc_now(),
-                              attempt=journal.attempt))
+        timings=Timings(total=run_log.total(), stages={}), memory=Memory(peak_rss_bytes=1, peak_cuda_bytes=None),
+        provenance=Provenance(versions={}, host={}, code={}, started_at=run_log.started_at, finished_at=utc_now(),
+                              attempt=run_log.attempt))
     return result, sites, None
 
 execute._measure = computed

@@ -25,7 +25,7 @@ import yaml
 
 from vitq import data
 from vitq.config import RunConfig
-from vitq.config.search_path import Roots
+from vitq.config.search_path import ConfigPath
 from vitq.deploy.bench import Infer, forms, race
 from vitq.deploy.onnx.export_onnx import export, save_onnx
 from vitq.deploy.packed.packed import load_packed, save_packed
@@ -157,8 +157,8 @@ def profile(args: argparse.Namespace) -> None:
 
 def base(args: argparse.Namespace) -> None:
 
-    below: dict[str, Any] = yaml.safe_load(Roots.of().files("method")["integer"].read_text())
-    method = base_method.with_base({"method": {**below, "base": "minmax"}}, Roots.of())["method"]
+    below: dict[str, Any] = yaml.safe_load(ConfigPath.of().files("method")["integer"].read_text())
+    method = base_method.with_base({"method": {**below, "base": "minmax"}}, ConfigPath.of())["method"]
     raw = {
         "model": {"name": args.model, "pretrained": False},
         "data": {"name": "noise"},

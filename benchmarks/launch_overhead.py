@@ -28,9 +28,9 @@ from vitq.store.records import Memory, Metrics, Result, Size, Timings
 SITES = pd.DataFrame({"site": ["head.input"], "kind": ["head"], "shape": ["1x1"], "elements": [1],
                       "quantizer": ["uniform"], "granularity": ["tensor"], "bits": [4], "mse": [0.0], "sqnr_db": [1.0]})
 
-def nothing(config, run_dir, journal):
-    journal.stage("evaluate", 1)
-    journal.advance()
+def nothing(config, run_dir, run_log):
+    run_log.stage("evaluate", 1)
+    run_log.advance()
     run_dir.write_sites(SITES)
     run_dir.write_predictions({"correct": np.ones(1, bool), "label": np.zeros(1, np.int64),
                                "topk_index": np.zeros((1, 1), np.int32), "topk_logit": np.zeros((1, 1), np.float32)})
@@ -38,8 +38,8 @@ def nothing(config, run_dir, journal):
                       agreement=100.0, n_eval=1)
     size = Size(mean_weight_bits=4, mean_activation_bits=4, fp_bytes=1, quantized_bytes=1)
     result = Result(signature=run_dir.signature, config=config.to_dict(), metrics=metrics, size=size,
-                    timings=Timings(total=journal.total(), stages={}), memory=provenance.peak_memory(),
-                    provenance=provenance.provenance(journal.started_at, journal.attempt))
+                    timings=Timings(total=run_log.total(), stages={}), memory=provenance.peak_memory(),
+                    provenance=provenance.provenance(run_log.started_at, run_log.attempt))
     return result, SITES, None
 
 execute._measure = nothing

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from vitq.config import RunConfig
-from vitq.config.search_path import Roots
+from vitq.config.search_path import ConfigPath
 from vitq.planning import compose, planner
 from vitq.store import Store
 from vitq.store.records import Memory, Metrics, Provenance, Result, Size, Status, Timings, utc_now
@@ -75,7 +75,7 @@ def main() -> int:
         file, runs_dir = Path(folder, "big.yaml"), Path(folder, "runs")
         file.write_text(SWEEP.format(seeds=args.seeds))
         begin = time.perf_counter()
-        made = planner.make(compose.load(file, Roots.of(), [f"runs_dir={runs_dir}"], multirun=True))
+        made = planner.make(compose.load(file, ConfigPath.of(), [f"runs_dir={runs_dir}"], multirun=True))
         made.commit("benchmark")
         seconds = {"runs": len(made.runs), "plan": time.perf_counter() - begin}
         seconds["replan"] = dry_run(file, runs_dir)

@@ -10,19 +10,8 @@ from vitq.store import Store, claim
 from vitq.store.records import Status
 
 
-class Watcher:
-    """Shows the runs of a store to people."""
-
-    def __init__(self, store: Store, show: Show):
-        self.store, self.show = store, show
-
-    def watch(self, run: PlannedRun) -> Watched:
-        """A run that is executed elsewhere from now on."""
-        return Watched(self, run)
-
-
 class Follower:
-    """Moves a run's progress on, by what its process has recorded last."""
+    """Passes on the progress of a run as its process has recorded it."""
 
     def __init__(self) -> None:
         self._stage, self._done = "", 0
@@ -36,12 +25,12 @@ class Follower:
         self._done = status.done
 
 
-class Watched:
-    """One run. Failures that were recorded before `begin_anew` do not count."""
+class FollowedRun:
+    """One run that another process executes, and how it ends. Failures recorded before `begin_anew` are ignored."""
 
-    def __init__(self, watcher: Watcher, run: PlannedRun):
+    def __init__(self, store: Store, show: Show, run: PlannedRun):
         self.run = run
-        self._show, self._run_dir = watcher.show, watcher.store.run(run.signature)
+        self._show, self._run_dir = show, store.run(run.signature)
         self._progress: Progress | None = None
         self._follower = Follower()
         self._before = self._run_dir.attempt

@@ -25,7 +25,7 @@ _LOOK = 0.5
 
 
 @dataclass(frozen=True, config=RULES)
-class Options:
+class InlineOptions:
     """`launcher.options`: none."""
 
 
@@ -33,7 +33,7 @@ class Options:
 class Inline(Launcher):
     """Executes runs in this process. A failed run is recorded in its folder, shown, and the next one is started."""
 
-    Options: ClassVar[type] = Options
+    Options: ClassVar[type] = InlineOptions
 
     def preview(self, runs: Sequence[PlannedRun], history: History) -> Preview:
         """See Launcher."""

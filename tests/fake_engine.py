@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from vitq.config import ModelConfig, RunConfig
+from vitq.config import KINDS, ModelConfig, RunConfig
 from vitq.data.facts import DataFacts
-from vitq.errors import DataError
+from vitq.errors import DataError, Problem, under, unknown
 from vitq.planning import engine as planning_engine
 from vitq.planning.engine import Engine
 from vitq.progress import Progress
@@ -38,24 +38,29 @@ class FakeEngine(Engine):
         """See Engine."""
         self.described += 1
         if config.data.root == "missing":
-            raise DataError("data.root='missing' does not exist; set data.root=DIR")
+            raise DataError("data.root='missing' does not exist; set data.root=DIR", "data.root", "missing")
         return DataFacts(1000, 500, "f" * 64, 10)
 
-    def data_problems(self, config: RunConfig) -> list[str]:
+    def data_problems(self, config: RunConfig) -> list[Problem]:
         """See Engine."""
         size = config.calib.size
-        return [] if size <= 1000 else [f"calib.size={size} is larger than the calibration split (1000 images)"]
+        text = f"calib.size={size} is larger than the calibration split (1000 images)"
+        return [] if size <= 1000 else [Problem(text, "calib.size", size)]
 
-    def recipe_problems(self, config: RunConfig) -> list[str]:
+    def recipe_problems(self, config: RunConfig) -> list[Problem]:
         """See Engine."""
         self.validated.append(config)
-        return [f"method.kinds.{kind}: unknown kind {kind!r}" for kind in config.method.kinds if kind == "prob"]
+        return [
+            under(f"method.kinds.{kind}", unknown("kind", kind, KINDS))
+            for kind in config.method.kinds
+            if kind == "prob"
+        ]
 
-    def network_problems(self, config: RunConfig) -> list[str]:
+    def network_problems(self, config: RunConfig) -> list[Problem]:
         """See Engine."""
         return []
 
-    def misfits(self, config: RunConfig) -> list[str]:
+    def misfits(self, config: RunConfig) -> list[Problem]:
         """See Engine."""
         return []
 

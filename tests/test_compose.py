@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from vitq.config.search_path import Roots, shipped, sweep_file
+from tests.errors import is_about, refuses
+from vitq.config.search_path import ConfigPath, shipped, sweep_file
 from vitq.errors import ConfigError
 from vitq.planning import compose
-from vitq.planning.compose import Cell
+from vitq.planning.compose import ConfigCell
 
 
-def cells(*overrides: str, multirun: bool = False, config_dir: str | None = None) -> list[Cell]:
+def cells(*overrides: str, multirun: bool = False, config_dir: str | None = None) -> list[ConfigCell]:
     file, roots = compose.root_config(config_dir)
     return list(compose.expand(compose.load(file, roots, overrides, multirun=multirun)))
 
@@ -110,53 +111,48 @@ def test_fast_path_equals_plain_hydra() -> None:
 
 
 def test_several_values_need_multirun() -> None:
-    with pytest.raises(ConfigError, match="vitq run -m"):
+    with refuses(ConfigError, key="seed", value=["1", "2"]):
         cells("seed=1,2")
 
 
 @pytest.mark.parametrize(
-    ("override", "problem"),
+    ("override", "key", "value", "valid"),
     [
-        ("bits=4", "unknown bits '4'; valid: fp, w3a3"),
-        ("bits=8,4", "unknown bits '8'; valid: fp, w3a3"),
-        ("bits=null", "unknown bits 'None'; valid: fp, w3a3"),
-        ("model=1.5", "unknown model '1.5'; valid:"),
-        (
-            "method=[repq_vit,minmax]",
-            "method takes one name; several values are an axis of a sweep: method=repq_vit,minmax",
-        ),
-        ("probe=[landscape,2]", "unknown probe '2'; valid:"),
-        ("=3", "names no key"),
+        ("bits=4", "bits", "4", ["fp", "w3a3"]),
+        ("bits=8,4", "bits", "8", ["fp", "w3a3"]),
+        ("bits=null", "bits", "None", ["fp", "w3a3"]),
+        ("model=1.5", "model", "1.5", ["vit_digits"]),
+        ("method=[repq_vit,minmax]", "method", ["repq_vit", "minmax"], []),
+        ("probe=[landscape,2]", "probe", "2", ["landscape"]),
+        ("=3", "", "=3", []),
     ],
 )
-def test_what_is_no_name_of_a_groups_file_is_named(override: str, problem: str) -> None:
+def test_what_is_no_name_of_a_groups_file_is_named(override: str, key: str, value: Any, valid: list[str]) -> None:
     """Hydra raises a bare ValueError for a number, and lays a list of files over each other."""
     with pytest.raises(ConfigError) as error:
         cells(override, multirun=True)
-    assert problem in error.value.problems[0]
+    assert is_about(error.value.problems[0], key, value, valid)
 
 
 def test_a_list_in_a_sweeps_params_is_no_axis_and_says_so(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     params = "{method: 'mse', bits: [w4a4, w3a3]}"
     file.write_text(f"defaults: [config, _self_]\nhydra: {{mode: MULTIRUN, sweeper: {{params: {params}}}}}\n")
-    with pytest.raises(
-        ConfigError, match=r"bits takes one name; several values are an axis of a sweep: bits=w4a4,w3a3"
-    ):
+    with refuses(ConfigError, key="bits", value=["w4a4", "w3a3"]):
         compose.load(file, compose.root_config(None)[1], [], multirun=True)
 
 
 def test_override_that_does_not_parse_is_named() -> None:
     with pytest.raises(ConfigError) as error:
         cells("seed=[1", "method", multirun=True)
-    assert len(error.value.problems) == 2
-    assert "override 'seed=[1'" in error.value.problems[0]
+    assert [problem.value for problem in error.value.problems] == ["seed=[1", "method"]
 
 
 def test_unknown_option_names_the_valid_ones(repo: Path) -> None:
     (cell,) = cells("bits=w2a8")
-    valid = ", ".join(sorted(path.stem for path in (repo / "conf" / "bits").glob("*.yaml")))
-    assert cell.problem == f"unknown bits 'w2a8'; valid: {valid}. Did you mean 'w8a8'?"
+    assert cell.problem is not None
+    assert is_about(cell.problem, "bits", "w2a8")
+    assert cell.problem.valid == tuple(sorted(path.stem for path in (repo / "conf" / "bits").glob("*.yaml")))
 
 
 def test_one_bad_cell_does_not_hide_the_others() -> None:
@@ -170,7 +166,8 @@ def test_missing_value_is_named(tmp_path: Path) -> None:
     (tmp_path / "calib").mkdir()
     (tmp_path / "calib" / "mine.yaml").write_text("size: ???\n")
     (cell,) = cells("calib=mine", config_dir=str(tmp_path))
-    assert cell.problem == "calib.size: missing; set it with calib.size=VALUE"
+    assert cell.problem is not None
+    assert is_about(cell.problem, "calib.size", None)
 
 
 def test_missing_value_is_named_under_a_debugger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +193,7 @@ def test_own_groups_from_a_weird_folder(tmp_path: Path) -> None:
 
 
 def test_config_dir_that_does_not_exist() -> None:
-    with pytest.raises(ConfigError, match="--config-dir"):
+    with refuses(ConfigError, key="--config-dir", value="/no/such/folder"):
         cells(config_dir="/no/such/folder")
 
 
@@ -211,7 +208,7 @@ def test_sweep_outside_the_conf_folder(tmp_path: Path) -> None:
         "sweep: {name: ablation, baseline: minmax}\n"
         "hydra: {mode: MULTIRUN, sweeper: {params: {method: 'minmax,mse', seed: '0,1'}}}\n"
     )
-    primary = compose.load(file, Roots.of(), ["seed=5,6,7", "bits.kinds.probs=8", "sweep.name=other"])
+    primary = compose.load(file, ConfigPath.of(), ["seed=5,6,7", "bits.kinds.probs=8", "sweep.name=other"])
     assert primary.multirun
     assert primary.sweep == {"name": "other", "baseline": "minmax"}
     assert primary.swept == {"method": ["minmax", "mse"], "seed": ["5", "6", "7"]}
@@ -231,7 +228,7 @@ def test_own_searchpath_of_a_sweep_is_kept(tmp_path: Path) -> None:
     file.write_text(
         f"defaults: [config, override /method: labs_own, _self_]\nhydra: {{searchpath: ['file://{tmp_path}/lab']}}\n"
     )
-    (cell,) = compose.expand(compose.load(file, Roots.of(), multirun=True))
+    (cell,) = compose.expand(compose.load(file, ConfigPath.of(), multirun=True))
     assert cell.raw["method"] == {"name": "labs_own"}
 
 
@@ -242,9 +239,9 @@ def test_sweep_files_are_found_by_name_here_and_as_shipped(tmp_path: Path, monke
     (tmp_path / "sweeps" / "demo.yaml").write_text("defaults: [config]\n")
     assert sweep_file("demo") == tmp_path / "sweeps" / "demo.yaml"
     assert sweep_file("sweeps/demo.yaml") == tmp_path / "sweeps" / "demo.yaml"
-    with pytest.raises(ConfigError, match="Did you mean 'demo'"):
+    with refuses(ConfigError, key="sweep", value="demoo", valid=["demo"]):
         sweep_file("demoo")
-    with pytest.raises(ConfigError, match="does not exist"):
+    with refuses(ConfigError, key="sweep", value="other/demo.yaml", valid=["demo"]):
         sweep_file("other/demo.yaml")
 
 

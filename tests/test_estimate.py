@@ -12,7 +12,7 @@ import pytest
 from tests.fake_engine import FakeEngine
 from tests.report.conftest import config, correct, finish
 from vitq.cli import main
-from vitq.planning.estimate import Cost, History, facts, total
+from vitq.planning.estimate import Estimate, History, facts, total
 from vitq.store import Store
 from vitq.store.records import Timings
 
@@ -21,24 +21,24 @@ def test_the_most_alike_runs_count() -> None:
     known = [(facts(config("mse", 4, calib=32)), s, 100) for s in (1.0, 2.0, 9.0)]
     known += [(facts(config("mse", 4, calib=64)), 50.0, 300), (facts(config("gptq", 8)), 70.0, 10)]
     history = History(known)
-    assert history.cost(config("mse", 4, calib=32)) == Cost(
+    assert history.estimate(config("mse", 4, calib=32)) == Estimate(
         2.0, 100, 3, ("model", "method", "bits", "calib", "iterations", "eval")
     )
-    other_bits = history.cost(config("mse", 8, calib=32))
+    other_bits = history.estimate(config("mse", 8, calib=32))
     assert other_bits is not None
     assert (other_bits.seconds, other_bits.runs) == (2.0, 3)
-    other_size = history.cost(config("mse", 4, calib=128))
+    other_size = history.estimate(config("mse", 4, calib=128))
     assert other_size is not None
     assert (other_size.seconds, other_size.runs) == (5.5, 4)
-    other_method = history.cost(config("erq", 4))
+    other_method = history.estimate(config("erq", 4))
     assert other_method is not None
     assert other_method.runs == 5
-    assert history.cost(config("mse", 4, model__name="swin")) is None
+    assert history.estimate(config("mse", 4, model__name="swin")) is None
 
 
 def test_iterations_are_part_of_the_cost() -> None:
     history = History([(facts(config("ias_vit", 4, method__iterations=1000)), 600.0, 1)])
-    cost = history.cost(config("ias_vit", 4, method__iterations=10))
+    cost = history.estimate(config("ias_vit", 4, method__iterations=10))
     assert cost is not None
     assert "iterations" not in cost.alike
 
@@ -47,14 +47,14 @@ def test_a_method_that_only_calibrates_says_nothing_of_one_that_reconstructs() -
     ranges, learns = {"ranges": {"do": "calibrate"}}, {"stage": {"do": "reconstruct"}}
     off = {"stage": {"do": "reconstruct", "enabled": False}}
     known = [(facts(config("minmax", method__steps=ranges)), 0.3, 1), (facts(config("fp32")), 0.1, 1)]
-    assert History(known).cost(config("aocq", method__steps=ranges | learns)) is None
+    assert History(known).estimate(config("aocq", method__steps=ranges | learns)) is None
     for steps in (ranges, ranges | off):
-        cost = History(known).cost(config("aocq", method__steps=steps))
+        cost = History(known).estimate(config("aocq", method__steps=steps))
         assert cost is not None
         assert (cost.seconds, cost.alike) == (0.3, ("model", "steps"))
     # Nor does the same method with that step switched off.
     known.append((facts(config("aocq", method__steps=ranges | learns)), 90.0, 1))
-    cost = History(known).cost(config("aocq", method__steps=ranges | off))
+    cost = History(known).estimate(config("aocq", method__steps=ranges | off))
     assert cost is not None
     assert cost.seconds == 0.3
 
@@ -64,14 +64,14 @@ def test_the_store_is_the_history_and_damage_is_left_out(tmp_path: Path) -> None
     finish(store, config("mse", 4), correct(3), timings=Timings(total=7.0))
     broken = finish(store, config("mse", 8), correct(3))
     store.run(broken).result_path.write_text("{")
-    cost = History.of(store).cost(config("mse", 4))
+    cost = History.of(store).estimate(config("mse", 4))
     assert cost is not None
     assert (cost.seconds, cost.runs) == (7.0, 1)
-    assert History.of(Store(tmp_path / "none")).cost(config()) is None
+    assert History.of(Store(tmp_path / "none")).estimate(config()) is None
 
 
 def test_runs_without_an_estimate_are_taken_as_the_mean() -> None:
-    some = total([Cost(1800.0, 5, 1, ()), Cost(1800.0, 7, 1, ()), None, None])
+    some = total([Estimate(1800.0, 5, 1, ()), Estimate(1800.0, 7, 1, ()), None, None])
     assert (some.unknown, some.memory_bytes, some.hours()) == (2, 7, 2.0)
     assert math.isnan(total([None]).hours())
 

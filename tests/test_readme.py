@@ -11,7 +11,7 @@ import pytest
 
 from vitq.cli import COMMANDS
 from vitq.config import RunConfig
-from vitq.config.search_path import Roots, sweep_file
+from vitq.config.search_path import ConfigPath, sweep_file
 from vitq.errors import ConfigError
 from vitq.planning import compose
 
@@ -68,7 +68,7 @@ def test_vitq_commands_parse_and_compose(command: str, monkeypatch: pytest.Monke
         except ConfigError:
             assert "/" in args.sweep, "a sweep named in the documents is not shipped"
             return
-        primary = compose.load(file, Roots.of(), args.overrides, multirun=True)
+        primary = compose.load(file, ConfigPath.of(), args.overrides, multirun=True)
     for cell in compose.expand(primary):
         assert cell.problem is None
         config, problems = RunConfig.parse(cell.raw)

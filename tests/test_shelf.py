@@ -17,7 +17,7 @@ from tests.tiny import run as run_steps
 from vitq import machine, track
 from vitq.engine.memory_cache import MEMORY, SHARE, MemoryCache
 from vitq.job import execute
-from vitq.job.run_log import Journal
+from vitq.job.run_log import RunLog
 from vitq.planning import compose, planner
 from vitq.progress import Progress
 from vitq.steps import Workspace
@@ -154,17 +154,16 @@ def count_calls(work: Workspace) -> list[str]:
 
 def test_two_runs_in_one_process_load_their_model_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real engine; what the second run gives is what it gives in a process of its own."""
-    from vitq.models import load
 
     MEMORY.clear()
     loads: list[object] = []
-    real = load.load_model
+    real = execute.load_model
 
     def counted(*words: Any) -> nn.Module:
         loads.append(words[0])
         return real(*words)
 
-    monkeypatch.setattr(load, "load_model", counted)
+    monkeypatch.setattr(execute, "load_model", counted)
     results = []
     for number, again in enumerate((True, False)):
         file, roots = compose.root_config()
@@ -200,11 +199,11 @@ def test_memory_that_runs_out_is_first_taken_from_what_is_kept(
     MEMORY.clear()
     MEMORY.put("group", 0, KILOBYTE)
     with pytest.raises(RuntimeError, match="can't allocate"):
-        execute._measured(made.runs[0].config, run_dir, Journal(run_dir, Progress()))
+        execute._measured(made.runs[0].config, run_dir, RunLog(run_dir, Progress()))
     assert tries == [1, 0]
     assert "memory ran out; what this process kept" in run_dir.read_log()
     with pytest.raises(RuntimeError, match="can't allocate"):
-        execute._measured(made.runs[0].config, run_dir, Journal(run_dir, Progress()))
+        execute._measured(made.runs[0].config, run_dir, RunLog(run_dir, Progress()))
     assert tries == [1, 0, 0]
 
 

@@ -72,7 +72,7 @@ try:
         try:
             time.sleep(60)
         except signals.Interrupted:
-            signals.heard()
+            signals.acknowledge()
             time.sleep(0.6)
             print("cleaned up")
             raise
@@ -81,7 +81,7 @@ except signals.Interrupted as stop:
 """
 
 
-def test_a_signal_that_a_library_swallows_is_raised_until_it_is_heard() -> None:
+def test_a_signal_that_a_library_swallows_is_raised_until_it_is_acknowledged() -> None:
     done = subprocess.run([sys.executable, "-c", SWALLOWED], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.splitlines() == ["swallowed", "cleaned up", "told to stop by SIGTERM"], done.stderr
 

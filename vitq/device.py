@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from vitq.errors import ConfigError
+from vitq.errors import ConfigError, Problem
 
 # Sixteen images of 224×224: quantized DeiT-tiny takes two thirds of the time that it takes for 64 at once.
 CPU_ELEMENTS = 16 * 3 * 224 * 224
@@ -27,11 +27,11 @@ def resolve(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError([f"device={name!r}: not a torch device; valid: auto, cpu, cuda, cuda:N"]) from error
+        text = f"device={name!r}: not a torch device; valid: auto, cpu, cuda, cuda:N"
+        raise ConfigError([Problem(text, "device", name, ["auto", "cpu", "cuda", "cuda:N"])]) from error
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise ConfigError(
-            [f"device={name!r}: {torch.cuda.device_count()} CUDA devices are visible; valid here: auto, cpu"]
-        )
+        text = f"device={name!r}: {torch.cuda.device_count()} CUDA devices are visible; valid here: auto, cpu"
+        raise ConfigError([Problem(text, "device", name, ["auto", "cpu"])])
     return device
 
 

@@ -2,21 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+
+
+class Problem(str):
+    """One thing that is wrong: a line of text for people, which carries its fields for programs.
+
+    key: what it is about: a dotted config key, an option of the command line, an entry of a file; '' for none of these.
+    value: what was found there, None where nothing was. valid: what may stand there, as far as it can be listed.
+    """
+
+    key: str
+    value: object
+    valid: tuple[object, ...]
+
+    def __new__(cls, text: str, key: str = "", value: object = None, valid: Iterable[object] = ()) -> Problem:
+        problem = super().__new__(cls, text)
+        problem.key, problem.value, problem.valid = key, value, tuple(valid)
+        return problem
+
+    def reworded(self, text: str) -> Problem:
+        """The same problem in other words, such as with the file, the override or the runs that have it."""
+        return Problem(text, self.key, self.value, self.valid)
+
+
+def as_problem(text: object) -> Problem:
+    """A problem as it is; one without fields for a plain text, as a plug-in may give."""
+    return text if isinstance(text, Problem) else Problem(str(text))
+
+
+def problem_of(error: Exception) -> Problem:
+    """What an error of any class says, with its fields where it was raised with a Problem: `ValueError(bad(…))`."""
+    return as_problem(error.args[0] if len(error.args) == 1 else error)
+
+
+def bad(key: str, value: object, why: str, valid: Iterable[object] = ()) -> Problem:
+    """The wording for a value that cannot be: `bad('images', 0, 'at least 1 is needed')`."""
+    return Problem(f"{key}={value}; {why}", key, value, valid)
+
+
+def unknown(what: str, value: object, valid: Iterable[str], action: str = "", key: str = "") -> Problem:
+    """The one wording for 'there is no such thing': `unknown('quantizer', 'logg2', ['log2', 'uniform'])`.
+
+    key: that of the problem; it stays out of the text.
+    """
+    import difflib
+
+    names = sorted(valid)
+    close = difflib.get_close_matches(str(value), names, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    text = f"unknown {what} {value!r}; valid: {', '.join(names)}.{hint}{' ' + action if action else ''}"
+    return Problem(text, key, value, names)
+
+
+def under(place: str, problem: str) -> Problem:
+    """A problem as one of a key below `place`: `images=0; …` is of `method.steps.a.images` under `method.steps.a`."""
+    found = as_problem(problem)
+    return Problem(f"{place}: {found}", f"{place}.{found.key}" if found.key else place, found.value, found.valid)
 
 
 class VitqError(Exception):
-    """Base of every error that vitq raises on purpose; the command line prints it without a traceback, exit code 2."""
+    """Base of every error that vitq raises on purpose; the command line prints it without a traceback, exit code 2.
+
+    key, value, valid: the fields of its problem, see `Problem`; of a file, value is its path.
+    """
+
+    def __init__(self, text: str = "", key: str = "", value: object = None, valid: Iterable[object] = ()):
+        super().__init__(text if isinstance(text, Problem) else Problem(text, key, value, valid))
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What is wrong, with its fields: one problem, but of several configs."""
+        return [as_problem(self.args[0])]
 
 
 class ConfigError(VitqError):
     """One or more configs are invalid. `problems` lists all of them, so that one look repairs a whole sweep."""
 
-    def __init__(self, problems: Sequence[str]):
-        self.problems = list(problems)
+    def __init__(self, problems: Iterable[str]):
+        Exception.__init__(self, [as_problem(problem) for problem in problems])
+
+    @property
+    def problems(self) -> list[Problem]:
+        """All of them."""
+        return list(self.args[0])
+
+    def __str__(self) -> str:
         count = len(self.problems)
         head = f"{count} problem{'' if count == 1 else 's'} in the configuration; nothing was started"
-        super().__init__("\n".join([head, *(f"  - {p}" for p in self.problems)]))
+        return "\n".join([head, *(f"  - {problem}" for problem in self.problems)])
 
 
 class DataError(VitqError):
@@ -45,13 +119,3 @@ def first_line(error: BaseException, otherwise: str | None = None) -> str:
     """First line of an error's message that says something; `otherwise`, or its class, where none does."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else otherwise or type(error).__name__
-
-
-def unknown(what: str, value: object, valid: Iterable[str], action: str = "") -> str:
-    """The one wording for 'there is no such thing': `unknown('quantizer', 'logg2', ['log2', 'uniform'])`."""
-    import difflib
-
-    names = sorted(valid)
-    close = difflib.get_close_matches(str(value), names, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"unknown {what} {value!r}; valid: {', '.join(names)}.{hint}{' ' + action if action else ''}"

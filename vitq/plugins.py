@@ -48,7 +48,8 @@ class Plugin:
 
     def _broken(self, why: str) -> VitqError:
         action = f"mend it, or pip uninstall {self.distribution}"
-        return VitqError(f"plug-in {self.name!r} ({self.module}) of {self.distribution} {why}; {action}")
+        text = f"plug-in {self.name!r} ({self.module}) of {self.distribution} {why}; {action}"
+        return VitqError(text, GROUP, self.name)
 
 
 @cache

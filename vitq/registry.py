@@ -89,5 +89,7 @@ def discover(package: str) -> None:
         if folder is None:
             raise
         raise VitqError(
-            f"TORCHINDUCTOR_CACHE_DIR={folder}: {error.strerror}; name a folder that can be written, or unset it"
+            f"TORCHINDUCTOR_CACHE_DIR={folder}: {error.strerror}; name a folder that can be written, or unset it",
+            "TORCHINDUCTOR_CACHE_DIR",
+            folder,
         ) from error

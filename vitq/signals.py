@@ -1,4 +1,4 @@
-"""Being told to stop: a signal becomes an exception, so that records are written and claims given back."""
+"""Signals to stop become an exception, so that records are written and claims released."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(f"told to stop by {signal.Signals(number).name}")
 
 
-_mine: dict[int, Any] = {}  # signal → the handler that was there before
-_heard = threading.Event()
+_previous: dict[int, Any] = {}  # signal → the handler that was there before
+_acknowledged = threading.Event()
 
 
-def heard() -> None:
+def acknowledge() -> None:
     """Called by whoever catches an Interrupted: it is not raised again, and what cleans up is left in peace."""
-    _heard.set()
+    _acknowledged.set()
 
 
 @contextmanager
@@ -50,60 +50,60 @@ def interruptible(insist: float | None = None) -> Iterator[None]:
     """Raise Interrupted in the main thread when one of STOPPING arrives, once: what cleans up is not disturbed again.
 
     Where Python cannot raise it (in a callback of the import system, in a destructor) it is raised again afterwards.
-    insist: raise it again every so many seconds until `heard` is called, in case a bare `except:` swallows it.
+    insist: raise it again every so many seconds until `acknowledge` is called, in case a bare `except:` swallows it.
     Forked children get the default back: they are ended by SIGTERM as anybody expects. Started programs never inherit
     handlers. Elsewhere than in the main thread, where Python allows no handlers, this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    told = False
+    raised = False
 
     def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal told
-        if told or _heard.is_set():
+        nonlocal raised
+        if raised or _acknowledged.is_set():
             return
-        told = True
+        raised = True
         if insist is not None:
             later(insist, number)
         raise Interrupted(number)
 
     def later(seconds: float, number: int) -> None:
-        again = threading.Timer(seconds, tell, (number,))
+        again = threading.Timer(seconds, resend, (number,))
         again.daemon = True
         with not_in_threads():
             again.start()
 
-    def tell(number: int) -> None:
-        nonlocal told
-        if not _heard.is_set():
-            told = False
+    def resend(number: int) -> None:
+        nonlocal raised
+        if not _acknowledged.is_set():
+            raised = False
             os.kill(os.getpid(), number)
 
     def unraisable(args: sys.UnraisableHookArgs) -> None:
         if not isinstance(args.exc_value, Interrupted):
             hook(args)
             return
-        # Later: in this very place it would be swallowed once more.
+        # Later: raised here, it would be swallowed again.
         later(_AGAIN, args.exc_value.number)
 
     hook = sys.unraisablehook
     sys.unraisablehook = unraisable
-    _heard.clear()
+    _acknowledged.clear()
     for number in STOPPING:
-        _mine[number] = signal.signal(number, stop)
+        _previous[number] = signal.signal(number, stop)
     try:
         yield
     finally:
-        _heard.set()
+        _acknowledged.set()
         sys.unraisablehook = hook
         for number in STOPPING:
-            signal.signal(number, _mine.pop(number))
+            signal.signal(number, _previous.pop(number))
 
 
 def _forget() -> None:
-    while _mine:
-        number, _ = _mine.popitem()
+    while _previous:
+        number, _ = _previous.popitem()
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 

@@ -20,8 +20,8 @@ from vitq.planning.wording import count
 class Local(Launcher):
     """Executes runs in worker processes of this machine. A worker that dies takes its own run with it and no other."""
 
-    Options: ClassVar[type] = slots.Options
-    options: slots.Options
+    Options: ClassVar[type] = slots.LocalOptions
+    options: slots.LocalOptions
 
     def preview(self, runs: Sequence[PlannedRun], history: History) -> Preview:
         """See Launcher."""

@@ -6,7 +6,7 @@ from collections import deque
 from multiprocessing import connection
 
 from vitq.errors import VitqError
-from vitq.launchers.local.slots import Options, slot_environments
+from vitq.launchers.local.slots import LocalOptions, slot_environments
 from vitq.launchers.local.worker import Worker
 from vitq.planning.display import Show
 from vitq.planning.plan import Plan, PlannedRun
@@ -19,7 +19,7 @@ _LOOK = 0.1
 class Queue:
     """Runs that wait, and the slots that take them one by one."""
 
-    def __init__(self, plan: Plan, show: Show, options: Options):
+    def __init__(self, plan: Plan, show: Show, options: LocalOptions):
         self.plan, self.show, self.options = plan, show, options
         self.failed: list[str] = []
         self._waiting: deque[PlannedRun] = deque()

@@ -14,7 +14,7 @@ from vitq.machine import usable_cores, visible_gpus
 
 
 @dataclass(frozen=True, config=RULES)
-class Options:
+class LocalOptions:
     """`launcher.options`.
 
     slots: workers at a time; None: one for each visible GPU, on CPU one for each two cores. threads: of each worker;
@@ -30,7 +30,7 @@ class Options:
     command: tuple[str, ...] = field(default_factory=lambda: (sys.executable, "-m", "vitq.job"))
 
 
-def slot_environments(options: Options) -> list[dict[str, str]]:
+def slot_environments(options: LocalOptions) -> list[dict[str, str]]:
     """The environment of each slot: its device and its share of the cores."""
     cores = usable_cores()
     devices = visible_gpus()

@@ -12,7 +12,7 @@ from typing import IO, Protocol
 
 from vitq.errors import StoreError
 from vitq.launchers.follow import Follower
-from vitq.launchers.local.slots import Options
+from vitq.launchers.local.slots import LocalOptions
 from vitq.planning.display import Show
 from vitq.planning.plan import Plan, PlannedRun
 from vitq.progress import Progress
@@ -20,12 +20,12 @@ from vitq.store import RunDir
 from vitq.store.records import Result
 
 
-class Owner(Protocol):
-    """Who gives a worker its runs, and is told how they ended."""
+class Dispatcher(Protocol):
+    """What gives a worker its runs, and is called when they have ended."""
 
     plan: Plan
     show: Show
-    options: Options
+    options: LocalOptions
 
     def died(self, run: PlannedRun, reason: str) -> None:
         """A run's process has died before the run ended."""
@@ -39,7 +39,7 @@ class Owner(Protocol):
 
 # How often a run under way is looked at, in seconds.
 _WATCH = 0.5
-# Seconds that a worker gets to end after it was told to.
+# Seconds that a worker has to end after SIGTERM.
 _GRACE = 10.0
 
 
@@ -49,18 +49,18 @@ class Worker:
     Whether a run is done is read from the store, never from that line.
     """
 
-    def __init__(self, owner: Owner, environment: dict[str, str]):
-        self._owner = owner
+    def __init__(self, dispatcher: Dispatcher, environment: dict[str, str]):
+        self._dispatcher = dispatcher
         self.run: PlannedRun | None = None
         self.given = 0
-        plan = owner.plan
+        plan = dispatcher.plan
         group = ["--group", plan.name] if plan.name else []
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
         reading, writing = os.pipe()
         os.set_blocking(reading, False)
         self.answers: IO[bytes] = os.fdopen(reading, "rb", buffering=0)
         self._process = subprocess.Popen(
-            [*owner.options.command, "--runs-dir", str(plan.store.root), *group, "--feed", str(writing)],
+            [*dispatcher.options.command, "--runs-dir", str(plan.store.root), *group, "--feed", str(writing)],
             env=os.environ | environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._errors,
             pass_fds=[writing],
             start_new_session=True,  # Ctrl-C reaches the driver alone, which then ends the workers
@@ -75,9 +75,9 @@ class Worker:
         """The next run; the one before has ended."""
         self.run, self.given = run, self.given + 1
         self._progress, self._follower = None, Follower()
-        self._attempt = self._owner.plan.store.run(run.signature).attempt
+        self._attempt = self._dispatcher.plan.store.run(run.signature).attempt
         self._stderr_start = self._errors.seek(0, os.SEEK_END)
-        # A process that is gone already is found by look().
+        # look() notices a process that has ended already.
         with suppress(BrokenPipeError):
             self._input.write(f"{run.signature}\n".encode())
             self._input.flush()
@@ -88,7 +88,7 @@ class Worker:
         if answer == b"":
             self._process.wait()
             if self.run is not None and not self._settle():
-                self._owner.died(self.run, self._reason())
+                self._dispatcher.died(self.run, self._reason())
             self.run = None
             self._release()
             return True
@@ -96,9 +96,9 @@ class Worker:
         if lines and self.run is not None:
             _, word, *reason = lines[-1].decode(errors="replace").split(" ", 2)
             if word == "busy":
-                self._owner.later(self.run)
+                self._dispatcher.later(self.run)
             elif not self._settle():
-                self._owner.fail(
+                self._dispatcher.fail(
                     self.run, reason[0] if reason else "the worker says it is done, but no valid result is stored"
                 )
             self.run = None
@@ -144,21 +144,21 @@ class Worker:
     def _settle(self) -> bool:
         """Whether the run has ended; shows how."""
         assert self.run is not None
-        run_dir = self._owner.plan.store.run(self.run.signature)
+        run_dir = self._dispatcher.plan.store.run(self.run.signature)
         if (result := _result(run_dir)) is not None:
             self._begin()
-            self._owner.show.finished(self.run, result)
+            self._dispatcher.show.finished(self.run, result)
             return True
         if (failure := run_dir.failure_after(self._attempt)) is not None:
             self._begin()
-            self._owner.fail(self.run, failure.error or "no reason was recorded")
+            self._dispatcher.fail(self.run, failure.error or "no reason was recorded")
             return True
         return False
 
     def _watch(self) -> None:
         assert self.run is not None
         self._looked = time.monotonic()
-        status = self._owner.plan.store.run(self.run.signature).status_hint()
+        status = self._dispatcher.plan.store.run(self.run.signature).status_hint()
         if status is None or status.state != "running" or status.attempt <= self._attempt:
             return
         self._follower.follow(status, self._begin())
@@ -166,7 +166,7 @@ class Worker:
     def _begin(self) -> Progress:
         assert self.run is not None
         if self._progress is None:
-            self._progress = self._owner.show.running(self.run)
+            self._progress = self._dispatcher.show.running(self.run)
         return self._progress
 
     def _reason(self) -> str:

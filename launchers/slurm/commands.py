@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic.dataclasses import dataclass
 
 from vitq.errors import VitqError
-from vitq.launchers.slurm.options import Options
+from vitq.launchers.slurm.options import SlurmOptions
 
 # Seconds that a command of SLURM may take; a controller that is away makes each of them wait.
 _PATIENCE = 60.0
@@ -22,7 +22,7 @@ _ENDED = {
     "TIMEOUT",
 }  # fmt: skip
 
-# What the commands say when nobody answers, and when a limit on submitted jobs is reached.
+# Messages of the commands when the controller does not answer, and when a limit on submitted jobs is reached.
 _AWAY = ("Unable to contact", "Connection refused", "timed out", "Zero Bytes", "Connection reset", "backup controller")
 _FULL = ("Job violates accounting/QOS policy", "Resource temporarily unavailable", "unable to accept job", "SubmitJob")
 
@@ -76,11 +76,13 @@ def require() -> None:
 
 def max_array() -> int:
     """The most elements of one array: SLURM's MaxArraySize. Raises AwayError."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config"), re.MULTILINE)
-    return max(1, int(found[1])) if found else 1001
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config"), re.MULTILINE)
+    return max(1, int(match[1])) if match else 1001
 
 
-def submit(options: Options, folder: Path, token: str, name: str, command: Sequence[str], count: int, most: int) -> str:
+def submit(
+    options: SlurmOptions, folder: Path, token: str, name: str, command: Sequence[str], count: int, most: int
+) -> str:
     """Submit an array of `count` jobs that each execute `command`, `most` at a time. Returns its id.
 
     folder: for the script and the logs `<index>.log`. Raises FullError, AwayError, or SlurmError with what sbatch said.
@@ -88,7 +90,7 @@ def submit(options: Options, folder: Path, token: str, name: str, command: Seque
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    wishes = {
+    requested = {
         "partition": options.partition, "account": options.account, "qos": options.qos, "mem": options.mem,
         "constraint": options.constraint, "gres": options.gres, "gpus_per_node": options.gpus,
         "cpus_per_task": options.cpus,
@@ -97,16 +99,16 @@ def submit(options: Options, folder: Path, token: str, name: str, command: Seque
     executor = SlurmExecutor(folder=folder)
     executor.update_parameters(
         job_name=f"vitq-{name}", time=options.time, comment=token, wckey=None, array_parallelism=most,
-        # Python takes the place of the shell, so that the warning reaches it and nothing else: not W&B's service.
+        # `exec`: Python replaces the shell, so that the warning signal reaches it alone, not W&B's service.
         use_srun=False, setup=list(options.setup), stderr_to_stdout=True,
-        **{key: value for key, value in wishes.items() if value is not None},
+        **{key: value for key, value in requested.items() if value is not None},
         additional_parameters={
             "signal": f"B:USR2@{options.warning}", "output": log, "requeue": True, **options.extra,
         },
     )  # fmt: skip
     executor.parameters["map_count"] = count
     try:
-        # Not `submit`: that pickles a function, which a submitter who dies at the wrong moment never puts into place.
+        # Not `submit`: that pickles a function, and a submitter that is killed at the wrong moment leaves no pickle.
         return str(executor._submit_command("exec " + shlex.join(command)).job_id)
     except (FailedJobError, FailedSubmissionError) as error:
         raise _refusal(str(error)) from error
@@ -115,12 +117,12 @@ def submit(options: Options, folder: Path, token: str, name: str, command: Seque
 def elements() -> list[Element]:
     """All jobs of this user that vitq submitted and the controller still knows. Raises AwayError."""
     text = _ask("squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", "--format=%F|%K|%T|%k|%r")
-    found = []
+    jobs = []
     for line in text.splitlines():
         job, index, state, token, reason = line.strip().split("|", 4)
         if re.fullmatch(r"[0-9a-f]{12}", token) and index.isdigit():
-            found.append(Element(f"{job}_{index}", token, int(index), state, reason))
-    return found
+            jobs.append(Element(f"{job}_{index}", token, int(index), state, reason))
+    return jobs
 
 
 def past_states(jobs: Iterable[str]) -> dict[str, str]:
@@ -161,11 +163,11 @@ def _ask(*command: str) -> str:
     return done.stdout
 
 
-def _refusal(said: str, command: str = "sbatch") -> SlurmError:
-    lines = [line for line in said.splitlines() if "error:" in line] or [said.strip()[-300:]]
+def _refusal(output: str, command: str = "sbatch") -> SlurmError:
+    lines = [line for line in output.splitlines() if "error:" in line] or [output.strip()[-300:]]
     text = "; ".join(dict.fromkeys(line.partition("error:")[2].strip() or line for line in lines))
-    if any(word in said for word in _AWAY):
+    if any(word in output for word in _AWAY):
         return AwayError(f"the SLURM controller does not answer: {text}")
-    if any(word in said for word in _FULL):
+    if any(word in output for word in _FULL):
         return FullError(f"SLURM does not accept more jobs: {text}")
     return SlurmError(f"{command} refused: {text}")

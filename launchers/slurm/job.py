@@ -25,22 +25,22 @@ class Allocation:
     def __init__(self, store: Store, submission: Submission, index: int):
         self.store, self.submission, self.index = store, submission, index
         self.tries = store.submissions.read_tries(submission.token, index)
-        self.told: int | None = None
+        self.stop_signal: int | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._stillborn = 0
 
     def work(self) -> int:
-        """Execute what has no result. Returns the exit code: 0 when every run has ended or is somebody else's."""
+        """Execute what has no result. Returns 0 when every run has ended or is executed by another process."""
         for number in (signal.SIGTERM, signal.SIGUSR2):
-            signal.signal(number, self._tell)
+            signal.signal(number, self._on_signal)
         left = list(self.submission.allocations[self.index])
         while left := [name for name in left if not self.store.run(name).is_done()]:
-            if self.told is not None:
+            if self.stop_signal is not None:
                 return self._stop(left)
             before = {name: self.store.run(name).attempt for name in left}
             code = self._run(left)
             left = [name for name in left if not self._settled(name, before[name])]
-            if self.told is None and left:
+            if self.stop_signal is None and left:
                 left = self._after(left, before, code)
         return 0
 
@@ -48,13 +48,13 @@ class Allocation:
         group = ["--group", self.submission.sweep] if self.submission.sweep else []
         command = [*self.submission.command, "--runs-dir", str(self.store.root), "--take-over", *group, *names]
         self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=_threads() | os.environ)
-        if self.told is not None:  # the signal came while the child was being made
+        if self.stop_signal is not None:  # the signal came while the child was being made
             self._child.terminate()
         return self._child.wait()
 
-    def _tell(self, number: int, frame: FrameType | None) -> None:
-        if self.told is None:
-            self.told = number
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.stop_signal is None:
+            self.stop_signal = number
         if self._child is not None and self._child.poll() is None:
             self._child.terminate()
 
@@ -69,7 +69,7 @@ class Allocation:
                 return left
             self._fail(begun, _reason(code))
             return [name for name in left if name != begun]
-        if code in (0, 1):  # the rest is executed by others, who are alive
+        if code in (0, 1):  # the others are executed by living processes
             return []
         self._stillborn += 1
         if self._stillborn >= _STILLBORN:
@@ -83,9 +83,9 @@ class Allocation:
 
     def _stop(self, left: list[str]) -> int:
         """SLURM wants the node back. Before the time limit the job is queued again; otherwise SLURM does that."""
-        assert self.told is not None
-        if self.told != signal.SIGUSR2:
-            return 128 + self.told
+        assert self.stop_signal is not None
+        if self.stop_signal != signal.SIGUSR2:
+            return 128 + self.stop_signal
         timeouts = self.tries.timeouts + 1
         self.tries = self.tries.model_copy(update={"timeouts": timeouts})
         self.store.submissions.write_tries(self.submission.token, self.index, self.tries)

@@ -23,8 +23,8 @@ from vitq.store.run import JobState
 class Slurm(Launcher):
     """Executes runs in arrays of SLURM jobs."""
 
-    Options: ClassVar[type] = options.Options
-    options: options.Options
+    Options: ClassVar[type] = options.SlurmOptions
+    options: options.SlurmOptions
 
     def preview(self, runs: Sequence[PlannedRun], history: History) -> Preview:
         """See Launcher."""

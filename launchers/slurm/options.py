@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from vitq.config.base import RULES
 
-# What we set ourselves, so that nobody else may.
+# Set by vitq, and refused in `extra`.
 _OURS = ("array", "signal", "output", "error", "open-mode", "comment", "requeue", "no-requeue", "dependency")
 
 
@@ -33,7 +33,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True, config=RULES)
-class Options:
+class SlurmOptions:
     """`launcher.options`. What is None is left to the cluster.
 
     partition, account, qos, constraint, gres, mem (e.g. `16GB`): as sbatch has them. gpus: per job. cpus: cores per

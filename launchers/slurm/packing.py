@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from vitq.launchers.slurm.options import Options
+from vitq.launchers.slurm.options import SlurmOptions
 from vitq.planning.estimate import History
 from vitq.planning.plan import PlannedRun
 
@@ -24,13 +24,13 @@ class Array:
     parallel: int
 
     def halves(self) -> list[Array]:
-        """Two smaller ones, which share the places."""
+        """Two smaller ones, which share `parallel`."""
         half = len(self.jobs) // 2
         more = -(-self.parallel // 2)
         return [Array(self.jobs[:half], more), Array(self.jobs[half:], self.parallel - more)]
 
 
-def pack(runs: Sequence[PlannedRun], options: Options, history: History) -> Iterator[list[PlannedRun]]:
+def pack(runs: Sequence[PlannedRun], options: SlurmOptions, history: History) -> Iterator[list[PlannedRun]]:
     """The runs of each job: of one model, at most `runs_per_job`, and not more than `minutes_per_job` by experience."""
     most = options.runs_per_job
     if options.minutes_per_job is not None and most == 1:
@@ -39,7 +39,7 @@ def pack(runs: Sequence[PlannedRun], options: Options, history: History) -> Iter
     job: list[PlannedRun] = []
     minutes = 0.0
     for run in sorted(runs, key=lambda run: models.index(run.config.model.name)):
-        cost = history.cost(run.config) if options.minutes_per_job is not None else None
+        cost = history.estimate(run.config) if options.minutes_per_job is not None else None
         own = cost.seconds / 60 if cost else _UNKNOWN
         full = options.minutes_per_job is not None and minutes + own > options.minutes_per_job
         if job and (len(job) >= most or full or job[0].config.model != run.config.model):

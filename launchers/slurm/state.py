@@ -12,14 +12,14 @@ def job_states(store: Store, wanted: set[str]) -> dict[str, JobState]:
 
     Empty where nothing was submitted, SLURM is not here, or it does not answer.
     """
-    places = {
+    elements = {
         name: (submission, index)
         for submission in store.submissions.all()  # the last one counts
         for index, names in enumerate(submission.allocations)
         for name in names
         if name in wanted
     }
-    if not places or not commands.available():
+    if not elements or not commands.available():
         return {}
     try:
         known = {(e.token, e.index): e for e in commands.elements()}
@@ -27,20 +27,20 @@ def job_states(store: Store, wanted: set[str]) -> dict[str, JobState]:
         return {}
     forgotten = {
         f"{submission.job}_{index}"
-        for submission, index in places.values()
+        for submission, index in elements.values()
         if submission.job and (submission.token, index) not in known
     }
     past = commands.past_states(forgotten)
-    found = {}
-    for name, (submission, index) in places.items():
+    states = {}
+    for name, (submission, index) in elements.items():
         element = known.get((submission.token, index))
         job = f"{submission.job}_{index}"
         if element is not None:
-            found[name] = JobState(element.job, element.ended, element.text)
+            states[name] = JobState(element.job, element.ended, element.text)
         elif job in forgotten:
             state = past.get(job)
-            found[name] = JobState(job, True, f"job {job} {state.lower() if state else 'is unknown to SLURM by now'}")
-    return found
+            states[name] = JobState(job, True, f"job {job} {state.lower() if state else 'is unknown to SLURM by now'}")
+    return states
 
 
 def jobs_of(store: Store, sweep: str) -> list[str]:

@@ -190,7 +190,7 @@ def test_a_full_disk_is_an_error_and_not_a_crash(make: Make, monkeypatch: pytest
     monkeypatch.setattr(decode.os, "pwrite", full)
     with pytest.raises(DataError, match="No space left on device; free space"):
         eval_set(make(), Progress())
-    assert list((tmp_path / "cache" / "images").glob("*.part")) == []
+    assert list((tmp_path / "cache" / "images").glob("*.tmp")) == []
 
 
 def test_killed_while_decoding_leaves_no_entry(make: Make, tmp_path: Path) -> None:
@@ -209,9 +209,9 @@ eval_set(config, Progress())
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
     left = [p.suffix for p in (tmp_path / "cache" / "images").iterdir()]
-    assert ".part" in left
+    assert ".tmp" in left
     assert len(eval_set(make(), Progress())) == 596
-    assert not list((tmp_path / "cache" / "images").glob("*.part"))
+    assert not list((tmp_path / "cache" / "images").glob("*.tmp"))
 
 
 def test_progress_counts_images(make: Make) -> None:

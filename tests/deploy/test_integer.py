@@ -16,7 +16,7 @@ import torch
 
 from tests.deploy.test_packed import logits, quantized, recipe
 from tests.tiny import images, tiny
-from vitq.config.search_path import Roots
+from vitq.config.search_path import ConfigPath
 from vitq.deploy.onnx.export_onnx import save_onnx
 from vitq.deploy.onnx.integer_model import Product, integer_form
 from vitq.deploy.packed.packed import Packed, load_packed, save_packed
@@ -37,7 +37,7 @@ def method(name: str) -> dict[str, Any]:
     raw = (
         recipe(name)
         if name != "integer"
-        else base_method.with_base({"method": {**_yaml(name), "base": "minmax"}}, Roots.of())["method"]
+        else base_method.with_base({"method": {**_yaml(name), "base": "minmax"}}, ConfigPath.of())["method"]
     )
     return {**raw, "name": "test"}
 
@@ -45,7 +45,7 @@ def method(name: str) -> dict[str, Any]:
 def _yaml(name: str) -> dict[str, Any]:
     import yaml
 
-    raw: dict[str, Any] = yaml.safe_load(Roots.of().files("method")[name].read_text())
+    raw: dict[str, Any] = yaml.safe_load(ConfigPath.of().files("method")[name].read_text())
     return raw
 
 

@@ -13,7 +13,7 @@ from tests.test_job import Planner
 from vitq import cli, data
 from vitq.deploy.packed.packed import load_packed
 from vitq.engine.recipe_checks import problems
-from vitq.errors import DeployError
+from vitq.errors import DeployError, StoreError, VitqError
 from vitq.job.packed_run import packed_run
 from vitq.progress import Progress
 
@@ -88,13 +88,13 @@ def test_a_model_that_predicts_otherwise_is_not_exported(planner: Planner) -> No
     predictions = run_dir.read_predictions()
     predictions["topk_index"][3, 0] += 1
     run_dir.write_predictions(predictions)
-    with pytest.raises(DeployError, match="other classes than its record for 1 of"):
+    with pytest.raises(VitqError, match="other classes than its record for 1 of"):
         packed_run(run_dir, Progress())
     assert not run_dir.model_path.exists()
 
 
 def test_an_unfinished_run_and_one_that_quantizes_nothing(planner: Planner) -> None:
-    with pytest.raises(DeployError, match="has no result"):
+    with pytest.raises(StoreError, match="has no result"):
         packed_run(planner.plan(), Progress())
     plain = planner.plan("fp32", keep_model=True)
     planner.execute(plain)

@@ -18,7 +18,7 @@ from tests.fake_engine import FakeEngine
 from vitq import report
 from vitq.errors import ConfigError
 from vitq.launchers.local.launcher import Local
-from vitq.launchers.local.slots import Options, slot_environments
+from vitq.launchers.local.slots import LocalOptions, slot_environments
 from vitq.machine import visible_gpus
 from vitq.planning import compose, planner
 from vitq.planning.display import Show
@@ -133,11 +133,11 @@ def test_slots_share_the_cores_and_the_gpus(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-abc,7")
     assert visible_gpus() == ["5", "GPU-abc", "7"]
-    assert [place["CUDA_VISIBLE_DEVICES"] for place in slot_environments(Options())] == ["5", "GPU-abc", "7"]
-    assert {place["OMP_NUM_THREADS"] for place in slot_environments(Options())} == {"2"}
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in slot_environments(LocalOptions())] == ["5", "GPU-abc", "7"]
+    assert {place["OMP_NUM_THREADS"] for place in slot_environments(LocalOptions())} == {"2"}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert slot_environments(Options()) == [{"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}] * 4
-    assert len(slot_environments(Options(slots=3, threads=1))) == 3
+    assert slot_environments(LocalOptions()) == [{"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}] * 4
+    assert len(slot_environments(LocalOptions(slots=3, threads=1))) == 3
 
 
 def test_bad_options_are_named_before_anything_starts(engine: FakeEngine, repo: Path, tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ def test_options_are_checked_at_plan_time(workspace: Make, options: dict[str, An
     assert problem in found
 
 
-def cells(*overrides: str) -> list[compose.Cell]:
+def cells(*overrides: str) -> list[compose.ConfigCell]:
     file, roots = compose.root_config(None, None)
     return list(compose.expand(compose.load(file, roots, ["method=scale_predictor", *overrides], multirun=True)))
 

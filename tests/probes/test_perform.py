@@ -17,11 +17,10 @@ from tests.test_job import Planner
 from vitq import cli
 from vitq.config import ProbeConfig, RunConfig
 from vitq.config.base import RULES
-from vitq.engine.recipe_checks import problems
 from vitq.errors import VitqError
-from vitq.job.requantize import rebuild
+from vitq.job.requantize import requantize
 from vitq.probes.budget import BudgetSpentError, Ledger
-from vitq.probes.probe import PROBES, Probe
+from vitq.probes.probe import PROBES, Probe, problems
 from vitq.probes.probed_model import Subject
 from vitq.probes.run_probes import perform
 from vitq.probes.stored_probe import meta_of
@@ -225,21 +224,27 @@ def test_a_record_that_the_recipe_no_longer_gives_is_not_probed(planner: Planner
     planner.execute(run_dir)
     config, _ = RunConfig.parse(run_dir.read_config())
     assert config is not None
-    rebuild(run_dir, config, Progress())
+    requantize(run_dir, config, Progress())
+    recorded = run_dir.read_predictions()
+    run_dir.write_predictions({**recorded, "topk_index": (recorded["topk_index"] + 1) % 10})
+    with pytest.raises(VitqError, match="predicts other classes than its record"):
+        requantize(run_dir, config, Progress())
+    requantize(run_dir, config, Progress(), compare_predictions=False)
+    run_dir.write_predictions(recorded)
     sites = run_dir.read_sites()
     run_dir.write_sites(sites.assign(mse=sites.mse * 1.2))
     with pytest.raises(VitqError, match="no longer gives the recorded model"):
-        rebuild(run_dir, config, Progress())
+        requantize(run_dir, config, Progress())
     run_dir.write_sites(sites.assign(bits=5))
     with pytest.raises(VitqError, match="their bits differ"):
-        rebuild(run_dir, config, Progress())
+        requantize(run_dir, config, Progress())
     fresh = planner.plan("minmax")
     raw, _ = RunConfig.parse(fresh.read_config())
     assert raw is not None
     with pytest.raises(VitqError, match="has no result yet"):
-        rebuild(fresh, raw, Progress())
+        requantize(fresh, raw, Progress())
     with pytest.raises(VitqError, match="its folder says"):
-        rebuild(run_dir, dataclasses.replace(config, seed=9), Progress())
+        requantize(run_dir, dataclasses.replace(config, seed=9), Progress())
 
 
 @pytest.mark.parametrize(

@@ -27,19 +27,19 @@ import pytest
 sys.path.insert(0, {repo!r})
 from vitq.job import worker
 from tests.fake_engine import FakeEngine
-from vitq.job.run_log import Journal
+from vitq.job.run_log import RunLog
 from vitq.progress import Progress
 engine = FakeEngine(fail=lambda config: ({fail}))
 
 def execute(run_dir, progress, tracker, group=None):
-    journal = Journal(run_dir, Progress())
-    journal.stage("fake")
+    run_log = RunLog(run_dir, Progress())
+    run_log.stage("fake")
     try:
         engine.execute(run_dir, progress, tracker, group)
     except BaseException as error:
-        journal.fail(error)
+        run_log.fail(error)
         raise
-    journal.finish()
+    run_log.finish()
 
 worker.execute = execute
 sys.exit(worker.main(sys.argv[1:]))

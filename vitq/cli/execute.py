@@ -79,12 +79,12 @@ def _launch(plan: Plan, args: argparse.Namespace, console: Console, out: TextIO)
 def _detach(plan: Plan, launcher: Launcher, args: argparse.Namespace, console: Console, out: TextIO) -> int:
     from vitq.planning.display import Show
 
-    told = launcher.detach(plan, Show(console, str(plan.name), len(plan.runs)))
+    message = launcher.detach(plan, Show(console, str(plan.name), len(plan.runs)))
     root = str(plan.store.root)
     where = "" if root == os.path.abspath("runs") else f" --runs-dir {shlex.quote(root)}"
     if args.json:
-        print(json.dumps({"sweep": plan.name, "runs_dir": root, "detached": told}, indent=2), file=out)
-    for line in (told, f"vitq status {plan.name} --watch{where}", f"vitq cancel {plan.name}{where}"):
+        print(json.dumps({"sweep": plan.name, "runs_dir": root, "detached": message}, indent=2), file=out)
+    for line in (message, f"vitq status {plan.name} --watch{where}", f"vitq cancel {plan.name}{where}"):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
 
@@ -146,11 +146,11 @@ def _print_tracker(plan: Plan, console: Console) -> None:
     config = plan.runs[0].config
     if config.tracker.name != "wandb" or config.tracker.mode != "offline":
         return
-    place = track.folder(config)
-    if not any(place.glob("offline-run-*")):
+    folder = track.folder(config)
+    if not any(folder.glob("offline-run-*")):
         return
-    where = shlex.quote(str(place))
-    console.print(f"W&B      {place}", highlight=False, markup=False, soft_wrap=True)
+    where = shlex.quote(str(folder))
+    console.print(f"W&B      {folder}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"         look: wandb leet {where}", highlight=False, markup=False, soft_wrap=True)
     root = shlex.quote(str(plan.store.root))
     console.print(f"         upload: vitq sync --runs-dir {root}", highlight=False, markup=False, soft_wrap=True)

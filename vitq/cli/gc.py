@@ -28,12 +28,12 @@ def main(args: argparse.Namespace) -> int:
     from vitq.store import Store
     from vitq.store.cleanup import garbage
 
-    found = list(garbage(Store(args.runs_dir), args.orphans))
-    for item in found:
+    items = list(garbage(Store(args.runs_dir), args.orphans))
+    for item in items:
         if args.yes:
             item.remove()
         print(f"{item.path}  {item.size / 1e6:.2f} MB, {item.reason}")
-    total = sum(item.size for item in found) / 1e6
+    total = sum(item.size for item in items) / 1e6
     done = "removed" if args.yes else "could go; `vitq gc --yes` removes"
-    print(f"{len(found)} found, {total:.2f} MB; {done}" if found else "nothing to remove")
+    print(f"{len(items)} found, {total:.2f} MB; {done}" if items else "nothing to remove")
     return 0

@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
     """Print one list. Raises ConfigError for an invalid configuration (sites)."""
     if args.what == "sites":
         return _sites(args)
-    from vitq.config.search_path import Roots, headline, sweep_files
+    from vitq.config.search_path import ConfigPath, headline, sweep_files
 
     if args.overrides:
         from vitq.errors import VitqError
@@ -42,8 +42,8 @@ def main(args: argparse.Namespace) -> int:
         raise VitqError(
             f"`vitq list {args.what}` takes no overrides, found {' '.join(args.overrides)}; `vitq list sites` does"
         )
-    roots = Roots.of(*([args.config_dir] if args.config_dir else []))
-    files = sweep_files() if args.what == "sweeps" else roots.files(args.what.removesuffix("s"))
+    search_path = ConfigPath.of(*([args.config_dir] if args.config_dir else []))
+    files = sweep_files() if args.what == "sweeps" else search_path.files(args.what.removesuffix("s"))
     if args.json:
         print(
             json.dumps(
@@ -70,8 +70,8 @@ def _sites(args: argparse.Namespace) -> int:
     from vitq.planning import compose
     from vitq.planning.engine import engine
 
-    file, roots = compose.root_config(args.config_dir)
-    cell = next(compose.expand(compose.load(file, roots, args.overrides)))
+    file, search_path = compose.root_config(args.config_dir)
+    cell = next(compose.expand(compose.load(file, search_path, args.overrides)))
     from vitq.config import RunConfig
 
     config, problems = RunConfig.parse(cell.raw) if cell.problem is None else (None, [cell.problem])

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from vitq.planning.estimate import Cost, Total
+    from vitq.planning.estimate import Estimate, Total
     from vitq.planning.launcher import Preview
     from vitq.planning.plan import Plan
 
@@ -17,7 +17,7 @@ def preview(plan: Plan, as_json: bool, out: TextIO) -> None:
     from vitq.planning.launcher import launcher_of
 
     history = History.of(plan.store)
-    costs = {run.signature: None if run.done else history.cost(run.config) for run in plan.runs}
+    costs = {run.signature: None if run.done else history.estimate(run.config) for run in plan.runs}
     left = [run for run in plan.runs if not run.done]
     sum_ = total([costs[run.signature] for run in left])
     outlined = launcher_of(plan).preview(left, history)
@@ -54,7 +54,7 @@ def _duration(hours: float) -> str:
     return f"{hours:.2f} hours" if hours >= 0.1 else f"{3600 * hours:.0f} s"
 
 
-def _document(plan: Plan, costs: dict[str, Cost | None], sum_: Total, outlined: Preview) -> dict[str, object]:
+def _document(plan: Plan, costs: dict[str, Estimate | None], sum_: Total, outlined: Preview) -> dict[str, object]:
     runs = []
     for run in plan.runs:
         cost = costs[run.signature]

@@ -67,10 +67,10 @@ def main(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _preview(runs, args.json)
     show = Show(Console(stderr=True), args.name, len(runs))
-    found = {run_dir.signature: _probe(run_dir, config, show, args) for run_dir, config in runs}
+    by_run = {run_dir.signature: _probe(run_dir, config, show, args) for run_dir, config in runs}
     if args.json:
-        print(json.dumps({s: [dataclasses.asdict(o) for o in outcomes] for s, outcomes in found.items()}, indent=2))
-    return 1 if any(o.state == "failed" for outcomes in found.values() for o in outcomes) else 0
+        print(json.dumps({s: [dataclasses.asdict(o) for o in outcomes] for s, outcomes in by_run.items()}, indent=2))
+    return 1 if any(o.state == "failed" for outcomes in by_run.values() for o in outcomes) else 0
 
 
 def _wanted(overrides: list[str], config_dir: str | None) -> tuple[ProbeConfig, dict[str, Any]]:
@@ -83,8 +83,8 @@ def _wanted(overrides: list[str], config_dir: str | None) -> tuple[ProbeConfig, 
     bad = [o for o in overrides if not o.lstrip("+").startswith(allowed)]
     if bad:
         raise ConfigError([f"{o}: a finished run stays what it is; valid: {', '.join(allowed)}…" for o in bad])
-    file, roots = compose.root_config(config_dir)
-    (cell,) = compose.expand(compose.load(file, roots, overrides))
+    file, search_path = compose.root_config(config_dir)
+    (cell,) = compose.expand(compose.load(file, search_path, overrides))
     if cell.problem is not None:
         raise ConfigError([cell.problem])
     config, problems = RunConfig.parse(cell.raw)
@@ -100,9 +100,9 @@ def _check(runs: list[tuple[RunDir, RunConfig]]) -> None:
     from vitq.errors import ConfigError
     from vitq.probes.probe import problems
 
-    found = [(run_dir.signature, line) for run_dir, config in runs for line in problems(config)]
-    if found:
-        raise ConfigError(merge(found, len(runs)))
+    wrong = [(run_dir.signature, line) for run_dir, config in runs for line in problems(config)]
+    if wrong:
+        raise ConfigError(merge(wrong, len(runs)))
 
 
 def _preview(runs: list[tuple[RunDir, RunConfig]], as_json: bool) -> int:
@@ -138,7 +138,7 @@ def _probe(run_dir: RunDir, config: RunConfig, show: Show, args: argparse.Namesp
     from vitq import device
     from vitq.config.labels import run_label
     from vitq.errors import StoreError
-    from vitq.job.requantize import rebuild
+    from vitq.job.requantize import requantize
     from vitq.planning.plan import PlannedRun
     from vitq.probes.probed_model import Subject
     from vitq.probes.run_probes import perform
@@ -150,7 +150,9 @@ def _probe(run_dir: RunDir, config: RunConfig, show: Show, args: argparse.Namesp
     progress = show.running(PlannedRun(run_dir.signature, config, run_label(config), (), done=True))
 
     def subject() -> Subject:
-        return Subject.of(config, rebuild(run_dir, config, progress), device.resolve(config.device), progress)
+        # A probe measures: that the sites are the recorded ones is enough, and saves an evaluation.
+        model = requantize(run_dir, config, progress, compare_predictions=False)
+        return Subject.of(config, model, device.resolve(config.device), progress)
 
     outcomes = []
     with claim:
@@ -161,4 +163,5 @@ def _probe(run_dir: RunDir, config: RunConfig, show: Show, args: argparse.Namesp
                 print(f"  {run_dir.probe_picture_path(outcome.name)}")
         if all(outcome.state in ("done", "kept", "skipped") for outcome in outcomes):
             run_dir.clear_probe_state()
+            run_dir.clear_state()
     return outcomes

@@ -44,8 +44,8 @@ def main(args: argparse.Namespace) -> int:
 
     if args.name is not None and not args.multirun:
         raise VitqError(f"`vitq run` --name {args.name}: a single run has no name; add -m, or leave --name out")
-    file, roots = compose.root_config(args.config_dir, args.config_name)
-    primary = compose.load(file, roots, args.overrides, multirun=args.multirun)
+    file, search_path = compose.root_config(args.config_dir, args.config_name)
+    primary = compose.load(file, search_path, args.overrides, multirun=args.multirun)
     if args.name is not None:
         primary = dataclasses.replace(primary, sweep={**primary.sweep, "name": args.name})
     return execute.execute(primary, args, name="multirun" if args.config_name is None else None)

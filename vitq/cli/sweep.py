@@ -37,9 +37,9 @@ def parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> int:
     """Execute. Raises VitqError for whatever is wrong before the start."""
     from vitq.cli import execute
-    from vitq.config.search_path import Roots, sweep_file
+    from vitq.config.search_path import ConfigPath, sweep_file
     from vitq.planning import compose
 
     file = sweep_file(args.sweep)
-    roots = Roots.of(*([args.config_dir] if args.config_dir else []))
-    return execute.execute(compose.load(file, roots, args.overrides, multirun=True), args)
+    search_path = ConfigPath.of(*([args.config_dir] if args.config_dir else []))
+    return execute.execute(compose.load(file, search_path, args.overrides, multirun=True), args)

@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
     from vitq.store import Store
     from vitq.track.base import need_wandb
     from vitq.track.upload import Sync
-    from vitq.track.upload_plan import Target
+    from vitq.track.upload_plan import Destination
 
     need_wandb("vitq sync")
     if args.jobs < 1:
@@ -53,7 +53,9 @@ def main(args: argparse.Namespace) -> int:
     store = Store(args.runs_dir)
     run_dirs = [store.run(signature) for signature, _ in chosen(store, args.names)]
     out = sys.stderr if args.json else sys.stdout
-    sync = Sync(store, Target(args.entity, args.project), args.jobs, lambda line: print(line, file=out, flush=True))
+    sync = Sync(
+        store, Destination(args.entity, args.project), args.jobs, lambda line: print(line, file=out, flush=True)
+    )
     items = sync.look(run_dirs)
     counts: Counter[str] = Counter(item.state for item in items)
     failed: list[str] = []
@@ -65,7 +67,7 @@ def main(args: argparse.Namespace) -> int:
     for item in items:
         if item.state == "unreadable":
             print(f"vitq sync: {item.why}", file=sys.stderr)
-    said = ", ".join(f"{counts[state]} {words}" for state, words in _WORDS.items() if counts[state]) or "none"
+    summary = ", ".join(f"{counts[state]} {words}" for state, words in _WORDS.items() if counts[state]) or "none"
     again = f"; {len(failed)} failed, the same command tries again" if failed else ""
-    print(f"{len(items)} runs: {said}{again}", file=out)
+    print(f"{len(items)} runs: {summary}{again}", file=out)
     return 1 if failed or counts["unreadable"] else 0

@@ -54,10 +54,10 @@ def chosen(store: Store, names: list[str]) -> list[tuple[str, str | None]]:
     if not names:
         return [(signature, None) for signature in store.signatures()]
     planned, sweeps = set(store.signatures()), set(store.sweeps())
-    found: dict[str, str | None] = {}
+    chosen_runs: dict[str, str | None] = {}
     for name in names:
         if name in planned and name not in sweeps:
-            found.setdefault(name, None)
+            chosen_runs.setdefault(name, None)
         else:
-            found |= dict.fromkeys(store.read_sweep(name).signatures, name)
-    return list(found.items())
+            chosen_runs |= dict.fromkeys(store.read_sweep(name).signatures, name)
+    return list(chosen_runs.items())

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
 
 from vitq.config.base import RULES
+from vitq.errors import Problem
 
 
 def _bits(value: Any) -> int | str:
@@ -16,7 +17,8 @@ def _bits(value: Any) -> int | str:
         return "fp"
     if isinstance(value, int) and not isinstance(value, bool) and 2 <= value <= 8:
         return value
-    raise ValueError("valid bit-widths: 2, 3, 4, 5, 6, 7, 8, or fp (left in floating point)")
+    text = "valid bit-widths: 2, 3, 4, 5, 6, 7, 8, or fp (left in floating point)"
+    raise ValueError(Problem(text, valid=[*range(2, 9), "fp"]))
 
 
 Bits = Annotated[int | str, BeforeValidator(_bits)]

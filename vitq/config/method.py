@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from vitq.config.base import RULES
+from vitq.errors import Problem
 
 # What a site is in the transformer (design.md). `default` in a recipe stands for the kinds it does not name.
 KINDS = ("weight", "post_norm", "query", "key", "probs", "value", "post_gelu", "attn_out", "patch", "head", "other")
@@ -22,9 +23,9 @@ _GRANULARITY = re.compile(r"tensor|channel|head|token|group:[1-9]\d*")
 
 def _granularity(value: str) -> str:
     if not _GRANULARITY.fullmatch(value):
-        raise ValueError(
-            f"granularity {value!r}; valid: tensor, channel, head, token, group:N (N channels share a scale)"
-        )
+        valid = ("tensor", "channel", "head", "token", "group:N")
+        text = f"granularity {value!r}; valid: {', '.join(valid)} (N channels share a scale)"
+        raise ValueError(Problem(text, valid=valid))
     return value
 
 

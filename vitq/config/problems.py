@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from vitq.errors import unknown
+from vitq.errors import Problem, problem_of, under, unknown
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -27,7 +28,7 @@ _WORDS = {
 _SHOWN = 3
 
 
-def config_problems(error: ValidationError, kind: type) -> list[str]:
+def config_problems(error: ValidationError, kind: type) -> list[Problem]:
     """What is wrong with a whole config, one line for each key: `calib.sizee: unknown key …`, `seed=-1: …`.
 
     kind: the dataclass of the config, whose fields are the valid keys.
@@ -35,18 +36,29 @@ def config_problems(error: ValidationError, kind: type) -> list[str]:
     return [_config_problem(entry, kind) for entry in error.errors(include_url=False)]
 
 
-def _config_problem(entry: Any, kind: type) -> str:
+def _config_problem(entry: Any, kind: type) -> Problem:
     path = [str(part) for part in entry["loc"] if not str(part).startswith(("constrained-", "literal["))]
     key = ".".join(path)
     if entry["type"] == "unexpected_keyword_argument":
         valid = _keys(kind, path[:-1])
-        return f"{key}: {unknown('key', path[-1], valid) if valid else 'unknown key'}"
+        return under(key, unknown("key", path[-1], valid)) if valid else Problem(f"{key}: unknown key", key, path[-1])
     if entry["type"] == "missing":
-        return f"{key}: missing"
-    return f"{key}={entry['input']!r}: {entry['msg'].removeprefix('Value error, ')}"
+        return Problem(f"{key}: missing", key)
+    return _invalid(key, entry)
 
 
-def option_problems(error: ValidationError, place: str, kind: type, what: str = "option") -> list[str]:
+def _invalid(key: str, entry: Any) -> Problem:
+    """A value that pydantic, or a validator of ours, refuses."""
+    context = entry.get("ctx", {})
+    if entry["type"] == "literal_error":
+        valid: Any = re.findall(r"'([^']*)'", context["expected"])
+    else:
+        valid = problem_of(context["error"]).valid if "error" in context else ()
+    text = f"{key}={entry['input']!r}: {entry['msg'].removeprefix('Value error, ')}"
+    return Problem(text, key, entry["input"], valid)
+
+
+def option_problems(error: ValidationError, place: str, kind: type, what: str = "option") -> list[Problem]:
     """What is wrong with the options under a dotted key, one line each: `place.key=value: …`.
 
     kind: the dataclass that has them as fields.
@@ -55,24 +67,27 @@ def option_problems(error: ValidationError, place: str, kind: type, what: str = 
         hints = typing.get_type_hints(kind)
     except NameError:  # a class variable's type that is imported for type checkers alone
         hints = {}
-    found: dict[str, None] = {}
+    found: dict[Problem, None] = {}
     for entry in sorted(error.errors(include_url=False), key=_depth):
         key = ".".join([place, *map(str, entry["loc"])])
         name = str(entry["loc"][0]) if entry["loc"] else ""
         forms = _forms(hints.get(name))
         if entry["type"] == "unexpected_keyword_argument":
             valid = [field.name for field in dataclasses.fields(kind)] if _depth(entry) == 1 else []
-            found[f"{key}: {unknown(what, entry['loc'][-1], valid) if valid else f'unknown {what}'}"] = None
+            option = entry["loc"][-1]
+            unlisted = Problem(f"{key}: unknown {what}", key, option)
+            found[under(key, unknown(what, option, valid)) if valid else unlisted] = None
         elif len(forms) > 1:
             # pydantic says for each form why the value is not of it, with the form in the key. The shallowest says the
             # whole value, and the key as it was typed.
             start = f"{place}.{name}"
-            if not any(line.startswith((f"{start}=", f"{start}: ")) for line in found):
+            if not any(problem.key == start for problem in found):
                 value = f"={entry['input']!r}" if _depth(entry) == 2 else ""
-                found[f"{start}{value}: valid: {', or '.join(forms)}"] = None
+                found[Problem(f"{start}{value}: valid: {', or '.join(forms)}", start, entry["input"], forms)] = None
+        elif entry["type"] == "missing":
+            found[Problem(f"{key}: {entry['msg']}", key)] = None
         else:
-            value = "" if entry["type"] == "missing" else f"={entry['input']!r}"
-            found[f"{key}{value}: {entry['msg'].removeprefix('Value error, ')}"] = None
+            found[_invalid(key, entry)] = None
     return list(found)
 
 
@@ -101,17 +116,20 @@ def _words(kind: Any) -> str:
     return str(kind)
 
 
-def merge(problems: Iterable[tuple[str, str]], runs: int) -> list[str]:
+def merge(problems: Iterable[tuple[str, Problem]], runs: int) -> list[Problem]:
     """(run, problem) pairs → one line per distinct problem, with the runs concerned where there are several.
 
     runs: number of runs looked at, so that `all` can be said. Problems of the sweep itself have no run: an empty name.
     """
-    where: dict[str, list[str]] = {}
+    where: dict[Problem, list[str]] = {}
     for run, problem in problems:
         concerned = where.setdefault(problem, [])
         if run and run not in concerned:
             concerned.append(run)
-    return [f"{problem}  [{_runs(names, runs)}]" if names and runs > 1 else problem for problem, names in where.items()]
+    return [
+        problem.reworded(f"{problem}  [{_runs(names, runs)}]") if names and runs > 1 else problem
+        for problem, names in where.items()
+    ]
 
 
 def _runs(names: list[str], runs: int) -> str:

@@ -18,6 +18,7 @@ from vitq.config.data import DataConfig
 from vitq.config.method import MethodConfig
 from vitq.config.model import ModelConfig
 from vitq.config.problems import config_problems
+from vitq.errors import Problem
 
 
 @dataclass(frozen=True, config=RULES)
@@ -67,7 +68,8 @@ class LauncherConfig:
 def _device(name: str) -> str:
     # Whether it is there is asked where the run computes, which may be another machine.
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise ValueError("not a device; valid: auto, cpu, cuda, cuda:N")
+        valid = ("auto", "cpu", "cuda", "cuda:N")
+        raise ValueError(Problem(f"not a device; valid: {', '.join(valid)}", valid=valid))
     return name
 
 
@@ -94,10 +96,12 @@ class RunConfig:
     keep_model: bool = False
 
     @staticmethod
-    def parse(raw: dict[str, Any]) -> tuple[RunConfig | None, list[str]]:
+    def parse(raw: dict[str, Any]) -> tuple[RunConfig | None, list[Problem]]:
         """Plain dict → (config, []) or (None, problems), one line per bad key."""
         # JSON has no NaN and no infinity: the stored config, and with it the signature, would say null.
-        if problems := [f"{key}={value}: a finite number is needed" for key, value in _non_finite(raw)]:
+        if problems := [
+            Problem(f"{key}={value}: a finite number is needed", key, value) for key, value in _non_finite(raw)
+        ]:
             return None, problems
         try:
             return _ADAPTER.validate_python(raw), []

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import vitq
-from vitq.errors import ConfigError, unknown
+from vitq.errors import ConfigError, Problem, unknown
 from vitq.plugins import plugins
 
 
@@ -32,27 +32,29 @@ def installed(folder: str) -> tuple[Path, ...]:
             name = file.relative_to(place)
             first = owner.setdefault(name, place)
             if first != place:
-                problems.append(f"{name} lies in {first} and in {place}; rename that of the plug-in, or uninstall it")
+                text = f"{name} lies in {first} and in {place}; rename that of the plug-in, or uninstall it"
+                problems.append(Problem(text, str(name), str(place)))
     if problems:
         raise ConfigError(problems)
     return folders
 
 
 @dataclass(frozen=True)
-class Roots:
+class ConfigPath:
     """Folders in which config groups are looked up, the first hit wins."""
 
     folders: tuple[Path, ...]
 
     @staticmethod
-    def of(*extra: str | Path) -> Roots:
+    def of(*extra: str | Path) -> ConfigPath:
         """`extra` folders before those that plug-ins and vitq ship. Raises ConfigError for one that does not exist."""
         missing = [str(e) for e in extra if not Path(e).is_dir()]
         if missing:
+            action = "--config-dir names an existing folder"
             raise ConfigError(
-                [f"config folder {m!r} does not exist; --config-dir names an existing folder" for m in missing]
+                [Problem(f"config folder {m!r} does not exist; {action}", "--config-dir", m) for m in missing]
             )
-        return Roots((*(Path(e).resolve() for e in extra), *installed("conf")))
+        return ConfigPath((*(Path(e).resolve() for e in extra), *installed("conf")))
 
     def is_group(self, name: str) -> bool:
         """True for `model`, `bits`, … and for folders that the user's own config dirs add."""
@@ -76,12 +78,12 @@ def sweep_file(name: str) -> Path:
         path = Path(name).expanduser()
         if path.is_file():
             return path.resolve()
-        raise ConfigError(
-            [f"sweep file {name!r} does not exist; give the path of a YAML file, or one of: {', '.join(sweep_files())}"]
-        )
+        valid = sweep_files()
+        text = f"sweep file {name!r} does not exist; give the path of a YAML file, or one of: {', '.join(valid)}"
+        raise ConfigError([Problem(text, "sweep", name, valid)])
     files = sweep_files()
     if name not in files:
-        raise ConfigError([unknown("sweep", name, files, "Or give the path of a YAML file.")])
+        raise ConfigError([unknown("sweep", name, files, "Or give the path of a YAML file.", key="sweep")])
     return files[name]
 
 

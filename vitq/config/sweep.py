@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from vitq.config.base import RULES
 from vitq.config.problems import option_problems
-from vitq.errors import unknown
+from vitq.errors import Problem, under, unknown
 
 # A name becomes a file, a folder and a W&B group. `.json` would make the folder of one sweep the file of another.
 NAME = re.compile(r"(?!history$)(?!.*\.json$)[A-Za-z0-9_][A-Za-z0-9_.+=, -]{0,99}(?<![ .])")
@@ -46,7 +46,7 @@ class SweepConfig:
     exclude: tuple[dict[str, Any], ...] = ()
 
     @staticmethod
-    def parse(raw: Mapping[str, Any], name: str) -> tuple[SweepConfig | None, list[str]]:
+    def parse(raw: Mapping[str, Any], name: str) -> tuple[SweepConfig | None, list[Problem]]:
         """Plain dict → (sweep, []) or (None, problems). `name` stands in where the section has none."""
         try:
             return _ADAPTER.validate_python({"name": name, **raw}), []
@@ -65,7 +65,7 @@ class SweepConfig:
             hits.append(all(_matches(values[key], want) for key, want in entry.items()))
         return any(hits)
 
-    def unmatched(self, options: Callable[[str], Collection[str]]) -> list[str]:
+    def unmatched(self, options: Callable[[str], Collection[str]]) -> list[Problem]:
         """A problem for each name or pattern of `exclude` that no option of its group has.
 
         options: group → names of its options; empty for a key that is no group.
@@ -75,7 +75,7 @@ class SweepConfig:
             valid = options(key)
             for name in want if isinstance(want, list | tuple) else [want]:
                 if valid and not any(_matches(option, name) for option in valid):
-                    found.append(f"sweep.exclude: {unknown(key, str(name), valid)}")
+                    found.append(under("sweep.exclude", unknown(key, str(name), valid)))
         return found
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from vitq.errors import DataError
+from vitq.store.atomic import replace_file, replace_folder
 
 
 @contextmanager
@@ -31,14 +30,8 @@ def locked(path: Path) -> Iterator[None]:
 
 def publish(path: Path, content: bytes) -> None:
     """Write a file so that others see it whole or not at all. Call it under `locked(path)`."""
-    part = scratch(path)
     with _writable(path.parent):
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-        _sync(path.parent)
+        replace_file(path, content)
 
 
 @contextmanager
@@ -47,43 +40,8 @@ def published_folder(path: Path) -> Iterator[Path]:
 
     Call it under `locked(path)`. What an entry of the same name held before is replaced.
     """
-    part = scratch(path)
-    with _writable(path.parent):
-        part.mkdir()
-    try:
-        with _writable(path.parent):
-            yield part
-            for file in part.iterdir():
-                descriptor = os.open(file, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
-            if path.exists():
-                shutil.rmtree(path)
-            os.rename(part, path)
-            _sync(path.parent)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-
-
-def scratch(path: Path) -> Path:
-    """Name for the unfinished form of an entry. Under the entry's lock an old one belongs to nobody: it is removed."""
-    part = path.parent / f"{path.name}.part"
-    if part.is_dir():
-        shutil.rmtree(part)
-    elif part.exists():
-        part.unlink()
-    return part
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with _writable(path.parent), replace_folder(path) as part:
+        yield part
 
 
 @contextmanager
@@ -93,5 +51,7 @@ def _writable(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise DataError(
             f"cannot write the cache folder {str(folder)!r}: {error.strerror or error}; "
-            "free space there, or set cache_dir (or VITQ_CACHE_DIR) to a folder that you can write"
+            "free space there, or set cache_dir (or VITQ_CACHE_DIR) to a folder that you can write",
+            "cache_dir",
+            str(folder),
         ) from error

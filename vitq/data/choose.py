@@ -16,7 +16,8 @@ def choose(labels: np.ndarray, size: int, seed: int, balanced: bool) -> np.ndarr
     Raises DataError when the split has fewer than `size` images.
     """
     if size > len(labels):
-        raise DataError(f"calib.size={size} exceeds the {len(labels)} images of the calibration split")
+        text = f"calib.size={size} exceeds the {len(labels)} images of the calibration split"
+        raise DataError(text, "calib.size", size)
     rng = np.random.default_rng([seed, 0x5EED])
     order = rng.permutation(len(labels))
     if not balanced:

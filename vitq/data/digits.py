@@ -34,7 +34,8 @@ def _scans() -> tuple[np.ndarray, np.ndarray]:
 def indices(split: str) -> np.ndarray:
     """Positions of a split's images in the package, ascending, int64 (N,). Raises DataError for an unknown split."""
     if split not in SPLITS:
-        raise DataError(unknown("split of the digits", split, SPLITS, "Set data.calib_split or data.eval_split."))
+        action = "Set data.calib_split or data.eval_split."
+        raise DataError(unknown("split of the digits", split, SPLITS, action))
     labels = _scans()[1]
     rank = np.empty(len(labels), dtype=np.int64)
     for label in range(NUM_CLASSES):

@@ -9,7 +9,7 @@ from vitq.data import digits
 from vitq.data.folder_facts import SplitFacts, folder_facts
 from vitq.data.location import form
 from vitq.data.source import open_source
-from vitq.errors import DataError
+from vitq.errors import DataError, Problem
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,14 @@ def describe(config: RunConfig) -> DataFacts:
     """Facts of the data a run uses. Raises DataError that names everything wrong with root, splits and class map."""
     data = config.data
     found: list[SplitFacts] = []
-    wrong: list[str] = []
+    wrong: list[Problem] = []
     for split in (data.calib_split, data.eval_split):
         try:
             found.append(split_facts(data, split))
         except DataError as error:
-            if str(error) not in wrong:
-                wrong.append(str(error))
+            wrong += [problem for problem in error.problems if problem not in wrong]
     if wrong:
-        raise DataError("; also: ".join(wrong))
+        raise DataError(wrong[0].reworded("; also: ".join(wrong)))
     calib, evaluation = found
     classes = [facts.classes for facts in found if facts.classes is not None]
     return DataFacts(

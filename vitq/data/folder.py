@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,8 @@ def split_folder(root: str, split: str) -> Path:
     """Folder of a split. Raises DataError that lists the folders that exist when the split has none."""
     base = Path(root).expanduser()
     if not base.is_dir():
-        raise DataError(f"data.root={root!r} is not a folder; set data.root to the folder that holds the splits")
+        text = f"data.root={root!r} is not a folder; set data.root to the folder that holds the splits"
+        raise DataError(text, "data.root", root)
     names = next((group for group in _SYNONYMS if split in group), ())
     for name in (split, *names):
         place = base / str(name)
@@ -44,7 +46,9 @@ def split_folder(root: str, split: str) -> Path:
     found = sorted(entry.name for entry in os.scandir(base) if entry.is_dir())
     raise DataError(
         f"data.root={root!r} has no split {split!r}; folders there: {', '.join(found[:20]) or 'none'}; "
-        "set data.calib_split and data.eval_split"
+        "set data.calib_split and data.eval_split",
+        value=split,
+        valid=found,
     )
 
 
@@ -61,7 +65,9 @@ def listing(place: Path) -> Listing:
         found = [entry for entries in pool.map(lambda place: _images(place, folder), places) for entry in entries]
     if not found:
         raise DataError(
-            f"no image below {folder!r}; expected <class folder>/<name> with one of {', '.join(sorted(EXTENSIONS))}"
+            f"no image below {folder!r}; expected <class folder>/<name> with one of {', '.join(sorted(EXTENSIONS))}",
+            value=folder,
+            valid=sorted(EXTENSIONS),
         )
     found.sort()
     start = len(folder.rstrip(os.sep)) + 1
@@ -87,23 +93,25 @@ def class_map(path: str) -> dict[str, int]:
     """
     file = Path(path).expanduser()
     if file.suffix != ".txt":
-        raise DataError(f"data.class_map={path!r}: expected a .txt file with one class folder name per line")
+        raise _no_class_map(path, ": expected a .txt file with one class folder name per line", file.suffix, [".txt"])
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"data.class_map={path!r} cannot be read: {error}; give one class folder name per line"
-        ) from error
+        raise _no_class_map(path, f" cannot be read: {error}; give one class folder name per line") from error
     seen: dict[str, int] = {}
     for number, name in enumerate(lines):
         if not name:
-            raise DataError(f"data.class_map={path!r} has an empty line {number + 1}; each line is one class")
+            raise _no_class_map(path, f" has an empty line {number + 1}; each line is one class", number + 1)
         if name in seen:
-            raise DataError(f"data.class_map={path!r} names {name!r} in lines {seen[name] + 1} and {number + 1}")
+            raise _no_class_map(path, f" names {name!r} in lines {seen[name] + 1} and {number + 1}", name)
         seen[name] = number
     if not seen:
-        raise DataError(f"data.class_map={path!r} is empty; give one class folder name per line")
+        raise _no_class_map(path, " is empty; give one class folder name per line")
     return seen
+
+
+def _no_class_map(path: str, why: str, value: object = None, valid: Iterable[object] = ()) -> DataError:
+    return DataError(f"data.class_map={path!r}{why}", "data.class_map", path if value is None else value, valid)
 
 
 def labels_of(split: Listing, mapping: dict[str, int] | None) -> dict[str, int]:
@@ -116,7 +124,10 @@ def labels_of(split: Listing, mapping: dict[str, int] | None) -> dict[str, int]:
         shown = ", ".join(strange[:5])
         raise DataError(
             f"{split.folder!r} has {len(strange)} class folders that data.class_map does not name: {shown}"
-            f"{' …' if len(strange) > 5 else ''}; add them to the map or move them away"
+            f"{' …' if len(strange) > 5 else ''}; add them to the map or move them away",
+            "data.class_map",
+            strange,
+            mapping,
         )
     return {name: mapping[name] for name in present}
 

@@ -18,12 +18,14 @@ def form(data: DataConfig) -> str:
         return prefix.lower()
     if data.dataset:
         valid = ["digits", *(f"{p}/<name>" for p in PREFIXES)]
-        raise DataError(unknown("data.dataset", data.dataset, valid, "Leave it empty for an image folder."))
+        action = "Leave it empty for an image folder."
+        raise DataError(unknown("data.dataset", data.dataset, valid, action, key="data.dataset"))
     return "tar" if data.root is not None and data.root.endswith(".tar") else "folder"
 
 
 def root_of(data: DataConfig) -> str:
     """`data.root`, or DataError when it is not set."""
     if data.root is None:
-        raise DataError(f"data.root is not set: where do the images of {data.name!r} lie? Set data.root=<folder>")
+        text = f"data.root is not set: where do the images of {data.name!r} lie? Set data.root=<folder>"
+        raise DataError(text, "data.root")
     return data.root

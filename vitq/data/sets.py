@@ -69,7 +69,8 @@ def _planned(data: DataConfig, which: int) -> str | None:
         return None
     parts = data.fingerprint.split("-")
     if len(parts) != 2:
-        raise DataError(f"data.fingerprint={data.fingerprint!r}: the plan fills it in; leave it null in a config")
+        text = f"data.fingerprint={data.fingerprint!r}: the plan fills it in; leave it null in a config"
+        raise DataError(text, "data.fingerprint", data.fingerprint)
     return parts[which]
 
 
@@ -124,7 +125,10 @@ def _make(path: Path, model: ModelConfig, data: DataConfig, order: _Order, conte
     if source.fingerprint != content:
         raise DataError(
             f"the images of split {order.split!r} below {data.root!r} are not those of the plan (names, sizes or "
-            "labels differ); plan the run again, or restore the images"
+            "labels differ); plan the run again, or restore the images",
+            "data.fingerprint",
+            source.fingerprint,
+            [content],
         )
     indices = _indices(source, order)
     with published_folder(path) as part:
@@ -146,5 +150,7 @@ def _check_labels(labels: np.ndarray, data: DataConfig, split: str) -> None:
     if labels.min() < 0 or labels.max() >= data.num_classes:
         raise DataError(
             f"labels of split {split!r} run from {labels.min()} to {labels.max()}, but data.num_classes="
-            f"{data.num_classes}; set data.class_map or data.num_classes"
+            f"{data.num_classes}; set data.class_map or data.num_classes",
+            "data.num_classes",
+            data.num_classes,
         )

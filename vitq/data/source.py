@@ -44,7 +44,8 @@ class Source:
             image: Image = self._image(index).convert("RGB")
         except (OSError, SyntaxError, ValueError) as error:
             raise DataError(
-                f"image {self._name(index)} cannot be decoded: {error}; replace it or take it out of the split"
+                f"image {self._name(index)} cannot be decoded: {error}; replace it or take it out of the split",
+                value=self._name(index),
             ) from error
         return image
 
@@ -71,7 +72,9 @@ class Stream(Source):
                 return
         raise DataError(
             f"the stream ended {len(slots)} images early, it tells {len(self)} in its info; correct that count "
-            "(undecodable images are skipped by timm's reader and also look like this)"
+            "(undecodable images are skipped by timm's reader and also look like this)",
+            value=len(self) - len(slots),
+            valid=[len(self)],
         )
 
 
@@ -94,7 +97,8 @@ def _open_folder(data: DataConfig, split: str) -> Source:
     mapping: Any = folder.class_map(data.class_map) if data.class_map else None
     dataset = create_dataset("", root=str(place), search_split=False, class_map=mapping)
     if len(dataset) != facts.images:
-        raise DataError(f"{str(place)!r} changed while it was read: {facts.images} images, then {len(dataset)}; retry")
+        text = f"{str(place)!r} changed while it was read: {facts.images} images, then {len(dataset)}; retry"
+        raise DataError(text, value=str(place))
     labels = np.array([label for _, label in dataset.reader.samples], dtype=np.int64)
     return Source(labels, facts.fingerprint, *_reader(dataset.reader))
 
@@ -115,7 +119,8 @@ def _open_other(data: DataConfig, split: str, kind: str) -> Source:
 
     root = None if data.root is None else str(Path(data.root).expanduser())
     if kind not in ("hfds", "hfids") and (root is None or not os.path.exists(root)):
-        raise DataError(f"data.root={data.root!r} does not exist; data.dataset={data.dataset!r} needs a path there")
+        text = f"data.root={data.root!r} does not exist; data.dataset={data.dataset!r} needs a path there"
+        raise DataError(text, "data.root", data.root)
     mapping: Any = folder.class_map(data.class_map) if data.class_map else None
     try:
         # Training mode would shuffle, and repeat or drop images.
@@ -125,14 +130,18 @@ def _open_other(data: DataConfig, split: str, kind: str) -> Source:
     except Exception as error:  # each backend has its own errors: the message is theirs, the next action is ours
         raise DataError(
             f"timm cannot open data.dataset={data.dataset!r}, split {split!r}, below {data.root!r}: {error}; "
-            "check the name, the split, the root, and that the package of this prefix is installed"
+            "check the name, the split, the root, and that the package of this prefix is installed",
+            "data.dataset",
+            data.dataset,
         ) from error
     known = f"{data.dataset}\0{split}\0{_shards(dataset)}"
     if kind in ("wds", "tfds", "hfids"):
         count = len(dataset)
         if count < 1:
             raise DataError(
-                f"data.dataset={data.dataset!r} tells no number of images for split {split!r}; add it to its info"
+                f"data.dataset={data.dataset!r} tells no number of images for split {split!r}; add it to its info",
+                "data.dataset",
+                data.dataset,
             )
         return Stream(dataset, _hash(f"{known}\0{count}", np.empty(0)), count)
     labels = _labels(dataset)

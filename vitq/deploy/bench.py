@@ -51,7 +51,7 @@ def forms(packed: Packed, float_model: torch.nn.Module, runtime: str, threads: i
     float_model: before it was quantized. folder: for the graphs. Raises DeployError.
     """
     if runtime not in RUNTIMES:
-        raise DeployError(unknown("runtime", runtime, RUNTIMES))
+        raise DeployError(unknown("runtime", runtime, RUNTIMES, key="--runtime"))
     plain, integer = folder / "float.onnx", folder / "integer.onnx"
     write_bytes(plain, export(float_model, packed.config.model.input_size))
     save_onnx(packed, integer)

@@ -9,7 +9,7 @@ from torch import nn
 
 from vitq.config import RunConfig
 from vitq.engine.recipe import equipped, steps
-from vitq.errors import ConfigError, ModelError, first_line
+from vitq.errors import ConfigError, ModelError, Problem, first_line, problem_of, under
 from vitq.models.build import classes, create, shell
 from vitq.models.load import check_weights
 from vitq.quant.dual import DualUniformQuantizer
@@ -24,7 +24,7 @@ def network_of(config: RunConfig) -> Network:
     return Network(config, lambda: equipped(config, shell(config.model, config.data)))
 
 
-def network_problems(config: RunConfig) -> list[str]:
+def network_problems(config: RunConfig) -> list[Problem]:
     """Why the config's network cannot be built, filled with its weights, quantized, or given its images; else [].
 
     Of networks and weights on the hub that have no name in timm (`hf-hub:…`) nothing is asked: that takes a download.
@@ -38,13 +38,13 @@ def network_problems(config: RunConfig) -> list[str]:
         check_weights(network, model, config.data)
         QuantizedModel(network)
     except ModelError as error:
-        return [str(error)]
+        return error.problems
     # Shapes alone do not answer all that numbers do: where they fail, the network itself has the last word.
     found = _refusal(config, network, "meta") and _refusal(config, create(model, config.data), "cpu")
     return [found] if found else []
 
 
-def _refusal(config: RunConfig, network: nn.Module, device: str) -> str | None:
+def _refusal(config: RunConfig, network: nn.Module, device: str) -> Problem | None:
     """What is wrong with the network's answer to one image of the config's size; None where nothing is."""
 
     about = f"{config.model.name!r} with model.kwargs={config.model.kwargs}"
@@ -53,14 +53,16 @@ def _refusal(config: RunConfig, network: nn.Module, device: str) -> str | None:
         out = network(image)
     except (RuntimeError, ValueError, AssertionError) as error:  # timm checks sizes by assertions
         reason = first_line(error, "no message")
-        return f"{about} refuses an image of shape {tuple(image.shape)} ({reason}); change one of these"
+        text = f"{about} refuses an image of shape {tuple(image.shape)} ({reason}); change one of these"
+        return Problem(text, "model.kwargs", config.model.kwargs)
     wanted = (1, classes(config.model, config.data))
     if out.shape != wanted:
-        return f"{about} has an output of shape {tuple(out.shape)}, {wanted} is needed: one number for each class"
+        text = f"{about} has an output of shape {tuple(out.shape)}, {wanted} is needed: one number for each class"
+        return Problem(text, "model.kwargs", tuple(out.shape), [wanted])
     return None
 
 
-def misfits(config: RunConfig, network: Network | None = None) -> list[str]:
+def misfits(config: RunConfig, network: Network | None = None) -> list[Problem]:
     """Where bits and recipe do not fit the network, one line each. The network itself has no `network_problems`.
 
     network: None for the one that the config names.
@@ -75,13 +77,13 @@ def misfits(config: RunConfig, network: Network | None = None) -> list[str]:
             _ = network.model  # which looks the patterns up
         found = list(_shapes(network))
         for name, step in steps(config):
-            found += [f"method.steps.{name}: {line}" for line in step.check_network(network)]
+            found += [under(f"method.steps.{name}", problem) for problem in step.check_network(network)]
         return found
     except ConfigError as error:
         return error.problems
 
 
-def _shapes(network: Network) -> Iterator[str]:
+def _shapes(network: Network) -> Iterator[Problem]:
     """Kinds with a site whose shape the kind's quantizer cannot take, with the first such site."""
 
     kinds = network.config.method.kinds
@@ -97,4 +99,6 @@ def _shapes(network: Network) -> Iterator[str]:
         except ValueError as error:
             told.add(kind)
             change = "granularity" if site.quantizer.granularity.startswith("group:") else "quantizer"
-            yield f"method.kinds.{kind}: site {name}: {error}; change {change}, or set bits.sites='{{{name}: fp}}'"
+            wrong = problem_of(error)
+            text = f"site {name}: {wrong}; change {change}, or set bits.sites='{{{name}: fp}}'"
+            yield under(f"method.kinds.{kind}", Problem(text, change, name, wrong.valid))

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from vitq.config import FULL_KINDS, KINDS, QuantizerConfig, RunConfig
-from vitq.errors import unknown
+from vitq.errors import Problem, problem_of, under, unknown
 
 if TYPE_CHECKING:
     from vitq.steps import Step
@@ -18,30 +18,30 @@ _WITHOUT_TOKENS = ("weight", "patch", "head")
 _STEP_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
-def problems(config: RunConfig) -> list[str]:
+def problems(config: RunConfig) -> list[Problem]:
     """Everything wrong with method and bits, one line each; [] where the recipe can be built."""
 
     return [*_kinds(config), *_steps(config), *_kept(config)]
 
 
-def _kinds(config: RunConfig) -> Iterator[str]:
+def _kinds(config: RunConfig) -> Iterator[Problem]:
     """Problems of `method.kinds` and `bits.kinds`."""
     for kind in config.method.kinds:
         if kind not in (*KINDS, *FULL_KINDS, "default"):
-            yield f"method.kinds.{kind}: {unknown('kind', kind, (*KINDS, *FULL_KINDS, 'default'))}"
+            yield under(f"method.kinds.{kind}", unknown("kind", kind, (*KINDS, *FULL_KINDS, "default")))
     for kind in config.bits.kinds:
         if kind not in (*KINDS, *FULL_KINDS):
-            yield f"bits.kinds.{kind}: {unknown('kind', kind, (*KINDS, *FULL_KINDS))}"
+            yield under(f"bits.kinds.{kind}", unknown("kind", kind, (*KINDS, *FULL_KINDS)))
     for kind, quantizer in config.method.kinds.items():
         place = f"method.kinds.{kind}"
         # `default` speaks for the quantized kinds that have no entry of their own.
         unnamed = [name for name in KINDS if name not in config.method.kinds and config.bits.applies(name)]
         served = unnamed if kind == "default" else [kind]
-        yield from (f"{place}{line}" for line in _quantizer(quantizer, served))
-        yield from (f"{place}{line}" for line in _granularity(quantizer, served))
+        yield from _quantizer(place, quantizer, served)
+        yield from _granularity(f"{place}.granularity", quantizer, served)
 
 
-def _quantizer(quantizer: QuantizerConfig, kinds: Sequence[str]) -> list[str]:
+def _quantizer(place: str, quantizer: QuantizerConfig, kinds: Sequence[str]) -> list[Problem]:
     """Problems of a quantizer's name and options, and of kinds that it is given but cannot serve."""
     from vitq.quant.layout import Axes
     from vitq.quant.model import build
@@ -49,36 +49,38 @@ def _quantizer(quantizer: QuantizerConfig, kinds: Sequence[str]) -> list[str]:
 
     name = quantizer.quantizer
     if name not in QUANTIZERS:
-        return [f".quantizer: {unknown('quantizer', name, QUANTIZERS)}"]
+        return [under(f"{place}.quantizer", unknown("quantizer", name, QUANTIZERS))]
     try:
         # The width does not matter here: the config's own are checked by its type.
         built = build(name, 4, Axes(0), quantizer.granularity, quantizer.range, quantizer.symmetric, quantizer.options)
     except ValueError as error:
-        return [f": {error}"]
+        return [under(place, problem_of(error))]
     others = [kind for kind in kinds if built.kinds and kind not in built.kinds]
     if not others:
         return []
-    return [
-        f".quantizer={name}: serves {', '.join(built.kinds)}, not {', '.join(others)}; "
+    text = (
+        f"{place}.quantizer={name}: serves {', '.join(built.kinds)}, not {', '.join(others)}; "
         "name a quantizer for these, e.g. uniform"
-    ]
+    )
+    return [Problem(text, f"{place}.quantizer", name)]
 
 
-def _granularity(quantizer: QuantizerConfig, kinds: Sequence[str]) -> Iterator[str]:
+def _granularity(key: str, quantizer: QuantizerConfig, kinds: Sequence[str]) -> Iterator[Problem]:
     """Problems of a granularity that some of the kinds it applies to cannot have."""
     headless = [kind for kind in kinds if kind not in _WITH_HEADS]
     tokenless = [kind for kind in kinds if kind in _WITHOUT_TOKENS]
-    valid = "tensor, channel, group:N" if tokenless else "tensor, channel, token, group:N"
+    valid = ["tensor", "channel", "group:N"] if tokenless else ["tensor", "channel", "token", "group:N"]
     if quantizer.granularity == "head" and headless:
-        yield (
-            f".granularity=head: only {', '.join(_WITH_HEADS)} have heads, not {', '.join(headless)}; "
-            f"valid here: {valid}"
-        )
-    if quantizer.granularity == "token" and tokenless:
-        yield f".granularity=token: {', '.join(tokenless)} tensors have no tokens; valid here: {valid}"
+        why = f"only {', '.join(_WITH_HEADS)} have heads, not {', '.join(headless)}"
+    elif quantizer.granularity == "token" and tokenless:
+        why = f"{', '.join(tokenless)} tensors have no tokens"
+    else:
+        return
+    text = f"{key}={quantizer.granularity}: {why}; valid here: {', '.join(valid)}"
+    yield Problem(text, key, quantizer.granularity, valid)
 
 
-def _steps(config: RunConfig) -> Iterator[str]:
+def _steps(config: RunConfig) -> Iterator[Problem]:
     """Problems of `method.steps`."""
     from vitq.steps import STEPS
     from vitq.steps.step import parse_step
@@ -90,39 +92,42 @@ def _steps(config: RunConfig) -> Iterator[str]:
         step, wrong = parse_step(name, raw, named)
         yield from wrong
         if not _STEP_NAME.fullmatch(name):
-            yield (
-                f"method.steps.{name}: not a name for a step, whose finished segments are files of that name; letters, "
-                "digits, _, - and . are valid, not at the start for the last two, e.g. stage1"
+            text = (
+                "not a name for a step, whose finished segments are files of that name; letters, digits, _, - and . "
+                "are valid, not at the start for the last two, e.g. stage1"
             )
+            yield under(f"method.steps.{name}", Problem(text, value=name))
         if step is None:
             continue
         # A step that is switched off leaves what it fits in floating point: an ablation, not a mistake.
         fitted.update(step.fits())
         if step.enabled:
             steps[name] = step
-            yield from (f"method.steps.{name}: {line}" for line in step.check(config))
+            yield from (under(f"method.steps.{name}", problem) for problem in step.check(config))
     if config.method.kinds and not config.method.steps:
-        yield (
+        text = (
             f"method {config.method.name!r} names quantizers but no step fits them; add a step with do: calibrate. "
             f"Steps: {', '.join(STEPS)}"
         )
+        yield Problem(text, "method.steps", valid=STEPS)
     yield from _order(steps)
     if steps:
         yield from _uncovered(config, fitted)
 
 
-def _uncovered(config: RunConfig, fitted: Collection[str]) -> Iterator[str]:
+def _uncovered(config: RunConfig, fitted: Collection[str]) -> Iterator[Problem]:
     """Kinds that are to be quantized although no step of the recipe fits their quantizers."""
     # Few models have sites of the kind `other`: a recipe that names its kinds one by one may leave it out.
     for kind in (*KINDS, *FULL_KINDS):
         if kind not in fitted and kind != "other" and config.method.quantizer(kind) and config.bits.applies(kind):
-            yield (
-                f"method.steps: no step fits the quantizers of {kind}; name it in the kinds of a step with "
-                f"do: calibrate, or leave it unquantized with bits.kinds.{kind}=fp"
+            text = (
+                f"no step fits the quantizers of {kind}; name it in the kinds of a step with do: calibrate, or leave "
+                f"it unquantized with bits.kinds.{kind}=fp"
             )
+            yield under("method.steps", Problem(text, value=kind))
 
 
-def _kept(config: RunConfig) -> Iterator[str]:
+def _kept(config: RunConfig) -> Iterator[Problem]:
     """Recipes whose model `keep_model` and `tracker.log_model` cannot keep."""
     from vitq.steps import STEPS
 
@@ -130,10 +135,11 @@ def _kept(config: RunConfig) -> Iterator[str]:
     for name, raw in config.method.enabled.items():
         do = raw.get("do")
         if keep and do in STEPS and not STEPS[str(do)].packable:
-            yield f"{keep}=true: a packed checkpoint cannot hold what step {name!r} ({do}) makes; leave it out"
+            text = f"{keep}=true: a packed checkpoint cannot hold what step {name!r} ({do}) makes; leave it out"
+            yield Problem(text, keep, True, [False])
 
 
-def _order(steps: dict[str, Step]) -> Iterator[str]:
+def _order(steps: dict[str, Step]) -> Iterator[Problem]:
     """Weights must not be fitted before a step that changes them. `steps`: the enabled ones by name, in order."""
     from vitq.steps.reparameterize import Reparameterize
 
@@ -143,14 +149,13 @@ def _order(steps: dict[str, Step]) -> Iterator[str]:
     for name, step in steps.items():
         if step.last and name != names[-1]:
             later = ", ".join(names[names.index(name) + 1 :])
-            yield f"method.steps.{name}: must be the last step; move {later} before it"
+            yield under(f"method.steps.{name}", Problem(f"must be the last step; move {later} before it", value=later))
         if isinstance(step, Reparameterize) and not observed:
-            yield f"method.steps.{name}: folds post_norm ranges, but no step before it calibrates these activations"
+            text = "folds post_norm ranges, but no step before it calibrates these activations"
+            yield under(f"method.steps.{name}", Problem(text, value="post_norm"))
         if step.changes_weights and fitted is not None:
-            yield (
-                f"method.steps.{name}: changes weights after {fitted!r} has fitted their quantizers; "
-                f"move {fitted!r} behind it"
-            )
+            text = f"changes weights after {fitted!r} has fitted their quantizers; move {fitted!r} behind it"
+            yield under(f"method.steps.{name}", Problem(text, value=fitted))
         if "weight" in step.fits():
             fitted = name
         observed = observed or "post_norm" in step.fits()

@@ -5,103 +5,99 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import torch
+from torch import nn
+
+from vitq import data, device
 from vitq.config import RunConfig, canonical
+from vitq.deploy import cost as analysis
+from vitq.deploy.packed.packed import save_packed
+from vitq.engine import evaluate, fp_outputs, recipe
+from vitq.engine.memory_cache import MEMORY
 from vitq.job import provenance
-from vitq.job.run_log import Journal
+from vitq.job.run_log import RunLog
+from vitq.models.load import load_model
+from vitq.probes.probed_model import Subject
+from vitq.probes.run_probes import perform
 from vitq.progress import Progress
+from vitq.quant import site_table
+from vitq.quant.model import QuantizedModel
+from vitq.steps.checkpoint import Checkpoint
 from vitq.store import Run, RunDir
 from vitq.store.records import Metrics, Result, Size, Timings
 
 if TYPE_CHECKING:
     import pandas as pd
-    import torch
-    from torch import nn
 
-    from vitq.quant.model import QuantizedModel
     from vitq.track import Tracker
 
 
 def execute(run_dir: RunDir, progress: Progress, tracker: Tracker, group: str | None = None) -> Result:
-    """Run one planned config and record its result; the W&B mirror hears of it afterwards.
+    """Run one planned config and record its result; the W&B mirror gets it afterwards.
 
-    Raises whatever stopped the run, after `status.json` and `log.txt` tell of it. Nothing partial is visible: the sites
-    and the predictions are written before `result.json`, and only that file makes a run done.
+    Raises whatever stopped the run, after it is recorded in `status.json` and `log.txt`. Nothing partial is visible:
+    the sites and the predictions are written before `result.json`, and only that file makes a run done.
     """
-    journal = Journal(run_dir, progress)
+    run_log = RunLog(run_dir, progress)
     try:
         config = Run(run_dir).config
         with tracker.run(config, run_dir.signature, group, run_dir) as tracked:
             try:
-                result, site_table, model = _measured(config, run_dir, journal)
+                result, site_table, model = _measured(config, run_dir, run_log)
             except BaseException as error:
-                journal.fail(error)  # before the tracker hears of it: that may take long, and time may be short
+                run_log.fail(error)  # before the tracker closes its run, which may take long
                 raise
             run_dir.write_result(result)
-            journal.finish()
+            run_log.finish()
             run_dir.clear_state()
-            stopped = _probe(config, run_dir, model, journal) if config.probe.wanted else None
+            stopped = _probe(config, run_dir, model, run_log) if config.probe.wanted else None
             tracked.result(result, site_table)
         if stopped is not None:
             raise stopped
         return result
     except BaseException as error:
-        if not journal.ended and not run_dir.is_done():
-            journal.fail(error)
+        if not run_log.ended and not run_dir.is_done():
+            run_log.fail(error)
         raise
 
 
-def _measured(config: RunConfig, run_dir: RunDir, journal: Journal) -> tuple[Result, pd.DataFrame, QuantizedModel]:
+def _measured(config: RunConfig, run_dir: RunDir, run_log: RunLog) -> tuple[Result, pd.DataFrame, QuantizedModel]:
     """`_measure`, once more where memory ran out while this process kept something of earlier runs."""
-    from vitq.engine.memory_cache import MEMORY
-
     try:
-        return _measure(config, run_dir, journal)
+        return _measure(config, run_dir, run_log)
     except (MemoryError, RuntimeError) as error:
-        from vitq import device
-
         if not device.is_out_of_memory(error) or not MEMORY.clear():
             raise
     # Here, where the traceback and the tensors that it holds are gone.
     device.release()
-    journal.note("memory ran out; what this process kept of earlier runs is dropped, and the run begins again")
-    return _measure(config, run_dir, journal)
+    run_log.note("memory ran out; what this process kept of earlier runs is dropped, and the run begins again")
+    return _measure(config, run_dir, run_log)
 
 
-def _measure(config: RunConfig, run_dir: RunDir, journal: Journal) -> tuple[Result, pd.DataFrame, QuantizedModel]:
+def _measure(config: RunConfig, run_dir: RunDir, run_log: RunLog) -> tuple[Result, pd.DataFrame, QuantizedModel]:
     """Quantize, evaluate, and write everything but the result. Returns the model, too, for probes."""
-    import torch
-
-    from vitq import data, device
-    from vitq.deploy import cost as analysis
-    from vitq.engine import evaluate, fp_outputs
-    from vitq.engine.memory_cache import MEMORY
-    from vitq.models.load import load_model
-    from vitq.quant.site_table import blank
-
     device.make_repeatable()
     where = device.resolve(config.device)
     provenance.reset_peak_memory()
-    with journal.timed("data"):
-        images = data.eval_set(config, journal)
-    with journal.timed("model"):
+    with run_log.timed("data"):
+        images = data.eval_set(config, run_log)
+    with run_log.timed("model"):
         known = json.dumps(canonical(config)["model"], sort_keys=True), config.data.num_classes
-        loaded = MEMORY.model(known, lambda: load_model(config.model, config.data, config.cache_dir, journal))
+        loaded = MEMORY.model(known, lambda: load_model(config.model, config.data, config.cache_dir, run_log))
         model = loaded.to(where).eval()
-    with journal.timed("full precision"):
-        fp = fp_outputs.reference_logits(config, model, images, where, journal)
+    with run_log.timed("full precision"):
+        fp = fp_outputs.reference_logits(config, model, images, where, run_log)
     labels = torch.from_numpy(images.labels)
-    size, site_table, quantized = _quantize(config, model, where, journal, run_dir)
+    size, site_table, quantized = _quantize(config, model, where, run_log, run_dir)
     if not config.method.quantizes:
         logits = fp
     else:
-        with journal.timed("evaluate"):
-            logits = evaluate.logits(quantized, images, config.data.batch_size, where, journal, "evaluate")
+        with run_log.timed("evaluate"):
+            logits = evaluate.logits(quantized, images, config.data.batch_size, where, run_log, "evaluate")
         if config.keep_model or config.tracker.log_model:
-            from vitq.deploy.packed.packed import save_packed
-
             save_packed(quantized, config, size.fp_bytes, run_dir.model_path)
-    with journal.timed("cost"):
-        cost = analysis.cost(quantized, blank(config, where))
+    with run_log.timed("cost"):
+        cost = analysis.cost(quantized, site_table.blank(config, where))
     run_dir.write_sites(site_table)
     run_dir.write_predictions(evaluate.predictions(logits, labels))
     result = Result(
@@ -110,22 +106,17 @@ def _measure(config: RunConfig, run_dir: RunDir, journal: Journal) -> tuple[Resu
         metrics=Metrics(**evaluate.metrics(logits, fp, labels), n_eval=len(images)),
         size=size,
         cost=cost,
-        timings=Timings(total=journal.total(), stages=journal.timings),
+        timings=Timings(total=run_log.total(), stages=run_log.timings),
         memory=provenance.peak_memory(),
-        provenance=provenance.provenance(journal.started_at, journal.attempt, journal.planned_code),
+        provenance=provenance.provenance(run_log.started_at, run_log.attempt, run_log.planned_code),
     )
     return result, site_table, quantized
 
 
 def _quantize(
-    config: RunConfig, model: nn.Module, where: torch.device, journal: Journal, run_dir: RunDir
+    config: RunConfig, model: nn.Module, where: torch.device, run_log: RunLog, run_dir: RunDir
 ) -> tuple[Size, pd.DataFrame, QuantizedModel]:
     """Apply the recipe and store its artifacts. Returns sizes, the site table, and the quantized model."""
-    from vitq.engine import recipe
-    from vitq.engine.memory_cache import MEMORY
-    from vitq.quant import site_table
-    from vitq.steps.checkpoint import Checkpoint
-
     fp_bytes = site_table.model_bytes(model)
     if not config.method.quantizes:
         quantized = recipe.equipped(config, model)
@@ -142,12 +133,12 @@ def _quantize(
             table,
             quantized,
         )
-    work = recipe.apply(config, model, where, journal, Checkpoint(run_dir.state_dir), journal.timed, MEMORY)
+    work = recipe.apply(config, model, where, run_log, Checkpoint(run_dir.state_dir), run_log.timed, MEMORY)
     quantized = work.model
     for name, artifact in work.artifacts.items():
         run_dir.write_artifact(name, artifact)
-    with journal.timed("sites"):
-        journal.stage("sites")
+    with run_log.timed("sites"):
+        run_log.stage("sites")
         # The error of each site is measured on the first calibration batch: it is a report, not a part of the method.
         table = site_table.site_table(quantized, work.batches(min(config.calib.size, config.calib.batch_size)))
     weight_bits, activation_bits = site_table.mean_bits(table)
@@ -160,21 +151,18 @@ def _quantize(
     return size, table, quantized
 
 
-def _probe(config: RunConfig, run_dir: RunDir, model: QuantizedModel, journal: Journal) -> BaseException | None:
+def _probe(config: RunConfig, run_dir: RunDir, model: QuantizedModel, run_log: RunLog) -> BaseException | None:
     """Look at the quantized model. The run is done and stays so, whatever a probe does; Ctrl-C is returned."""
-    from vitq import device
-    from vitq.probes.probed_model import Subject
-    from vitq.probes.run_probes import perform
 
     def subject() -> Subject:
-        return Subject.of(config, model, device.resolve(config.device), journal)
+        return Subject.of(config, model, device.resolve(config.device), run_log)
 
     try:
         for outcome in perform(run_dir, subject, config.probe):
-            journal.note(outcome.line())
+            run_log.note(outcome.line())
     except KeyboardInterrupt as error:
         # The mirror of a finished run ends well before the process does.
         return error
     finally:
-        journal.rest()
+        run_log.finish_probes()
     return None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from vitq.deploy.onnx.export_onnx import Written, save_onnx
+from vitq.deploy.export import export as write_graph
+from vitq.deploy.export import sizes
 from vitq.deploy.packed.container import compressed
 from vitq.deploy.packed.packed import Packed
 from vitq.errors import DeployError
@@ -30,33 +30,18 @@ def export(
     """Write the run's model; returns what was written.
 
     form: a key of FORMATS. output: None for a file in the run's folder. compress: a packed checkpoint in its compressed
-    form. int4: ONNX with weights of four bits and less in four bits. Gives path, sizes in bytes and their ratios to
-    float32 and float16, of a packed checkpoint in both forms; for the integer formats also how many products are int8,
-    and why the others are not; for ONNX how many weights are in four bits, and why the others are in eight. Raises
-    DeployError.
+    form. int4: ONNX with weights of four bits and less in four bits. Gives path and sizes, of a packed checkpoint in
+    both forms; for the others see `vitq.deploy.export`. Raises VitqError.
     """
     if compress and form != "packed":
-        raise DeployError(f"--compress is of packed checkpoints; leave it out with --format {form}")
+        raise DeployError(f"--compress is of packed checkpoints; leave it out with --format {form}", "--compress")
     if not int4 and form != "onnx":
-        raise DeployError(f"--int8-weights is of ONNX files; leave it out with --format {form}")
+        raise DeployError(f"--int8-weights is of ONNX files; leave it out with --format {form}", "--int8-weights")
     packed = packed_run(run_dir, progress)
     if form == "packed":
         return _packed(run_dir, packed, output, compress)
     path = output or run_dir.deploy_dir / f"model{FORMATS[form]}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = save_onnx(packed, path, int4) if form == "onnx" else write_openvino(packed, path)
-    products, weights = written.products, {}
-    if written.int4:
-        weights = {"int4_weights": len(written.int4), "int8_weights": written.int8}
-    files = [path] if form == "onnx" else [path, path.with_suffix(".bin")]
-    return {
-        "format": form,
-        "path": str(path),
-        **_sizes(packed, sum(file.stat().st_size for file in files)),
-        "int8_products": sum(product.reason is None for product in products),
-        "float_products": {product.name: product.reason for product in products if product.reason is not None},
-        **weights,
-    }
+    return write_graph(packed, form, path, int4)
 
 
 def _packed(run_dir: RunDir, packed: Packed, output: Path | None, compress: bool) -> dict[str, Any]:
@@ -68,27 +53,9 @@ def _packed(run_dir: RunDir, packed: Packed, output: Path | None, compress: bool
     return {
         "format": "packed",
         "path": str(path),
-        **_sizes(packed, path.stat().st_size),
-        "forms": {"plain": _sizes(packed, packed.file_bytes), "compressed": _sizes(packed, len(small))},
-    }
-
-
-def write_openvino(packed: Packed, path: Path) -> Written:
-    """The integer form as an OpenVINO graph (`path` .xml, and .bin beside it)."""
-    from vitq.deploy.runtimes import openvino
-
-    with tempfile.TemporaryDirectory() as folder:
-        onnx = Path(folder) / "model.onnx"
-        written = save_onnx(packed, onnx)
-        openvino.save(openvino.convert(onnx), path)
-    return written
-
-
-def _sizes(packed: Packed, size: int) -> dict[str, Any]:
-    return {
-        "bytes": size,
-        "float32_bytes": packed.float_bytes,
-        "float16_bytes": packed.float_bytes // 2,
-        "float32_ratio": round(packed.float_bytes / size, 3),
-        "float16_ratio": round(packed.float_bytes / 2 / size, 3),
+        **sizes(packed, path.stat().st_size),
+        "forms": {
+            "plain": sizes(packed, packed.file_bytes),
+            "compressed": sizes(packed, len(small)),
+        },
     }

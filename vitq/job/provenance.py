@@ -106,7 +106,7 @@ def code() -> dict[str, str | None]:
     """
     facts: dict[str, str | None] = {"version": vitq.__version__, "commit": None, "dirty": None}
     package = Path(vitq.__file__).resolve().parent
-    # Tracked? An installed copy inside somebody else's repository must not borrow that repository's commit.
+    # Tracked? An installed copy inside another repository must not report that repository's commit.
     if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
         return facts
     facts["commit"] = _git(package, "rev-parse", "HEAD")
@@ -118,8 +118,8 @@ def code() -> dict[str, str | None]:
 def changed_code(planned: dict[str, str | None] | None) -> str:
     """What is different from the code that planned a run, `commit 1a2b -> 3c4d`; '' for nothing, or nothing known."""
     now = code()
-    found = {key: planned.get(key) for key in now} if planned else now
-    return ", ".join(f"{key} {found[key]} -> {now[key]}" for key in now if found[key] != now[key])
+    before = {key: planned.get(key) for key in now} if planned else now
+    return ", ".join(f"{key} {before[key]} -> {now[key]}" for key in now if before[key] != now[key])
 
 
 def peak_memory() -> Memory:

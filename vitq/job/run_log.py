@@ -1,4 +1,4 @@
-"""What a run tells of itself while it goes on: `status.json`, `log.txt`, and the seconds of its stages."""
+"""What a run records while it is executed: `status.json`, `log.txt`, and the seconds of its stages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vitq.store.records import Status, utc_now
 _STATUS_EVERY = 1.0
 
 
-class Journal(Progress):
+class RunLog(Progress):
     """Writes `status.json` and `log.txt` while it passes progress on, and keeps the seconds of each stage."""
 
     def __init__(self, run_dir: RunDir, listener: Progress):
@@ -73,15 +73,15 @@ class Journal(Progress):
         """Something for the log alone."""
         self._log(text)
 
-    def rest(self) -> None:
-        """What was done after the result is over."""
+    def finish_probes(self) -> None:
+        """The status says `done` again: probes have shown their own stages after the result."""
         self._write("done")
 
     def fail(self, error: BaseException) -> None:
         """Record why the run has no result: it failed, or was told to stop and can go on from its last block."""
         self.ended = True
         if isinstance(error, KeyboardInterrupt):
-            signals.heard()
+            signals.acknowledge()
             self._write("interrupted", error=str(error) or "told to stop by Ctrl-C")
             self._log(str(error) or "told to stop by Ctrl-C")
             return

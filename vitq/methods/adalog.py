@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vitq.errors import unknown
+from vitq.errors import Problem, unknown
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Layout
 from vitq.quant.logarithmic import LogQuantizer
@@ -61,15 +61,18 @@ class AdaLogQuantizer(LogQuantizer):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         if self.settings["levels"] != "strict":
-            raise ValueError(f"levels={self.settings['levels']!r}; adalog has 2^b codes, strict, and no others")
+            text = f"levels={self.settings['levels']!r}; adalog has 2^b codes, strict, and no others"
+            raise ValueError(Problem(text, "options.levels", self.settings["levels"], ["strict"]))
         if self.settings["tables"] not in TABLES:
-            raise ValueError(unknown("tables of adalog", self.settings["tables"], TABLES))
+            raise ValueError(unknown("tables of adalog", self.settings["tables"], TABLES, key="options.tables"))
         for name in ("resolution", "search_steps", "keep"):
             value = self.settings[name]
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name}={value!r}; a whole number of at least 1 is needed")
+                text = f"{name}={value!r}; a whole number of at least 1 is needed"
+                raise ValueError(Problem(text, f"options.{name}", value))
         if not isinstance(self.shift, float | int) or self.shift < 0:
-            raise ValueError(f"shift={self.shift!r}; a number of at least 0 is needed, e.g. 0.17 after GELU")
+            text = f"shift={self.shift!r}; a number of at least 0 is needed, e.g. 0.17 after GELU"
+            raise ValueError(Problem(text, "options.shift", self.shift))
         if self.shift:
             self.kinds = ()  # whether the shift is large enough, the data say
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
+from vitq.errors import Problem, bad
 from vitq.quant.dual import DualUniformQuantizer
 from vitq.quant.layers import QuantConv2d
 from vitq.quant.uniform import UniformQuantizer
@@ -61,23 +62,25 @@ class Erq(Step):
     def fits(self) -> Collection[str]:
         return ("weight",)
 
-    def check(self, config: RunConfig) -> list[str]:
+    def check(self, config: RunConfig) -> list[Problem]:
         problems = needs_uniform_weights(config, "erq")
         for name in ("penalty", "penalty_head"):
             if getattr(self, name) <= 0:
-                problems.append(f"{name}={getattr(self, name)}; a number above 0 is needed, e.g. 1000")
+                problems.append(bad(name, getattr(self, name), "a number above 0 is needed, e.g. 1000"))
         if not 0 <= self.dual <= 0.5:
-            problems.append(f"dual={self.dual}; a share from 0 (off) to 0.5 is needed, e.g. 0.05")
+            problems.append(bad("dual", self.dual, "a share from 0 (off) to 0.5 is needed, e.g. 0.05"))
         weight = config.method.quantizer("weight")
         if self.dual > 0 and weight and (weight.quantizer, weight.granularity) != ("uniform", "channel"):
-            problems.append(
+            text = (
                 f"dual={self.dual} gives output channels two uniform ranges each, but kinds.weight has quantizer "
                 f"{weight.quantizer}, granularity {weight.granularity}; set uniform and channel, or dual=0"
             )
+            problems.append(Problem(text, "dual", self.dual))
         if self.flips < 1:
-            problems.append(f"flips={self.flips}; a whole number of at least 1 is needed; refine=false has none")
+            problems.append(bad("flips", self.flips, "a whole number of at least 1 is needed; refine=false has none"))
         if not (self.aqer or self.wqer):
-            problems.append("aqer and wqer are both off; use enabled=false to leave the step out")
+            text = "aqer and wqer are both off; use enabled=false to leave the step out"
+            problems.append(Problem(text, "aqer", self.aqer))
         return problems
 
     def run(self, work: Workspace) -> None:

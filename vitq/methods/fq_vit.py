@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from vitq.errors import Problem
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Layout
 from vitq.quant.quantizer import QUANTIZERS
@@ -31,15 +32,16 @@ class PowerOfTwoFactor(UniformQuantizer):
         super().__init__(*args, **kwargs)
         most = self.settings["K"]
         if not isinstance(most, int) or isinstance(most, bool) or not 0 <= most <= 8:
-            raise ValueError(f"K={most!r}; valid: 0 to 8")
+            raise ValueError(Problem(f"K={most!r}; valid: 0 to 8", "options.K", most, range(9)))
         if self.granularity != "channel":
-            raise ValueError(f"granularity={self.granularity!r}; a factor for each channel needs granularity channel")
+            text = f"granularity={self.granularity!r}; a factor for each channel needs granularity channel"
+            raise ValueError(Problem(text, "granularity", self.granularity, ["channel"]))
         if self.symmetric:
-            raise ValueError("symmetric=true: power-of-two factors share an asymmetric zero point; leave symmetric out")
+            text = "symmetric=true: power-of-two factors share an asymmetric zero point; leave symmetric out"
+            raise ValueError(Problem(text, "symmetric", True, [False]))
         if self.range != "minmax":
-            raise ValueError(
-                f"range={self.range}: power-of-two factors divide the whole range, minmax; leave range out"
-            )
+            text = f"range={self.range}: power-of-two factors divide the whole range, minmax; leave range out"
+            raise ValueError(Problem(text, "range", self.range, ["minmax"]))
 
     def fit(self, distribution: Distribution, layout: Layout) -> None:
         low, high = distribution.low.min().clamp(max=0), distribution.high.max().clamp(min=0)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
+from vitq.errors import Problem, bad
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.calibrate import fit_weight
 from vitq.steps.layer_walk import Lane, Layer, layers, quantized_lane
@@ -37,12 +38,12 @@ class Gptq(Step):
     def fits(self) -> Collection[str]:
         return ("weight",)
 
-    def check(self, config: RunConfig) -> list[str]:
+    def check(self, config: RunConfig) -> list[Problem]:
         problems = needs_uniform_weights(config, "gptq")
         if self.damping < 0:
-            problems.append(f"damping={self.damping}; valid: 0 or more, e.g. 0.01")
+            problems.append(bad("damping", self.damping, "valid: 0 or more, e.g. 0.01"))
         if self.block < 1:
-            problems.append(f"block={self.block}; a whole number of at least 1 is needed")
+            problems.append(bad("block", self.block, "a whole number of at least 1 is needed"))
         return problems
 
     def run(self, work: Workspace) -> None:

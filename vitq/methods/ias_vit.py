@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from vitq.errors import Problem
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Layout
 from vitq.quant.quantizer import NON_NEGATIVE, QUANTIZERS, Quantizer, straight_through
@@ -43,7 +44,8 @@ class SULQ(Quantizer):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         if not self.settings["etas"] or min(self.settings["etas"]) <= 0:
-            raise ValueError(f"etas={self.settings['etas']}; a list of positive shifts is needed, e.g. [0.01, 0.1]")
+            text = f"etas={self.settings['etas']}; a list of positive shifts is needed, e.g. [0.01, 0.1]"
+            raise ValueError(Problem(text, "options.etas", self.settings["etas"]))
 
     def fit(self, distribution: Distribution, layout: Layout) -> None:
         if bool((distribution.low < -1e-6).any()):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vitq.config import RunConfig
 from vitq.config.base import RULES
 from vitq.device import exact_attention
+from vitq.errors import Problem, bad
 from vitq.methods.twin import MOST, TwinQuantizer, TwinSoftmaxQuantizer, TwinUniformQuantizer
 from vitq.quant.layers import QuantConv2d, QuantLinear, QuantMatmul
 from vitq.quant.quantizer import may_be
@@ -57,28 +58,30 @@ class HessianSearch(Step):
     images: int | None = None
     needs_teacher: ClassVar[bool] = True
 
-    def check(self, config: RunConfig) -> list[str]:
-        problems = []
+    def check(self, config: RunConfig) -> list[Problem]:
+        problems: list[Problem] = []
         if self.rounds < 1 or not 2 <= self.coarse <= self.candidates:
-            problems.append(
-                f"rounds={self.rounds}, coarse={self.coarse}, candidates={self.candidates}; "
-                "at least one round, and 2 ≤ coarse ≤ candidates"
-            )
+            text = f"rounds={self.rounds}, coarse={self.coarse}, candidates={self.candidates}"
+            key = "rounds" if self.rounds < 1 else "coarse"
+            why = "at least one round, and 2 ≤ coarse ≤ candidates"
+            problems.append(Problem(f"{text}; {why}", key, getattr(self, key)))
         if self.images is not None and self.images < 1:
-            problems.append(f"images={self.images}; at least 1, or null for the whole calibration set")
+            problems.append(bad("images", self.images, "at least 1, or null for the whole calibration set"))
         if not 0 < self.alpha < self.beta:
-            problems.append(f"alpha={self.alpha}, beta={self.beta}; 0 < alpha < beta is needed, e.g. 0.01 and 1.2")
+            text = f"alpha={self.alpha}, beta={self.beta}; 0 < alpha < beta is needed, e.g. 0.01 and 1.2"
+            problems.append(Problem(text, "alpha", self.alpha))
         problems += [
-            f"kinds.{kind}.quantizer={wanted.quantizer}; searched are uniform and two-region ones"
+            bad(f"kinds.{kind}.quantizer", wanted.quantizer, "searched are uniform and two-region ones")
             for kind, wanted in config.method.kinds.items()
             if not may_be(wanted.quantizer, *_SEARCHED)
         ]
         weight = config.method.quantizer("weight")
         if weight is not None and (weight.granularity.startswith("group") or weight.quantizer == "dual_uniform"):
-            problems.append(
+            text = (
                 f"kinds.weight has quantizer {weight.quantizer}, granularity {weight.granularity}; an output channel "
                 "has one scale to search: set uniform and channel (or tensor)"
             )
+            problems.append(Problem(text, "kinds.weight", weight.granularity, ("channel", "tensor")))
         return problems
 
     def run(self, work: Workspace) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
+from vitq.errors import Problem, bad
 from vitq.quant.model import QuantizedModel
 from vitq.quant.per_image import Batch, Extrema, Percentile, PerImageUniform
 from vitq.quant.predictor import Predicted, Predictor
@@ -70,37 +71,39 @@ class PredictScales(Step):
     needs_teacher: ClassVar[bool] = True
     last: ClassVar[bool] = True
 
-    def check(self, config: RunConfig) -> list[str]:
-        problems = []
+    def check(self, config: RunConfig) -> list[Problem]:
+        problems: list[Problem] = []
         if not 1 <= self.degree <= 3:
-            problems.append(f"degree={self.degree}; valid: 1, 2, 3")
+            problems.append(bad("degree", self.degree, "valid: 1, 2, 3", (1, 2, 3)))
         if self.chunks < 1 or self.batch_size < 1 or self.iterations < 1:
-            problems.append(
-                f"chunks={self.chunks}, batch_size={self.batch_size}, iterations={self.iterations}; each at least 1"
-            )
+            text = f"chunks={self.chunks}, batch_size={self.batch_size}, iterations={self.iterations}; each at least 1"
+            key = next(name for name in ("chunks", "batch_size", "iterations") if getattr(self, name) < 1)
+            problems.append(Problem(text, key, getattr(self, key)))
         if not 0 < self.clamp[0] <= 1 <= self.clamp[1]:
-            problems.append(f"clamp={list(self.clamp)}; two factors around 1 are needed, e.g. [0.5, 2]")
+            problems.append(bad("clamp", list(self.clamp), "two factors around 1 are needed, e.g. [0.5, 2]"))
         if self.zero_points == "predict" and self.fit != "gradient":
-            problems.append("zero_points=predict with fit=closed; zero points are learned by fit=gradient alone")
+            text = "zero_points=predict with fit=closed; zero points are learned by fit=gradient alone"
+            problems.append(Problem(text, "zero_points", "predict"))
         if self.lr < 0:
-            problems.append(f"lr={self.lr}; a learning rate is not negative")
+            problems.append(bad("lr", self.lr, "a learning rate is not negative"))
         if self.ridge < 0:
-            problems.append(f"ridge={self.ridge}; zero or more")
+            problems.append(bad("ridge", self.ridge, "zero or more"))
         if not 0.5 < self.percentile <= 1:
-            problems.append(f"percentile={self.percentile}; a share above 0.5 and at most 1, e.g. 0.999")
+            problems.append(bad("percentile", self.percentile, "a share above 0.5 and at most 1, e.g. 0.999"))
         if self.images is not None and not 2 <= self.images <= config.calib.size:
-            problems.append(f"images={self.images}; valid: 2 to calib.size={config.calib.size}")
+            problems.append(bad("images", self.images, f"valid: 2 to calib.size={config.calib.size}"))
         if self.ranges == "predicted" and (self.images or config.calib.size) < 2:
-            problems.append(f"calib.size={config.calib.size}; a prediction is fitted to at least 2 images")
+            problems.append(bad("calib.size", config.calib.size, "a prediction is fitted to at least 2 images"))
         return problems
 
-    def check_network(self, network: Network) -> list[str]:
+    def check_network(self, network: Network) -> list[Problem]:
         if self.ranges == "static" or _deeper(network.model, network.fitted(self), self.depth):
             return []
-        return [
+        text = (
             "no activation behind its tap has a fitted uniform quantizer, so there is nothing whose range each image "
             "could have; quantize activations (bits.activation), or set ranges=static"
-        ]
+        )
+        return [Problem(text, "ranges", self.ranges, ["static"])]
 
     @property
     def iterates(self) -> bool:

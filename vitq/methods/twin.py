@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from vitq.errors import Problem
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Layout
 from vitq.quant.quantizer import NON_NEGATIVE, QUANTIZERS, Quantizer, straight_through
@@ -49,7 +50,9 @@ class TwinQuantizer(Quantizer):
             if name == "m" and value == "search":
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST:
-                raise ValueError(f"{name}={value!r}; valid: 0 to {MOST}{', or search' if name == 'm' else ''}")
+                text = f"{name}={value!r}; valid: 0 to {MOST}{', or search' if name == 'm' else ''}"
+                valid = [*range(MOST + 1), *(["search"] if name == "m" else [])]
+                raise ValueError(Problem(text, f"options.{name}", value, valid))
 
     @property
     def part(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from vitq.config import DataConfig, ModelConfig
-from vitq.errors import ModelError
+from vitq.errors import ModelError, Problem
 from vitq.registry import Registry
 
 if TYPE_CHECKING:
@@ -76,13 +76,18 @@ def through_timm(model: ModelConfig, kwargs: dict[str, Any], pretrained: bool) -
             return EMBEDDED[model.name](**kwargs)
         network: nn.Module = timm.create_model(model.name, pretrained=pretrained, **kwargs)
     except (TypeError, ValueError, AssertionError) as error:  # timm checks head and patch sizes by assertions
-        raise ModelError(f"timm cannot build {model.name!r} with model.kwargs={model.kwargs}: {error}") from error
+        raise ModelError(_cannot_build(model, error)) from error
     except RuntimeError as error:
         raise ModelError(_refused(model, name, error)) from error
     return network
 
 
-def _unknown_name(name: str) -> str:
+def _cannot_build(model: ModelConfig, error: Exception) -> Problem:
+    text = f"timm cannot build {model.name!r} with model.kwargs={model.kwargs}: {error}"
+    return Problem(text, "model.kwargs", model.kwargs)
+
+
+def _unknown_name(name: str) -> Problem:
     import difflib
 
     import timm
@@ -93,16 +98,19 @@ def _unknown_name(name: str) -> str:
         if close
         else "`python -c 'import timm; print(timm.list_models())'` lists them"
     )
-    return f"timm has no model {name!r} (model.name); {hint}"
+    return Problem(f"timm has no model {name!r} (model.name); {hint}", "model.name", name, close)
 
 
-def _refused(model: ModelConfig, name: str, error: RuntimeError) -> str:
+def _refused(model: ModelConfig, name: str, error: RuntimeError) -> Problem:
     import timm
 
     if "pretrained tag" not in str(error):
-        return f"timm cannot build {model.name!r} with model.kwargs={model.kwargs}: {error}"
-    tags = ", ".join(timm.list_pretrained(f"{name}.*")) or "none"
-    return f"timm has no pretrained tag {model.name.partition('.')[2]!r} for {name!r} (model.name); valid: {tags}"
+        return _cannot_build(model, error)
+    tags = timm.list_pretrained(f"{name}.*")
+    tag, valid = model.name.partition(".")[2], ", ".join(tags) or "none"
+    return Problem(
+        f"timm has no pretrained tag {tag!r} for {name!r} (model.name); valid: {valid}", "model.name", tag, tags
+    )
 
 
 def settle(network: nn.Module, model: ModelConfig) -> nn.Module:
@@ -121,6 +129,9 @@ def settle(network: nn.Module, model: ModelConfig) -> nn.Module:
     if size is not None and getattr(embed, "strict_img_size", True) and tuple(size) != want:
         raise ModelError(
             f"{model.name!r} is built for {size[0]}x{size[1]} images, but model.input_size={model.input_size}; "
-            f"set model.kwargs.img_size={model.input_size}, or model.input_size={size[0]}"
+            f"set model.kwargs.img_size={model.input_size}, or model.input_size={size[0]}",
+            "model.input_size",
+            model.input_size,
+            [size[0]],
         )
     return network.float().eval()

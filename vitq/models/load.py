@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitq.config import DataConfig, ModelConfig
-from vitq.errors import ModelError, first_line
+from vitq.errors import ModelError, Problem, first_line
 from vitq.models.build import EMBEDDED, classes, create, settle, through_timm
 from vitq.progress import Progress
 
@@ -37,12 +37,15 @@ def identify(model: ModelConfig) -> ModelConfig:
 
         return dataclasses.replace(model, weights=recipe(model))
     if model.name in EMBEDDED:
-        raise ModelError(f"{model.name!r} has no weights on the hub; set model.train (its recipe) or model.checkpoint")
+        text = f"{model.name!r} has no weights on the hub; set model.train (its recipe) or model.checkpoint"
+        raise ModelError(text, "model.train")
     if model.pretrained and ":" not in model.name and "." not in model.name:
         raise ModelError(
             f"model.name={model.name!r} has no pretrained tag, and timm's default tag changes between versions; name "
             "one, like deit_tiny_patch16_224.fb_in1k, or set model.checkpoint=PATH. They are listed by "
-            f"`python -c \"import timm; print(timm.list_pretrained('{model.name}.*'))\"`"
+            f"`python -c \"import timm; print(timm.list_pretrained('{model.name}.*'))\"`",
+            "model.name",
+            model.name,
         )
     return dataclasses.replace(model, weights=None)
 
@@ -59,7 +62,9 @@ def load_model(model: ModelConfig, data: DataConfig, cache_dir: str | Path, prog
         if model.weights is not None and _content(path) != model.weights:
             raise ModelError(
                 f"checkpoint {str(path)!r} is not the one of the plan (its sha256 differs from model.weights="
-                f"{model.weights}); plan the run again, or restore the file"
+                f"{model.weights}); plan the run again, or restore the file",
+                "model.weights",
+                model.weights,
             )
         return _fill(create(model, data), path)
     if model.train is not None:
@@ -86,9 +91,11 @@ def check_weights(network: nn.Module, model: ModelConfig, data: DataConfig) -> N
 def _checkpoint(model: ModelConfig) -> Path:
     path = Path(str(model.checkpoint)).expanduser()
     if path.suffix not in SUFFIXES:
-        raise ModelError(f"model.checkpoint={model.checkpoint!r}: unknown suffix; valid: {', '.join(SUFFIXES)}")
+        text = f"model.checkpoint={model.checkpoint!r}: unknown suffix; valid: {', '.join(SUFFIXES)}"
+        raise ModelError(text, "model.checkpoint", model.checkpoint, SUFFIXES)
     if not path.is_file():
-        raise ModelError(f"model.checkpoint={model.checkpoint!r} is not a file; give the path of the weights")
+        text = f"model.checkpoint={model.checkpoint!r} is not a file; give the path of the weights"
+        raise ModelError(text, "model.checkpoint", model.checkpoint)
     return path
 
 
@@ -97,7 +104,8 @@ def _content(path: Path) -> str:
         facts = path.stat()
         return _sha256(str(path.absolute()), facts.st_size, facts.st_mtime_ns)
     except OSError as error:
-        raise ModelError(f"checkpoint {str(path)!r} cannot be read: {error.strerror or error}") from error
+        text = f"checkpoint {str(path)!r} cannot be read: {error.strerror or error}"
+        raise ModelError(text, "model.checkpoint", str(path)) from error
 
 
 @lru_cache(maxsize=64)
@@ -115,7 +123,8 @@ def _from_hub(model: ModelConfig, data: DataConfig) -> nn.Module:
         raise ModelError(
             f"the weights of {model.name!r} are not in the hub's local cache and cannot be downloaded "
             f"({type(error).__name__}: {first_line(error, 'no message')}); without network, copy the file here and set "
-            "model.checkpoint=PATH (safetensors or .pth)"
+            "model.checkpoint=PATH (safetensors or .pth)",
+            "model.checkpoint",
         ) from error
     return settle(network, model)
 
@@ -130,7 +139,10 @@ def _check_head(model: ModelConfig, wanted: int) -> None:
     if known is not None and known.num_classes != wanted:
         raise ModelError(
             f"the pretrained head of {model.name!r} has {known.num_classes} classes, data.num_classes={wanted}; "
-            "use data with those classes, or a checkpoint fine-tuned for yours (model.checkpoint)"
+            "use data with those classes, or a checkpoint fine-tuned for yours (model.checkpoint)",
+            "data.num_classes",
+            wanted,
+            [known.num_classes],
         )
 
 
@@ -188,13 +200,17 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         reason = f"{type(error).__name__}: {first_line(error, 'no message')}"
         raise ModelError(
             f"checkpoint {str(path)!r} cannot be read as weights ({reason}); give "
-            "a safetensors file, or a .pth that torch.load(weights_only=True) accepts"
+            "a safetensors file, or a .pth that torch.load(weights_only=True) accepts",
+            "model.checkpoint",
+            str(path),
         ) from error
     tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise ModelError(
             f"checkpoint {str(path)!r} holds no tensors at its top level, under `model` or under `state_dict`; "
-            f"its keys: {', '.join(map(str, list(state)[:_SHOWN])) or 'none'}"
+            f"its keys: {', '.join(map(str, list(state)[:_SHOWN])) or 'none'}",
+            "model.checkpoint",
+            list(state),
         )
     return tensors
 
@@ -225,8 +241,9 @@ def _misfits(own: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> li
     ]
 
 
-def _not_fitting(path: Path, network: nn.Module, wrong: list[str]) -> str:
-    return (
+def _not_fitting(path: Path, network: nn.Module, wrong: list[str]) -> Problem:
+    text = (
         f"checkpoint {str(path)!r} does not fit {type(network).__name__}: {'; '.join(wrong)}; "
         "check model.name, model.kwargs and data.num_classes"
     )
+    return Problem(text, "model.checkpoint", wrong)

@@ -79,7 +79,8 @@ def structure_of(model: nn.Module) -> Structure:
     names = ", ".join(f"{kind.__module__}.{kind.__name__}" for kind in families)
     raise ModelError(
         f"model of class {type(model).__module__}.{type(model).__name__} is outside the supported families ({names}); "
-        "to add one, write a file like vitq/models/vit.py (docs/extending.md)"
+        "to add one, write a file like vitq/models/vit.py (docs/extending.md)",
+        value=type(model).__name__,
     )
 
 

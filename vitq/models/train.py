@@ -83,7 +83,8 @@ def fit(model: ModelConfig, data: DataConfig, cache_dir: str | Path, progress: P
 
     rule = model.train
     if rule is None:
-        raise ModelError(f"{model.name!r} has no training recipe; set model.train, or model.checkpoint to a file")
+        text = f"{model.name!r} has no training recipe; set model.train, or model.checkpoint to a file"
+        raise ModelError(text, "model.train")
     images = split_set(model, data, SPLIT, cache_dir, progress)
     generator = torch.Generator().manual_seed(rule.seed)
     network = create(model, data, seed=rule.seed).train()

@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
-from vitq.config.search_path import Roots
-from vitq.errors import ConfigError, first_line, unknown
+from vitq.config.search_path import ConfigPath
+from vitq.errors import ConfigError, Problem, first_line, under, unknown
 
 
-def with_base(raw: dict[str, Any], roots: Roots) -> dict[str, Any]:
+def with_base(raw: dict[str, Any], search_path: ConfigPath) -> dict[str, Any]:
     """The config with `method.base` resolved: the base's kinds and steps, then the method's own, merged key by key.
 
     The name says both, `scale_predictor(ias_vit)`, and no `base` remains: the whole recipe is stored and signed.
@@ -21,22 +21,26 @@ def with_base(raw: dict[str, Any], roots: Roots) -> dict[str, Any]:
     method = raw.get("method")
     if not isinstance(method, Mapping) or "base" not in method:
         return raw
-    base, files = method["base"], roots.files("method")
+    base, files = method["base"], search_path.files("method")
     if not isinstance(base, str) or base not in files:
-        raise ConfigError([f"method.base: {unknown('method', str(base), files)}"])
+        raise ConfigError([under("method.base", unknown("method", str(base), files))])
     try:
         below = yaml.safe_load(files[base].read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise ConfigError([f"method.base={base}: cannot read {files[base]}: {first_line(error)}"]) from error
+        raise _refused(base, f"cannot read {files[base]}: {first_line(error)}") from error
     if not isinstance(below, Mapping) or "name" not in below:
-        raise ConfigError([f"method.base={base}: {files[base]} is no recipe; it needs a mapping with a name and kinds"])
+        raise _refused(base, f"{files[base]} is no recipe; it needs a mapping with a name and kinds")
     if "base" in below:
-        raise ConfigError([f"method.base={base}: that method stands on a base itself; name the recipe below it"])
+        raise _refused(base, "that method stands on a base itself; name the recipe below it")
     if not below.get("kinds"):
-        raise ConfigError([f"method.base={base}: that method quantizes nothing"])
+        raise _refused(base, "that method quantizes nothing")
     own = {key: value for key, value in method.items() if key != "base"}
     merged = _merge(_without_options_of_others(below, own), own)
     return {**raw, "method": {**merged, "name": f"{own.get('name', base)}({below['name']})"}}
+
+
+def _refused(base: str, why: str) -> ConfigError:
+    return ConfigError([Problem(f"method.base={base}: {why}", "method.base", base)])
 
 
 def _without_options_of_others(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from vitq.errors import unknown
+from vitq.errors import Problem, unknown
 
 _NONE = "sweep.baseline=null compares with none."
 
@@ -17,7 +17,7 @@ class Baseline:
     compare with, and nothing may start; warning: the same of a method that exists."""
 
     name: str
-    problem: str | None = None
+    problem: Problem | None = None
     warning: str | None = None
 
 
@@ -34,10 +34,12 @@ def find(word: str, methods: Mapping[str, Collection[str]], files: Collection[st
         return Baseline(chosen[0])
     if chosen:
         several = f"method={word} is several methods of this sweep; valid: {', '.join(sorted(chosen))}"
-        return Baseline(word, problem=f"sweep.baseline={word}: {several}. {_NONE}")
+        text = f"sweep.baseline={word}: {several}. {_NONE}"
+        return Baseline(word, problem=Problem(text, "sweep.baseline", word, sorted(chosen)))
     on_base = re.fullmatch(r"([^()]+)\(([^()]+)\)", word)
     if all(part in files for part in (on_base.groups() if on_base else (word,))):
         # An override of `method` may well drop it, and the runs are worth as much.
         absent = f"not among the methods of this sweep ({', '.join(sorted(methods))})"
         return Baseline(word, warning=f"sweep.baseline={word}: {absent}; no run is compared with a baseline. {_NONE}")
-    return Baseline(word, problem=unknown("sweep.baseline", word, methods, f"Name a method of it. {_NONE}"))
+    action = f"Name a method of it. {_NONE}"
+    return Baseline(word, problem=unknown("sweep.baseline", word, methods, action, key="sweep.baseline"))

@@ -6,12 +6,23 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bars
+
 from vitq.progress import Progress
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import TaskID
-
     from vitq.planning.plan import PlannedRun
     from vitq.store.records import Result
 
@@ -41,35 +52,31 @@ class Show:
     def running(self, run: PlannedRun) -> Progress:
         """A run starts; give the returned listener to it."""
         self._started[run.signature] = time.monotonic()
-        self._say(run, "started", ahead=1)
+        self._print_line(run, "started", ahead=1)
         return _Lines(self, run)
 
     def finished(self, run: PlannedRun, result: Result) -> None:
         """A run ended with a result."""
         self._end(run)
-        self._say(run, f"[green]done[/] in {self._seconds(run)}: {_scores(result)}")
+        self._print_line(run, f"[green]done[/] in {self._seconds(run)}: {_scores(result)}")
 
     def failed(self, run: PlannedRun, error: BaseException) -> None:
         """A run ended without a result."""
-        from rich.markup import escape
-
         self._end(run)
         line = " ".join(f"{type(error).__name__}: {error}".split())
-        self._say(run, f"[red]failed[/] after {self._seconds(run)}: {escape(line)}")
+        self._print_line(run, f"[red]failed[/] after {self._seconds(run)}: {escape(line)}")
 
     def skipped(self, run: PlannedRun) -> None:
         """A run has its result already."""
         self._end(run)
-        self._say(run, f"[dim]finished before, skipped ({run.signature})[/]")
+        self._print_line(run, f"[dim]finished before, skipped ({run.signature})[/]")
 
     def _end(self, run: PlannedRun) -> None:
         self.ended += 1
 
-    def _say(self, run: PlannedRun, text: str, ahead: int = 0) -> None:
-        from rich.markup import escape
-
-        place = f"[dim]{escape(f'[{self.ended + ahead}/{self.total}]')}[/] "
-        self.console.print(f"{place}{escape(run.label)}  {text}", soft_wrap=True, highlight=False)
+    def _print_line(self, run: PlannedRun, text: str, ahead: int = 0) -> None:
+        position = f"[dim]{escape(f'[{self.ended + ahead}/{self.total}]')}[/] "
+        self.console.print(f"{position}{escape(run.label)}  {text}", soft_wrap=True, highlight=False)
 
     def _seconds(self, run: PlannedRun) -> str:
         seconds = time.monotonic() - self._started.get(run.signature, time.monotonic())
@@ -87,19 +94,19 @@ class _Lines(Progress):
     def stage(self, name: str, total: int | None = None) -> None:
         """See Progress."""
         self._stage, self._total, self._done = name, total or 0, 0
-        self._speak("")
+        self._print_stage("")
 
     def advance(self, units: int = 1, note: str = "") -> None:
         """See Progress."""
         self._done += units
-        self._speak(note)
+        self._print_stage(note)
 
-    def _speak(self, note: str) -> None:
+    def _print_stage(self, note: str) -> None:
         if time.monotonic() - self._last < _QUIET_SECONDS:
             return
         self._last = time.monotonic()
         count = f" {self._done}/{self._total}" if self._total else ""
-        self._show._say(self._run, f"[dim]{self._stage}{count} {note}[/]".rstrip(), ahead=1)
+        self._show._print_line(self._run, f"[dim]{self._stage}{count} {note}[/]".rstrip(), ahead=1)
 
 
 class LiveShow(Show):
@@ -107,18 +114,6 @@ class LiveShow(Show):
 
     def __init__(self, console: Console, name: str, total: int):
         super().__init__(console, name, total)
-        from rich.console import Group
-        from rich.live import Live
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            SpinnerColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-        from rich.progress import Progress as Bars
-
         text = "{task.description}"
         self._runs = Bars(
             SpinnerColumn(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vitq.config import ModelConfig, RunConfig
+from vitq.errors import Problem
 
 if TYPE_CHECKING:
     from vitq.data import DataFacts
@@ -29,13 +30,13 @@ class Engine:
 
         return describe(config)
 
-    def data_problems(self, config: RunConfig) -> list[str]:
+    def data_problems(self, config: RunConfig) -> list[Problem]:
         """Where config and images do not fit each other, one line each."""
         from vitq.data import problems
 
         return problems(config)
 
-    def recipe_problems(self, config: RunConfig) -> list[str]:
+    def recipe_problems(self, config: RunConfig) -> list[Problem]:
         """What is wrong with method, bits and probes, one line each."""
         from vitq.registry import discover
 
@@ -45,13 +46,13 @@ class Engine:
 
         return [*problems(config), *probe_problems(config)]
 
-    def network_problems(self, config: RunConfig) -> list[str]:
+    def network_problems(self, config: RunConfig) -> list[Problem]:
         """Why the network cannot be built, filled with its weights or given its images; else []."""
         from vitq.engine.network_checks import network_problems
 
         return network_problems(config)
 
-    def misfits(self, config: RunConfig) -> list[str]:
+    def misfits(self, config: RunConfig) -> list[Problem]:
         """Where bits and recipe do not fit a network that has no `network_problems`."""
         from vitq.engine.network_checks import misfits
 

@@ -24,7 +24,7 @@ _LIKENESS = (
 
 
 @dataclass(frozen=True)
-class Cost:
+class Estimate:
     """Of one run: seconds and bytes of peak memory, as medians over `runs` past runs alike in `alike`."""
 
     seconds: float
@@ -39,9 +39,9 @@ class History:
     def __init__(self, known: Iterable[tuple[Mapping[str, Any], float, int]]) -> None:
         """known: (facts, seconds, bytes) of past runs; facts as from `facts`."""
         self._groups: dict[tuple[Any, ...], list[tuple[float, int]]] = defaultdict(list)
-        for found, seconds, memory in known:
+        for facts_, seconds, memory in known:
             for keys in _LIKENESS:
-                self._groups[keys, *(found[key] for key in keys)].append((seconds, memory))
+                self._groups[keys, *(facts_[key] for key in keys)].append((seconds, memory))
 
     @classmethod
     def of(cls, store: Store) -> History:
@@ -58,14 +58,14 @@ class History:
                 known.append((facts(config), result.timings.total, memory))
         return cls(known)
 
-    def cost(self, config: RunConfig) -> Cost | None:
+    def estimate(self, config: RunConfig) -> Estimate | None:
         """Expected cost of a run, None where no past run of its model does what it does."""
-        mine = facts(config)
+        wanted = facts(config)
         for keys in _LIKENESS:
-            group = self._groups.get((keys, *(mine[key] for key in keys)))
+            group = self._groups.get((keys, *(wanted[key] for key in keys)))
             if group:
                 seconds, memory = zip(*group, strict=True)
-                return Cost(median(seconds), int(median(memory)), len(group), keys)
+                return Estimate(median(seconds), int(median(memory)), len(group), keys)
         return None
 
 
@@ -101,7 +101,7 @@ class Total:
         return self.seconds / 3600 * (self.runs / known if known else float("nan"))
 
 
-def total(costs: Sequence[Cost | None]) -> Total:
+def total(costs: Sequence[Estimate | None]) -> Total:
     """Sum over the runs of a plan."""
     known = [cost for cost in costs if cost is not None]
     return Total(

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vitq import signals
 from vitq.config.problems import option_problems
-from vitq.errors import ConfigError
+from vitq.errors import ConfigError, Problem
 from vitq.planning.background import start_driver
 from vitq.planning.display import Show
 from vitq.planning.estimate import History
@@ -56,7 +56,7 @@ class Launcher(ABC):
         self.options: Any = TypeAdapter(self.Options).validate_python(dict(options))
 
     @classmethod
-    def check(cls, options: Mapping[str, Any]) -> list[str]:
+    def check(cls, options: Mapping[str, Any]) -> list[Problem]:
         """Problems of `launcher.options`, one line each."""
         try:
             TypeAdapter(cls.Options).validate_python(dict(options))
@@ -76,7 +76,7 @@ class Launcher(ABC):
         """
 
     def detach(self, plan: Plan, show: Show) -> str:
-        """Leave a committed sweep to the scheduler, or to a driver in the background. Returns what to tell."""
+        """Leave a committed sweep to the scheduler, or to a driver in the background. Returns a line for people."""
         if all(plan.store.run(run.signature).is_done() for run in plan.runs):
             return "all runs are finished"
         return f"{start_driver(plan)} executes the runs"

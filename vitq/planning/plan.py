@@ -49,7 +49,7 @@ class Plan:
             run_dir = self.store.run(run.signature)
             run_dir.write_config(run.config.to_dict())
             known = run_dir.status_hint()
-            # Planned again by other code, and begun by nobody: this plan is the one that counts.
+            # Planned again by other code, and never begun: it is this code that the run was planned with.
             if known is None or (known.state == "planned" and known.code != provenance.code()):
                 run_dir.write_status(Status(state="planned", code=provenance.code()))
         if self.sweep:

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from vitq.config import BitsConfig, CalibConfig, LauncherConfig, RunConfig, signature
 from vitq.config.problems import merge
 from vitq.config.sweep import SweepConfig
-from vitq.errors import ConfigError, DataError, ModelError, unknown
+from vitq.errors import ConfigError, DataError, ModelError, Problem, under, unknown
 from vitq.planning import baseline, compose
-from vitq.planning.compose import Cell, Primary
+from vitq.planning.compose import ConfigCell, Primary
 from vitq.planning.engine import Engine, engine
 from vitq.planning.launcher import LAUNCHERS
 from vitq.planning.plan import Plan, PlannedRun
@@ -49,7 +49,7 @@ class Planner:
         self._unread = Unread()
         self._cells = 0
         # (label of a run, problem); problems of the sweep itself have no run.
-        self._problems: list[tuple[str, str]] = []
+        self._problems: list[tuple[str, Problem]] = []
         self._runs: dict[str, PlannedRun] = {}
         self._stores: dict[str, Store] = {}
         self._launchers: list[LauncherConfig] = []
@@ -61,7 +61,7 @@ class Planner:
             problems += self._sweep.unmatched(self._options) if self._sweep else []
             self._reject("", problems)
 
-    def add(self, cell: Cell) -> None:
+    def add(self, cell: ConfigCell) -> None:
         """Look at the next cell."""
         self._cells += 1
         if self._excluded(cell):
@@ -82,39 +82,41 @@ class Planner:
         self._reject("", self._unread.problems())
         warnings = self._resolve_baseline()
         if not self._problems and not self._runs:
-            self._reject("", ["the sweep has no runs: `sweep.exclude` leaves out every cell"])
+            text = "the sweep has no runs: `sweep.exclude` leaves out every cell"
+            self._reject("", [Problem(text, "sweep.exclude", self._primary.sweep.get("exclude"))])
         if self._problems:
             raise ConfigError(merge(self._problems, self._cells))
         store = next(iter(self._stores.values()))
         runs = tuple(self._runs.values())
         return Plan(runs, store, self._launchers[0], self._cells, self._sweep, self._primary.swept, warnings)
 
-    def _reject(self, label: str, problems: list[str]) -> None:
+    def _reject(self, label: str, problems: list[Problem]) -> None:
         self._problems += [(label, problem) for problem in problems]
 
     def _options(self, group: str) -> Any:
         """Names that a pattern of `sweep.exclude` may match; several probes are chosen together, under no name."""
-        groups = self._primary.roots
+        groups = self._primary.search_path
         return groups.files(group) if groups.is_group(group) and group != "probe" else ()
 
-    def _excluded(self, cell: Cell) -> bool:
+    def _excluded(self, cell: ConfigCell) -> bool:
         if self._sweep is None or cell.problem is not None:
             return False
         try:
             return self._sweep.excludes(cell.choices, cell.raw)
         except KeyError as error:
             valid = [*cell.choices, *cell.raw]
-            self._reject("", [f"sweep.exclude: {unknown('key', error.args[0], valid, 'Dotted keys work too.')}"])
+            wrong = unknown("key", error.args[0], valid, "Dotted keys work too.")
+            self._reject("", [under("sweep.exclude", wrong)])
             return False
 
-    def _note_sweep_wide(self, cell: Cell, config: RunConfig) -> None:
+    def _note_sweep_wide(self, cell: ConfigCell, config: RunConfig) -> None:
         """What a sweep has one of (store, launcher), and what its baseline is chosen from."""
         self._methods.setdefault(config.method.name, set()).add(cell.choices.get("method", ""))
         self._stores.setdefault(config.runs_dir, Store(config.runs_dir))
         if config.launcher not in self._launchers:
             self._launchers.append(config.launcher)
 
-    def _take(self, cell: Cell, config: RunConfig, label: str, problems: list[str]) -> list[str]:
+    def _take(self, cell: ConfigCell, config: RunConfig, label: str, problems: list[Problem]) -> list[Problem]:
         """Add the run of a config unless an equal one is there; further problems of it."""
         sign = signature(config)
         if sign in self._runs:
@@ -128,19 +130,20 @@ class Planner:
 
     def _check_one(self, key: str, several: list[str]) -> None:
         if len(several) > 1:
-            self._reject("", [f"{key}: one sweep uses one, found {', '.join(several)}; start them as separate sweeps"])
+            text = f"one sweep uses one, found {', '.join(several)}; start them as separate sweeps"
+            self._reject("", [under(key, Problem(text, value=several))])
 
     def _resolve_baseline(self) -> tuple[str, ...]:
         """The sweep's baseline as results name it; warnings."""
         if not (self._sweep and self._sweep.baseline and self._methods):
             return ()
-        found = baseline.find(self._sweep.baseline, self._methods, self._primary.roots.files("method"))
-        self._reject("", [found.problem] if found.problem else [])
-        self._sweep = dataclasses.replace(self._sweep, baseline=found.name)
-        return (found.warning,) if found.warning else ()
+        chosen = baseline.find(self._sweep.baseline, self._methods, self._primary.search_path.files("method"))
+        self._reject("", [chosen.problem] if chosen.problem else [])
+        self._sweep = dataclasses.replace(self._sweep, baseline=chosen.name)
+        return (chosen.warning,) if chosen.warning else ()
 
 
-def _parse(cell: Cell, engine: Engine) -> tuple[RunConfig | None, list[str]]:
+def _parse(cell: ConfigCell, engine: Engine) -> tuple[RunConfig | None, list[Problem]]:
     """A cell's config, normalized so that equal runs are equal; its problems."""
     if cell.problem is not None:
         return None, [cell.problem]
@@ -151,9 +154,9 @@ def _parse(cell: Cell, engine: Engine) -> tuple[RunConfig | None, list[str]]:
     if name in LAUNCHERS:
         problems += LAUNCHERS[name].check(config.launcher.options)
     else:
-        problems.append(unknown("launcher", name, LAUNCHERS))
+        problems.append(unknown("launcher", name, LAUNCHERS, key="launcher.name"))
     if not config.method.quantizes:
-        # One full-precision run, whichever cell of bits x calibration x seeds it was found in.
+        # One full-precision run, whichever cell of bits x calibration x seeds it comes from.
         fp = BitsConfig(weight="fp", activation="fp")
         config = dataclasses.replace(config, bits=fp, calib=CalibConfig(), seed=0)
     if config.method.iterations is not None and not engine.iterates(config):
@@ -182,29 +185,29 @@ class _Facts:
         self.engine = engine
         self._answers: dict[str, Any] = {}
 
-    def complete(self, config: RunConfig) -> tuple[RunConfig, list[str]]:
+    def complete(self, config: RunConfig) -> tuple[RunConfig, list[Problem]]:
         """The config with `model.weights` and `data.fingerprint` as far as they can be known, and what is wrong."""
-        problems: list[str] = []
+        problems: list[Problem] = []
         try:
             model = self._once("model", config.model, lambda: self.engine.identify(config.model))
             config = dataclasses.replace(config, model=model)
         except ModelError as error:
-            problems.append(str(error))
+            problems += error.problems
         asked = (config.model, config.data, config.calib, config.seed, config.method.quantizes)
         problems += self._once("fit", asked, lambda: self.engine.data_problems(config))
         try:
             facts = self._once("data", config.data, lambda: self.engine.describe(config))
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, fingerprint=facts.fingerprint))
         except DataError as error:
-            problems += [str(error)] if str(error) not in problems else []
+            problems += [problem for problem in error.problems if problem not in problems]
         return config, problems
 
-    def check(self, config: RunConfig) -> list[str]:
+    def check(self, config: RunConfig) -> list[Problem]:
         """Problems that only the engine sees (method, steps, quantizers, the network's shapes); imports torch."""
         asked = (config.model, config.method, config.bits, config.calib, config.data, config.device, config.probe)
-        recipe: list[str] = self._once("recipe", asked, lambda: self.engine.recipe_problems(config))
+        recipe: list[Problem] = self._once("recipe", asked, lambda: self.engine.recipe_problems(config))
         network_key = (config.model, config.data.num_classes)
-        network: list[str] = self._once("network", network_key, lambda: self.engine.network_problems(config))
+        network: list[Problem] = self._once("network", network_key, lambda: self.engine.network_problems(config))
         return [*recipe, *network] or self._once("misfits", asked, lambda: self.engine.misfits(config))
 
     def _once(self, what: str, asked: Any, answer: Callable[[], T]) -> T:
@@ -221,7 +224,7 @@ class _Facts:
         return known  # type: ignore[no-any-return]
 
 
-def _label(cell: Cell, primary: Primary, config: RunConfig | None = None) -> str:
+def _label(cell: ConfigCell, primary: Primary, config: RunConfig | None = None) -> str:
     """Model, method, bits, then whatever else is swept: `vit_digits repq_vit w4a4 seed=1`, `vit_digits fp32`.
 
     Bits are those of the config where one could be made: `bits.weight=3` beats the group's file.

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from vitq.config import LauncherConfig
 from vitq.config.labels import run_label
-from vitq.config.search_path import Roots
+from vitq.config.search_path import ConfigPath
 from vitq.config.sweep import SweepConfig
-from vitq.errors import ConfigError, VitqError, unknown
+from vitq.errors import ConfigError, Problem, VitqError, unknown
 from vitq.planning.launcher import LAUNCHERS
 from vitq.planning.plan import Plan, PlannedRun
 from vitq.store import Run, Store, claim
@@ -24,7 +26,8 @@ def stored_plan(
     ConfigError for other words.
     """
     record = store.read_sweep(sweep)
-    runs, problems = [], []
+    runs: list[PlannedRun] = []
+    problems: list[Problem] = []
     # What the sweep says; its runs may have been planned by another sweep since.
     launcher = LauncherConfig(**record.launcher) if record.launcher else None
     for signature in record.signatures:
@@ -44,7 +47,8 @@ def stored_plan(
     if problems:
         raise ConfigError(problems)
     if not runs or launcher is None:
-        raise VitqError(f"sweep {sweep!r} has no run to do; `vitq status {sweep}` shows where its runs stand")
+        text = f"sweep {sweep!r} has no run to do; `vitq status {sweep}` shows where its runs stand"
+        raise VitqError(Problem(text, "sweep", sweep))
     launcher = changed(launcher, launcher_words)
     facts = SweepConfig(name=record.name, description=record.description, baseline=record.baseline)
     return Plan(tuple(runs), store, launcher, len(runs), facts, record.axes)
@@ -54,19 +58,17 @@ def changed(launcher: LauncherConfig, words: Sequence[str]) -> LauncherConfig:
     """A launcher with overrides. `launcher=NAME` starts from that one's own defaults. Raises ConfigError."""
     if not words:
         return launcher
-    from omegaconf import OmegaConf
-
     foreign = [word for word in words if not word.startswith(("launcher=", "launcher.options."))]
     if foreign:
-        raise ConfigError(
-            [f"{word}: retry goes by the stored configs; valid: launcher=…, launcher.options.…" for word in foreign]
-        )
+        valid = ("launcher=…", "launcher.options.…")
+        why = f"retry goes by the stored configs; valid: {', '.join(valid)}"
+        raise ConfigError([Problem(f"{word}: {why}", value=word, valid=valid) for word in foreign])
     chosen = [word for word in words if word.startswith("launcher=")]
     raw: Any = {"name": launcher.name, "options": launcher.options}
     if chosen:
-        name, files = chosen[-1].partition("=")[2], Roots.of().files("launcher")
+        name, files = chosen[-1].partition("=")[2], ConfigPath.of().files("launcher")
         if name not in files:
-            raise ConfigError([unknown("launcher", name, files)])
+            raise ConfigError([unknown("launcher", name, files, key="launcher")])
         raw = OmegaConf.load(files[name])
     options = OmegaConf.from_dotlist([word for word in words if word not in chosen])
     merged: Any = OmegaConf.to_container(OmegaConf.merge({"launcher": raw}, options))

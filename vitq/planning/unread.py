@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vitq.config import RunConfig
+from vitq.errors import Problem
 
 # Option → the `range` whose search reads it (vitq/quant/search.py). So does every quantizer that has the option: a
 # search of a quantizer's own has names of its own.
@@ -32,18 +33,19 @@ class Unread:
                 if any(_sets(override, key) for override in overrides):
                     self._ranges.setdefault(key, set()).add(READ_BY[option] if done else quantizer.range)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Problem]:
         """One line for each option that was set and that no run reads."""
-        found = []
+        problems = []
         for key, ranges in self._ranges.items():
-            place, _, option = key.rpartition(".options.")
+            quantizer, _, option = key.rpartition(".options.")
             reader = READ_BY[option]
             if reader not in ranges:
-                found.append(
+                text = (
                     f"{key}: only range={reader} reads it, not {', '.join(sorted(ranges))}; leave it out, or set "
-                    f"{place}.range={reader}"
+                    f"{quantizer}.range={reader}"
                 )
-        return found
+                problems.append(Problem(text, key, option))
+        return problems
 
 
 def _sets(override: str, key: str) -> bool:

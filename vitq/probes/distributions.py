@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
+from vitq.errors import Problem, bad
 from vitq.probes.budget import Ledger
 from vitq.probes.probe import PROBES, Probe
 from vitq.probes.probed_model import Subject
@@ -38,8 +39,8 @@ class Distributions(Probe):
 
     bins: int = 64
 
-    def check(self, config: RunConfig) -> list[str]:
-        return [] if self.bins >= 2 else [f"bins={self.bins}; at least 2 are needed"]
+    def check(self, config: RunConfig) -> list[Problem]:
+        return [] if self.bins >= 2 else [bad("bins", self.bins, "at least 2 are needed")]
 
     def applies(self, config: RunConfig) -> str | None:
         return None if config.method.quantizes else "full precision has no quantizers"

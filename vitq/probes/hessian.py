@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
+from vitq.errors import Problem, bad
 from vitq.models.structure import Segment
 from vitq.probes.budget import Ledger
 from vitq.probes.curvature import LossHessian, mean_and_error, no_gradients, rademacher, top_eigenvalues
@@ -64,16 +65,17 @@ class Hessian(Probe):
     eigen_tolerance: float = 0.01
     seed: int = 0
 
-    def check(self, config: RunConfig) -> list[str]:
+    def check(self, config: RunConfig) -> list[Problem]:
         problems = [
-            f"{name}={getattr(self, name)}; at least {least} is needed"
+            bad(name, getattr(self, name), f"at least {least} is needed")
             for name, least in (("images", 1), ("batch_size", 1), ("min_samples", 2), ("top", 1))
             if getattr(self, name) < least
         ]
         if self.max_samples < self.min_samples:
-            problems.append(f"max_samples={self.max_samples} is below min_samples={self.min_samples}")
+            text = f"max_samples={self.max_samples} is below min_samples={self.min_samples}"
+            problems.append(Problem(text, "max_samples", self.max_samples))
         problems += [
-            f"{name}={getattr(self, name):g}; a share above 0 is needed"
+            Problem(f"{name}={getattr(self, name):g}; a share above 0 is needed", name, getattr(self, name))
             for name in ("tolerance", "eigen_tolerance")
             if getattr(self, name) <= 0
         ]

@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
+from vitq.errors import Problem, bad
 from vitq.probes import landscape_block, landscape_scalars
 from vitq.probes.budget import Ledger
 from vitq.probes.directions import Moved, filter_normalized, inner, minus
@@ -58,21 +59,25 @@ class Landscape(Probe):
     radius: float | None = None
     seed: int = 0
 
-    def check(self, config: RunConfig) -> list[str]:
+    def check(self, config: RunConfig) -> list[Problem]:
         problems = []
         for name in ("points", "block_points"):
             value = getattr(self, name)
             if value < 3 or value % 2 == 0:
-                problems.append(f"{name}={value}; an odd number of at least 3 is needed, so that the middle is a point")
+                why = "an odd number of at least 3 is needed, so that the middle is a point"
+                problems.append(bad(name, value, why))
         if self.line_points < 3:
-            problems.append(f"line_points={self.line_points}; at least 3 are needed")
+            problems.append(bad("line_points", self.line_points, "at least 3 are needed"))
         for name in ("span", "weight_span"):
             if getattr(self, name) <= 0:
-                problems.append(f"{name}={getattr(self, name):g}; a number above 0 is needed")
+                text = f"{name}={getattr(self, name):g}; a number above 0 is needed"
+                problems.append(Problem(text, name, getattr(self, name)))
         if not 0 < self.scale_span < 1:
-            problems.append(f"scale_span={self.scale_span:g}; scales stay positive with 0 < scale_span < 1")
+            text = f"scale_span={self.scale_span:g}; scales stay positive with 0 < scale_span < 1"
+            problems.append(Problem(text, "scale_span", self.scale_span))
         if not self.views:
-            problems.append("views names at least one of random, path, block")
+            valid = ("random", "path", "block")
+            problems.append(Problem(f"views names at least one of {', '.join(valid)}", "views", (), valid))
         return problems
 
     def passes(self, config: RunConfig) -> float:

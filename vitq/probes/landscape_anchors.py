@@ -121,7 +121,10 @@ def _check(subject: Subject, full: Point) -> None:
     if not off <= _SAME:
         raise VitqError(
             f"the full-precision weights cannot be brought into the run's coordinates: logits differ by {off:.2g} of "
-            "their standard deviation; leave the view `path` out: probe.options.landscape.views=[random,block]"
+            "their standard deviation; leave the view `path` out: probe.options.landscape.views=[random,block]",
+            "probe.options.landscape.views",
+            off,
+            ["random", "block"],
         )
 
 

@@ -38,7 +38,7 @@ class Block:
         self.name = name or middle(segments)
         names = [segment.name for segment in segments]
         if self.name not in names:
-            raise VitqError(unknown("block", self.name, names))
+            raise VitqError(unknown("block", self.name, names, key="probe.options.landscape.block"))
         index = names.index(self.name)
         self._inputs, self._targets = _through(subject, index)
         self._model = QuantizedModel(copy.deepcopy(_module(subject)))
@@ -49,7 +49,9 @@ class Block:
         if not self._norms:
             raise VitqError(
                 f"block {self.name} quantizes no post-LayerNorm activation in this run; "
-                "probe.options.landscape.block=NAME chooses another one"
+                "probe.options.landscape.block=NAME chooses another one",
+                "probe.options.landscape.block",
+                self.name,
             )
         for site in self._norms:
             site.quantizer = _uniform(site, granularity)

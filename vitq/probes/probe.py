@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -11,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from vitq.config import RunConfig
 from vitq.config.base import RULES
 from vitq.config.problems import option_problems
-from vitq.errors import unknown
+from vitq.errors import Problem, under, unknown
 from vitq.registry import Registry
 
 if TYPE_CHECKING:
@@ -33,8 +34,11 @@ class Probe(ABC):
 
     version: ClassVar[int] = 1
 
-    def check(self, config: RunConfig) -> list[str]:
-        """Problems of this probe's options with the rest of the config, found before anything starts."""
+    def check(self, config: RunConfig) -> Sequence[str]:
+        """Problems of this probe's options with the rest of the config, found before anything starts.
+
+        Texts, or `Problem`s with a key below the probe's options: `bad("images", 0, "at least 1 is needed")`.
+        """
         return []
 
     def applies(self, config: RunConfig) -> str | None:
@@ -54,23 +58,23 @@ class Probe(ABC):
         """The picture of what `measure` returned."""
 
 
-def parse_probe(name: str, options: dict[str, Any]) -> tuple[Probe | None, list[str]]:
+def parse_probe(name: str, options: dict[str, Any]) -> tuple[Probe | None, list[Problem]]:
     """An entry of `probe.options` → (probe, []) or (None, problems)."""
     place = f"probe.options.{name}"
     if name not in PROBES:
-        return None, [f"probe: {unknown('probe', name, PROBES)}"]
+        return None, [under("probe", unknown("probe", name, PROBES))]
     try:
         return TypeAdapter(PROBES[name]).validate_python(options), []
     except ValidationError as error:
         return None, option_problems(error, place, PROBES[name])
 
 
-def problems(config: RunConfig) -> list[str]:
+def problems(config: RunConfig) -> list[Problem]:
     """Problems of a config's `probe`, one line each."""
-    found = []
+    found: list[Problem] = []
     for name, options in config.probe.wanted.items():
         probe, wrong = parse_probe(name, options)
         found += wrong
         if probe is not None:
-            found += [f"probe.options.{name}: {line}" for line in probe.check(config)]
+            found += [under(f"probe.options.{name}", problem) for problem in probe.check(config)]
     return found

@@ -16,7 +16,7 @@ import torch
 
 from vitq.config import ProbeConfig
 from vitq.config.labels import run_label
-from vitq.errors import StoreError, VitqError, brief
+from vitq.errors import StoreError, brief
 from vitq.probes.budget import BudgetSpentError, Ledger
 from vitq.probes.probe import Probe, parse_probe
 from vitq.probes.probed_model import Subject
@@ -139,9 +139,7 @@ def estimate(probe: Probe, run_dir: RunDir, images: int) -> float | None:
 
     Raises VitqError where the run has no result.
     """
-    result = run_dir.read_result()
-    if result is None:
-        raise VitqError(f"run {run_dir.signature} has no result yet; `vitq status SWEEP` shows where it stands")
+    result = run_dir.require_result()
     from vitq.config import RunConfig
 
     config, _ = RunConfig.parse(result.config)

@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
+from vitq.errors import Problem, bad
 from vitq.probes.budget import Ledger
 from vitq.probes.probe import PROBES, Probe
 from vitq.probes.probed_model import Subject
@@ -46,12 +47,13 @@ class Sensitivity(Probe):
     widths: tuple[int, ...] = (3, 4, 6, 8)
     images: int = 16
 
-    def check(self, config: RunConfig) -> list[str]:
+    def check(self, config: RunConfig) -> list[Problem]:
         problems = []
         if not self.widths or len(set(self.widths)) < len(self.widths) or not all(2 <= w <= 8 for w in self.widths):
-            problems.append(f"widths={list(self.widths)}; different whole numbers from 2 to 8 are needed, e.g. [3, 4]")
+            why = "different whole numbers from 2 to 8 are needed, e.g. [3, 4]"
+            problems.append(bad("widths", list(self.widths), why))
         if self.images < 1:
-            problems.append(f"images={self.images}; at least 1 is needed")
+            problems.append(bad("images", self.images, "at least 1 is needed"))
         return problems
 
     def applies(self, config: RunConfig) -> str | None:

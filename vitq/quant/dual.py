@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from vitq.errors import Problem
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Axes, Layout
 from vitq.quant.quantizer import QUANTIZERS
@@ -61,7 +62,8 @@ class DualUniformQuantizer(UniformQuantizer):
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         if not self.axes.weight or len(shape) != 2:
-            raise ValueError(f"dual_uniform quantizes weights of linear layers, not a tensor of shape {shape}")
+            text = f"dual_uniform quantizes weights of linear layers, not a tensor of shape {shape}"
+            raise ValueError(Problem(text, "quantizer", shape))
 
     @torch.no_grad()
     def fit_tensor(self, x: Tensor) -> None:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from vitq.errors import Problem
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Layout
 from vitq.quant.quantizer import NON_NEGATIVE, QUANTIZERS, Quantizer, straight_through
@@ -41,7 +42,8 @@ class LogQuantizer(Quantizer):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         if self.settings["levels"] == "public" and not self.settings["zero_code"]:
-            raise ValueError("levels=public puts a zero beside 2^b powers; zero_code=false has none; make it true")
+            text = "levels=public puts a zero beside 2^b powers; zero_code=false has none; make it true"
+            raise ValueError(Problem(text, "options.zero_code", self.settings["zero_code"], [True]))
 
     def fit(self, distribution: Distribution, layout: Layout) -> None:
         if bool((distribution.low < -1e-6).any()):

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from torch import Tensor, nn
 
 from vitq.config import BitsConfig, MethodConfig
-from vitq.errors import ConfigError, unknown
+from vitq.errors import ConfigError, Problem, problem_of, under, unknown
 from vitq.models.structure import Structure, structure_of
 from vitq.quant import logarithmic, uniform  # noqa: F401 - importing registers them
 from vitq.quant.attention import quantized_attention
@@ -68,7 +68,10 @@ class QuantizedModel(nn.Module):
         """
         self._complete(method)
         problems = [
-            f"bits.sites.{pattern}: matches no site of this model; `vitq list sites` shows their names"
+            under(
+                f"bits.sites.{pattern}",
+                Problem("matches no site of this model; `vitq list sites` shows their names", value=pattern),
+            )
             for pattern in bits.sites
             if not any(fnmatchcase(name, pattern) for name in self.sites)
         ]
@@ -79,7 +82,9 @@ class QuantizedModel(nn.Module):
                 site.quantizer = None
                 continue
             if config.quantizer not in QUANTIZERS:
-                problems.append(unknown("quantizer", config.quantizer, QUANTIZERS))
+                problems.append(
+                    unknown("quantizer", config.quantizer, QUANTIZERS, key=f"method.kinds.{site.kind}.quantizer")
+                )
                 continue
             try:
                 site.quantizer = build(
@@ -92,7 +97,7 @@ class QuantizedModel(nn.Module):
                     config.options,
                 )
             except ValueError as error:
-                problems.append(f"method.kinds.{site.kind}: {error}")
+                problems.append(under(f"method.kinds.{site.kind}", problem_of(error)))
         if problems:
             raise ConfigError(list(dict.fromkeys(problems)))
 

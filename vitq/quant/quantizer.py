@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vitq.errors import unknown
+from vitq.errors import Problem, bad, unknown
 from vitq.quant import search
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Axes, Layout
@@ -45,17 +45,20 @@ class Quantizer(nn.Module):
     ):
         super().__init__()
         if not 2 <= bits <= 8:
-            raise ValueError(f"bits={bits}; valid bit-widths: 2 to 8")
+            raise ValueError(bad("bits", bits, "valid bit-widths: 2 to 8", (2, 3, 4, 5, 6, 7, 8)))
         if symmetric and not self.may_be_symmetric:
-            raise ValueError(f"symmetric=true: {type(self).__name__} has no negative codes; leave symmetric out")
+            text = f"symmetric=true: {type(self).__name__} has no negative codes; leave symmetric out"
+            raise ValueError(Problem(text, "symmetric", True, [False]))
         for name in options:
             if name not in self.options:
-                raise ValueError(unknown(f"option of quantizer {type(self).__name__}", name, self.options))
+                what = f"option of quantizer {type(self).__name__}"
+                raise ValueError(unknown(what, name, self.options, key=f"options.{name}"))
         self.bits, self.granularity, self.axes, self.range, self.symmetric = bits, granularity, axes, range, symmetric
         self.settings = {**self.options, **options}
         search.check(self.settings)
         if "levels" in self.settings and self.settings["levels"] not in LEVELS:
-            raise ValueError(unknown(f"levels of {type(self).__name__}", self.settings["levels"], LEVELS))
+            what = f"levels of {type(self).__name__}"
+            raise ValueError(unknown(what, self.settings["levels"], LEVELS, key="options.levels"))
         self.layout: Layout | None = None
         for name in self.parameter_names:
             self.register_buffer(name, torch.zeros(0))

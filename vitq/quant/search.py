@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vitq.errors import Problem
 from vitq.quant.distribution import Distribution
 
 # RepQ-ViT's and I&S-ViT's activation percentiles.
@@ -29,14 +30,17 @@ def check(settings: Mapping[str, Any]) -> None:
     """Raise ValueError where a quantizer's options `percentiles`, `candidates` and `shrink_to` are not valid."""
     percentiles, steps = settings.get("percentiles", PERCENTILES), settings.get("candidates", CANDIDATES)
     if not isinstance(percentiles, list | tuple) or not percentiles:
-        raise ValueError(f"percentiles={percentiles!r}; a list of numbers is needed, e.g. [0.999, 0.9999]")
+        text = f"percentiles={percentiles!r}; a list of numbers is needed, e.g. [0.999, 0.9999]"
+        raise ValueError(Problem(text, "options.percentiles", percentiles))
     for p in percentiles:
         if not isinstance(p, float | int) or not 0.5 < p <= 1.0:
-            raise ValueError(f"percentile {p!r} is outside (0.5, 1]; e.g. 0.9999")
+            text = f"percentile {p!r} is outside (0.5, 1]; e.g. 0.9999"
+            raise ValueError(Problem(text, "options.percentiles", p))
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise ValueError(f"candidates={steps!r}; a whole number of at least 1 is needed")
+        text = f"candidates={steps!r}; a whole number of at least 1 is needed"
+        raise ValueError(Problem(text, "options.candidates", steps))
     if (to := settings.get("shrink_to", SHRINK[0])) not in SHRINK:
-        raise ValueError(f"shrink_to={to!r}; valid: {', '.join(SHRINK)}")
+        raise ValueError(Problem(f"shrink_to={to!r}; valid: {', '.join(SHRINK)}", "options.shrink_to", to, SHRINK))
 
 
 def candidates(

@@ -44,7 +44,8 @@ class IntScores(UniformQuantizer):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         if self.settings["arithmetic"] not in ARITHMETIC:
-            raise ValueError(unknown("arithmetic of int_scores", self.settings["arithmetic"], ARITHMETIC))
+            wrong = self.settings["arithmetic"]
+            raise ValueError(unknown("arithmetic of int_scores", wrong, ARITHMETIC, key="options.arithmetic"))
 
     def fit(self, distribution: Distribution, layout: Layout) -> None:
         super().fit(distribution, layout)

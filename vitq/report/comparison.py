@@ -138,7 +138,7 @@ def between(pairs: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
     known = list(dict.fromkeys([*pairs["a"], *pairs["b"]]))
     for name in (a, b):
         if name not in known:
-            raise VitqError(unknown("method", name, known, "Two finished methods are compared."))
+            raise VitqError(unknown("method", name, known, "Two finished methods are compared.", key="method"))
     rows: list[dict[Any, Any]] = []
     for _, row in pairs.iterrows():
         if (row["a"], row["b"]) == (a, b):

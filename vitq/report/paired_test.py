@@ -126,8 +126,10 @@ class Predictions:
             arrays = run.read_predictions()
             missing = {"correct", "label"} - set(arrays)
             if missing:
-                raise StoreError(f"{run.predictions_path} lacks {', '.join(sorted(missing))}; start the run again")
+                text = f"{run.predictions_path} lacks {', '.join(sorted(missing))}; start the run again"
+                raise StoreError(text, value=run.predictions_path)
             if arrays["correct"].shape != arrays["label"].shape or not arrays["correct"].size:
-                raise StoreError(f"{run.predictions_path} has no or uneven predictions; start the run again")
+                text = f"{run.predictions_path} has no or uneven predictions; start the run again"
+                raise StoreError(text, value=run.predictions_path)
             self._known[signature] = {"correct": arrays["correct"], "label": arrays["label"]}
         return self._known[signature]

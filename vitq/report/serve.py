@@ -157,5 +157,7 @@ def server(store: Store, host: str, port: int) -> ThreadingHTTPServer:
         return ThreadingHTTPServer((host, port), Handler)
     except OSError as error:
         raise VitqError(
-            f"cannot serve on {host}:{port}: {error.strerror or error}; choose another one with --port, 0 for any"
+            f"cannot serve on {host}:{port}: {error.strerror or error}; choose another one with --port, 0 for any",
+            "--port",
+            port,
         ) from error

@@ -81,7 +81,7 @@ def build(store: Store, sweep: str, formats: Sequence[str], out: Path | None = N
     """
     for name in formats:
         if name not in _WRITERS:
-            raise VitqError(unknown("report format", name, _WRITERS))
+            raise VitqError(unknown("report format", name, _WRITERS, key="--format"))
     folder = store.sweep_folder(sweep) if out is None else Path(out)
     report = Report(store, store.read_sweep(sweep), table(store, sweep))
     files: dict[str, Path] = {}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vitq.config import FULL_KINDS, KINDS, RunConfig
 from vitq.config.base import RULES
-from vitq.errors import unknown
+from vitq.errors import Problem, bad, unknown
 from vitq.quant.histogram import Histogram
 from vitq.quant.layout import Layout
 from vitq.quant.site import Site, watching
@@ -39,13 +39,15 @@ class Calibrate(Step):
     def fits(self) -> Collection[str]:
         return [kind for kind in (*KINDS, *FULL_KINDS) if covers(kind, self.sites, self.kinds)]
 
-    def check(self, config: RunConfig) -> list[str]:
+    def check(self, config: RunConfig) -> list[Problem]:
         valid = (*KINDS, *FULL_KINDS)
-        problems = [unknown("kind", k, valid) for k in self.kinds if k not in valid]
+        problems = [unknown("kind", k, valid, key="kinds") for k in self.kinds if k not in valid]
         if self.images is not None and self.images < 1:
-            problems.append(f"images={self.images}; valid: 1 or more (at most calib.size={config.calib.size} are used)")
+            why = f"valid: 1 or more (at most calib.size={config.calib.size} are used)"
+            problems.append(bad("images", self.images, why))
         if self.sites == "weights" and (self.images is not None or self.input != "fp"):
-            problems.append("images and input say what activations see; sites=weights needs neither, leave them out")
+            text = "images and input say what activations see; sites=weights needs neither, leave them out"
+            problems.append(Problem(text, "sites", self.sites))
         return problems
 
     def run(self, work: Workspace) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
-from vitq.errors import unknown
+from vitq.errors import Problem, unknown
 from vitq.models.structure import Segment
 from vitq.quant.distribution import Distribution
 from vitq.quant.histogram import Histogram
@@ -57,26 +57,30 @@ class Equalize(Step):
     bare: tuple[str, ...] = ()
     changes_weights: ClassVar[bool] = True
 
-    def check(self, config: RunConfig) -> list[str]:
-        problems = [] if self.rule in BALANCES else [unknown("rule of equalize", self.rule, BALANCES)]
-        problems += [unknown("kind without a norm", kind, BARE) for kind in self.bare if kind not in BARE]
+    def check(self, config: RunConfig) -> list[Problem]:
+        problems = [] if self.rule in BALANCES else [unknown("rule of equalize", self.rule, BALANCES, key="rule")]
+        problems += [unknown("kind without a norm", kind, BARE, key="bare") for kind in self.bare if kind not in BARE]
         strengths = self.candidates if self.strength == "search" else (float(self.strength),)
         if not strengths or not all(0 <= value <= 1 for value in strengths):
-            problems.append(f"strength={self.strength}, candidates={list(self.candidates)}; valid: between 0 and 1")
+            text = f"strength={self.strength}, candidates={list(self.candidates)}; valid: between 0 and 1"
+            wrong = ("candidates", self.candidates) if self.strength == "search" else ("strength", self.strength)
+            problems.append(Problem(text, *wrong))
         if not (self.norms or self.bare):
-            problems.append("norms=false and no kind in bare: there is nothing to equalize; use enabled=false")
+            text = "norms=false and no kind in bare: there is nothing to equalize; use enabled=false"
+            problems.append(Problem(text, "norms", self.norms))
         for kind in (*(("post_norm",) if self.norms else ()), *self.bare):
             quantizer = config.method.quantizer(kind)
             if self.strength == "search" and quantizer is not None and quantizer.granularity != "tensor":
-                problems.append(
+                text = (
                     f"strength=search needs granularity tensor for kind {kind}, found {quantizer.granularity!r}; "
                     "fix the strength or the granularity"
                 )
+                problems.append(Problem(text, "strength", self.strength))
         steps = list(config.method.enabled.values())
         names = [raw.get("do") for raw in steps]
         last = len(names) - names[::-1].index("equalize") if "equalize" in names else 0
         if any(raw.get("do") == "calibrate" and raw.get("sites") != "weights" for raw in steps[:last]):
-            problems.append("activations are calibrated before it moves them; put equalize before calibrate")
+            problems.append(Problem("activations are calibrated before it moves them; put equalize before calibrate"))
         return problems
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
+from vitq.errors import Problem
 from vitq.models.structure import Link
 from vitq.quant.layers import QuantLinear
 from vitq.quant.layout import Layout
@@ -50,18 +51,20 @@ class Reparameterize(Step):
     zero_point: Literal["integer", "mean"] = "integer"
     changes_weights: ClassVar[bool] = True
 
-    def check(self, config: RunConfig) -> list[str]:
+    def check(self, config: RunConfig) -> list[Problem]:
         post_norm = config.method.quantizer("post_norm")
         if post_norm is None or post_norm.quantizer != "uniform":
-            return ["reparameterize needs a uniform quantizer for kind post_norm"]
+            text = "reparameterize needs a uniform quantizer for kind post_norm"
+            return [Problem(text, value=post_norm and post_norm.quantizer, valid=["uniform"])]
         if post_norm.granularity not in ("channel", "tensor"):
-            return [
+            text = (
                 f"method.kinds.post_norm.granularity={post_norm.granularity}: reparameterize folds one scale for each "
                 "channel; valid here: channel, or tensor, which leaves nothing to fold"
-            ]
+            )
+            return [Problem(text, value=post_norm.granularity, valid=["channel", "tensor"])]
         return []
 
-    def check_network(self, network: Network) -> list[str]:
+    def check_network(self, network: Network) -> list[Problem]:
         """Layers behind one norm that share its scale and have different bit-widths."""
         found, model = [], network.model
         for link in model.structure.links:
@@ -130,11 +133,12 @@ def _ends(scale: Tensor, zero: Tensor, codes: int) -> tuple[Tensor, Tensor]:
     return -zero * scale, (codes - 1 - zero) * scale
 
 
-def _unequal(link: Link, bits: list[int]) -> str:
-    return (
+def _unequal(link: Link, bits: list[int]) -> Problem:
+    text = (
         f"{', '.join(link.consumers)} read one norm and share its scale, but have {bits} bits; "
         "give them one bit-width in bits.sites"
     )
+    return Problem(text, value=bits)
 
 
 def _channelwise(quantizer: Quantizer | None, link: Link) -> UniformQuantizer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -17,7 +17,7 @@ from torch import Tensor
 from vitq.config import RunConfig
 from vitq.config.base import RULES
 from vitq.config.problems import option_problems
-from vitq.errors import unknown
+from vitq.errors import Problem, under, unknown
 from vitq.models.structure import Segment, Structure
 from vitq.progress import Progress
 from vitq.quant.model import QuantizedModel
@@ -122,11 +122,14 @@ class Step(ABC):
         """Kinds of sites whose quantizers this step fits."""
         return ()
 
-    def check(self, config: RunConfig) -> list[str]:
-        """Problems of this step's options with the rest of the config, found before anything starts."""
+    def check(self, config: RunConfig) -> Sequence[str]:
+        """Problems of this step's options with the rest of the config, found before anything starts.
+
+        Texts, or `Problem`s with a key below the step's: `bad("images", 0, "at least 1 is needed")`.
+        """
         return []
 
-    def check_network(self, network: Network) -> list[str]:
+    def check_network(self, network: Network) -> Sequence[str]:
         """Problems of this step with the run's network, found before anything starts."""
         return []
 
@@ -161,19 +164,19 @@ class Network:
         return site_table(self.model, [blank(self.config, torch.device("meta"))], planned=True)
 
 
-def parse_step(name: str, raw: dict[str, Any], steps: Collection[str] = ()) -> tuple[Step | None, list[str]]:
+def parse_step(name: str, raw: dict[str, Any], steps: Collection[str] = ()) -> tuple[Step | None, list[Problem]]:
     """A recipe's entry → (step, []) or (None, problems). steps: names of the recipe's steps, for the problems."""
     place = f"method.steps.{name}"
     do = raw.get("do")
     if do is None:
         others = [other for other in steps if other != name]
         if not others:
-            return None, [f"{place}.do: missing; valid: {', '.join(STEPS)}"]
+            return None, [Problem(f"{place}.do: missing; valid: {', '.join(STEPS)}", f"{place}.do", valid=STEPS)]
         # Most often an override of a step under a name that the recipe does not have.
         action = f"A new step says what it does, {place}.do=…: {', '.join(STEPS)}."
-        return None, [f"{place}: {unknown('step of the recipe', name, others, action)}"]
+        return None, [under(place, unknown("step of the recipe", name, others, action))]
     if do not in STEPS:
-        return None, [f"{place}.do: {unknown('step', do, STEPS)}"]
+        return None, [under(f"{place}.do", unknown("step", do, STEPS))]
     try:
         return TypeAdapter(STEPS[do]).validate_python(raw), []
     except ValidationError as error:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vitq.config import RunConfig
+from vitq.errors import Problem
 from vitq.quant.layers import QuantLinear
 from vitq.quant.quantizer import may_be
 from vitq.quant.uniform import UniformQuantizer
@@ -84,10 +85,11 @@ def cholesky(matrix: Tensor, remedy: str) -> Tensor:
     return factor
 
 
-def needs_uniform_weights(config: RunConfig, step: str) -> list[str]:
+def needs_uniform_weights(config: RunConfig, step: str) -> list[Problem]:
     """The problem of a recipe whose weights are not on a uniform grid, for a step that needs one."""
     weight = config.method.quantizer("weight")
     name = None if weight is None else weight.quantizer
     if name is not None and may_be(name, UniformQuantizer):
         return []
-    return [f"{step} needs a uniform quantizer for kind weight, not {name}; set method.kinds.weight.quantizer=uniform"]
+    text = f"{step} needs a uniform quantizer for kind weight, not {name}; set method.kinds.weight.quantizer=uniform"
+    return [Problem(text, value=name, valid=["uniform"])]

@@ -1,4 +1,4 @@
-"""Files that are either the old one or the new one, whatever dies in between.
+"""Files and folders that are replaced as a whole: readers see the old or the new one, even after a crash.
 
 A write goes to a temporary file in the same directory, is fsynced, renamed over the target, and the directory is
 fsynced, so that neither a killed process nor a lost machine leaves half a record. Temporary files carry host and
@@ -12,6 +12,7 @@ import itertools
 import os
 import platform
 import re
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ ABANDONED_AFTER = 24 * 3600
 
 _TEMPORARY = re.compile(r"\.(?P<target>.+)\.(?P<host>[^.]+)\.(?P<pid>\d+)\.\d+\.tmp")
 _counter = itertools.count()
-_mine: set[str] = set()  # temporary files this process is writing now
+_being_written: set[str] = set()  # temporary files of this process
 _lock = threading.Lock()
 
 
@@ -35,17 +36,42 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises StoreError (disk full, read-only, quota, no permission …); the old content is then still there.
     """
     try:
-        make_dir(path.parent)
-        remove_abandoned(path.parent)
-        with temporary_file(path) as temporary:
-            write_file(temporary, data)
-            os.replace(temporary, path)
-        _sync_dir(path.parent)
+        replace_file(path, data)
     except OSError as error:
         raise StoreError(
             f"cannot write {path}: {error.strerror or error}. The earlier content, if any, is untouched; "
-            "free space or permissions there, or choose another folder with runs_dir=DIR, and start again"
+            "free space or permissions there, or choose another folder with runs_dir=DIR, and start again",
+            value=path,
         ) from error
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """As `write_bytes`, but raises OSError."""
+    make_dir(path.parent)
+    remove_abandoned(path.parent)
+    with temporary_file(path) as temporary:
+        write_file(temporary, data)
+        os.replace(temporary, path)
+    _sync(path.parent)
+
+
+@contextlib.contextmanager
+def replace_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill with files; at the end it takes the place of `path`.
+
+    Only one process at a time may do so for the same path. Raises OSError.
+    """
+    make_dir(path.parent)
+    remove_abandoned(path.parent)
+    with temporary_file(path) as temporary:
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.iterdir():
+            _sync(file)
+        if path.exists():
+            shutil.rmtree(path)
+        os.rename(temporary, path)
+    _sync(path.parent)
 
 
 def make_dir(path: Path) -> None:
@@ -58,29 +84,28 @@ def make_dir(path: Path) -> None:
         os.mkdir(path)
     if not path.is_dir():
         raise NotADirectoryError(20, "a file of that name is in the way", str(path))
-    _sync_dir(path.parent)
+    _sync(path.parent)
 
 
 @contextlib.contextmanager
 def temporary_file(path: Path) -> Iterator[Path]:
-    """A name in the folder of `path` for a file that is gone afterwards: renamed, or removed here.
+    """A name in the folder of `path` for a file or folder that is gone afterwards: renamed, or removed here.
 
     What a killed process leaves under such a name is removed by the next write in that folder.
     """
     name = f".{path.name}.{host_id()}.{os.getpid()}.{next(_counter)}.tmp"
     temporary = path.with_name(name)
     with _lock:
-        _mine.add(str(temporary))
+        _being_written.add(str(temporary))
     try:
         yield temporary
     except BaseException:
-        # The error that brought us here is the one to report; what cannot be removed now, the next writer removes.
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+        # This error is the one to report; what cannot be removed now, the next writer removes.
+        _remove(temporary)
         raise
     finally:
         with _lock:
-            _mine.discard(str(temporary))
+            _being_written.discard(str(temporary))
 
 
 def write_file(path: Path, data: bytes, durable: bool = True) -> None:
@@ -96,7 +121,15 @@ def write_file(path: Path, data: bytes, durable: bool = True) -> None:
         os.close(descriptor)
 
 
-def _sync_dir(path: Path) -> None:
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -107,9 +140,7 @@ def _sync_dir(path: Path) -> None:
 def remove_abandoned(directory: Path) -> None:
     """Remove the temporary files in a folder whose writer is dead. Raises OSError where it cannot be listed."""
     for path in abandoned(directory):
-        # Another writer may be removing the same file; a file that stays is tried again by the next writer.
-        with contextlib.suppress(OSError):
-            os.unlink(path)
+        _remove(path)  # another writer may be removing the same one; what stays is tried again by the next writer
 
 
 def abandoned(directory: Path) -> Iterator[Path]:
@@ -124,7 +155,7 @@ def _abandoned(entry: os.DirEntry[str], host: str, pid: int) -> bool:
     if host == host_id():
         if pid == os.getpid():
             with _lock:
-                return entry.path not in _mine  # else: of a dead process that had our id
+                return entry.path not in _being_written  # else: of a dead process with the same id
         if not is_alive(pid):
             return True
     try:

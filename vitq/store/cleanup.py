@@ -1,4 +1,4 @@
-"""What a store holds and nobody needs: runs of no sweep, state of finished runs, leavings of dead processes."""
+"""What a store does not need: runs of no sweep, state of finished runs, leftovers of dead processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class Garbage:
             else:
                 self.path.unlink(missing_ok=True)
         except OSError as error:
-            raise StoreError(f"cannot remove {self.path}: {error.strerror or error}; remove it by hand") from error
+            text = f"cannot remove {self.path}: {error.strerror or error}; remove it by hand"
+            raise StoreError(text, value=self.path) from error
 
 
 def garbage(store: Store, orphans: bool = False) -> Iterator[Garbage]:
@@ -52,7 +53,7 @@ def garbage(store: Store, orphans: bool = False) -> Iterator[Garbage]:
             yield Garbage(run.state_dir, "resume state of a finished run", _size(run.state_dir))
         if state == "done" and run.probe_state_dir.exists():
             yield Garbage(run.probe_state_dir, "resume state of stopped probes", _size(run.probe_state_dir))
-        yield from _leavings(run.path)
+        yield from _leftovers(run.path)
         for path in sorted(run.path.glob("claim*")):
             yield Garbage(path, "claim of a dead process", _size(path))
     for submission in store.submissions.all():
@@ -63,10 +64,10 @@ def garbage(store: Store, orphans: bool = False) -> Iterator[Garbage]:
     if store.root.is_dir():
         yield from (_temporary(path) for path in abandoned(store.root))
         for folder in (store.root / "sweeps", store.submissions.path):
-            yield from _leavings(folder)
+            yield from _leftovers(folder)
 
 
-def _leavings(top: Path) -> Iterator[Garbage]:
+def _leftovers(top: Path) -> Iterator[Garbage]:
     """Temporary files in a folder and below."""
     for folder, _, _ in os.walk(top):
         yield from (_temporary(path) for path in abandoned(Path(folder)))

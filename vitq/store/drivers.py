@@ -1,4 +1,4 @@
-"""Who drives a sweep: processes that hand out its runs, so that `vitq cancel` finds them."""
+"""The driver processes of a sweep, which hand out its runs: recorded so that `vitq cancel` can signal them."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def driving(store: Store, sweep: str) -> Iterator[None]:
 
 def drivers(store: Store, sweep: str) -> list[claim.Owner]:
     """Those that are alive; the records of dead ones are removed."""
-    found = []
+    alive = []
     for path in sorted(_folder(store, sweep).glob("*.json")):
         owner = _read(path)
         if owner is None or claim.is_dead(owner, path):
             path.unlink(missing_ok=True)
         else:
-            found.append(owner)
-    return found
+            alive.append(owner)
+    return alive
 
 
 def _read(path: Path) -> claim.Owner | None:

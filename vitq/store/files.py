@@ -52,7 +52,7 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
     for name, array in arrays.items():
         if np.asarray(array).dtype.hasobject:
-            raise StoreError(f"cannot write {path}: array {name!r} holds Python objects; pass numbers")
+            raise StoreError(f"cannot write {path}: array {name!r} holds Python objects; pass numbers", name, path)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     write_bytes(path, buffer.getvalue())
@@ -89,4 +89,4 @@ def table_of(data: bytes, path: Path, remedy: str) -> pd.DataFrame:
 
 def unreadable(path: Path, reason: object, remedy: str) -> StoreError:
     """What a file that cannot be read raises: which one, why, and what to do."""
-    return StoreError(f"cannot read {path}: {reason}; {remedy}")
+    return StoreError(f"cannot read {path}: {reason}; {remedy}", value=path)

@@ -1,7 +1,7 @@
 """Whether a process of this machine is still the one that left something behind.
 
 A process id alone is used again; with the time at which it began, counted from the boot, it is not. Times by the wall
-clock (`psutil.Process.create_time`, even between two calls) move when somebody sets the clock, NTP included, and every
+clock (`psutil.Process.create_time`, even between two calls) move when the clock is set, NTP included, and every
 living owner would look like another process.
 """
 
@@ -42,7 +42,7 @@ def _exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except PermissionError:
-        return True  # it belongs to somebody else
+        return True  # it belongs to another user
     except (ProcessLookupError, OverflowError):
         return False
     return True

@@ -136,10 +136,10 @@ class Result(Record):
     def _null_nonfinite(cls, raw: Any) -> Any:
         if not isinstance(raw, Mapping):
             return raw
-        found: list[str] = []
-        plain = {key: _plain(value, str(key), found) for key, value in raw.items()}
-        if found:
-            plain["nonfinite"] = sorted({*(plain.get("nonfinite") or []), *found})
+        nonfinite: list[str] = []
+        plain = {key: _plain(value, str(key), nonfinite) for key, value in raw.items()}
+        if nonfinite:
+            plain["nonfinite"] = sorted({*(plain.get("nonfinite") or []), *nonfinite})
         return plain
 
     @field_validator("schema_version")
@@ -151,7 +151,7 @@ class Result(Record):
 
 
 class Status(Record):
-    """Where a run stands. A hint for people: whether a run is done is said by its result alone.
+    """The state that a run has written last. Only a valid result means that it is done.
 
     attempt: 1 for the first execution, counting up with each retry.
     stage, done, total, note: the current stage and its units, begun at stage_at.
@@ -181,20 +181,20 @@ class Status(Record):
         return None if error is None else " ".join(error.split())
 
 
-def _plain(value: Any, name: str, found: list[str]) -> Any:
-    """`value` as JSON-ready Python; the dotted names of non-finite numbers are appended to `found`."""
+def _plain(value: Any, name: str, nonfinite: list[str]) -> Any:
+    """`value` as JSON-ready Python; the dotted names of non-finite numbers are appended to `nonfinite`."""
     if isinstance(value, BaseModel):
         value = value.model_dump()
     if isinstance(value, Mapping):
-        return {key: _plain(item, f"{name}.{key}", found) for key, item in value.items()}
+        return {key: _plain(item, f"{name}.{key}", nonfinite) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item, f"{name}.{i}", found) for i, item in enumerate(value)]
+        return [_plain(item, f"{name}.{i}", nonfinite) for i, item in enumerate(value)]
     # numpy scalars are Real but not JSON; bool is Integral and must stay bool.
     if isinstance(value, bool) or not isinstance(value, Real):
         return value
     if isinstance(value, Integral):
         return int(value)
     if not math.isfinite(value):
-        found.append(name)
+        nonfinite.append(name)
         return None
     return float(value)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vitq.config import RunConfig, signature
 from vitq.config.labels import run_label
-from vitq.errors import ConfigError, StoreError
+from vitq.errors import ConfigError, Problem, StoreError
 from vitq.store import claim
 from vitq.store.records import Metrics, Result, Status
 from vitq.store.rundir import RunDir
@@ -77,15 +77,14 @@ class Run:
         another version."""
         config, problems = self._parsed
         if config is None:
-            raise ConfigError([f"{self.dir.config_path}: {line}" for line in problems])
+            raise ConfigError([problem.reworded(f"{self.dir.config_path}: {problem}") for problem in problems])
         if signature(config) != self.signature:
-            raise ConfigError(
-                [
-                    f"{self.dir.config_path} has signature {signature(config)}, its folder says {self.signature}: "
-                    "the file was edited, or planned by another version of vitq; plan the run again with `vitq run` or "
-                    "`vitq sweep`"
-                ]
+            text = (
+                f"{self.dir.config_path} has signature {signature(config)}, its folder says {self.signature}: "
+                "the file was edited, or planned by another version of vitq; plan the run again with `vitq run` or "
+                "`vitq sweep`"
             )
+            raise ConfigError([Problem(text, "signature", signature(config), [self.signature])])
         return config
 
     @property
@@ -187,11 +186,11 @@ class Run:
         )  # fmt: skip
 
     @cached_property
-    def _parsed(self) -> tuple[RunConfig | None, list[str]]:
+    def _parsed(self) -> tuple[RunConfig | None, list[Problem]]:
         return RunConfig.parse(self.dir.read_config())
 
     def _read_status(self) -> Status | None:
-        """The stored status; one that says `running` although nobody holds the claim becomes `interrupted`.
+        """The stored status; one that says `running` although no process holds the claim becomes `interrupted`.
 
         Raises StoreError when it is unreadable and the run has no result.
         """

@@ -25,7 +25,7 @@ _SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 class _Dumper(_SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
-        return True  # `&id001` in a config file helps nobody
+        return True  # `&id001` in a config file is hard to read
 
 
 class RunDir:
@@ -58,7 +58,8 @@ class RunDir:
             text = yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
         except yaml.YAMLError as error:
             raise StoreError(
-                f"cannot write {self.config_path}: not a plain config ({error}); pass RunConfig.to_dict()"
+                f"cannot write {self.config_path}: not a plain config ({error}); pass RunConfig.to_dict()",
+                value=self.config_path,
             ) from error
         write_bytes(self.config_path, text.encode())
 
@@ -68,7 +69,8 @@ class RunDir:
         if data is None:
             raise StoreError(
                 f"no config at {self.config_path}: run {self.signature} was never planned; "
-                "plan it with `vitq run` or `vitq sweep`"
+                "plan it with `vitq run` or `vitq sweep`",
+                value=self.config_path,
             )
         try:
             config = yaml.load(data, Loader=_Loader)
@@ -83,7 +85,7 @@ class RunDir:
         return config
 
     def write_status(self, status: Status) -> None:
-        """Store where the run stands."""
+        """Store the state of the run."""
         write_bytes(self.status_path, status.to_json().encode())
 
     def read_status(self) -> Status | None:
@@ -126,7 +128,10 @@ class RunDir:
         """Store the result; from then on the run is done. Raises StoreError when it is of another run."""
         if result.signature != self.signature:
             raise StoreError(
-                f"cannot write {self.result_path}: the result is of run {result.signature}, this is {self.signature}"
+                f"cannot write {self.result_path}: the result is of run {result.signature}, this is {self.signature}",
+                "signature",
+                result.signature,
+                [self.signature],
             )
         write_bytes(self.result_path, result.to_json().encode())
 
@@ -139,6 +144,17 @@ class RunDir:
         result = read_record(self.result_path, Result, remedy)
         if result is not None and result.signature != self.signature:
             raise unreadable(self.result_path, f"it is of run {result.signature}", remedy)
+        return result
+
+    def require_result(self) -> Result:
+        """The stored result. Raises StoreError when there is none, or none that is valid."""
+        result = self.read_result()
+        if result is None:
+            text = (
+                f"run {self.signature} has no result yet; `vitq logs {self.signature}` shows what it wrote, `vitq run` "
+                "and `vitq retry` execute it"
+            )
+            raise StoreError(text, "result", self.signature)
         return result
 
     def is_done(self) -> bool:
@@ -233,7 +249,7 @@ class RunDir:
             return None
 
     def clear_probe_state(self, name: str | None = None) -> None:
-        """Remove what an unfinished probe had; without a name, what all of them and the model they looked at left."""
+        """Remove what an unfinished probe had; without a name, what all of them had."""
         if name is None:
             shutil.rmtree(self.probe_state_dir, ignore_errors=True)
         else:
@@ -247,7 +263,8 @@ class RunDir:
         except OSError as error:
             raise StoreError(
                 f"cannot write {self.log_path}: {error.strerror or error}; free space or permissions there, and start "
-                "again"
+                "again",
+                value=self.log_path,
             ) from error
 
     def read_log(self) -> str:
@@ -261,7 +278,8 @@ class RunDir:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise StoreError(f"cannot remove {self.state_dir}: {error.strerror or error}; remove it by hand") from error
+            text = f"cannot remove {self.state_dir}: {error.strerror or error}; remove it by hand"
+            raise StoreError(text, value=self.state_dir) from error
 
     @property
     def _again(self) -> str:
@@ -274,6 +292,7 @@ class RunDir:
         data = read_bytes(path)
         if data is None:
             raise StoreError(
-                f"no {path.name} in {self.path}: the run is not finished, or the file was removed; {self._again}"
+                f"no {path.name} in {self.path}: the run is not finished, or the file was removed; {self._again}",
+                value=path,
             )
         return data

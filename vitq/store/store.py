@@ -30,7 +30,9 @@ class Store:
         """The folder of a run, whether it exists or not. Raises StoreError when this cannot be a signature."""
         if not _SIGNATURE.fullmatch(signature):
             raise StoreError(
-                f"{signature!r} is not a signature (16 hex digits); `vitq status SWEEP` lists those of a sweep"
+                f"{signature!r} is not a signature (16 hex digits); `vitq status SWEEP` lists those of a sweep",
+                "signature",
+                signature,
             )
         return RunDir(self.root / signature)
 
@@ -40,7 +42,9 @@ class Store:
             names = [entry.name for entry in self.root.iterdir()] if self.root.exists() else []
         except OSError as error:
             raise StoreError(
-                f"cannot list {self.root}: {error.strerror}; give a folder of runs with runs_dir=DIR"
+                f"cannot list {self.root}: {error.strerror}; give a folder of runs with runs_dir=DIR",
+                "runs_dir",
+                self.root,
             ) from error
         return sorted(name for name in names if _SIGNATURE.fullmatch(name) and self.run(name).config_path.is_file())
 
@@ -50,8 +54,10 @@ class Store:
         if len(matching) == 1 or beginning in matching:
             return Run(self.run(beginning if beginning in matching else matching[0]))
         if not matching:
-            raise StoreError(f"no run of {self.root} begins with {beginning!r}; `vitq status SWEEP` lists signatures")
-        raise StoreError(f"{len(matching)} runs begin with {beginning!r}: {', '.join(matching[:5])}; give more of it")
+            text = f"no run of {self.root} begins with {beginning!r}; `vitq status SWEEP` lists signatures"
+        else:
+            text = f"{len(matching)} runs begin with {beginning!r}: {', '.join(matching[:5])}; give more of it"
+        raise StoreError(text, "signature", beginning, matching)
 
     def write_sweep(self, record: SweepRecord) -> None:
         """Store a sweep; an earlier, different record of that name is kept under `sweeps/history`."""

@@ -1,4 +1,4 @@
-"""What was handed to a scheduler: which job executes which runs, written before the scheduler hears of it."""
+"""What was handed to a scheduler: which job executes which runs, written before it is submitted."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Submissions:
         self.path = root / "slurm"
 
     def new_token(self) -> str:
-        """A name that nobody else has: it is no part of any identity."""
+        """A random name; it is part of no signature."""
         return uuid.uuid4().hex[:12]
 
     def folder(self, token: str) -> Path:
@@ -72,19 +72,20 @@ class Submissions:
         try:
             shutil.rmtree(self.folder(token))
         except OSError as error:
-            raise StoreError(f"cannot remove {self.folder(token)}: {error.strerror or error}") from error
+            text = f"cannot remove {self.folder(token)}: {error.strerror or error}"
+            raise StoreError(text, value=self.folder(token)) from error
 
     def all(self) -> list[Submission]:
         """All readable records, in the order in which they were made; what cannot be read is submitted anew."""
-        found = []
+        readable = []
         for path in self.path.glob("*/submission.json"):
             try:
                 submission = self.read(path.parent.name)
             except StoreError:
                 continue
             if submission is not None:
-                found.append(submission)
-        return sorted(found, key=lambda submission: submission.created_at)
+                readable.append(submission)
+        return sorted(readable, key=lambda submission: submission.created_at)
 
     def write_tries(self, token: str, index: int, tries: Tries) -> None:
         """Store what went wrong with an element. Raises StoreError."""
@@ -98,9 +99,9 @@ class Submissions:
             return Tries()
 
     def tidy(self) -> None:
-        """Remove what writers who died in the middle of a write left: nobody writes again in the folder of a job."""
+        """Remove temporary files of dead processes: no later write in the folder of a job would."""
         for folder in self.path.glob("*"):
-            with suppress(FileNotFoundError, NotADirectoryError):  # removed meanwhile; a file of somebody else's
+            with suppress(FileNotFoundError, NotADirectoryError):  # removed meanwhile; not a folder
                 remove_abandoned(folder)
 
     def _record(self, token: str) -> Path:

@@ -46,7 +46,9 @@ class Sweeps:
         if not NAME.fullmatch(name):
             raise StoreError(
                 f"sweep name {name!r} cannot be a file name; valid: up to 100 letters, digits and any of '_.+=, -', "
-                "starting with a letter or digit, not ending in '.json', and not 'history'"
+                "starting with a letter or digit, not ending in '.json', and not 'history'",
+                "sweep",
+                name,
             )
         return self.path / f"{name}.json"
 
@@ -70,8 +72,8 @@ class Sweeps:
         if record is None:
             where = f"No sweep of that name was started with {self.path.parent}; start it with `vitq sweep {name}`."
             if not self.names():
-                raise StoreError(f"unknown sweep {name!r}; there are none yet. {where}")
-            raise StoreError(unknown("sweep", name, self.names(), where))
+                raise StoreError(f"unknown sweep {name!r}; there are none yet. {where}", "sweep", name)
+            raise StoreError(unknown("sweep", name, self.names(), where, key="sweep"))
         return record
 
     def names(self) -> list[str]:

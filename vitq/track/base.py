@@ -41,7 +41,8 @@ def need_wandb(operation: str, otherwise: str = "") -> None:
     """Raises VitqError where the package wandb is not installed."""
     if find_spec("wandb") is None:
         advice = ", ".join(filter(None, ("pip install wandb", otherwise)))
-        raise VitqError(f"{operation} needs the package wandb, which is not installed; {advice}")
+        text = f"{operation} needs the package wandb, which is not installed; {advice}"
+        raise VitqError(text, "package", "wandb")
 
 
 def folder(config: RunConfig) -> Path:
@@ -60,7 +61,7 @@ class NullTracker:
 
 
 class Untracked:
-    """A run that no tracker hears of."""
+    """A run that is not tracked."""
 
     def result(self, result: Result, sites: pd.DataFrame) -> None:
         """See TrackedRun."""

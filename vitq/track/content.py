@@ -1,4 +1,4 @@
-"""What a W&B run is told of a finished run, part by part: the live tracker and a rebuild say the same."""
+"""What is logged to W&B of a finished run, part by part: the same by the live tracker and by a rebuild."""
 
 from __future__ import annotations
 

@@ -129,7 +129,9 @@ def need_workspaces() -> None:
     """Raises VitqError where the extra `dashboard` is not installed."""
     if find_spec("wandb_workspaces") is None:
         raise VitqError(
-            "vitq dashboard needs the package wandb-workspaces, which is not installed; pip install 'vitq[dashboard]'"
+            "vitq dashboard needs the package wandb-workspaces, which is not installed; pip install 'vitq[dashboard]'",
+            "package",
+            "wandb-workspaces",
         )
 
 

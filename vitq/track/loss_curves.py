@@ -36,8 +36,8 @@ def log_path(run: Any, path: pd.DataFrame) -> None:
     chosen = path.iloc[thinned(len(path))]
     rows = rows_of(chosen[["step", *columns]])
     for step, *values in rows:
-        found = {f"allocation/{n}": float(v) for n, v in zip(columns, values, strict=True) if v is not None}
-        run.log({"allocation/step": int(step), **found})
+        costs = {f"allocation/{n}": float(v) for n, v in zip(columns, values, strict=True) if v is not None}
+        run.log({"allocation/step": int(step), **costs})
 
 
 def thinned(length: int, points: int = _POINTS) -> list[int]:

@@ -31,7 +31,7 @@ class TrackerRecord(Record):
     probes: those that it shows, name → when they were made; null where an older vitq wrote this.
     """
 
-    # Written by an older vitq, or by a newer one: what is not known here is no reason to lose the rest.
+    # A record of an older or a newer vitq: unknown fields are ignored, the others are kept.
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     id: str

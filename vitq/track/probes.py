@@ -1,4 +1,4 @@
-"""What probes left, for the eyes."""
+"""Pictures and numbers of probes, as W&B shows them."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def names(run_dir: RunDir) -> list[str]:
 
 def made(run_dir: RunDir) -> dict[str, str]:
     """Probe → when it was made, of those that are complete and readable: what a mirror should show."""
-    found = {}
+    times = {}
     for name in run_dir.probes():
         try:
             arrays = run_dir.read_probe(name)
         except StoreError:
             continue  # `vitq probe` makes it anew
         if arrays is not None and META in arrays:
-            found[name] = str(meta_of(arrays).get("made_at", ""))
-    return found
+            times[name] = str(meta_of(arrays).get("made_at", ""))
+    return times
 
 
 def sensitivity(run_dir: RunDir) -> pd.DataFrame | None:

@@ -11,7 +11,7 @@ from vitq.store import RunDir, Store
 from vitq.store.records import Status
 from vitq.track import mirror_record
 from vitq.track.faults import Warner
-from vitq.track.session import Session
+from vitq.track.session import WandbSession
 
 
 def rebuild(run_dir: RunDir, group: str | None) -> Path:
@@ -28,10 +28,13 @@ def rebuild(run_dir: RunDir, group: str | None) -> Path:
     if result is None and (status is None or status.state != "failed"):
         raise StoreError(
             f"cannot rebuild the mirror of {run_dir.signature}: the run is {status.state if status else 'planned'}; "
-            "only finished and failed runs have something to show"
+            "only finished and failed runs have something to show",
+            "state",
+            status.state if status else "planned",
+            ["done", "failed"],
         )
     sites = run_dir.read_sites() if result is not None else None
-    session = Session.start(
+    session = WandbSession.start(
         config, run_dir.signature, group or remembered(run_dir), run_dir, Warner(run_dir), "offline"
     )
     if session is None:
@@ -52,7 +55,7 @@ def remembered(run_dir: RunDir) -> str | None:
     try:
         known = mirror_record.read(run_dir)
     except StoreError:
-        known = None  # Session.start says so
+        known = None  # WandbSession.start says so
     if known is not None and known.group:
         return known.group
     store = Store(run_dir.path.parent)
@@ -68,12 +71,13 @@ def remembered(run_dir: RunDir) -> str | None:
 def _config(run_dir: RunDir) -> RunConfig:
     config, problems = RunConfig.parse(run_dir.read_config())
     if config is None:
-        raise StoreError(f"cannot read {run_dir.config_path}: {'; '.join(problems)}; plan the run again")
+        text = f"cannot read {run_dir.config_path}: {'; '.join(problems)}; plan the run again"
+        raise StoreError(text, value=run_dir.config_path)
     # Where the record lies now, wherever the run was executed.
     return dataclasses.replace(config, runs_dir=str(run_dir.path.parent))
 
 
-def _fail(session: Session, status: Status | None) -> bool:
+def _fail(session: WandbSession, status: Status | None) -> bool:
     error = (status.error if status else None) or "no reason was recorded"
     return session.failed(error, status.stage if status else "")
 

@@ -27,7 +27,7 @@ LOG = logging.getLogger("vitq.track")
 _GENERATIONS = 9
 # Seconds to wait for W&B's service process: many runs that start on one node can pass its default of 30.
 _SERVICE_SECONDS = 300.0
-# Seconds that an online run may spend on uploading its rest at the end.
+# Seconds that an online run may spend at its end on uploading what is left.
 _FINISH_SECONDS = 300.0
 # Seconds between two flushes of a run's file. W&B's own 15 leave nothing of a run that is killed before that.
 _FLUSH_SECONDS = 2.0
@@ -38,7 +38,7 @@ DEBUG = ("WANDB_DEBUG", "WANDB_CORE_DEBUG")
 class WandbTracker:
     """One W&B run per run: id = signature, group = sweep.
 
-    Where W&B was told to use another id (the signature's run was deleted there), `tracker.json` in the run's folder
+    Where another id had to be used (the signature's run was deleted there), `tracker.json` in the run's folder
     says which; it also names the folder that is to be uploaded.
     """
 
@@ -46,7 +46,7 @@ class WandbTracker:
     def run(self, config: RunConfig, signature: str, group: str | None, run_dir: RunDir) -> Iterator[TrackedRun]:
         """See Tracker."""
         warn = Warner(run_dir)
-        session = Session.start(config, signature, group, run_dir, warn)
+        session = WandbSession.start(config, signature, group, run_dir, warn)
         if session is None:
             yield Untracked()
             return
@@ -61,7 +61,7 @@ class WandbTracker:
         session.finished()
 
 
-class Session:
+class WandbSession:
     """An open W&B run. No method raises what W&B raises."""
 
     def __init__(self, run: Any, config: RunConfig, run_dir: RunDir, known: mirror_record.TrackerRecord, warn: Warner):
@@ -76,7 +76,7 @@ class Session:
         run_dir: RunDir,
         warn: Warner,
         mode: str | None = None,
-    ) -> Session | None:
+    ) -> WandbSession | None:
         """A W&B run; offline where online fails; None, with a warning, where W&B does not start at all.
 
         mode: instead of the config's.
@@ -119,22 +119,22 @@ class Session:
 
     def result(self, result: Result, sites: pd.DataFrame) -> None:
         """See TrackedRun."""
-        self._tell(content.of_result(result, sites, self._run_dir))
+        self._log(content.of_result(result, sites, self._run_dir))
         if self._config.tracker.log_model:
-            self._tell(content.of_model(result, self._run_dir))
+            self._log(content.of_model(result, self._run_dir))
 
     def finished(self) -> bool:
         """Close the run as a success; whether W&B said that it has all of it."""
         shown = probes.made(self._run_dir)
-        self._tell(content.of_probes(self._run_dir))
+        self._log(content.of_probes(self._run_dir))
         return self._close(0, shown)
 
     def failed(self, error: str, stage: str) -> bool:
         """Close the run as a failure. error: one line; stage: where it happened."""
-        self._tell([content.Part("the error", lambda run: run.summary.update(_failure(error, stage)))])
+        self._log([content.Part("the error", lambda run: run.summary.update(_failure(error, stage)))])
         return self._close(1)
 
-    def _tell(self, parts: list[content.Part]) -> None:
+    def _log(self, parts: list[content.Part]) -> None:
         """Each part for itself, so that what W&B refuses costs nothing else."""
         for part in parts:
             with (
@@ -174,8 +174,8 @@ def _init(config: RunConfig, signature: str, run_id: str, group: str | None, mod
 def _open(config: RunConfig, signature: str, run_id: str, group: str | None, mode: str) -> Any:
     import wandb
 
-    place = folder(config)
-    place.mkdir(parents=True, exist_ok=True)
+    wandb_folder = folder(config)
+    wandb_folder.mkdir(parents=True, exist_ok=True)
     tracker = config.tracker
     quantizes = config.method.quantizes
     tags = [labels.model_label(config), config.method.name, labels.bits_label(config), *tracker.tags]
@@ -184,7 +184,7 @@ def _open(config: RunConfig, signature: str, run_id: str, group: str | None, mod
     # the login_timeout of a run's own settings).
     wandb.setup(settings=wandb.Settings(silent=True, x_service_wait=_SERVICE_SECONDS))
     return wandb.init(
-        dir=str(place.parent),
+        dir=str(wandb_folder.parent),
         project=tracker.project,
         entity=tracker.entity,
         mode=mode,  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from vitq.track import mirror_record
 from vitq.track.faults import redacted
 from vitq.track.rebuild import rebuild
 from vitq.track.session import DEBUG, id_is_taken
-from vitq.track.upload_plan import Item, Target, look
+from vitq.track.upload_plan import Destination, UploadItem, look
 
 # Runs in one call of `wandb sync`. When none of them arrives, the rest is not tried.
 _BATCH = 24
@@ -32,31 +32,31 @@ _URL = re.compile(r"\[(?P<path>[^\]\s]+)\] View run at (?P<url>\S+/(?P<entity>[^
 class Sync:
     """One `vitq sync`: looks, rebuilds, uploads, remembers.
 
-    tell: called with one line for each run as it arrives or fails.
+    notify: called with one line for each run as it arrives or fails.
     """
 
-    def __init__(self, store: Store, target: Target, jobs: int, tell: Callable[[str], None]):
-        self._store, self._target, self._jobs, self._tell = store, target, jobs, tell
+    def __init__(self, store: Store, destination: Destination, jobs: int, notify: Callable[[str], None]):
+        self._store, self._destination, self._jobs, self._notify = store, destination, jobs, notify
 
-    def look(self, run_dirs: Sequence[RunDir]) -> list[Item]:
+    def look(self, run_dirs: Sequence[RunDir]) -> list[UploadItem]:
         """What is missing."""
-        return look(run_dirs, self._target, self._jobs)
+        return look(run_dirs, self._destination, self._jobs)
 
-    def upload(self, items: Sequence[Item]) -> list[str]:
+    def upload(self, items: Sequence[UploadItem]) -> list[str]:
         """Upload items of states `upload` and `rebuild`; returns the signatures that did not arrive.
 
         Each run that arrives is remembered in its `tracker.json` at once, so that an interrupted upload goes on.
         Raises VitqError where another upload is under way, where W&B does not start, and where it knows no key.
         """
-        place = self._store.root / "wandb"
-        place.mkdir(parents=True, exist_ok=True)
+        wandb_folder = self._store.root / "wandb"
+        wandb_folder.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(place / ".sync.lock", timeout=0):
+            with FileLock(wandb_folder / ".sync.lock", timeout=0):
                 return self._batches(items)
         except Timeout:
             raise VitqError(f"another `vitq sync` uploads from {self._store.root}; wait for it") from None
 
-    def _batches(self, items: Sequence[Item]) -> list[str]:
+    def _batches(self, items: Sequence[UploadItem]) -> list[str]:
         failed: list[str] = []
         size = max(_BATCH, self._jobs)
         batches = [items[start : start + size] for start in range(0, len(items), size)]
@@ -66,24 +66,24 @@ class Sync:
             lost = self._send(ready)
             failed += lost
             if ready and len(lost) == len(ready):
-                rest = [item.run_dir.signature for later in batches[number + 1 :] for item in later]
-                if rest:
-                    self._tell(f"{len(rest)} more runs are not tried, because none of these arrived")
-                return failed + rest
+                untried = [item.run_dir.signature for later in batches[number + 1 :] for item in later]
+                if untried:
+                    self._notify(f"{len(untried)} more runs are not tried, because none of these arrived")
+                return failed + untried
         return failed
 
-    def _ready(self, item: Item) -> Item | None:
+    def _ready(self, item: UploadItem) -> UploadItem | None:
         """The item with a folder to upload."""
         if item.state == "upload":
             return item
         try:
             folder = rebuild(item.run_dir, None)
         except StoreError as error:
-            self._tell(f"{item.run_dir.signature}  not uploaded: {brief(error)}")
+            self._notify(f"{item.run_dir.signature}  not uploaded: {brief(error)}")
             return None
-        return Item(item.run_dir, "upload", folder, item.generation)
+        return UploadItem(item.run_dir, "upload", folder, item.generation)
 
-    def _send(self, items: Sequence[Item]) -> list[str]:
+    def _send(self, items: Sequence[UploadItem]) -> list[str]:
         """Upload a batch; the signatures that did not arrive."""
         if not items:
             return []
@@ -103,11 +103,11 @@ class Sync:
                 taken = item.generation > 1 or id_is_taken(output)
                 reason = self._alone(item) if taken else _reason(output)
                 if reason is not None:
-                    self._tell(f"{item.run_dir.signature}  not uploaded: {reason}")
+                    self._notify(f"{item.run_dir.signature}  not uploaded: {reason}")
                     lost.append(item.run_dir.signature)
         return lost
 
-    def _alone(self, item: Item) -> str | None:
+    def _alone(self, item: UploadItem) -> str | None:
         """Upload one run under the next id that W&B accepts; None when it arrived, else why not."""
         reason = ""
         for generation in range(item.generation, item.generation + _GENERATIONS):
@@ -121,12 +121,12 @@ class Sync:
         return reason
 
     def _wandb(self, arguments: Sequence[str]) -> str:
-        """What `wandb sync` printed. Its exit code does not tell whether runs arrived; its markers do."""
+        """What `wandb sync` printed. Its exit code does not notify whether runs arrived; its markers do."""
         options = ["--yes", "-n", str(self._jobs)]
-        if self._target.entity:
-            options += ["--entity", self._target.entity]
-        if self._target.project:
-            options += ["--project", self._target.project]
+        if self._destination.entity:
+            options += ["--entity", self._destination.entity]
+        if self._destination.project:
+            options += ["--project", self._destination.project]
         done = subprocess.run(
             [sys.executable, "-m", "wandb", "sync", *options, *arguments],
             cwd=self._store.root,  # its log goes to ./wandb
@@ -144,30 +144,30 @@ class Sync:
             raise VitqError(f"sync: `wandb sync` stopped with exit code {done.returncode}: {reason}; {hint}")
         return done.stdout
 
-    def _remember(self, item: Item, output: str, generation: int = 1) -> bool:
+    def _remember(self, item: UploadItem, output: str, generation: int = 1) -> bool:
         """Note a run that has arrived in its `tracker.json`; whether it has."""
         if not _marker(item).exists():
             return False
         known = mirror_record.read(item.run_dir)
         run_id = mirror_record.run_id(item.run_dir.signature, generation)
-        found = next((m for m in _URL.finditer(output) if m["path"].endswith(run_id)), None)
-        url = found["url"] if found else None
+        match = next((m for m in _URL.finditer(output) if m["path"].endswith(run_id)), None)
+        url = match["url"] if match else None
         if known is not None:
             upload = mirror_record.Upload(
                 at=utc_now(),
                 sync_dir=known.sync_dir,
-                server=url.partition(f"/{found['entity']}/")[0] if url and found else "",
-                entity=found["entity"] if found else self._target.entity,
-                project=found["project"] if found else self._target.project or "",
+                server=url.partition(f"/{match['entity']}/")[0] if url and match else "",
+                entity=match["entity"] if match else self._destination.entity,
+                project=match["project"] if match else self._destination.project or "",
                 id=run_id,
             )
             update = {"uploaded": upload, "url": url, "id": run_id, "generation": generation}
             mirror_record.write(item.run_dir, known.model_copy(update=update))
-        self._tell(f"{item.run_dir.signature}  {url or 'uploaded'}")
+        self._notify(f"{item.run_dir.signature}  {url or 'uploaded'}")
         return True
 
 
-def _marker(item: Item) -> Path:
+def _marker(item: UploadItem) -> Path:
     """The file that `wandb sync` leaves beside a run when all of it has arrived."""
     assert item.folder is not None
     files = sorted(item.folder.glob("*.wandb"))
@@ -177,5 +177,5 @@ def _marker(item: Item) -> Path:
 def _reason(output: str) -> str:
     lines = [line.removeprefix("wandb: ").strip() for line in output.splitlines()]
     errors = [line for line in lines if "rror" in line and "detailed error logs" not in line]
-    said = " ".join(errors) or " ".join(filter(None, lines[-2:])) or "`wandb sync` said nothing"
-    return redacted(said)[:500]
+    message = " ".join(errors) or " ".join(filter(None, lines[-2:])) or "`wandb sync` said nothing"
+    return redacted(message)[:500]

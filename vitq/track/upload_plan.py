@@ -19,7 +19,7 @@ State = Literal["upload", "rebuild", "uploaded", "unfinished", "unreadable"]
 
 
 @dataclass(frozen=True)
-class Target:
+class Destination:
     """Where to: a project or entity other than the runs' own, None for theirs."""
 
     entity: str | None = None
@@ -31,7 +31,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Item:
+class UploadItem:
     """One run: its state, and the folder to upload where there is one. why: one line for `unreadable`."""
 
     run_dir: RunDir
@@ -41,34 +41,34 @@ class Item:
     why: str = ""
 
 
-def look(run_dirs: Iterable[RunDir], target: Target, jobs: int) -> list[Item]:
+def look(run_dirs: Iterable[RunDir], destination: Destination, jobs: int) -> list[UploadItem]:
     """The states of runs, several looked at at once. Writes nothing."""
     with ThreadPoolExecutor(jobs) as pool:
-        return list(pool.map(lambda run_dir: _item(run_dir, target), run_dirs))
+        return list(pool.map(lambda run_dir: _item(run_dir, destination), run_dirs))
 
 
-def _item(run_dir: RunDir, target: Target) -> Item:
+def _item(run_dir: RunDir, destination: Destination) -> UploadItem:
     try:
         status, done = run_dir.status_hint(), run_dir.is_done()
     except StoreError as error:
-        return Item(run_dir, "unreadable", why=str(error))
+        return UploadItem(run_dir, "unreadable", why=str(error))
     if not done and (status is None or status.state != "failed"):
-        return Item(run_dir, "unfinished")
+        return UploadItem(run_dir, "unfinished")
     try:
         known = mirror_record.read(run_dir)
     except StoreError:
         known = None  # a hint: without it the mirror is made again
     if known is None:
-        return Item(run_dir, "rebuild")
+        return UploadItem(run_dir, "rebuild")
     exit_code, folder = 0 if done else 1, Path(known.sync_dir)
     if done and known.probes is not None and known.probes != probes.made(run_dir):
-        return Item(run_dir, "rebuild", folder, known.generation)  # `vitq probe` has looked at it since
-    if known.uploaded and known.uploaded.sync_dir == known.sync_dir and target.holds(known.uploaded):
-        return Item(run_dir, "uploaded", folder, known.generation)
-    if known.mode == "online" and known.exit_code == exit_code and target == Target():
-        return Item(run_dir, "uploaded", folder, known.generation)
+        return UploadItem(run_dir, "rebuild", folder, known.generation)  # `vitq probe` has looked at it since
+    if known.uploaded and known.uploaded.sync_dir == known.sync_dir and destination.holds(known.uploaded):
+        return UploadItem(run_dir, "uploaded", folder, known.generation)
+    if known.mode == "online" and known.exit_code == exit_code and destination == Destination():
+        return UploadItem(run_dir, "uploaded", folder, known.generation)
     state: State = "upload" if known.mode == "offline" and ended_with(folder, exit_code) else "rebuild"
-    return Item(run_dir, state, folder, known.generation)
+    return UploadItem(run_dir, state, folder, known.generation)
 
 
 def ended_with(folder: Path, exit_code: int) -> bool:

@@ -14,7 +14,7 @@ from hydra_plugins.vitq_launcher import VitqLauncher, _job
 
 from vitq.launchers.slurm import commands
 from vitq.launchers.slurm.launcher import Slurm
-from vitq.launchers.slurm.options import Options
+from vitq.launchers.slurm.options import SlurmOptions
 
 LOG = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def launch(launcher: VitqLauncher, job_overrides: Sequence[Sequence[str]], first
     assert launcher.config is not None
     commands.require()
     options = Slurm(launcher.options).options
-    place = Path(str(launcher.config.hydra.sweep.dir)).absolute() / ".vitq"
+    top = Path(str(launcher.config.hydra.sweep.dir)).absolute() / ".vitq"
     size = commands.max_array()
     parts = [range(start, min(start + size, len(job_overrides))) for start in range(0, len(job_overrides), size)]
     waiting: dict[tuple[str, int], int] = {}
@@ -41,7 +41,7 @@ def launch(launcher: VitqLauncher, job_overrides: Sequence[Sequence[str]], first
     try:
         for part in parts:
             token = uuid.uuid4().hex[:12]
-            folder = place / token
+            folder = top / token
             folder.mkdir(parents=True)
             for index, number in enumerate(part):
                 files[number] = folder / str(index)
@@ -59,7 +59,7 @@ def launch(launcher: VitqLauncher, job_overrides: Sequence[Sequence[str]], first
 
 
 def _wait(
-    options: Options,
+    options: SlurmOptions,
     waiting: dict[tuple[str, int], int],
     files: dict[int, Path],
     job_overrides: Sequence[Sequence[str]],
@@ -67,18 +67,18 @@ def _wait(
     """The answers, by number; a job that has left the queue without one has failed."""
     ended: dict[int, JobReturn] = {}
     missing: Counter[tuple[str, int]] = Counter()
-    said = {"None", "Priority"}  # every job that waits says so for a moment
+    logged = {"None", "Priority"}  # every job that waits says so for a moment
     asked = time.monotonic()
     while waiting:
-        for place, number in list(waiting.items()):
-            found = _job.answer(files[number])
-            if found is None and missing[place] >= _SURE:
-                found = _job.failure(
+        for element_id, number in list(waiting.items()):
+            answer = _job.answer(files[number])
+            if answer is None and missing[element_id] >= _SURE:
+                answer = _job.failure(
                     job_overrides[number], f"its SLURM job ended without an answer; {_said(files[number])}"
                 )
-            if found is not None:
-                ended[number] = found
-                del waiting[place]
+            if answer is not None:
+                ended[number] = answer
+                del waiting[element_id]
         if waiting and time.monotonic() - asked >= options.ask:
             asked = time.monotonic()
             try:
@@ -87,12 +87,12 @@ def _wait(
                 }
             except commands.AwayError:
                 continue  # asked again: the jobs run on without their controller
-            for element in (alive[place] for place in waiting if place in alive):
-                if element.state == "PENDING" and element.reason not in said:
-                    said.add(element.reason)
+            for element in (alive[element_id] for element_id in waiting if element_id in alive):
+                if element.state == "PENDING" and element.reason not in logged:
+                    logged.add(element.reason)
                     LOG.info(element.text)
-            for place in waiting:
-                missing[place] = 0 if place in alive else missing[place] + 1
+            for element_id in waiting:
+                missing[element_id] = 0 if element_id in alive else missing[element_id] + 1
         time.sleep(options.poll)
     return ended
 

@@ -25,6 +25,6 @@ def with_errors(ended: list[JobReturn], first: int) -> list[JobReturn]:
 
 
 def _caused(error: JobsError, cause: BaseException) -> JobsError:
-    found = JobsError(*error.args)
-    found.__cause__ = cause
-    return found
+    copy = JobsError(*error.args)
+    copy.__cause__ = cause
+    return copy

@@ -16,20 +16,21 @@ from hydra_plugins.vitq_launcher import VitqLauncher
 from omegaconf import open_dict
 
 from vitq.errors import VitqError, brief
+from vitq.store.atomic import write_bytes
 
 
 def leave(file: Path, launcher: VitqLauncher, overrides: Sequence[str], number: int) -> None:
-    """Write what the process of a job reads. Hydra's singletons must be at rest meanwhile."""
+    """Write what the process of a job reads. Hydra's singletons must not change meanwhile."""
     file.write_bytes(cloudpickle.dumps((launcher, list(overrides), number, Singleton.get_state())))
 
 
 def answer(file: Path) -> JobReturn | None:
     """What the process has left; None before it has."""
     try:
-        found: JobReturn = pickle.loads(file.with_suffix(".answer").read_bytes())
+        answer: JobReturn = pickle.loads(file.with_suffix(".answer").read_bytes())
     except FileNotFoundError:
         return None
-    return found
+    return answer
 
 
 def failure(overrides: Sequence[str], reason: str) -> JobReturn:
@@ -47,9 +48,7 @@ def work() -> None:
         ended = run(launcher, overrides, number, os.environ.get("SLURM_JOB_ID", str(os.getpid())), singletons)
     except Exception as error:  # noqa: BLE001 - becomes the result of the job, which raises it again
         ended = JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=error)
-    part = file.with_suffix(".part")
-    part.write_bytes(_pickled(ended))
-    part.rename(file.with_suffix(".answer"))
+    write_bytes(file.with_suffix(".answer"), _pickled(ended))
 
 
 def run(launcher: VitqLauncher, overrides: list[str], number: int, job_id: str, singletons: Any) -> JobReturn:

@@ -10,7 +10,7 @@ from hydra.core.utils import JobReturn, configure_log, filter_overrides
 from hydra_plugins.vitq_launcher import VitqLauncher
 from hydra_plugins.vitq_launcher._errors import with_errors
 
-from vitq.errors import ConfigError
+from vitq.errors import ConfigError, Problem
 from vitq.launchers import LAUNCHERS
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,10 @@ def launch(launcher: VitqLauncher, job_overrides: Sequence[Sequence[str]], first
     assert launcher.config is not None
     problems = LAUNCHERS[launcher.name].check(launcher.options)
     if problems:
-        raise ConfigError([problem.replace("launcher.options.", "hydra.launcher.", 1) for problem in problems])
+        ours, hydras = "launcher.options.", "hydra.launcher."
+        raise ConfigError(
+            [Problem(p.replace(ours, hydras, 1), p.key.replace(ours, hydras, 1), p.value, p.valid) for p in problems]
+        )
     hydra = launcher.config.hydra
     configure_log(hydra.hydra_logging, hydra.verbose)
     Path(str(hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)

@@ -15,16 +15,16 @@ from pathlib import Path
 from hydra.core.utils import JobReturn
 from hydra_plugins.vitq_launcher import VitqLauncher, _job
 
-from vitq.launchers.local.slots import Options, slot_environments
+from vitq.launchers.local.slots import LocalOptions, slot_environments
 
 
 def launch(launcher: VitqLauncher, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
     """All jobs, `slots` at a time; returns when they have ended."""
     free: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
-    places = slot_environments(Options(**launcher.options))
-    for place in places:
-        free.put(place)
-    with tempfile.TemporaryDirectory(prefix="vitq-hydra-") as folder, ThreadPoolExecutor(len(places)) as threads:
+    environments = slot_environments(LocalOptions(**launcher.options))
+    for environment in environments:
+        free.put(environment)
+    with tempfile.TemporaryDirectory(prefix="vitq-hydra-") as folder, ThreadPoolExecutor(len(environments)) as threads:
         jobs = []
         for number, overrides in enumerate(job_overrides, first):
             file = Path(folder) / str(number)
@@ -35,15 +35,15 @@ def launch(launcher: VitqLauncher, job_overrides: Sequence[Sequence[str]], first
 
 def _process(file: Path, overrides: Sequence[str], free: queue.SimpleQueue[dict[str, str]]) -> JobReturn:
     """One job in a process, in the next free slot."""
-    place = free.get()
+    environment = free.get()
     try:
         command = [sys.executable, "-c", "from hydra_plugins.vitq_launcher._job import work; work()", str(file)]
-        done = subprocess.run(command, env=os.environ | place, check=False, stdin=subprocess.DEVNULL)
+        done = subprocess.run(command, env=os.environ | environment, check=False, stdin=subprocess.DEVNULL)
     finally:
-        free.put(place)
+        free.put(environment)
     how = f"exit code {done.returncode}" if done.returncode >= 0 else signal.Signals(-done.returncode).name
-    found: JobReturn | None = _job.answer(file)
-    if found is not None:
-        return found
+    answer: JobReturn | None = _job.answer(file)
+    if answer is not None:
+        return answer
     failed: JobReturn = _job.failure(overrides, f"the process ended with {how} before the job had returned")
     return failed

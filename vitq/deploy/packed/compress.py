@@ -62,7 +62,8 @@ def expand(streams: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor
             place += size
         return index["header"], tensors
     except (KeyError, ValueError, TypeError, RuntimeError, lzma.LZMAError, zlib.error) as error:
-        raise DeployError(f"its streams cannot be read ({type(error).__name__}: {error}); export it again") from error
+        text = f"its streams cannot be read ({type(error).__name__}: {error}); export it again"
+        raise DeployError(text, "streams") from error
 
 
 def _symbol(bits: int) -> int:

@@ -43,16 +43,21 @@ def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except FileNotFoundError as error:
-        raise DeployError("there is no such file; `vitq export SIGNATURE --format packed` writes one") from error
+        raise DeployError(
+            "there is no such file; `vitq export SIGNATURE --format packed` writes one", "path"
+        ) from error
     except (SafetensorError, OSError) as error:
-        raise DeployError(f"it is damaged or truncated ({error}); export it again") from error
+        raise DeployError(f"it is damaged or truncated ({error}); export it again", "safetensors") from error
     if "vitq" not in metadata:
-        raise DeployError("it is no packed checkpoint of vitq; `vitq export SIGNATURE --format packed` writes one")
+        text = "it is no packed checkpoint of vitq; `vitq export SIGNATURE --format packed` writes one"
+        raise DeployError(text, "vitq", sorted(metadata))
     # The version first: a newer layout may have another digest.
     raw, expected, version = envelope(metadata["vitq"])
     # The text as the file has it was hashed: a field that this vitq knows and the file does not is no damage.
-    if expected != digest(compact(raw), tensors):
-        raise DeployError("it is damaged (its content differs from its sha256); export it again")
+    found = digest(compact(raw), tensors)
+    if expected != found:
+        text = "it is damaged (its content differs from its sha256); export it again"
+        raise DeployError(text, "sha256", found, [expected])
     if version == COMPRESSED_VERSION:
         raw, tensors = compress.expand(tensors)
     return parse_header(raw), tensors

@@ -64,7 +64,9 @@ class Header(BaseModel):
             why = "; ".join(problems) or "its signature is another one here"
             raise DeployError(
                 f"this vitq does not understand the config of run {self.signature} (packed by vitq {self.vitq}: "
-                f"{why}); read the file with vitq {self.vitq}, or run and export again"
+                f"{why}); read the file with vitq {self.vitq}, or run and export again",
+                "config",
+                self.vitq,
             )
         return config
 
@@ -78,13 +80,16 @@ def envelope(text: str) -> tuple[dict[str, Any], str, int]:
         whole = json.loads(text)
         raw, digest = whole["header"], str(whole["sha256"])
     except (ValueError, KeyError, TypeError) as error:
-        raise DeployError(f"its header cannot be read ({type(error).__name__}: {error}); export it again") from error
+        raise DeployError(
+            f"its header cannot be read ({type(error).__name__}: {error}); export it again", "header"
+        ) from error
     version = raw.get("version") if isinstance(raw, dict) else None
     if version not in (PACKED_VERSION, COMPRESSED_VERSION):
         newer = isinstance(version, int) and version > COMPRESSED_VERSION
         action = "update vitq" if newer else "export it again"
         known = f"versions {PACKED_VERSION} and {COMPRESSED_VERSION}"
-        raise DeployError(f"it has layout version {version!r}, this vitq reads {known}; {action}")
+        text = f"it has layout version {version!r}, this vitq reads {known}; {action}"
+        raise DeployError(text, "version", version, [PACKED_VERSION, COMPRESSED_VERSION])
     return raw, digest, version
 
 
@@ -94,7 +99,7 @@ def parse_header(raw: dict[str, Any]) -> Header:
         return Header.model_validate(raw)
     except ValidationError as error:
         places = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
-        raise DeployError(f"its header is not valid ({places})") from error
+        raise DeployError(f"its header is not valid ({places})", "header") from error
 
 
 def compact(raw: dict[str, Any]) -> str:

@@ -94,7 +94,8 @@ def load_packed(path: Path) -> Packed:
         config = header.run_config()
         model = _skeleton(config, header, tensors)
     except DeployError as error:
-        raise DeployError(f"packed checkpoint {path}: {error}") from error
+        (problem,) = error.problems
+        raise DeployError(problem.reworded(f"packed checkpoint {path}: {problem}")) from error
     return Packed(model, config, header.signature, header.float_bytes, path.stat().st_size)
 
 
@@ -113,11 +114,13 @@ def _spec(site: Site, quantizer: Quantizer) -> QuantizerSpec:
     if isinstance(quantizer, PerImageUniform):
         raise DeployError(
             f"site {site.name} has a range of each image's own (scale_predictor), which a packed checkpoint cannot "
-            "hold; export the base method"
+            "hold; export the base method",
+            "site",
+            site.name,
         )
     layout = quantizer.layout
     if layout is None:
-        raise DeployError(f"site {site.name} is switched on, but its quantizer was never fitted")
+        raise DeployError(f"site {site.name} is switched on, but its quantizer was never fitted", "site", site.name)
     return QuantizerSpec(
         quantizer=_registered(quantizer),
         bits=quantizer.bits,
@@ -250,5 +253,7 @@ def _other(config: RunConfig, names: list[str]) -> DeployError:
     shown = ", ".join(names[:4]) + (" …" if len(names) > 4 else "")
     return DeployError(
         f"its tensors do not fit the architecture {config.model.name!r} as timm builds it here ({len(names)} differ: "
-        f"{shown}); use the timm version that it was exported with, or export it again"
+        f"{shown}); use the timm version that it was exported with, or export it again",
+        "model.name",
+        config.model.name,
     )

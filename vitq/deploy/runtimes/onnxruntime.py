@@ -32,7 +32,10 @@ class Session:
         if wanted[0] not in found:
             raise DeployError(
                 f"runtime {runtime} needs {wanted[0]}, this onnxruntime has {', '.join(found)}; a machine with a GPU, "
-                "TensorRT and the package onnxruntime-gpu has it"
+                "TensorRT and the package onnxruntime-gpu has it",
+                "--runtime",
+                runtime,
+                found,
             )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1

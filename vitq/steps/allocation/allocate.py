@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from vitq.config import BitsConfig, RunConfig
 from vitq.config.base import RULES
-from vitq.errors import VitqError
+from vitq.errors import Problem, VitqError, bad
 from vitq.quant.model import QuantizedModel, site_bits
 from vitq.quant.site import Site
 from vitq.quant.site_table import shapes_of
@@ -67,23 +67,23 @@ class Allocate(Step):
     seconds: float = 120.0
     needs_teacher: ClassVar[bool] = True
 
-    def check(self, config: RunConfig) -> list[str]:
-        problems = []
+    def check(self, config: RunConfig) -> list[Problem]:
+        problems: list[Problem] = []
         if not self.widths or len(set(self.widths)) < len(self.widths) or not all(2 <= w <= 8 for w in self.widths):
-            return [
-                f"widths={list(self.widths)}; different whole numbers from 2 to 8 are needed, e.g. [3, 4, 5, 6, 7, 8]"
-            ]
+            why = "different whole numbers from 2 to 8 are needed, e.g. [3, 4, 5, 6, 7, 8]"
+            return [bad("widths", list(self.widths), why)]
         for group, mean in zip(("weights", "activations"), self.means(config), strict=True):
             if mean is not None and not min(self.widths) <= mean <= max(self.widths):
-                problems.append(
+                text = (
                     f"a mean of {mean:g} bits for {group} is impossible with widths {min(self.widths)} to "
                     f"{max(self.widths)}; a mean between these is feasible (mean_bits, else the run's bits)"
                 )
+                problems.append(Problem(text, "mean_bits", mean))
         for name, value in (("size_mb", self.size_mb), ("bops", self.bops), ("seconds", self.seconds)):
             if value is not None and value <= 0:
-                problems.append(f"{name}={value:g}; a number above 0 is needed")
+                problems.append(Problem(f"{name}={value:g}; a number above 0 is needed", name, value))
         if self.images < 1:
-            problems.append(f"images={self.images}; at least 1 is needed")
+            problems.append(bad("images", self.images, "at least 1 is needed"))
         return problems + self._order(config) + self._grown(config)
 
     def _around(self, config: RunConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -92,32 +92,37 @@ class Allocate(Step):
         here = next((index for index, raw in enumerate(steps) if raw.get("do") == self.do), len(steps))
         return steps[:here], steps[here + 1 :]
 
-    def _grown(self, config: RunConfig) -> list[str]:
+    def _grown(self, config: RunConfig) -> list[Problem]:
         """A limit on bytes that a step behind this one breaks."""
         if self.size_mb is None:
             return []
         return [
-            f"size_mb={self.size_mb:g} is met before step {raw.get('do')!r} gives weights two ranges each, which take "
-            "more bytes; set its dual=0, or drop size_mb"
+            Problem(
+                f"size_mb={self.size_mb:g} is met before step {raw.get('do')!r} gives weights two ranges each, which "
+                "take more bytes; set its dual=0, or drop size_mb",
+                "size_mb",
+                self.size_mb,
+            )
             for raw in self._around(config)[1]
             if raw.get("dual")
         ]
 
-    def _order(self, config: RunConfig) -> list[str]:
+    def _order(self, config: RunConfig) -> list[Problem]:
         """Problems with the enabled steps around this one."""
         before, behind = ([raw.get("do") for raw in steps] for steps in self._around(config))
         found = [
-            f"comes after a step {do!r}, which depends on the bit-widths; move it before"
+            Problem(f"comes after a step {do!r}, which depends on the bit-widths; move it before", value=do)
             for do in before
             if do in _TUNED
         ]
         if "calibrate" not in before:
-            found.append("no step before it calibrates; only calibrated sites are allocated")
+            found.append(Problem("no step before it calibrates; only calibrated sites are allocated"))
         if self.do in behind:
-            found.append("a recipe allocates once: a second one undoes the first and what was fitted to it")
+            text = "a recipe allocates once: a second one undoes the first and what was fitted to it"
+            found.append(Problem(text, value=self.do))
         return found
 
-    def check_network(self, network: Network) -> list[str]:
+    def check_network(self, network: Network) -> list[Problem]:
         """No free site; or limits on bytes and bit operations below the narrowest widths, even without their scales."""
         bounded = self.size_mb is not None or self.bops is not None
         # Shapes first: a site that is on wants to quantize, and nothing is fitted here.
@@ -127,14 +132,14 @@ class Allocate(Step):
             site.on = site in fitted
         sites, widths = free(model, network.config.bits), sorted(self.widths)
         if not sites:
-            return [_NONE_FREE]
+            return [Problem(_NONE_FREE)]
         if not bounded:
             return []
         try:
             limits = self._limits(network.config, sites)
             Budget(meters(model, shapes, sites, widths), limits).check([site.name for site in sites], widths)
         except VitqError as error:
-            return [str(error)]
+            return error.problems
         return []
 
     def means(self, config: RunConfig) -> tuple[float | None, float | None]:

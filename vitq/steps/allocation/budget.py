@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from vitq.errors import VitqError
+from vitq.errors import Problem, VitqError
 from vitq.quant.model import QuantizedModel
 from vitq.quant.site import Site
 from vitq.quant.site_table import FP_BITS, model_bytes, quantized_bytes
@@ -59,11 +59,12 @@ class Budget:
         least, most = dict.fromkeys(sites, min(widths)), dict.fromkeys(sites, max(widths))
         for name in self.excess(least):
             low, high = (self.meters[name].measure(bits) for bits in (least, most))
-            raise VitqError(
+            text = (
                 f"allocate: {name}={self.limits[name]:.6g} is impossible with widths {min(widths)} to {max(widths)}: "
                 f"from {low:.6g} (all at {min(widths)} bits) to {high:.6g} (all at {max(widths)} bits) is feasible; "
                 "raise the budget, or allow narrower widths"
             )
+            raise VitqError(Problem(text, name, self.limits[name]))
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from torch import Tensor
 from vitq.config import RunConfig
 from vitq.config.base import RULES
 from vitq.device import at_once
+from vitq.errors import Problem, bad
 from vitq.models.structure import Segment
 from vitq.quant.site import Site
 from vitq.steps.reconstruction.compiled import begin, forward_of, pays
@@ -85,42 +86,49 @@ class Reconstruct(Step):
     compile: Literal["auto", "on", "off"] = "auto"
     needs_teacher: ClassVar[bool] = True
 
-    def check(self, config: RunConfig) -> list[str]:
-        problems = []
+    def check(self, config: RunConfig) -> list[Problem]:
+        problems: list[Problem] = []
         if self.loss not in LOSSES:
-            problems.append(f"loss={self.loss!r}; valid: {', '.join(LOSSES)}")
+            problems.append(Problem(f"loss={self.loss!r}; valid: {', '.join(LOSSES)}", "loss", self.loss, LOSSES))
         if self.count(config) < 1 or self.batch_size < 1:
-            problems.append(f"iterations={self.count(config)}, batch_size={self.batch_size}; both must be at least 1")
+            text = f"iterations={self.count(config)}, batch_size={self.batch_size}; both must be at least 1"
+            wrong = ("batch_size", self.batch_size) if self.batch_size < 1 else ("iterations", self.count(config))
+            problems.append(Problem(text, *wrong))
         if self.micro_batch is not None and self.micro_batch < 1:
-            problems.append(f"micro_batch={self.micro_batch}; a number of images, at least 1, or null")
+            problems.append(bad("micro_batch", self.micro_batch, "a number of images, at least 1, or null"))
         if not 0 <= self.drop <= 1:
-            problems.append(f"drop={self.drop}; a probability between 0 and 1 is needed")
+            problems.append(bad("drop", self.drop, "a probability between 0 and 1 is needed"))
         if not 0 <= self.warmup < 1:
-            problems.append(f"warmup={self.warmup}; a share of the iterations is needed, 0 ≤ warmup < 1")
+            problems.append(bad("warmup", self.warmup, "a share of the iterations is needed, 0 ≤ warmup < 1"))
         rates = {name: getattr(self, name) for name in ("lr", "lr_scales", "lr_zero_points", "lr_rounding")}
         problems += [
-            f"{name}={rate}; a learning rate is not negative" for name, rate in rates.items() if (rate or 0) < 0
+            bad(name, rate, "a learning rate is not negative") for name, rate in rates.items() if (rate or 0) < 0
         ]
         if self.rounding_weight < 0:
-            problems.append(f"rounding_weight={self.rounding_weight}; zero or more: it pulls roundings to 0 or 1")
+            problems.append(bad("rounding_weight", self.rounding_weight, "zero or more: it pulls roundings to 0 or 1"))
         if not self.learn or not self.quantize:
-            problems.append("learn and quantize name at least one part each; leave the step out, or enabled=false")
+            text = "learn and quantize name at least one part each; leave the step out, or enabled=false"
+            problems.append(Problem(text, "learn" if not self.learn else "quantize", ()))
         if {"weights", "rounding"} <= set(self.learn):
-            problems.append("learn names weights and rounding; learned rounding keeps the weights: choose one of them")
+            text = "learn names weights and rounding; learned rounding keeps the weights: choose one of them"
+            problems.append(Problem(text, "learn", self.learn))
         if "zero_points" in self.learn and self.lr_zero_points is None:
-            problems.append(
+            text = (
                 "learn names zero_points, lr_zero_points is missing: they are whole codes and want a rate of their "
                 f"own, e.g. lr_zero_points={2 / max(1, self.count(config)):.2g}, which lets them travel about one code"
             )
+            problems.append(Problem(text, "lr_zero_points"))
         on_weights = {"rounding", "weight_scales"} & set(self.learn)
         if on_weights and "weights" not in self.quantize:
-            problems.append(f"learn={sorted(on_weights)} needs weights in quantize")
+            text = f"learn={sorted(on_weights)} needs weights in quantize"
+            problems.append(Problem(text, "quantize", self.quantize, ["weights"]))
         on_activations = {"activation_scales", "zero_points"} & set(self.learn)
         if on_activations and "activations" not in self.quantize:
-            problems.append(f"learn={sorted(on_activations)} needs activations in quantize")
+            text = f"learn={sorted(on_activations)} needs activations in quantize"
+            problems.append(Problem(text, "quantize", self.quantize, ["activations"]))
         return problems
 
-    def check_network(self, network: Network) -> list[str]:
+    def check_network(self, network: Network) -> list[Problem]:
         """Parts to learn that no quantizer has, although what `quantize` names is fitted."""
         sites = [
             site for site in network.fitted(self) if ("weights" if site.is_weight else "activations") in self.quantize
@@ -131,7 +139,8 @@ class Reconstruct(Step):
             if part not in ("weights", "bias") and mine and not any(learnable(part, site) for site in mine):
                 asked = "uniform quantizers that are not symmetric" if part == "zero_points" else "uniform quantizers"
                 kinds = ", ".join(dict.fromkeys(site.kind for site in mine))
-                found.append(f"learn names {part}: {asked} have them, none of {kinds} does; leave {part} out")
+                text = f"learn names {part}: {asked} have them, none of {kinds} does; leave {part} out"
+                found.append(Problem(text, "learn", part))
         return found
 
     def count(self, config: RunConfig) -> int:
