@@ -203,8 +203,9 @@ def test_save_refuses_an_architecture_that_is_not_the_models(
     model: nn.Module, images: Tensor, tmp_path: Path, kwargs: dict[str, Any] | None
 ) -> None:
     q = vitq.quantize(model, "minmax", bits="w4a4", images=images, model_kwargs=kwargs)
-    with pytest.raises(DeployError, match=r"architecture=NAME, model_kwargs="):
+    with pytest.raises(DeployError) as error:
         q.save(tmp_path / "model.safetensors")
+    assert error.value.problems[0].key == "architecture"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -212,8 +213,9 @@ def test_save_names_a_class_that_timm_does_not_build(images: Tensor) -> None:
     model = timm.models.VisionTransformer(img_size=32, patch_size=8, embed_dim=48, depth=1, num_heads=3, num_classes=5)
     q = vitq.quantize(model, "minmax", bits="w4a4", images=images)
     assert q(images).shape == (16, 5)
-    with pytest.raises(DeployError, match="VisionTransformer"):
+    with pytest.raises(DeployError) as error:
         q.save("model.safetensors")
+    assert error.value.problems[0].value == "VisionTransformer"
 
 
 def test_load_names_the_file_that_is_not_there() -> None:
@@ -226,54 +228,57 @@ def _bad_images() -> list[Any]:
     broken = good.clone()
     broken[1, 0, 5, 5] = float("nan")
     return [
-        pytest.param(torch.zeros(3, 32, 32), r"\(3, 32, 32\)", id="no batch"),
-        pytest.param(torch.zeros(2, 1, 32, 32), r"\(2, 1, 32, 32\)", id="gray"),
-        pytest.param(torch.zeros(2, 3, 32, 16), r"\(2, 3, 32, 16\)", id="oblong"),
-        pytest.param(torch.zeros(0, 3, 32, 32), "empty", id="no image"),
-        pytest.param(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), "uint8", id="pixels"),
-        pytest.param(broken, "1 of 2", id="NaN"),
-        pytest.param(torch.zeros(2, 3, 48, 48), "48x48", id="another size"),
-        pytest.param([good, torch.zeros(2, 3, 48, 48)], "48 pixels", id="two sizes"),
-        pytest.param((good, torch.zeros(3, dtype=torch.int64)), r"\(2,\)", id="labels of others"),
-        pytest.param((good, torch.zeros(2)), "float32", id="labels that are numbers"),
-        pytest.param([], "empty", id="empty loader"),
-        pytest.param("folder", "str", id="a path"),
-        pytest.param(["folder"], "str", id="paths"),
+        pytest.param(torch.zeros(3, 32, 32), (3, 32, 32), id="no batch"),
+        pytest.param(torch.zeros(2, 1, 32, 32), (2, 1, 32, 32), id="gray"),
+        pytest.param(torch.zeros(2, 3, 32, 16), (2, 3, 32, 16), id="oblong"),
+        pytest.param(torch.zeros(0, 3, 32, 32), None, id="no image"),
+        pytest.param(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.uint8, id="pixels"),
+        pytest.param(broken, pytest.approx(float("nan"), nan_ok=True), id="NaN"),
+        pytest.param(torch.zeros(2, 3, 48, 48), 48, id="another size"),
+        pytest.param([good, torch.zeros(2, 3, 48, 48)], 48, id="two sizes"),
+        pytest.param((good, torch.zeros(3, dtype=torch.int64)), (3,), id="labels of others"),
+        pytest.param((good, torch.zeros(2)), (2,), id="labels that are numbers"),
+        pytest.param([], None, id="empty loader"),
+        pytest.param("folder", "folder", id="a path"),
+        pytest.param(["folder"], "folder", id="paths"),
     ]
 
 
 @pytest.mark.parametrize(("given", "value"), _bad_images())
-def test_images_that_do_not_fit_are_refused(model: nn.Module, given: Any, value: str) -> None:
-    with pytest.raises(DataError, match=value):
+def test_images_that_do_not_fit_are_refused(model: nn.Module, given: Any, value: object) -> None:
+    with pytest.raises(DataError) as error:
         vitq.quantize(model, "minmax", bits="w4a4", images=given)
+    (problem,) = error.value.problems
+    assert problem.key.startswith("images")
+    assert problem.value == value
 
 
 @pytest.mark.parametrize(
     ("change", "key", "valid"),
     [
-        ({"method": "repq"}, "'repq'", "repq_vit"),
-        ({"method": {"name": "m", "kinds": {"probs": {"quantizer": "logg2"}}}}, "'logg2'", "log2"),
-        ({"method": {"name": "m", "stepss": {}}}, "stepss", "steps"),
-        ({"method": "nowhere.yaml"}, "nowhere.yaml", ""),
-        ({"bits": "w9a9"}, "'w9a9'", "w4a4"),
-        ({"bits": {"weight": 99}}, "bits.weight=99", "2, 3, 4"),
-        ({"overrides": ["calib.size=8"]}, "calib.size=8", "calib.batch_size="),
-        ({"overrides": ["bits.sites={none.weight: 8}"]}, "none.weight", ""),
-        ({"overrides": ["method.kinds.weight.granularity='group:7'"]}, "group:7", ""),
-        ({"seed": -1}, "seed=-1", ""),
-        ({"model_kwargs": {"act_layer": nn.ReLU}}, "act_layer", "lists and mappings"),
+        ({"method": "repq"}, "method", "repq_vit"),
+        ({"method": {"name": "m", "kinds": {"probs": {"quantizer": "logg2"}}}}, "method.kinds.probs.quantizer", "log2"),
+        ({"method": {"name": "m", "stepss": {}}}, "method.stepss", "steps"),
+        ({"method": "nowhere.yaml"}, "method", None),
+        ({"bits": "w9a9"}, "bits", "w4a4"),
+        ({"bits": {"weight": 99}}, "bits.weight", 8),
+        ({"overrides": ["calib.size=8"]}, "overrides", "calib.batch_size="),
+        ({"overrides": ["bits.sites={none.weight: 8}"]}, "bits.sites.none.weight", None),
+        ({"overrides": ["method.kinds.weight.granularity='group:7'"]}, "method.kinds.weight.granularity", None),
+        ({"seed": -1}, "seed", None),
+        ({"model_kwargs": {"act_layer": nn.ReLU}}, "model_kwargs", None),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_recipes_and_bits_that_do_not_fit_are_refused(
-    model: nn.Module, images: Tensor, change: dict[str, Any], key: str, valid: str
+    model: nn.Module, images: Tensor, change: dict[str, Any], key: str, valid: object
 ) -> None:
     arguments: dict[str, Any] = {"method": "minmax", "bits": "w4a4", "images": images, **change}
     with pytest.raises(ConfigError) as error:
         vitq.quantize(model, **arguments)
-    (problem,) = error.value.problems
-    assert key in problem
-    assert valid in problem
+    problem = error.value.problems[0]
+    assert problem.key == key
+    assert valid is None or valid in problem.valid
 
 
 @pytest.mark.parametrize(
@@ -306,5 +311,6 @@ def test_evaluate_puts_the_training_mode_back_and_needs_labels(images: Tensor) -
     first, second = (vitq.evaluate(model, (images, torch.zeros(16, dtype=torch.int64))) for _ in range(2))
     assert first == second
     assert model.training
-    with pytest.raises(DataError, match="labels"):
+    with pytest.raises(DataError) as error:
         vitq.evaluate(model, images)
+    assert error.value.problems[0].key == "images.labels"

@@ -30,7 +30,9 @@ def test_runs_and_the_store_need_no_torch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("first", ["import vitq.store.atomic", "from vitq.store import Store", "import vitq"])
 def test_store_is_a_package_and_a_function(first: str, tmp_path: Path) -> None:
-    code = f"{first}; import vitq, vitq.store as s; print(vitq.store('here').sweeps(), s.RunDir.__name__, vitq.store is s)"
+    code = (
+        f"{first}; import vitq, vitq.store as s; print(vitq.store('here').sweeps(), s.RunDir.__name__, vitq.store is s)"
+    )
     assert python(code, tmp_path).strip() == "[] RunDir True"
 
 

@@ -64,9 +64,7 @@ def test_quantize_gives_the_model_of_the_run(run: vitq.Run, tmp_path: Path) -> N
     """One engine: the model and the images of a run, handed over, become the run's model, and a file of it."""
     (calib, _), *_ = data.calibration_set(run.config, Progress()).batches(run.config.calib.size, "cpu")
     model, kwargs = run.float_model(), run.config.model.kwargs
-    q = vitq.quantize(
-        model, "repq_vit", bits="w4a4", images=calib, architecture="vit_digits", model_kwargs=kwargs
-    )
+    q = vitq.quantize(model, "repq_vit", bits="w4a4", images=calib, architecture="vit_digits", model_kwargs=kwargs)
     assert torch.equal(q(calib), run.model()(calib))
     assert torch.equal(vitq.load(q.save(tmp_path / "q.safetensors"))(calib), q(calib))
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from vitq.config import RunConfig
 from vitq.data.given import TensorImages
-from vitq.errors import ConfigError, first_line
+from vitq.errors import ConfigError, Problem, first_line
 from vitq.planning import compose
 
 # A name of conf/method or conf/bits, the path of a YAML file, or what such a file holds.
@@ -36,7 +36,9 @@ def config_of(
     """
     foreign = [word for word in overrides if not word.lstrip("+~").startswith(_CHANGEABLE)]
     if foreign:
-        raise ConfigError([f"override {w!r}: not for a given model; valid: {', '.join(_CHANGEABLE)}" for w in foreign])
+        valid = ", ".join(_CHANGEABLE)
+        text = f"override {{!r}}: not for a model of the caller; valid: {valid}"
+        raise ConfigError([Problem(text.format(word), "overrides", word, _CHANGEABLE) for word in foreign])
     raw = _composed({"method": method, "bits": bits}, overrides)
     classes = model["kwargs"]["num_classes"]
     data = {"name": GIVEN, "num_classes": classes, "fingerprint": images.fingerprint}
@@ -63,7 +65,8 @@ def describe(model: nn.Module, size: int, classes: int, name: str | None, kwargs
     try:
         json.dumps(own, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ConfigError([f"model_kwargs={own}: {error}; valid: numbers, texts, lists and mappings"]) from error
+        text = f"model_kwargs={own}: {error}; valid: numbers, texts, lists and mappings"
+        raise ConfigError([Problem(text, "model_kwargs", own)]) from error
     return {
         "name": name or told or type(model).__name__,
         "kwargs": {**own, "num_classes": classes},
@@ -95,7 +98,7 @@ def _name(group: str, option: Option, folder: Path) -> str:
         else:
             text = Path(option).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError([f"{group}={option}: cannot be read: {first_line(error)}"]) from error
+        raise ConfigError([Problem(f"{group}={option}: cannot be read: {first_line(error)}", group, option)]) from error
     (folder / group).mkdir()
     (folder / group / f"{GIVEN}.yaml").write_text(text, encoding="utf-8")
     return GIVEN

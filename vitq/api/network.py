@@ -105,7 +105,9 @@ class QuantizedNetwork(nn.Module):
             again = load_packed(written).model.to(self._device())
         except DeployError as error:
             what = f"{model.name!r} with {model.kwargs} is not this model's architecture"
-            raise DeployError(f"{what} ({str(error).partition(': ')[2]}); {action}") from error
+            raise DeployError(
+                f"{what} ({str(error).partition(': ')[2]}); {action}", "architecture", model.name
+            ) from error
         size, generator = model.input_size, torch.Generator().manual_seed(0)
         x = torch.randn(2, 3, size, size, generator=generator).to(self._device())
         mine, theirs = self.model(x), again(x)
@@ -113,7 +115,9 @@ class QuantizedNetwork(nn.Module):
         if not difference <= _EQUAL * float(mine.abs().max()):
             raise DeployError(
                 f"{model.name!r} with {model.kwargs} has this model's tensors and gives other logits (largest "
-                f"difference {difference:.3g}): another number of heads, activation or norm; {action}"
+                f"difference {difference:.3g}): another number of heads, activation or norm; {action}",
+                "architecture",
+                model.name,
             )
 
     def _device(self) -> torch.device:
@@ -205,7 +209,7 @@ def evaluate(
     try:
         for x, y in batches(images):
             if y is None:
-                raise DataError("images: no labels; give (images, labels), or a DataLoader that does")
+                raise DataError("images: no labels; give (images, labels), or a DataLoader that does", "images.labels")
             truth.append(y)
             for scores, each in zip(found, models, strict=True):
                 where = torch.device(device) if device is not None else next(each.parameters()).device
@@ -220,7 +224,7 @@ def evaluate(
     logits, labels = [torch.cat(scores) for scores in found], torch.cat(truth)
     for name, each_logits in zip(("model", "reference"), logits, strict=False):
         if bad := int((~each_logits.isfinite()).any(dim=1).sum()):
-            raise VitqError(f"{name}: NaN or infinity in the logits of {bad} of {len(labels)} images")
+            raise VitqError(f"{name}: NaN or infinity in the logits of {bad} of {len(labels)} images", name)
     numbers: dict[str, float | None] = dict(metrics(logits[0], logits[-1], labels))
     if reference is None:
         numbers |= dict.fromkeys(("fp_top1", "drop", "agreement", "kl"))
@@ -230,14 +234,18 @@ def evaluate(
 def _own_copy(model: nn.Module, images: TensorImages) -> nn.Module:
     """A copy in evaluation mode. Raises ModelError for an unsupported model, DataError for images of another size."""
     if not isinstance(model, nn.Module):
-        raise ModelError(f"model: a {type(model).__name__}; a torch.nn.Module of a supported family is needed")
+        text = f"model: a {type(model).__name__}; a torch.nn.Module of a supported family is needed"
+        raise ModelError(text, "model", model)
     structure_of(model)
     embed = getattr(model, "patch_embed", None)
     size = getattr(embed, "img_size", None)
     if size is not None and getattr(embed, "strict_img_size", True) and tuple(size) != (images.size, images.size):
         raise DataError(
             f"images: {images.size}x{images.size} pixels, {type(model).__name__} is built for {size[0]}x{size[1]}; "
-            f"resize the images, or build the model with img_size={images.size}"
+            f"resize the images, or build the model with img_size={images.size}",
+            "images",
+            images.size,
+            size,
         )
     return copy.deepcopy(model).float().eval()
 
@@ -248,8 +256,10 @@ def _classes(model: nn.Module, images: TensorImages) -> int:
     try:
         out = model(images.images[:1].to(next(model.parameters()).device))
     except (RuntimeError, ValueError, AssertionError) as error:  # timm checks sizes by assertions
-        raise DataError(f"images: refused by {type(model).__name__}: {first_line(error)}") from error
+        text = f"images: refused by {type(model).__name__}: {first_line(error)}"
+        raise DataError(text, "images", tuple(images.images.shape)) from error
     if not isinstance(out, Tensor) or out.ndim != 2 or out.shape[1] < 2:
         shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        raise ModelError(f"{type(model).__name__} gives {shape}; logits (B, classes) are needed, two classes or more")
+        text = f"{type(model).__name__} gives {shape}; logits (B, classes) are needed, two classes or more"
+        raise ModelError(text, "model", shape)
     return int(out.shape[1])

@@ -41,15 +41,16 @@ class Run(StoredRun):
     """
 
     def model(self, device: str = "auto", progress: Progress | None = None) -> QuantizedNetwork:
-        """The quantized model: the one that the run kept (`keep_model=true`), else its recipe is executed again and the
-        outcome compared with the record. Raises VitqError where the run has no result and where they differ.
+        """The quantized model, on a device: the one that the run kept (`keep_model=true`), else its recipe is executed
+        again and the outcome compared with the record. Raises VitqError where there is no result, and where they differ.
         """
         from vitq import data
+        from vitq import device as devices
         from vitq.api.network import QuantizedNetwork, load
         from vitq.job.requantize import rebuild
 
         if self.dir.model_path.exists() and self.is_done:
-            return load(self.dir.model_path)
+            return load(self.dir.model_path).to(devices.resolve(device))
         listener, config = progress or Progress(), replace(self.config, device=device)
         model = rebuild(self.dir, config, listener)
         result = self.result
@@ -154,7 +155,8 @@ def run(
     failed = launch(plan, _Quiet(plan, progress))
     done = Run(plan.store.run(plan.runs[0].signature))
     if failed:
-        raise VitqError(f"run {done.signature} ({done.label}) failed: {done.reason}; its log: {done.dir.log_path}")
+        text = f"run {done.signature} ({done.label}) failed: {done.reason}; its log: {done.dir.log_path}"
+        raise VitqError(text, "run", done.signature)
     return done
 
 

@@ -74,11 +74,12 @@ def batches(given: Given, what: str = "images") -> Iterator[tuple[Tensor, Tensor
         parts = (*entry, None)[:2] if isinstance(entry, tuple | list) and len(entry) in (1, 2) else (entry, None)
         images, labels = _images(parts[0], what), parts[1]
         if size is not None and images.shape[-1] != size:
-            raise DataError(f"{what}: a batch has images of {images.shape[-1]} pixels, the first one of {size}")
+            text = f"{what}: a batch has images of {images.shape[-1]} pixels, the first one of {size}"
+            raise DataError(text, what, images.shape[-1], (size,))
         size = images.shape[-1]
         yield images, None if labels is None else _labels(labels, len(images), what)
     if size is None:
-        raise DataError(f"{what}: empty; at least one image is needed")
+        raise DataError(f"{what}: empty; at least one image is needed", what)
 
 
 def _entries(given: Given, what: str) -> Iterable[Any]:
@@ -88,26 +89,31 @@ def _entries(given: Given, what: str) -> Iterable[Any]:
         return given
     raise DataError(
         f"{what}: a {type(given).__name__}; valid: a float tensor (N, 3, S, S), or a DataLoader of such batches, alone "
-        "or with labels (N,)"
+        "or with labels (N,)",
+        what,
+        given,
     )
 
 
 def _images(images: Any, what: str) -> Tensor:
     valid = f"a float tensor (N, 3, S, S) of normalized images is needed for {what}"
     if not isinstance(images, Tensor):
-        raise DataError(f"{what}: a {type(images).__name__}; {valid}")
+        raise DataError(f"{what}: a {type(images).__name__}; {valid}", what, images)
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
-        raise DataError(f"{what}: shape {tuple(images.shape)}; {valid}")
+        raise DataError(f"{what}: shape {tuple(images.shape)}; {valid}", what, tuple(images.shape))
     if not images.is_floating_point():
-        raise DataError(f"{what}: type {images.dtype}; {valid}: (x / 255 - mean) / std of the model's own mean and std")
+        text = f"{what}: type {images.dtype}; {valid}: (x / 255 - mean) / std with the model's own mean and std"
+        raise DataError(text, what, images.dtype)
     if not len(images):
-        raise DataError(f"{what}: empty; at least one image is needed")
+        raise DataError(f"{what}: empty; at least one image is needed", what)
     found: Tensor = images.detach().to("cpu", torch.float32).contiguous()
     finite = found.flatten(1).isfinite().all(dim=1)
     if not finite.all():
         raise DataError(
             f"{what}: NaN or infinity in {int((~finite).sum())} of {len(found)} images, first in number "
-            f"{int((~finite).nonzero()[0])}; look at how they are normalized"
+            f"{int((~finite).nonzero()[0])}; look at how they are normalized",
+            what,
+            float("nan"),
         )
     return found
 
@@ -117,6 +123,9 @@ def _labels(labels: Any, count: int, what: str) -> Tensor:
     if found.shape != (count,) or found.is_floating_point():
         raise DataError(
             f"{what}: labels of shape {tuple(found.shape)} and type {found.dtype}; one whole number for each image is "
-            f"needed, ({count},)"
+            f"needed, ({count},)",
+            f"{what}.labels",
+            tuple(found.shape),
+            ((count,),),
         )
     return found.to(torch.int64)
