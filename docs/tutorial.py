@@ -56,8 +56,8 @@ print(sites.sort_values("sqnr_db").head(5)[["site", "kind", "quantizer", "bits",
 
 # %% [markdown]
 # ## Change the recipe
-# A method is a mapping, the same as in its YAML file; `base` puts it on top of another one. Bits have exceptions by kind
-# or by site.
+# A method is a mapping, the same as in its YAML file; `base` puts it on top of another one. Bits have exceptions by
+# kind or by site.
 
 # %%
 finer = {"name": "finer", "base": "repq_vit", "kinds": {"value": {"granularity": "head"}}}

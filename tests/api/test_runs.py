@@ -116,8 +116,9 @@ def test_a_sweep_has_a_name_a_report_and_an_end(engine: FakeEngine, tmp_path: Pa
     assert vitq.store("runs").sweep("mine").runs[0].signature == sweep.runs[0].signature
     assert sweep.report(formats=("csv",), out=tmp_path / "out") == {"csv": tmp_path / "out" / "report.csv"}
     assert sweep.cancel() == []
-    with pytest.raises(VitqError, match="nosuch"):
-        sweep.compare("minmax", "nosuch")
+    with pytest.raises(VitqError) as error:
+        sweep.compare("minmax", "mse")
+    assert error.value.problems[0].key == "method"
     with pytest.raises(StoreError, match="nosuch"):
         vitq.store("runs").sweep("nosuch")
 

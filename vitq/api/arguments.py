@@ -28,7 +28,13 @@ _PREPROCESSING = ("mean", "std", "crop_pct", "interpolation")
 
 
 def config_of(
-    method: Option, bits: Option, overrides: Sequence[str], model: Mapping[str, Any], images: TensorImages, **run: Any
+    method: Option,
+    bits: Option,
+    overrides: Sequence[str],
+    model: Mapping[str, Any],
+    images: TensorImages,
+    classes: int,
+    **run: Any,
 ) -> RunConfig:
     """The config of a model and images that the caller gives. model: of `describe`. run: seed, device.
 
@@ -40,7 +46,6 @@ def config_of(
         text = f"override {{!r}}: not for a model of the caller; valid: {valid}"
         raise ConfigError([Problem(text.format(word), "overrides", word, _CHANGEABLE) for word in foreign])
     raw = _composed({"method": method, "bits": bits}, overrides)
-    classes = model["kwargs"]["num_classes"]
     data = {"name": GIVEN, "num_classes": classes, "fingerprint": images.fingerprint}
     calib = {**raw["calib"], "size": len(images)}
     config, problems = RunConfig.parse(
@@ -54,7 +59,7 @@ def config_of(
 def describe(model: nn.Module, size: int, classes: int, name: str | None, kwargs: Mapping[str, Any] | None) -> Any:
     """The `model` section: how timm builds the architecture, as far as the model tells it, and its weights' sha256.
 
-    size: pixels of a side; classes: outputs. name, kwargs: what the caller says in place of what the model tells.
+    size: pixels of a side; classes: outputs, where the model does not tell (a backbone tells 0). name, kwargs: what the caller says in place of what the model tells.
     Raises ConfigError for keyword arguments that JSON cannot hold.
     """
     known: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
@@ -69,7 +74,7 @@ def describe(model: nn.Module, size: int, classes: int, name: str | None, kwargs
         raise ConfigError([Problem(text, "model_kwargs", own)]) from error
     return {
         "name": name or told or type(model).__name__,
-        "kwargs": {**own, "num_classes": classes},
+        "kwargs": {"num_classes": getattr(model, "num_classes", classes), **own},
         "pretrained": False,
         "weights": _sha256(model),
         "input_size": size,

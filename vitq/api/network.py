@@ -137,7 +137,7 @@ def quantize(
     model_kwargs: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> QuantizedNetwork:
-    """A quantized copy of a timm model; the model itself is not touched.
+    """A quantized copy of a timm model, with or without a head; the model itself is not touched.
 
     model: of a supported family (ViT, DeiT, Swin and what `vitq list models` builds on), with its weights.
     method: name of a recipe (`vitq.list_methods()`), path of its YAML file, or the mapping that such a file holds.
@@ -156,9 +156,9 @@ def quantize(
     given = TensorImages.of(images)
     network = _own_copy(model, given)
     where = devices.resolve(str(device or next(network.parameters()).device))
-    classes = _classes(network, given)
+    classes = _outputs(network, given)
     about = describe(network, given.size, classes, architecture, model_kwargs)
-    config = config_of(method, bits, overrides, about, given, seed=seed, device=str(where))
+    config = config_of(method, bits, overrides, about, given, classes, seed=seed, device=str(where))
     meta = Network(config, lambda: recipe.equipped(config, copy.deepcopy(network).to("meta")))
     if problems := recipe_checks.problems(config) or misfits(config, meta):
         raise ConfigError(problems)
@@ -251,8 +251,8 @@ def _own_copy(model: nn.Module, images: TensorImages) -> nn.Module:
 
 
 @torch.no_grad()
-def _classes(model: nn.Module, images: TensorImages) -> int:
-    """Outputs of the head. Raises DataError for images that the model refuses, ModelError for one without a head."""
+def _outputs(model: nn.Module, images: TensorImages) -> int:
+    """Numbers that come out for an image. Raises DataError: images that it refuses. ModelError: no (B, classes)."""
     try:
         out = model(images.images[:1].to(next(model.parameters()).device))
     except (RuntimeError, ValueError, AssertionError) as error:  # timm checks sizes by assertions

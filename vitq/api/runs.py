@@ -42,7 +42,7 @@ class Run(StoredRun):
 
     def model(self, device: str = "auto", progress: Progress | None = None) -> QuantizedNetwork:
         """The quantized model, on a device: the one that the run kept (`keep_model=true`), else its recipe is executed
-        again and the outcome compared with the record. Raises VitqError where there is no result, and where they differ.
+        again, and the outcome is compared with the record. Raises VitqError without a result, and where they differ.
         """
         from vitq import data
         from vitq import device as devices

@@ -136,6 +136,8 @@ def verdict(row: Mapping[Any, Any]) -> str:
 def between(pairs: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
     """Rows of `pairwise` where methods a and b meet, as a minus b. Raises VitqError for a method that is in no pair."""
     known = list(dict.fromkeys([*pairs["a"], *pairs["b"]]))
+    if not known:
+        raise VitqError("no two methods have finished under the same model, data, bits and calibration size", "method")
     for name in (a, b):
         if name not in known:
             raise VitqError(unknown("method", name, known, "Two finished methods are compared.", key="method"))
