@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -206,7 +206,7 @@ def test_full_precision_has_a_landscape_around_it_and_no_path(planner: Planner) 
 
 
 def test_bad_probes_are_found_by_the_plan(planner: Planner) -> None:
-    def wrong(**probe: Any) -> list[str]:
+    def wrong(**probe: Any) -> Sequence[str]:
         config, found = RunConfig.parse({**planner.plan().read_config(), "probe": probe})
         return found if config is None else problems(config)
 

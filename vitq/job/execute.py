@@ -43,7 +43,7 @@ def execute(run_dir: RunDir, progress: Progress, tracker: Tracker, group: str | 
         config = Run(run_dir).config
         with tracker.run(config, run_dir.signature, group, run_dir) as tracked:
             try:
-                result, site_table, model = _measured(config, run_dir, run_log)
+                result, sites, model = _measured(config, run_dir, run_log)
             except BaseException as error:
                 run_log.fail(error)  # before the tracker closes its run, which may take long
                 raise
@@ -51,7 +51,7 @@ def execute(run_dir: RunDir, progress: Progress, tracker: Tracker, group: str | 
             run_log.finish()
             run_dir.clear_state()
             stopped = _probe(config, run_dir, model, run_log) if config.probe.wanted else None
-            tracked.result(result, site_table)
+            tracked.result(result, sites)
         if stopped is not None:
             raise stopped
         return result
@@ -88,7 +88,7 @@ def _measure(config: RunConfig, run_dir: RunDir, run_log: RunLog) -> tuple[Resul
     with run_log.timed("full precision"):
         fp = fp_outputs.reference_logits(config, model, images, where, run_log)
     labels = torch.from_numpy(images.labels)
-    size, site_table, quantized = _quantize(config, model, where, run_log, run_dir)
+    size, sites, quantized = _quantize(config, model, where, run_log, run_dir)
     if not config.method.quantizes:
         logits = fp
     else:
@@ -98,7 +98,7 @@ def _measure(config: RunConfig, run_dir: RunDir, run_log: RunLog) -> tuple[Resul
             save_packed(quantized, config, size.fp_bytes, run_dir.model_path)
     with run_log.timed("cost"):
         cost = analysis.cost(quantized, site_table.blank(config, where))
-    run_dir.write_sites(site_table)
+    run_dir.write_sites(sites)
     run_dir.write_predictions(evaluate.predictions(logits, labels))
     result = Result(
         signature=run_dir.signature,
@@ -110,7 +110,7 @@ def _measure(config: RunConfig, run_dir: RunDir, run_log: RunLog) -> tuple[Resul
         memory=provenance.peak_memory(),
         provenance=provenance.provenance(run_log.started_at, run_log.attempt, run_log.planned_code),
     )
-    return result, site_table, quantized
+    return result, sites, quantized
 
 
 def _quantize(
