@@ -187,7 +187,7 @@ def test_the_shift_folds_into_the_next_bias_exactly() -> None:
 def test_gelus_least_value_is_inside_the_shift() -> None:
     x = torch.linspace(-8, 8, 20001)
     assert -0.17 < float(F.gelu(x).min()) < -0.1699
-    with pytest.raises(ValueError, match=r"at least -0.*shift"):
+    with refuses(ValueError, key="quantizer"):
         adalog(4, F.gelu(x).view(1, 1, 1, -1))
 
 

@@ -153,7 +153,7 @@ def test_a_step_too_coarse_for_integers_is_refused() -> None:
     quantizer = build(
         "int_scores", 4, Axes(-1, head=1, token=True), "tensor", "minmax", False, {"arithmetic": "integer"}
     )
-    with pytest.raises(ValueError, match=r"a step of \d.* too coarse .* at most 1\.67 .*bits\.kinds\.scores=8"):
+    with refuses(ValueError, key="options.arithmetic", value="integer", valid=["real"]):
         quantizer.fit_tensor(scores)
     with refuses(ValueError, key="options.arithmetic", value="int", valid=["integer", "real"]):
         build("int_scores", 4, Axes(-1), "tensor", "minmax", False, {"arithmetic": "int"})

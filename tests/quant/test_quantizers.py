@@ -193,7 +193,7 @@ def test_errors_name_value_and_remedy() -> None:
         build("uniform", 9, Axes(0), "tensor", "minmax", False, {})
     with refuses(ValueError, key="options.percentile", value="percentile", valid=["percentiles"]):
         build("uniform", 4, Axes(0), "tensor", "minmax", False, {"percentile": [0.9]})
-    with pytest.raises(ValueError, match="non-negative"):
+    with refuses(ValueError, key="quantizer", value=-1.0):
         fitted("log2", 4, torch.tensor([[[-1.0, 1.0]]]))
     with refuses(ValueError, key="options.percentiles", value=0.3):
         fitted("uniform", 4, torch.rand(1, 2, 2), range="percentile", percentiles=[0.3])

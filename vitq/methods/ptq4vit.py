@@ -61,10 +61,9 @@ class HessianSearch(Step):
     def check(self, config: RunConfig) -> list[Problem]:
         problems: list[Problem] = []
         if self.rounds < 1 or not 2 <= self.coarse <= self.candidates:
-            text = f"rounds={self.rounds}, coarse={self.coarse}, candidates={self.candidates}"
-            key = "rounds" if self.rounds < 1 else "coarse"
-            why = "at least one round, and 2 ≤ coarse ≤ candidates"
-            problems.append(Problem(f"{text}; {why}", key, getattr(self, key)))
+            values = f"rounds={self.rounds}, coarse={self.coarse}, candidates={self.candidates}"
+            wrong = ("rounds", self.rounds) if self.rounds < 1 else ("coarse", self.coarse)
+            problems.append(Problem(f"{values}; at least one round, and 2 ≤ coarse ≤ candidates", *wrong))
         if self.images is not None and self.images < 1:
             problems.append(bad("images", self.images, "at least 1, or null for the whole calibration set"))
         if not 0 < self.alpha < self.beta:
