@@ -20,7 +20,7 @@ FENCE = re.compile(r"^```(\w+)(?: +(\w+)=(\S+))?\n(.*?)^```$", re.M | re.S)
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block. `action`: title (a file to write), append (lines before a table's last bracket), exit, or ''."""
+    """A fenced block. `action`: title (a file to write), exit, or ''."""
 
     language: str
     action: str
@@ -49,11 +49,6 @@ class Reader:
             path = self.checkout / block.value
             assert not path.exists(), f"the guide overwrites {block.value}"
             path.write_text(block.text, encoding="utf-8")
-        elif block.action == "append":
-            path = self.checkout / block.value
-            head, bracket, tail = path.read_text(encoding="utf-8").partition("\n]\n")
-            assert bracket, f"{block.value} has no table"
-            path.write_text(f"{head}\n{block.text.rstrip()}{bracket}{tail}", encoding="utf-8")
         else:
             raise AssertionError(f"a block of the guide is neither file nor command:\n{block.text}")
 
@@ -74,16 +69,16 @@ class Reader:
 
 @pytest.fixture
 def reader(tmp_path: Path) -> Reader:
-    """A copy of the checkout in which `vitq` and `pytest` mean this interpreter and that copy."""
+    """A copy of the checkout in which `vitq`, `pytest` and `python` mean this interpreter and that copy."""
     checkout = tmp_path / "check out"
     for folder in ("vitq", "conf", "sweeps", "launchers", "tests/methods"):
         shutil.copytree(ROOT / folder, checkout / folder, ignore=shutil.ignore_patterns("__pycache__"))
     # What `pip install -e .` maps by the package-dir table of pyproject.toml.
     (checkout / "vitq" / "launchers").symlink_to(checkout / "launchers", target_is_directory=True)
     (checkout / "bin").mkdir()
-    for name in ("vitq", "pytest"):
+    for name, option in (("vitq", "-m vitq"), ("pytest", "-m pytest"), ("python", "")):
         script = checkout / "bin" / name
-        script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m {name} "$@"\n')
+        script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {option} "$@"\n')
         script.chmod(0o755)
     return Reader(checkout)
 
@@ -105,7 +100,6 @@ def test_the_guide_writes_files_of_all_three_sorts_and_runs_commands() -> None:
     written = [block.value for block in blocks() if block.action == "title"]
     assert sum(path.startswith("conf/method/") for path in written) == 3
     assert sum(path.startswith("vitq/methods/") for path in written) == 2
-    assert [block.action for block in blocks()].count("append") == 1
     assert sum(len(block.text.splitlines()) for block in blocks() if block.language == "bash") >= 8
 
 

@@ -162,7 +162,7 @@ def test_what_the_plan_refuses() -> None:
         ({"size_mb": -1}, "size_mb", -1),
         ({"images": 0}, "images", 0),
     ):
-        found = Allocate("allocate", **options).check(good)  # type: ignore[arg-type]
+        found = Allocate("allocate", **options).check(good)
         assert any(is_about(problem, key, value) for problem in found), key
     narrow = config({"c": CALIBRATE, "a": allocate}, weight=2, activation=4)
     assert any(is_about(p, "mean_bits", 2.0) for p in Allocate("allocate").check(narrow))

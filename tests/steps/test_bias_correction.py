@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.errors import is_about
 from tests.tiny import images, part, run, tiny
 from vitq.config import RunConfig
-from vitq.engine import checks
+from vitq.engine import recipe_checks as checks
 from vitq.planning import compose
 from vitq.steps import Workspace
 from vitq.steps.bias_correction import mean_error

@@ -11,7 +11,7 @@ import torch
 from tests.errors import is_about
 from tests.tiny import images, linear, part, run, seen, tiny, uniform
 from vitq.config import RunConfig
-from vitq.engine import checks
+from vitq.engine import recipe_checks as checks
 from vitq.quant import site_table
 from vitq.steps import Workspace
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from tests.errors import refuses
 from tests.tiny import images, part, run, tiny, uniform
 from vitq.config import RunConfig
-from vitq.engine import checks
+from vitq.engine import recipe_checks as checks
 from vitq.errors import VitqError
 from vitq.steps import Workspace
 from vitq.steps.reconstruction.reconstruct import Reconstruct
