@@ -69,18 +69,17 @@ class HessianSearch(Step):
         if not 0 < self.alpha < self.beta:
             text = f"alpha={self.alpha}, beta={self.beta}; 0 < alpha < beta is needed, e.g. 0.01 and 1.2"
             problems.append(Problem(text, "alpha", self.alpha))
-        problems += [
-            bad(f"kinds.{kind}.quantizer", wanted.quantizer, "searched are uniform and two-region ones")
-            for kind, wanted in config.method.kinds.items()
-            if not may_be(wanted.quantizer, *_SEARCHED)
-        ]
+        for kind, wanted in config.method.kinds.items():
+            if not may_be(wanted.quantizer, *_SEARCHED):
+                text = f"kinds.{kind}.quantizer={wanted.quantizer}; searched are uniform and two-region ones"
+                problems.append(Problem(text, value=wanted.quantizer))
         weight = config.method.quantizer("weight")
         if weight is not None and (weight.granularity.startswith("group") or weight.quantizer == "dual_uniform"):
             text = (
                 f"kinds.weight has quantizer {weight.quantizer}, granularity {weight.granularity}; an output channel "
                 "has one scale to search: set uniform and channel (or tensor)"
             )
-            problems.append(Problem(text, "kinds.weight", weight.granularity, ("channel", "tensor")))
+            problems.append(Problem(text, value=(weight.quantizer, weight.granularity)))
         return problems
 
     def run(self, work: Workspace) -> None:
