@@ -29,7 +29,7 @@ BITS = ("w8a8", "w6a6", "w4a4", "w3a3")
 OVERRIDES = ("method.iterations=10", "tracker=none", "device=cpu")
 
 HEADER = """\
-# Top-1 in percent on the 599 test images of the digits: model → method → bits. 32 calibration images, seed 0,
+# Top-1 in percent on the 596 test images of the digits: model → method → bits. 32 calibration images, seed 0,
 # method.iterations=10, one thread. Measured by `python -m tests.methods.golden`, never written by hand.
 """
 # model → method → bits → top-1 in percent.
