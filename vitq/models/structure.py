@@ -82,7 +82,8 @@ def register_family(
 ) -> Callable[[Report], Report]:
     """Decorator of the function that reports the structure of a family's models. A new family is one file.
 
-    name: what the structure calls its family. attention: the twin of its attention, if it has any. Raises ValueError when it is taken.
+    name: what the structure calls its family. attention: the twin of its attention, if it has any. Raises ValueError
+    when the name is taken.
     """
 
     def add(structure: Report) -> Report:
