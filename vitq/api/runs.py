@@ -47,14 +47,14 @@ class Run(StoredRun):
         from vitq import data
         from vitq import device as devices
         from vitq.api.network import QuantizedNetwork, load
-        from vitq.job.requantize import rebuild
+        from vitq.job.requantize import requantize
 
         if self.dir.model_path.exists() and self.is_done:
             return load(self.dir.model_path).to(devices.resolve(device))
         listener, config = progress or Progress(), replace(self.config, device=device)
-        model = rebuild(self.dir, config, listener)
-        result = self.result
-        assert result is not None  # rebuild looks
+        model = requantize(self.dir, config, listener)
+        self.dir.clear_state()
+        result = self.dir.require_result()
         images = data.calibration_set(config, listener)
         calib, _ = next(images.batches(min(config.calib.size, config.calib.batch_size), "cpu"))
         return QuantizedNetwork(model, self.config, result.size.fp_bytes, calib)
