@@ -5,12 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: sweep test lint clean help
+.PHONY: sweep test lint imports format docs clean help
 
 help:
 	@echo "make sweep   install into $(VENV), run sweeps/demo.yaml, print the table"
-	@echo "make test    install with test tools, run ruff, mypy and the tests"
-	@echo "make lint    ruff and mypy alone"
+	@echo "make test    install with test tools, run the linters and the tests"
+	@echo "make lint    ruff, the order of imports and mypy alone"
+	@echo "make format  let ruff mend what it can"
+	@echo "make docs    build the site into build/site; a broken link is an error"
 	@echo "PYTHON=python3.12 make …   another interpreter (3.11 to 3.13)"
 
 sweep: $(VENV)/.installed
@@ -19,10 +21,26 @@ sweep: $(VENV)/.installed
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --max-worker-restart=0 --durations=40 --cov --cov-report=term:skip-covered
 
-lint: $(VENV)/.installed-dev
+lint: $(VENV)/.installed-dev imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# import-linter reads one folder for a package; launchers/, imported as vitq.launchers, lies beside vitq/ in a checkout.
+imports: $(VENV)/.installed-dev
+	rm -rf build/imports
+	mkdir -p build/imports
+	cp -R vitq build/imports/vitq
+	cp -R launchers build/imports/vitq/launchers
+	rm -r build/imports/vitq/launchers/hydra_plugins
+	cd build/imports && $(CURDIR)/$(BIN)/lint-imports --no-logo --no-cache ../../pyproject.toml
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
@@ -39,4 +57,8 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.python
 
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/.python
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml $(VENV)/.python
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
 	touch $@ $(VENV)/.installed

@@ -30,7 +30,6 @@ from vitq.deploy.bench import Infer, forms, race
 from vitq.deploy.onnx.export_onnx import export, save_onnx
 from vitq.deploy.packed.packed import load_packed, save_packed
 from vitq.deploy.runtimes import openvino as ov
-from vitq.engine import recipe
 from vitq.job.packed_run import packed_run
 from vitq.models.build import create
 from vitq.models.load import load_model
@@ -39,6 +38,7 @@ from vitq.progress import Progress
 from vitq.quant.model import QuantizedModel
 from vitq.quant.site_table import model_bytes
 from vitq.steps import Workspace
+from vitq.steps.step import enabled_steps
 from vitq.store import RunDir, Store
 
 CPU = torch.device("cpu")
@@ -173,7 +173,7 @@ def base(args: argparse.Namespace) -> None:
     plain = create(config.model, config.data)
     work = Workspace(QuantizedModel(model), noise, config, CPU, Progress())  # type: ignore[arg-type]
     work.model.equip(config.method, config.bits)
-    for _, step in recipe.steps(config):
+    for step in enabled_steps(config):
         step.run(work)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

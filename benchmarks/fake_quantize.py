@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vitq.quant.uniform import _Learned
+from vitq.quant.affine import lsq_round_trip
 
 Operation = Callable[[Tensor, Tensor, Tensor], Tensor]
 _SHAPE, _CODES = (16, 197, 768), 16
@@ -26,7 +26,7 @@ _SHAPE, _CODES = (16, 197, 768), 16
 
 def ours(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     """The kernel of `UniformQuantizer` with learned parameters."""
-    return _Learned.apply(x, scale, zero, _CODES, x.numel() // (len(x) * len(scale)))
+    return lsq_round_trip(x, scale, zero, _CODES, x.numel() // (len(x) * len(scale)))
 
 
 def fused(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:

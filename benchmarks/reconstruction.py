@@ -30,7 +30,7 @@ from vitq.progress import Progress
 from vitq.quant.model import QuantizedModel
 from vitq.steps import Workspace
 from vitq.steps.calibrate import Calibrate
-from vitq.steps.reconstruction.reconstruct import Reconstruct, learn_segment
+from vitq.steps.reconstruction.reconstruct import Reconstruct, SegmentTask, learn_segment
 from vitq.steps.step import parse_step
 from vitq.steps.stream import TensorStream
 
@@ -90,7 +90,7 @@ def plain_iteration(segment: Any, x: Tensor, target: Tensor, context: Any) -> No
 def measure(autocast: str, args: argparse.Namespace, work: Workspace) -> dict[str, float]:
     """Median seconds of an iteration, plain and ours, and their ratio."""
     device = work.device
-    segment, teacher = work.model.structure.segments[BLOCK], work.teacher_segments()[BLOCK]
+    segment, teacher = work.model.structure.segments[BLOCK], work.teacher.segments[BLOCK]
     inputs = torch.randn(64, 197, 192, device=device)
     streams = []
     for _ in range(3):
@@ -102,7 +102,7 @@ def measure(autocast: str, args: argparse.Namespace, work: Workspace) -> dict[st
     step, problems = parse_step("stage3", raw)
     assert isinstance(step, Reconstruct), problems
     sites = [site for site in work.model.quantized() if segment.holds(site.owner)]
-    block = copy.deepcopy(dict(structure_of(work.teacher.model).model.named_modules())[teacher.name])  # type: ignore[union-attr]
+    block = copy.deepcopy(dict(structure_of(work.teacher.model).model.named_modules())[teacher.name])
     for name, parameter in block.named_parameters():
         parameter.requires_grad_("norm" not in name)
 
@@ -121,7 +121,7 @@ def measure(autocast: str, args: argparse.Namespace, work: Workspace) -> dict[st
             plain_iteration(block, inputs, inputs, context)
         wait()
         middle = time.perf_counter()
-        learn_segment(step, work, BLOCK, segment, sites, *streams)
+        learn_segment(step, work, SegmentTask(BLOCK, segment, sites, *streams))
         wait()
         if turn:  # the first turn warms up
             plain.append((middle - begin) / args.iterations)

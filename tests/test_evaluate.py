@@ -8,7 +8,7 @@ import torch
 from scipy.special import log_softmax
 from sklearn.metrics import top_k_accuracy_score
 
-from vitq.engine import evaluate
+from vitq.tasks import classification
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def logits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def test_metrics_match_scipy_and_sklearn(logits: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
     quantized, fp, labels = logits
-    found = evaluate.metrics(quantized, fp, labels)
+    found = classification.metrics(quantized, fp, labels)
     q, p = log_softmax(quantized.double().numpy(), axis=1), log_softmax(fp.double().numpy(), axis=1)
     y, classes = labels.numpy(), np.arange(12)
     assert found["top1"] == pytest.approx(100 * top_k_accuracy_score(y, q, k=1, labels=classes))
@@ -35,7 +35,7 @@ def test_metrics_match_scipy_and_sklearn(logits: tuple[torch.Tensor, torch.Tenso
 
 def test_equal_logits_have_no_drop(logits: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
     _, fp, labels = logits
-    found = evaluate.metrics(fp, fp, labels)
+    found = classification.metrics(fp, fp, labels)
     assert (found["drop"], found["agreement"], found["kl"]) == (0, 100, 0)
 
 
@@ -43,14 +43,14 @@ def test_predictions_keep_what_a_paired_comparison_needs(
     logits: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
 ) -> None:
     quantized, _, labels = logits
-    record = evaluate.predictions(quantized, labels)
-    assert 100 * record["correct"].mean() == evaluate.accuracy(quantized, labels, 1)
+    record = classification.predictions(quantized, labels)
+    assert 100 * record["correct"].mean() == classification.accuracy(quantized, labels, 1)
     assert record["topk_index"].shape == (200, 5)
     assert record["topk_index"].dtype == np.int32
     assert np.array_equal(record["topk_index"][:, 0], quantized.argmax(1).numpy())
     assert np.array_equal(record["label"], labels.numpy())
     # Equal logits: however they are ranked, the record and the figure agree.
     ties, tied = torch.zeros(200, 12), torch.arange(200) % 12
-    assert 100 * evaluate.predictions(ties, tied)["correct"].mean() == evaluate.accuracy(ties, tied, 1)
-    few = evaluate.predictions(quantized[:, :3], labels % 3)
+    assert 100 * classification.predictions(ties, tied)["correct"].mean() == classification.accuracy(ties, tied, 1)
+    few = classification.predictions(quantized[:, :3], labels % 3)
     assert few["topk_logit"].shape == (200, 3)

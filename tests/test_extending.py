@@ -105,7 +105,8 @@ def test_a_run_uses_the_quantizer_the_step_the_family_and_the_probe(reader: Read
     assert result["metrics"]["fp_top1"] > 50
     assert result["metrics"]["drop"] < 10
     sites = run.sites.set_index("site")
-    assert sites.loc["blocks.1.mlp_channels.fc1.input", ["kind", "quantizer", "bits"]].tolist() == [
+    row = sites.loc["blocks.1.mlp_channels.fc1.input"]
+    assert [row["kind"], row["quantizer"], row["bits"]] == [
         "post_norm",
         "PowerOfTwo",
         8,

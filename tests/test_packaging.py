@@ -52,7 +52,9 @@ def test_wheel_installs_one_name_and_ships_all_files(wheel: Path, repo: Path) ->
         if path.suffix in (".yaml", ".py") and "hydra_plugins" not in path.parts
     }
     wanted |= {
-        str(path.relative_to(repo)) for path in (repo / "vitq").rglob("*") if path.suffix in (".py", ".j2", ".typed")
+        str(path.relative_to(repo))
+        for path in (repo / "vitq").rglob("*")
+        if path.suffix in (".py", ".j2", ".typed", ".yaml")
     }
     assert wanted <= names
     assert not [name for name in names if "/tests/" in name or "__pycache__" in name]

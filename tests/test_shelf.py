@@ -104,7 +104,7 @@ def test_shared_activations_change_no_bit(
             assert not calls, "the untouched model is not evaluated again"
     for other in ends[1:]:
         assert all(torch.equal(value, other[name]) for name, value in ends[0].items())
-    assert len(common) == (0 if raw.get("input") == "quantized" else len(work.teacher_segments()))
+    assert len(common) == (0 if raw.get("input") == "quantized" else len(work.teacher.segments))
 
 
 # What one of two runs has otherwise: of what, which attribute, its value.
@@ -139,13 +139,11 @@ def test_activations_of_other_images_or_models_are_not_shared(
         run_steps(work, {"do": "calibrate"}, {"do": "bias_correction"})
         ends.append({name: tensor.clone() for name, tensor in work.model.model.state_dict().items()})
     assert all(torch.equal(ends[1][name], tensor) for name, tensor in ends[2].items())
-    assert len(common) == 2 * len(work.teacher_segments()), "both runs' own are kept"
+    assert len(common) == 2 * len(work.teacher.segments), "both runs' own are kept"
 
 
 def count_calls(work: Workspace) -> list[str]:
     """Names of the modules of the full-precision model, as they are evaluated."""
-    assert work.teacher is not None
-    assert work.teacher.model is not None
     calls: list[str] = []
     for name, module in work.teacher.model.named_modules():
         module.register_forward_pre_hook(lambda _m, _x, name=name: calls.append(name))

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from vitq.api.network import evaluate, load, quantize
     from vitq.api.runs import Run, RunStore, Sweep, list_methods, list_models, run, store, sweep
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 # Imported on first use: `import vitq` needs neither torch nor Hydra.
 _HOMES = {

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, TensorDataset
 import vitq
 from tests.tiny import tiny
 from vitq.api.network import QuantizedNetwork
-from vitq.engine.evaluate import metrics
 from vitq.engine.memory_cache import MEMORY
 from vitq.errors import ConfigError, DataError, DeployError, ModelError
+from vitq.tasks.classification import metrics
 
 # How tests.tiny builds its ViT, less what the model itself tells.
 KWARGS = {"depth": 2, "img_size": 32, "patch_size": 8, "embed_dim": 48, "num_heads": 3}

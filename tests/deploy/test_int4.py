@@ -19,7 +19,7 @@ from tests.tiny import images
 from vitq.deploy.onnx.export_onnx import save_onnx
 from vitq.deploy.onnx.int4 import store_int4
 from vitq.deploy.runtimes import openvino
-from vitq.deploy.runtimes.onnxruntime import Session
+from vitq.deploy.runtimes.onnxruntime import OnnxSession
 from vitq.steps import Workspace
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch's exporter warns of itself
@@ -116,7 +116,7 @@ def test_runtimes_compute_what_they_do_with_int8(workspace: Make, tmp_path: Path
         written = save_onnx(packed, path, int4)
         graph = openvino.compiled(openvino.convert(path), "f32", 1)
         found[int4] = {
-            "onnxruntime": Session(path, 1).infer(x),
+            "onnxruntime": OnnxSession(path, 1).infer(x),
             "openvino": openvino.Request(graph).infer(x).copy(),
         }
         kernels[int4] = sorted((node.kind, node.precision) for node in openvino.products(graph))

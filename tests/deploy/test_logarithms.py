@@ -10,10 +10,7 @@ from torch import Tensor
 
 from tests.quant.test_quantizers import fitted
 from vitq.deploy.onnx.export_onnx import export
-from vitq.deploy.onnx.logarithms import LogCodes, ShiftedLogCodes
-from vitq.deploy.runtimes.onnxruntime import Session
-from vitq.methods.ias_vit import SULQ
-from vitq.quant.logarithmic import LogQuantizer
+from vitq.deploy.runtimes.onnxruntime import OnnxSession
 
 
 @pytest.fixture
@@ -28,16 +25,18 @@ def probs() -> Tensor:
 @pytest.mark.parametrize(("zero_code", "levels"), [(True, "strict"), (False, "strict"), (True, "public")])
 @pytest.mark.parametrize("name", ["log2", "log_sqrt2"])
 def test_log_codes(probs: Tensor, name: str, bits: int, zero_code: bool, levels: str) -> None:
-    quantizer = fitted(name, bits, probs, range="percentile", zero_code=zero_code, levels=levels)
-    assert isinstance(quantizer, LogQuantizer)
-    assert_same(LogCodes(quantizer)(probs), quantizer(probs), quantizer.last + 1)
+    quantizer = fitted(name, bits, probs, range_search="percentile", zero_code=zero_code, levels=levels)
+    module = quantizer.runtime_form()
+    assert module is not None
+    assert_same(module(probs), quantizer(probs), quantizer.last + 1)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_shifted_log_codes(probs: Tensor, bits: int) -> None:
     quantizer = fitted("sulq", bits, probs)
-    assert isinstance(quantizer, SULQ)
-    assert_same(ShiftedLogCodes(quantizer)(probs), quantizer(probs), quantizer.codes)
+    module = quantizer.runtime_form()
+    assert module is not None
+    assert_same(module(probs), quantizer(probs), quantizer.codes)
 
 
 @pytest.mark.parametrize("name", ["log2", "sulq"])
@@ -45,11 +44,10 @@ def test_shifted_log_codes(probs: Tensor, bits: int) -> None:
 def test_exported(probs: Tensor, name: str, tmp_path: Path) -> None:
     """torch's exporter takes them, and ONNX Runtime computes the same."""
     quantizer = fitted(name, 4, probs)
-    codes = LogCodes(quantizer) if isinstance(quantizer, LogQuantizer) else None
-    module = ShiftedLogCodes(quantizer) if isinstance(quantizer, SULQ) else codes
+    module = quantizer.runtime_form()
     assert module is not None
     (tmp_path / "codes.onnx").write_bytes(export(module, 40))
-    found = torch.from_numpy(Session(tmp_path / "codes.onnx", 1).infer(probs.numpy()))
+    found = torch.from_numpy(OnnxSession(tmp_path / "codes.onnx", 1).infer(probs.numpy()))
     assert_same(found, quantizer(probs), quantizer.codes)
 
 

@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tests.errors import is_about
 from tests.tiny import images, part, run, tiny, uniform
 from vitq.config import RunConfig
 from vitq.engine import recipe_checks
+from vitq.errors import Problem
 from vitq.methods import gptq
 from vitq.quant.layout import Axes
 from vitq.quant.model import build
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps import Workspace
-from vitq.steps.layer_walk import quantized_lane
+from vitq.steps.layer_walk import quantized_walk
 from vitq.steps.weight_grid import Grid, as_rows
 
 Make = Callable[..., Workspace]
@@ -150,15 +152,15 @@ def test_the_hessian_is_that_of_all_quantized_inputs(workspace: Make) -> None:
     work = workspace(tiny("vit"), UNIFORM, images=20, weight=4, activation=4)
     run(work, CALIBRATE)
     layer = part(work.model.model, "patch_embed.proj")
-    lane = quantized_lane(work)
+    walk = quantized_walk(work)
     patches = images(work).double().unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 1, 4, 5).reshape(-1, 192)
     expected = patches.T @ patches / len(patches)
-    assert torch.allclose(gptq.hessian(lane, layer, "patch_embed.proj"), expected, atol=1e-5)
-    lane.advance()
-    lane.enter(1)
+    assert torch.allclose(gptq.hessian(walk, layer, "patch_embed.proj"), expected, atol=1e-5)
+    walk.advance()
+    walk.enter(1)
     block, tokens = part(work.model.model, "blocks.0"), work.model.structure.segments[0].forward(images(work))
     rows = block.attn.qkv.input_site(block.norm1(tokens)).reshape(-1, 48).double()
-    found = gptq.hessian(lane, block.attn.qkv, "blocks.0.attn.qkv")
+    found = gptq.hessian(walk, block.attn.qkv, "blocks.0.attn.qkv")
     assert torch.allclose(found, rows.T @ rows / len(rows), atol=1e-5)
 
 
@@ -177,7 +179,7 @@ def test_rows_of_a_convolution_are_its_patches() -> None:
 
 
 def test_options_are_checked_before_anything_starts() -> None:
-    def found(weight: str, **options: Any) -> list[str]:
+    def found(weight: str, **options: Any) -> list[Problem]:
         kinds = {"weight": {"quantizer": weight}, "default": {}}
         method = {"name": "x", "kinds": kinds, "steps": {"all": CALIBRATE, "gptq": {"do": "gptq", **options}}}
         config, problems = RunConfig.parse({"model": {"name": "m"}, "data": {"name": "d"}, "method": method})
@@ -185,6 +187,6 @@ def test_options_are_checked_before_anything_starts() -> None:
         return recipe_checks.problems(config)
 
     assert found("uniform") == []
-    assert any("gptq needs a uniform quantizer for kind weight, not log2" in line for line in found("log2"))
-    assert any("damping=-1" in line for line in found("uniform", damping=-1))
-    assert any("block=0" in line for line in found("uniform", block=0))
+    assert any(is_about(problem, "method.steps.gptq", "log2", ["uniform"]) for problem in found("log2"))
+    assert any(is_about(p, "method.steps.gptq.damping", -1.0) for p in found("uniform", damping=-1))
+    assert any(is_about(p, "method.steps.gptq.block", 0) for p in found("uniform", block=0))

@@ -1,7 +1,7 @@
 """What the shipped recipes amount to, as numbers: those of the papers and of public code, defaults included.
 
 A recipe leaves many numbers to the code's defaults. Here stand the literal values of what comes out of both, so that a
-default cannot move a recipe away from its source unseen. Sources: docs/methods.md and the headers in conf/method/.
+default cannot move a recipe away from its source unseen. Sources: docs/methods/ and the headers in conf/method/.
 """
 
 from __future__ import annotations

@@ -159,7 +159,7 @@ def test_options_are_checked() -> None:
 
 def test_ranges_of_each_image_are_fitted_at_another_width() -> None:
     x = torch.randn(6, 5, 8, generator=torch.Generator().manual_seed(0))
-    static = UniformQuantizer(4, "tensor", Axes(channel=-1, token=True), range="mse")
+    static = UniformQuantizer(4, "tensor", Axes(channel=-1, token=True), range_search="mse")
     static.fit_tensor(x)
     predicted = PerImageUniform(static, Extrema(Batch(nn.Identity())))
     own = at_width(predicted, 4)
@@ -168,6 +168,6 @@ def test_ranges_of_each_image_are_fitted_at_another_width() -> None:
     other = at_width(predicted, 3)
     assert not other.fitted
     other.fit_tensor(x)
-    expected = UniformQuantizer(3, "tensor", static.axes, range="mse")
+    expected = UniformQuantizer(3, "tensor", static.axes, range_search="mse")
     expected.fit_tensor(x)
     torch.testing.assert_close(other(x), expected(x))

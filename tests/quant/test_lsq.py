@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vitq.quant.dual import DualLayout, DualUniformQuantizer
 from vitq.quant.layout import Axes
+from vitq.quant.learned import LearnedRange
 from vitq.quant.model import build
 from vitq.quant.uniform import UniformQuantizer
 
@@ -33,11 +34,11 @@ def test_learned_scale_and_zero_point_have_lsq_gradients(bits: int, batched: boo
     assert isinstance(quantizer, UniformQuantizer)
     quantizer.fit_tensor(x * 0.6)  # so that some values are clipped
     plain = quantizer(x)
-    quantizer.learn(scale=True, zero_point=True, batched=batched)
+    learned = LearnedRange(quantizer, scale=True, zero_point=True, batched=batched)
     scale, zero = quantizer.scale, quantizer.zero_point
     upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(9))
     leaf = x.clone().requires_grad_(True)
-    out = quantizer(leaf)
+    out = learned(leaf)
     assert torch.allclose(out, plain, atol=1e-6)
     (out * upstream).sum().backward()
     dx, ds, dz = lsq_reference(x, float(scale.detach()), float(zero.detach()), 2**bits)
@@ -57,11 +58,11 @@ def test_a_zero_point_that_is_not_learned_stays_between_two_codes() -> None:
     assert isinstance(quantizer, UniformQuantizer)
     x = torch.linspace(-3, 3, 101).view(1, -1, 1)
     quantizer.fit_tensor(x)
-    quantizer.assign(quantizer._layout(), torch.tensor([0.5]), torch.tensor([3.45]))
+    quantizer.assign(quantizer.layout, torch.tensor([0.5]), torch.tensor([3.45]))
     plain = quantizer(x)
-    quantizer.learn(scale=True, zero_point=False, batched=True)
-    assert torch.equal(quantizer(x).detach(), plain)
-    quantizer.freeze()
+    learned = LearnedRange(quantizer, scale=True, zero_point=False, batched=True)
+    assert torch.equal(learned(x).detach(), plain)
+    learned.settle()
     assert torch.equal(quantizer(x), plain)
 
 
@@ -73,9 +74,9 @@ def test_the_factor_of_a_group_counts_the_groups_own_features(granularity: str, 
     assert isinstance(quantizer, UniformQuantizer)
     quantizer.fit_tensor(x * 0.6)  # so that some values are clipped
     scales, zeros = quantizer.scale.tolist(), quantizer.zero_point.tolist()
-    quantizer.learn(scale=True, zero_point=False, batched=True)
+    learned = LearnedRange(quantizer, scale=True, zero_point=False, batched=True)
     upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
-    (quantizer(x) * upstream).sum().backward()
+    (learned(x) * upstream).sum().backward()
     gradient = quantizer.scale.grad
     assert gradient is not None
     assert len(scales) == x.shape[dimension]
@@ -107,9 +108,9 @@ def test_the_codes_gradient_is_the_slope_of_the_surrogate(name: str) -> None:
         return u.double() * s * ((values / s + offset + z).clamp(0, top) - z)
 
     slope = (surrogate(at[name] + h) - surrogate(at[name] - h)) / (2 * h)
-    quantizer.learn(scale=True, zero_point=True, batched=False)
+    learned = LearnedRange(quantizer, scale=True, zero_point=True, batched=False)
     leaf = x.clone().requires_grad_(True)
-    (quantizer(leaf) * u).sum().backward()
+    (learned(leaf) * u).sum().backward()
     factor = (64 * 15) ** -0.5  # LSQ, section 2.2
     found = {"x": leaf.grad, "scale": quantizer.scale.grad, "zero_point": quantizer.zero_point.grad}[name]
     assert found is not None
@@ -122,11 +123,11 @@ def test_freezing_rounds_zero_points_and_keeps_scales_positive(learned: float, k
     quantizer = build("uniform", 4, Axes(-1), "tensor", "minmax", False, {})
     assert isinstance(quantizer, UniformQuantizer)
     quantizer.fit_tensor(torch.linspace(-1, 2, 16).view(1, 16))
-    quantizer.learn(scale=True, zero_point=True, batched=False)
+    stand_in = LearnedRange(quantizer, scale=True, zero_point=True, batched=False)
     with torch.no_grad():
         quantizer.scale.fill_(-0.25)
         quantizer.zero_point.fill_(learned)
-    quantizer.freeze()
+    stand_in.settle()
     assert float(quantizer.zero_point) == kept
     assert float(quantizer.scale) == 0.25
     assert not quantizer.scale.requires_grad
@@ -150,10 +151,10 @@ def test_the_factor_of_a_weight_with_two_ranges_counts_half_a_row() -> None:
     quantizer = build("dual_uniform", 4, Axes(0, weight=True), "channel", "minmax", False, {})
     assert isinstance(quantizer, DualUniformQuantizer)
     quantizer.fit_tensor(weight)
-    scales, zeros, layout = quantizer.scale.clone(), quantizer.zero_point.clone(), quantizer._layout()
+    scales, zeros, layout = quantizer.scale.clone(), quantizer.zero_point.clone(), quantizer.layout
     assert isinstance(layout, DualLayout)
-    quantizer.learn(scale=True, zero_point=False, batched=False)
-    quantizer(weight).sum().backward()
+    learned = LearnedRange(quantizer, scale=True, zero_point=False, batched=False)
+    learned(weight).sum().backward()
     assert quantizer.scale.grad is not None
     slopes = torch.zeros(12, dtype=torch.float64)
     for row, column in torch.cartesian_prod(torch.arange(6), torch.arange(32)).tolist():

@@ -52,7 +52,8 @@ def test_mse_search_beats_min_max_and_percentile_on_its_own_objective() -> None:
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(16, 50, 8, generator=generator) ** 3  # heavy tails
     errors = {
-        r: float((fitted("uniform", 4, x, range=r)(x) - x).square().sum()) for r in ("minmax", "percentile", "mse")
+        r: float((fitted("uniform", 4, x, range_search=r)(x) - x).square().sum())
+        for r in ("minmax", "percentile", "mse")
     }
     assert errors["mse"] < 0.7 * errors["minmax"], errors
     assert errors["percentile"] <= errors["minmax"], errors
@@ -63,7 +64,7 @@ def test_mse_search_of_values_on_one_side_of_zero_cuts_their_tail(sign: int) -> 
     """1,000 values between 5 and 6 and one of 12: the range [5, 5 + L] costs (L/15)²/12 for each of the many and
     (7 − L)² for the one, the least at L = 5.11."""
     x = torch.cat([5 + torch.linspace(0, 1, 1000), torch.tensor([12.0])]).view(1, -1, 1) * sign
-    quantizer = fitted("uniform", 4, x, range="mse", include_zero=False, shrink_to="near")
+    quantizer = fitted("uniform", 4, x, range_search="mse", include_zero=False, shrink_to="near")
     ends = quantizer.decode(torch.tensor([0, 15]).view(1, 2, 1)).abs().flatten().tolist()
     near, far = sorted(ends)
     step = float(quantizer.get_buffer("scale")[0])
@@ -77,7 +78,7 @@ def test_a_percentile_range_without_extent_becomes_the_full_one(include_zero: bo
     """Nearly constant: 0.1 % of the values differ, fewer than every percentile cuts off."""
     x = torch.full((1, 100, 100), 0.5)
     x[0, 0, :2] = torch.tensor([0.0, 1.0])
-    quantizer = fitted("uniform", 4, x, range="percentile", percentiles=[0.999], include_zero=include_zero)
+    quantizer = fitted("uniform", 4, x, range_search="percentile", percentiles=[0.999], include_zero=include_zero)
     check(quantizer, x)
     assert float((quantizer(x) - x).abs().max()) <= 1 / 15
     assert float(quantizer.get_buffer("zero_point").abs().max()) <= 15
@@ -93,14 +94,14 @@ def test_every_quantizer_that_has_the_option_reads_it_in_that_range_search_alone
     x = torch.rand(64, 32, generator=torch.Generator().manual_seed(0))
     near, far = x**30 + 0.05, torch.where(x < x.max(), 5 + x, 12.0)
 
-    def parameters(x: torch.Tensor, range: str, options: dict[str, object]) -> dict[str, torch.Tensor]:
-        quantizer = build(name, 4, Axes(0, weight=True), "tensor", range, False, {**free, **options})
+    def parameters(x: torch.Tensor, range_search: str, options: dict[str, object]) -> dict[str, torch.Tensor]:
+        quantizer = build(name, 4, Axes(0, weight=True), "tensor", range_search, False, {**free, **options})
         quantizer.fit_tensor(x)
         return {key: value.nan_to_num() for key, value in quantizer.state_dict().items()}
 
     # Ranges that need not hold zero, where there is the choice: to others `shrink_to` makes no difference.
     free = {"include_zero": False} if "include_zero" in QUANTIZERS[name].options else {}
-    for range in ("minmax", "percentile", "mse"):
-        pairs = [(parameters(x, range, {}), parameters(x, range, {option: OTHER[option]})) for x in (near, far)]
+    for search in ("minmax", "percentile", "mse"):
+        pairs = [(parameters(x, search, {}), parameters(x, search, {option: OTHER[option]})) for x in (near, far)]
         same = all(torch.equal(default[key], other[key]) for default, other in pairs for key in default)
-        assert same == (range != READ_BY[option]), range
+        assert same == (search != READ_BY[option]), search

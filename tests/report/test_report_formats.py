@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from tests.errors import refuses
 from vitq import report
 from vitq.config import RunConfig
 from vitq.errors import StoreError, VitqError
@@ -168,11 +169,46 @@ def test_another_folder(store: Store, tmp_path: Path) -> None:
     assert "### Paired comparison" in (out / "report.md").read_text()
 
 
+def section(text: str, heading: str) -> list[list[str]]:
+    """Rows of the table below a heading, head and rule left out."""
+    lines = text.partition(f"### {heading}\n")[2].partition("\n#")[0].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("|")]
+    return rows[2:]
+
+
+def test_results_page_says_where_its_figures_come_from(seeded: Store, tmp_path: Path) -> None:
+    files = report.build(seeded, "demo", ["results"], tmp_path)
+    assert files == {"results": tmp_path / "demo.md"}
+    text = files["results"].read_text()
+    facts = dict(section(text, "Where these figures come from"))
+    assert facts["command"] == "vitq sweep demo"
+    assert facts["executed"] == "2026-11-20T12:00:00+00:00 to 2026-11-20T12:00:04+00:00"
+    assert facts["versions"] == "timm 1.0.31, torch 2.15.0"
+    assert facts["code"] == "commit 0123abc, vitq 0.1.0"
+    assert facts["host"] == "cores 2", "what the machine is, not what it is called"
+    assert "82.25 ± 0.75" in text
+    assert "### Paired comparison" in text
+
+
+def test_results_page_lists_the_signature_of_every_finished_run(store: Store, tmp_path: Path) -> None:
+    text = report.build(store, "demo", ["results"], tmp_path)["results"].read_text()
+    df = report.table(store, "demo")
+    rows = section(text, "Signatures")
+    assert {row[-1].strip("` ") for row in rows} == {*df.loc[df["state"] == "done", "signature"]}
+    by_signature = df.set_index("signature")
+    for model, method, bits, calib, seed, top1, signature in rows:
+        run = by_signature.loc[signature.strip("` ")]
+        assert [model, method, bits] == [run["model"], run["method"], run["bits"]]
+        assert float(top1) == pytest.approx(run["top1"], abs=0.005)
+        assert [calib, seed] == (["", ""] if bits == "FP" else [str(run["calib"]), str(run["seed"])])
+    assert [row[2] for row in rows if row[1] == "minmax"] == ["W8A8", "W6A6", "W4A4", "W3A3"]
+
+
 def test_errors(store: Store) -> None:
-    with pytest.raises(VitqError, match=r"unknown report format 'htm'.*Did you mean 'html'"):
+    with refuses(VitqError, key="--format", value="htm", valid=["html"]):
         report.build(store, "demo", ["csv", "htm"])
     assert not (store.root / "sweeps" / "demo").exists(), "nothing is written when one format is unknown"
-    with pytest.raises(StoreError, match="unknown sweep"):
+    with refuses(StoreError, key="sweep", value="other"):
         report.build(store, "other")
 
 

@@ -62,7 +62,6 @@ def finished(
     work = workspace(tiny(family, **kwargs), method, weight=3, activation=4)
     work.progress = killer
     work.checkpoint = Checkpoint(folder) if folder else None
-    work.step = "learn"
     run(work, *steps)
     with torch.no_grad():
         return work.model(images(work)), work
@@ -108,7 +107,7 @@ def test_damaged_or_foreign_state_is_computed_again(workspace: Make, tmp_path: P
     expected, _ = finished(workspace, "vit", tmp_path, whole)
     files = sorted(tmp_path.iterdir())
     assert [path.name for path in files] == [
-        f"learn-{name}.safetensors" for name in ("blocks.0", "blocks.1", "head", "patch_embed")
+        f"test-{name}.safetensors" for name in ("blocks.0", "blocks.1", "head", "patch_embed")
     ]
     files[0].write_bytes(b"damaged")
     files[1].write_bytes(files[2].read_bytes())

@@ -105,7 +105,7 @@ def test_each_element_of_a_blocks_input_is_drawn_on_its_own(workspace: Make) -> 
     with torch.no_grad():
         # Without the class token, which no quantizer is in front of.
         exact, noisy = (
-            chain[0].forward(images(work))[:, 1:] for chain in (work.teacher_segments(), work.model.structure.segments)
+            chain[0].forward(images(work))[:, 1:] for chain in (work.teacher.segments, work.model.structure.segments)
         )
     drawn = []
     for image in torch.cat(mixed)[:, 1:]:

@@ -27,10 +27,10 @@ def random(*shape: int, seed: int) -> Tensor:
 def test_gradients_are_those_of_the_drawn_label(workspace: Make, family: str) -> None:
     work = workspace(tiny(family), METHOD, images=8)
     streams = gradients(work)
-    segments = work.teacher_segments()
+    segments = work.teacher.segments
     x = images(work)
     generator = torch.Generator().manual_seed(work.config.seed)
-    model = copy.deepcopy(work.teacher.model).double()  # type: ignore[union-attr]
+    model = copy.deepcopy(work.teacher.model).double()
     with torch.no_grad():
         logits = model(x.double())
     chosen = torch.multinomial(logits.float().softmax(-1), 1, generator=generator)
@@ -47,7 +47,7 @@ def test_gradients_are_those_of_the_drawn_label(workspace: Make, family: str) ->
 def test_a_finite_difference_agrees(workspace: Make) -> None:
     work = workspace(tiny("vit"), METHOD, images=4)
     streams = gradients(work)
-    segments = work.teacher_segments()
+    segments = work.teacher.segments
     z = images(work)
     with torch.no_grad():
         for segment in segments[:2]:

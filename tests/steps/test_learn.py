@@ -44,8 +44,9 @@ def test_scales_are_divided_by_their_weights_or_by_the_features_of_one_image(wor
         site, n, steps = f"{name}.input", 17 * 48, 15
     upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     with Learnt(work.model, segment, sites, [part]):
-        quantizer = uniform(work, site)
-        (quantizer(x) * upstream).sum().backward()
+        quantizer, learned = uniform(work, site), work.model.sites[site].stand_in
+        assert learned is not None
+        (learned(x) * upstream).sum().backward()
         gradient = quantizer.scale.grad
     assert gradient is not None
     scale, zero = (value.detach().double() for value in (quantizer.scale, quantizer.zero_point))

@@ -34,7 +34,7 @@ def test_each_part_has_its_rate(workspace: Make, monkeypatch: pytest.MonkeyPatch
     class Adam(torch.optim.Adam):
         def step(self, *_: Any) -> None:  # type: ignore[override]
             rates = {id(p): group["lr"] for group in self.param_groups for p in group["params"]}
-            quantizer, rounding = layer.input_site.quantizer, layer.weight_site.rounding
+            quantizer, rounding = layer.input_site.quantizer, layer.weight_site.stand_in
             if rounding is not None:
                 parts = layer.bias, quantizer.scale, quantizer.zero_point, rounding.logits
                 found.append([rates.get(id(p)) for p in parts])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tests.tiny import images, part, run, tiny
 from vitq.steps import Workspace
-from vitq.steps.layer_walk import Unquantized, layers, quantized_lane, reach, teacher_lane
+from vitq.steps.layer_walk import Unquantized, layers, quantized_walk, reach, teacher_walk
 
 Make = Callable[..., Workspace]
 UNIFORM = {"kinds": {"weight": {"granularity": "channel"}, "default": {}}}
@@ -38,22 +38,22 @@ def test_order_and_inputs_are_those_of_a_plain_run(workspace: Make, family: str)
     run(work, {"do": "calibrate"})
     expected = seen_by_hooks(work.model.model, list(work.model.structure.inputs), images(work))
     exact = seen_by_hooks(tiny(family), list(work.model.structure.inputs), images(work))
-    quantized, teacher, unquantized = quantized_lane(work), teacher_lane(work), Unquantized(work)
+    quantized, teacher, unquantized = quantized_walk(work), teacher_walk(work), Unquantized(work)
     order = []
     for name, layer in layers(work, [quantized, teacher, unquantized], "test"):
         order.append(name)
         assert layer is work.model.model.get_submodule(name)
-        for lane, inputs in ((quantized, expected), (teacher, exact), (unquantized, exact)):
-            assert torch.allclose(torch.cat(list(lane.arriving(name))), inputs[name], atol=1e-4), name
+        for walk, inputs in ((quantized, expected), (teacher, exact), (unquantized, exact)):
+            assert torch.allclose(torch.cat(list(walk.arriving(name))), inputs[name], atol=1e-4), name
         assert all(site.on for site in work.model.quantized()), "the sites are on again"
     assert order == list(expected)
 
 
 def test_unquantized_keeps_the_parameters_of_the_beginning(workspace: Make) -> None:
-    """Replaced weights and biases are seen by the quantized lane alone, in their segment and behind it."""
+    """Replaced weights and biases are seen by the quantized network alone, in their segment and behind it."""
     work = workspace(tiny("vit"), UNIFORM, images=8, weight=4, activation=4)
     exact = seen_by_hooks(tiny("vit"), list(work.model.structure.inputs), images(work))
-    quantized, unquantized = quantized_lane(work), Unquantized(work)
+    quantized, unquantized = quantized_walk(work), Unquantized(work)
     for name, layer in layers(work, [quantized, unquantized], "test"):
         assert torch.allclose(torch.cat(list(unquantized.arriving(name))), exact[name], atol=1e-4), name
         changed = torch.cat(list(quantized.arriving(name)))

@@ -59,7 +59,7 @@ def config_of(
 def describe(model: nn.Module, size: int, classes: int, name: str | None, kwargs: Mapping[str, Any] | None) -> Any:
     """The `model` section: how timm builds the architecture, as far as the model tells it, and its weights' sha256.
 
-    size: pixels of a side. classes: outputs, where the model does not tell (a backbone tells 0). name, kwargs: what the
+    size: pixels of a side; classes: outputs, where the model does not tell (a backbone tells 0). name, kwargs: what the
     caller says in place of what the model tells.
     Raises ConfigError for keyword arguments that JSON cannot hold.
     """

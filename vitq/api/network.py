@@ -20,7 +20,6 @@ from vitq.config import RunConfig
 from vitq.data.given import Given, TensorImages, batches
 from vitq.deploy.packed.packed import load_packed, save_packed
 from vitq.engine import recipe, recipe_checks
-from vitq.engine.evaluate import metrics
 from vitq.engine.network_checks import misfits
 from vitq.errors import ConfigError, DataError, DeployError, ModelError, VitqError, first_line
 from vitq.models.build import settle
@@ -32,6 +31,7 @@ from vitq.steps.checkpoint import Checkpoint
 from vitq.steps.step import Network
 from vitq.store.atomic import write_bytes
 from vitq.store.records import Metrics
+from vitq.tasks.classification import metrics
 
 if TYPE_CHECKING:
     import pandas as pd

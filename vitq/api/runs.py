@@ -176,7 +176,7 @@ def sweep(
     replaces it. name: to record it under, in place of its own. detach: return at once; a scheduler, or a process in the
     background, executes the runs. Others: see `run`. A run that fails stops no other: its `state` and `reason` say so.
     """
-    roots = ConfigPath.of(*([config_dir] if config_dir is not None else []))
+    roots = ConfigPath.of(*([Path(config_dir)] if config_dir is not None else []))
     words = [*overrides, *([f"launcher={launcher}"] if launcher else [])]
     primary = compose.load(sweep_file(os.fspath(name_or_path)), roots, words, multirun=True)
     if name is not None:
@@ -200,7 +200,7 @@ def list_models(config_dir: Folder | None = None) -> dict[str, str]:
 
 
 def _group(group: str, config_dir: Folder | None) -> dict[str, str]:
-    roots = ConfigPath.of(*([config_dir] if config_dir is not None else []))
+    roots = ConfigPath.of(*([Path(config_dir)] if config_dir is not None else []))
     return {name: headline(path) for name, path in roots.files(group).items()}
 
 

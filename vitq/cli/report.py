@@ -7,28 +7,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitq.cli import options
+from vitq.report import ALL_FORMATS, FORMATS
 
 if TYPE_CHECKING:
     from vitq.store import Store
 
 EXAMPLES = """\
-  vitq report demo                                     all formats, under runs/sweeps/demo/
+  vitq report demo                                      under runs/sweeps/demo/
   vitq report demo --format html --out ~/public_html
   vitq report demo --format md --format latex
-  vitq report demo --compare repq_vit minmax           which is better, in one line for each model and bit-width
+  vitq report demo --format results --out docs/results  a page for documents: tables, versions, signatures
+  vitq report demo --compare repq_vit minmax            which is better, in one line for each model and bit-width
 """
-
-FORMATS = ("html", "csv", "md", "latex", "parquet")
 
 
 def parser() -> argparse.ArgumentParser:
     """Arguments of `vitq report`."""
-    usage = "SWEEP [--format html|csv|md|latex|parquet] [--compare A B] [--out DIR] [--runs-dir DIR]"
+    usage = "SWEEP [--format html|csv|md|latex|parquet|results] [--compare A B] [--out DIR] [--runs-dir DIR]"
     parser = options.parser("report", "Write the report of a sweep and print where it lies.", EXAMPLES, usage)
     parser.add_argument(
         "sweep", metavar="SWEEP", help="name of a sweep that was started (`multirun` for `vitq run -m`)"
     )
-    parser.add_argument("--format", action="append", choices=FORMATS, help="may be given several times (default: all)")
+    parser.add_argument(
+        "--format",
+        action="append",
+        choices=ALL_FORMATS,
+        help=f"may be given several times (default: {', '.join(FORMATS)})",
+    )
     parser.add_argument(
         "--compare", nargs=2, metavar=("A", "B"), help="print whether method A is better than B instead"
     )

@@ -50,6 +50,7 @@ def _partial(config: RunConfig) -> bool:
 
 def _limits(step: dict[str, Any], config: RunConfig) -> Iterator[str]:
     """Limits of a step `allocate` other than the mean bits of the run."""
+    # By its name: the steps, which say themselves what they do (`Step.allocates_bits`), are layers above this one.
     if step.get("do") != "allocate":
         return
     mean = step.get("mean_bits")

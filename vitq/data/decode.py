@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitq.config import ModelConfig
-from vitq.data.source import Source, Stream
+from vitq.data.source import Source, StreamedSource
 from vitq.errors import DataError
 from vitq.progress import Progress
 
@@ -61,7 +61,7 @@ def decode(
             # Not a writable map: on a full disk that dies by SIGBUS, this raises an error.
             _write_all(file.fileno(), pixels.tobytes(), start + slot * length)
 
-        if isinstance(source, Stream):
+        if isinstance(source, StreamedSource):
             for slot, image, label in source.pick(indices):
                 write(slot, image)
                 labels[slot] = label

@@ -16,7 +16,7 @@ from vitq.data.choose import choose
 from vitq.data.decode import decode
 from vitq.data.facts import split_fingerprint
 from vitq.data.images import ImageSet
-from vitq.data.source import Source, Stream, open_source
+from vitq.data.source import Source, StreamedSource, open_source
 from vitq.errors import DataError
 from vitq.progress import Progress
 
@@ -141,7 +141,7 @@ def _indices(source: Source, order: _Order) -> np.ndarray:
     if "first" in order.choice:
         return np.arange(min(len(source), order.choice["first"] or len(source)))
     labels = source.labels
-    if isinstance(source, Stream):
+    if isinstance(source, StreamedSource):
         labels = labels[: WINDOW * order.choice["size"]]
     return choose(labels, order.choice["size"], order.choice["seed"], order.choice["balanced"])
 

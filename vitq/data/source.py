@@ -50,7 +50,7 @@ class Source:
         return image
 
 
-class Stream(Source):
+class StreamedSource(Source):
     """A split that can only be read from its start (WebDataset, TFDS, iterable HF datasets); labels are UNKNOWN."""
 
     threads = False
@@ -143,7 +143,7 @@ def _open_other(data: DataConfig, split: str, kind: str) -> Source:
                 "data.dataset",
                 data.dataset,
             )
-        return Stream(dataset, _hash(f"{known}\0{count}", np.empty(0)), count)
+        return StreamedSource(dataset, _hash(f"{known}\0{count}", np.empty(0)), count)
     labels = _labels(dataset)
     if hasattr(dataset, "reader"):
         source = Source(labels, _hash(known, labels), *_reader(dataset.reader))

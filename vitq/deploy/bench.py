@@ -56,10 +56,10 @@ def forms(packed: Packed, float_model: torch.nn.Module, runtime: str, threads: i
     write_bytes(plain, export(float_model, packed.config.model.input_size))
     save_onnx(packed, integer)
     if runtime != "openvino":
-        from vitq.deploy.runtimes.onnxruntime import Session
+        from vitq.deploy.runtimes.onnxruntime import OnnxSession
 
         return {
-            name: Session(path, threads, runtime).infer for name, path in (("float32", plain), ("integer", integer))
+            name: OnnxSession(path, threads, runtime).infer for name, path in (("float32", plain), ("integer", integer))
         }
     from vitq.deploy.runtimes import openvino as ov
 

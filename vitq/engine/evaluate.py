@@ -1,13 +1,11 @@
-"""Score a model: logits on the evaluation split, and what they say beside the full-precision ones."""
+"""Logits of a model on the evaluation split."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vitq.device import CPU_ELEMENTS, at_once
 from vitq.progress import Progress
@@ -22,54 +20,11 @@ def logits(
 ) -> Tensor:
     """(N, classes) float32 logits on the CPU, in the order of the split. Raises ValueError where one is not finite."""
     steps = -(-len(images) // batch_size)
-    found = []
+    parts = []
     for batch, _ in progress.over(images.batches(batch_size, device), stage, steps):
-        found += [model(part).float().cpu() for part in batch.split(at_once(batch, CPU_ELEMENTS))]
-    scores = torch.cat(found)
+        parts += [model(part).float().cpu() for part in batch.split(at_once(batch, CPU_ELEMENTS))]
+    scores = torch.cat(parts)
     if not torch.isfinite(scores).all():
         bad = int((~torch.isfinite(scores)).any(dim=1).sum())
         raise ValueError(f"{stage}: the model gives NaN or infinity for {bad} of {len(scores)} images")
     return scores
-
-
-def metrics(quantized: Tensor, reference: Tensor, labels: Tensor) -> dict[str, float]:
-    """Figures of one run from (N, C) logits and (N,) labels.
-
-    top1, top5, fp_top1, drop, agreement (same arg max as full precision): percent. nll: mean cross-entropy, nats.
-    kl: mean KL(full precision ‖ quantized), nats.
-    """
-    top1 = accuracy(quantized, labels, 1)
-    fp_top1 = accuracy(reference, labels, 1)
-    log_q, log_p = F.log_softmax(quantized.double(), dim=1), F.log_softmax(reference.double(), dim=1)
-    return {
-        "top1": top1,
-        "top5": accuracy(quantized, labels, min(5, quantized.shape[1])),
-        "nll": float(F.nll_loss(log_q, labels)),
-        "fp_top1": fp_top1,
-        "drop": fp_top1 - top1,
-        "agreement": float((quantized.argmax(1) == reference.argmax(1)).double().mean() * 100),
-        "kl": float((log_p.exp() * (log_p - log_q)).sum(dim=1).mean()),
-    }
-
-
-def accuracy(logits: Tensor, labels: Tensor, k: int) -> float:
-    """Top-k accuracy in percent."""
-    if k == 1:
-        # As `predictions` has it: with equal logits, topk may name another class than argmax.
-        return float((logits.argmax(1) == labels).double().mean() * 100)
-    top = logits.topk(k, dim=1).indices
-    return float((top == labels.unsqueeze(1)).any(dim=1).double().mean() * 100)
-
-
-def predictions(logits: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
-    """Per-image record: `correct` bool (N,), `label` int64 (N,), `topk_index` int32 and `topk_logit` float32 (N, k).
-
-    k is 5, or the number of classes where there are fewer.
-    """
-    top = logits.topk(min(5, logits.shape[1]), dim=1)
-    return {
-        "correct": (logits.argmax(1) == labels).numpy(),
-        "label": labels.to(torch.int64).numpy(),
-        "topk_index": top.indices.to(torch.int32).numpy(),
-        "topk_logit": top.values.numpy(),
-    }

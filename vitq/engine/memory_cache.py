@@ -56,8 +56,8 @@ class MemoryCache:
 
     def tensor(self, group: Hashable, key: Hashable) -> Tensor | None:
         """A tensor of `put`, to be read only; None where it is not kept."""
-        found: Tensor | None = self._get(group, key)
-        return found
+        value: Tensor | None = self._get(group, key)
+        return value
 
     def put(self, group: Hashable, key: Hashable, value: Tensor) -> None:
         """Keep a tensor that nobody changes any more, where there is room."""
@@ -72,9 +72,9 @@ class MemoryCache:
 
     def clear(self) -> bool:
         """Drop everything; False where there was nothing."""
-        found = bool(self._groups)
+        held = bool(self._groups)
         self._groups.clear()
-        return found
+        return held
 
     def _put(self, group: Hashable, key: Hashable, value: Any, size: int, device: torch.device) -> bool:
         room = SHARE * (self._free(device) + self._held(device))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vitq.config import RunConfig
-from vitq.engine.recipe import equipped, steps
+from vitq.engine.recipe import equipped
 from vitq.errors import ConfigError, ModelError, Problem, first_line, problem_of, under
 from vitq.models.build import classes, create, shell
 from vitq.models.load import check_weights
@@ -16,7 +16,7 @@ from vitq.quant.dual import DualUniformQuantizer
 from vitq.quant.model import QuantizedModel
 from vitq.quant.quantizer import may_be
 from vitq.quant.site_table import blank
-from vitq.steps.step import Network
+from vitq.steps.step import Network, enabled_steps
 
 
 def network_of(config: RunConfig) -> Network:
@@ -40,8 +40,8 @@ def network_problems(config: RunConfig) -> list[Problem]:
     except ModelError as error:
         return error.problems
     # Shapes alone do not answer all that numbers do: where they fail, the network itself has the last word.
-    found = _refusal(config, network, "meta") and _refusal(config, create(model, config.data), "cpu")
-    return [found] if found else []
+    refusal = _refusal(config, network, "meta") and _refusal(config, create(model, config.data), "cpu")
+    return [refusal] if refusal else []
 
 
 def _refusal(config: RunConfig, network: nn.Module, device: str) -> Problem | None:
@@ -75,10 +75,10 @@ def misfits(config: RunConfig, network: Network | None = None) -> list[Problem]:
     try:
         if config.bits.sites:
             _ = network.model  # which looks the patterns up
-        found = list(_shapes(network))
-        for name, step in steps(config):
-            found += [under(f"method.steps.{name}", problem) for problem in step.check_network(network)]
-        return found
+        problems = list(_shapes(network))
+        for step in enabled_steps(config):
+            problems += [under(f"method.steps.{step.name}", problem) for problem in step.check_network(network)]
+        return problems
     except ConfigError as error:
         return error.problems
 
@@ -89,15 +89,15 @@ def _shapes(network: Network) -> Iterator[Problem]:
     kinds = network.config.method.kinds
     if not any(q.granularity.startswith("group:") or may_be(q.quantizer, DualUniformQuantizer) for q in kinds.values()):
         return
-    told: set[str] = set()
+    reported: set[str] = set()
     for name, site in network.model.sites.items():
         kind = site.kind if site.kind in kinds else "default"
-        if site.quantizer is None or kind in told:
+        if site.quantizer is None or kind in reported:
             continue
         try:
             site.quantizer.check_shape(tuple(network.shapes[name]))
         except ValueError as error:
-            told.add(kind)
+            reported.add(kind)
             change = "granularity" if site.quantizer.granularity.startswith("group:") else "quantizer"
             wrong = problem_of(error)
             text = f"site {name}: {wrong}; change {change}, or set bits.sites='{{{name}: fp}}'"

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from vitq.config import RunConfig
-from vitq.errors import ConfigError
 from vitq.progress import Progress
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from vitq.data import Images
     from vitq.engine.memory_cache import MemoryCache
     from vitq.quant.model import QuantizedModel
-    from vitq.steps import Step, Workspace
+    from vitq.steps import Workspace
     from vitq.steps.checkpoint import Checkpoint
 
 # Times a part of the work under a name.
@@ -53,35 +52,21 @@ def apply(
     from vitq.models.structure import structure_of
     from vitq.steps import Workspace
     from vitq.steps.curves import Curves
+    from vitq.steps.step import enabled_steps
 
-    chosen = steps(config)
+    chosen = enabled_steps(config)
     # The layers are replaced in place, so the untouched model that reconstruction aims at is copied first.
-    teacher = structure_of(copy.deepcopy(model)) if any(step.needs_teacher for _, step in chosen) else None
+    teacher = structure_of(copy.deepcopy(model)) if any(step.needs_teacher for step in chosen) else None
     quantized = equipped(config, model)
     if calib is None:
         with timed("calibration images"):
             calib = data.calibration_set(config, progress)
-    work = Workspace(quantized, calib, config, where, progress, teacher, checkpoint, memory=memory)
+    work = Workspace(quantized, calib, config, where, progress, teacher, checkpoint, memory)
     curves = Curves()
-    for name, step in chosen:
-        work.step = name
-        with timed(f"steps.{name}"):
+    for step in chosen:
+        with timed(f"steps.{step.name}"):
             step.run(work)
-        curves.note(name, work.curves)
-    if curves.found:
+        curves.note(step.name, work.curves)
+    if curves.curves:
         work.artifacts["curves"] = curves.table()
     return work
-
-
-def steps(config: RunConfig) -> list[tuple[str, Step]]:
-    """The recipe's steps in order; ones that are switched off leave no trace."""
-    from vitq.steps.step import parse_step
-
-    found = []
-    for name, raw in config.method.steps.items():
-        step, problems = parse_step(name, raw)
-        if step is None:
-            raise ConfigError(problems)
-        if step.enabled:
-            found.append((name, step))
-    return found

@@ -85,7 +85,7 @@ def _steps(config: RunConfig) -> Iterator[Problem]:
     from vitq.steps import STEPS
     from vitq.steps.step import parse_step
 
-    steps: dict[str, Step] = {}
+    steps: list[Step] = []
     fitted: set[str] = set()
     named = [name for name, raw in config.method.steps.items() if raw.get("do") is not None]
     for name, raw in config.method.steps.items():
@@ -102,7 +102,7 @@ def _steps(config: RunConfig) -> Iterator[Problem]:
         # A step that is switched off leaves what it fits in floating point: an ablation, not a mistake.
         fitted.update(step.fits())
         if step.enabled:
-            steps[name] = step
+            steps.append(step)
             yield from (under(f"method.steps.{name}", problem) for problem in step.check(config))
     if config.method.kinds and not config.method.steps:
         text = (
@@ -110,7 +110,9 @@ def _steps(config: RunConfig) -> Iterator[Problem]:
             f"Steps: {', '.join(STEPS)}"
         )
         yield Problem(text, "method.steps", valid=STEPS)
-    yield from _order(steps)
+    for index, step in enumerate(steps):
+        for problem in step.check_order(steps[:index], steps[index + 1 :]):
+            yield under(f"method.steps.{step.name}", problem)
     if steps:
         yield from _uncovered(config, fitted)
 
@@ -137,25 +139,3 @@ def _kept(config: RunConfig) -> Iterator[Problem]:
         if keep and do in STEPS and not STEPS[str(do)].packable:
             text = f"{keep}=true: a packed checkpoint cannot hold what step {name!r} ({do}) makes; leave it out"
             yield Problem(text, keep, True, [False])
-
-
-def _order(steps: dict[str, Step]) -> Iterator[Problem]:
-    """Weights must not be fitted before a step that changes them. `steps`: the enabled ones by name, in order."""
-    from vitq.steps.reparameterize import Reparameterize
-
-    fitted: str | None = None
-    observed = False
-    names = list(steps)
-    for name, step in steps.items():
-        if step.last and name != names[-1]:
-            later = ", ".join(names[names.index(name) + 1 :])
-            yield under(f"method.steps.{name}", Problem(f"must be the last step; move {later} before it", value=later))
-        if isinstance(step, Reparameterize) and not observed:
-            text = "folds post_norm ranges, but no step before it calibrates these activations"
-            yield under(f"method.steps.{name}", Problem(text, value="post_norm"))
-        if step.changes_weights and fitted is not None:
-            text = f"changes weights after {fitted!r} has fitted their quantizers; move {fitted!r} behind it"
-            yield under(f"method.steps.{name}", Problem(text, value=fitted))
-        if "weight" in step.fits():
-            fitted = name
-        observed = observed or "post_norm" in step.fits()

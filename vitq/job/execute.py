@@ -25,6 +25,7 @@ from vitq.quant.model import QuantizedModel
 from vitq.steps.checkpoint import Checkpoint
 from vitq.store import Run, RunDir
 from vitq.store.records import Metrics, Result, Size, Timings
+from vitq.tasks import classification
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,11 +100,11 @@ def _measure(config: RunConfig, run_dir: RunDir, run_log: RunLog) -> tuple[Resul
     with run_log.timed("cost"):
         cost = analysis.cost(quantized, site_table.blank(config, where))
     run_dir.write_sites(sites)
-    run_dir.write_predictions(evaluate.predictions(logits, labels))
+    run_dir.write_predictions(classification.predictions(logits, labels))
     result = Result(
         signature=run_dir.signature,
         config=config.to_dict(),
-        metrics=Metrics(**evaluate.metrics(logits, fp, labels), n_eval=len(images)),
+        metrics=Metrics(**classification.metrics(logits, fp, labels), n_eval=len(images)),
         size=size,
         cost=cost,
         timings=Timings(total=run_log.total(), stages=run_log.timings),

@@ -18,6 +18,7 @@ from vitq.quant import site_table
 from vitq.quant.model import QuantizedModel
 from vitq.steps.checkpoint import Checkpoint
 from vitq.store import RunDir
+from vitq.tasks import classification
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,7 +76,7 @@ def _compare_predictions(
 ) -> None:
     images = data.eval_set(config, progress)
     logits = evaluate.logits(model, images, config.data.batch_size, where, progress, "compare with the record")
-    now = evaluate.predictions(logits, torch.from_numpy(images.labels))
+    now = classification.predictions(logits, torch.from_numpy(images.labels))
     recorded = run_dir.read_predictions()
     differ = int((now["topk_index"][:, 0] != recorded["topk_index"][:, 0]).sum())
     if differ:

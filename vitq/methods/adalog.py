@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitq.errors import Problem, unknown
+from vitq.quant.affine import LEAST_SCALE
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Layout
 from vitq.quant.logarithmic import LogQuantizer
-from vitq.quant.quantizer import QUANTIZERS, straight_through
+from vitq.quant.quantizer import register_quantizer, straight_through
 from vitq.quant.search import candidates
 
-_TINY = 1e-30
 # Bases are 2^(q/r) for q = 1 … 2r: from 37 codes for an octave to two octaves for a code, where r = 37.
 _WIDEST = 2
 TABLES = ("integer", "exact")
@@ -25,7 +25,7 @@ _BASES, _SCALES, _OCTAVES = 16, 8, 4.0
 _NEIGHBOURS = tuple((base, scale) for base in (-1, 0, 1) for scale in (-1, 0, 1))
 
 
-@QUANTIZERS.register("adalog")
+@register_quantizer("adalog")
 class AdaLogQuantizer(LogQuantizer):
     """x ≈ s·B^(−c) − shift, c = clamp(round(−log_B((x + shift)/s)), 0, Q), B = 2^(q/r) with a whole q.
 
@@ -99,27 +99,28 @@ class AdaLogQuantizer(LogQuantizer):
     def fit(self, distribution: Distribution, layout: Layout) -> None:
         if bool((distribution.low + self.shift < -1e-6).any()):
             least = float(distribution.low.min())
-            raise ValueError(
+            text = (
                 f"adalog needs values of at least {-self.shift:g}, the least seen is {least:.3g}; "
                 "set options.shift (0.17 after GELU), or use quantizer uniform for this kind"
             )
+            raise ValueError(Problem(text, "quantizer", least))
         shifted = _shifted(distribution, self.shift)
-        high = shifted.high.clamp(min=_TINY)
-        search = _Best(self, shifted)
-        if self.range == "mse":
+        high = shifted.high.clamp(min=LEAST_SCALE)
+        search = _BestPair(self, shifted)
+        if self.range_search == "mse":
             self._progressive(search, high)
         else:
-            for _, bound in candidates(shifted, self.range, self.settings["percentiles"]):
+            for _, bound in candidates(shifted, self.range_search, self.settings["percentiles"]):
                 for q in range(1, _WIDEST * self.resolution + 1):
-                    search.offer(bound.clamp(min=_TINY), torch.full_like(bound, float(q)))
+                    search.offer(bound.clamp(min=LEAST_SCALE), torch.full_like(bound, float(q)))
         scale, base = search.scale, search.base
         # A constant group is code 0 exactly; an all-zero group gets scale 1 and the widest base: the least value.
         single, empty = shifted.constant, shifted.high <= 0
         scale = torch.where(empty, torch.ones_like(scale), torch.where(single, high, scale))
         base = torch.where(empty, torch.full_like(base, float(_WIDEST * self.resolution)), base)
-        self._set(layout, scale=scale, base=base)
+        self.set_parameters(layout, scale=scale, base=base)
 
-    def _progressive(self, search: _Best, high: Tensor) -> None:
+    def _progressive(self, search: _BestPair, high: Tensor) -> None:
         widest = _WIDEST * self.resolution
         step_base, step_scale = widest ** (1 / (_BASES - 1)), _OCTAVES / (_SCALES - 1)
         pairs = [
@@ -141,14 +142,14 @@ class AdaLogQuantizer(LogQuantizer):
 
     def _codes(self, x: Tensor, scale: Tensor, base: Tensor | None = None) -> Tensor:
         """Codes of x + shift, which is what x stands for here."""
-        factor = self.resolution / (self._layout().view(self.base) if base is None else base)
-        octaves = x.clamp(min=_TINY).log2_().mul_(-factor)
+        factor = self.resolution / (self.layout.view(self.base) if base is None else base)
+        octaves = x.clamp(min=LEAST_SCALE).log2_().mul_(-factor)
         return octaves.add_(scale.log2() * factor).round_().clamp_(0, self.codes - 1)
 
     def _values(self, codes: Tensor, scale: Tensor, base: Tensor | None = None) -> Tensor:
         """Values of codes, x + shift."""
         # Whole numbers below 2^15, exact in float32: 255 codes × 74.
-        power = codes * (self._layout().view(self.base) if base is None else base)
+        power = codes * (self.layout.view(self.base) if base is None else base)
         whole = (power / self.resolution).floor_()
         remainder = torch.exp2((power - whole * self.resolution) * (-1.0 / self.resolution))
         if self.settings["tables"] == "integer":
@@ -160,26 +161,29 @@ class AdaLogQuantizer(LogQuantizer):
         return values
 
     def encode(self, x: Tensor) -> Tensor:
-        return self._layout().collapse(self._encode(x), x.shape).to(torch.int64)
+        return self.layout.collapse(self._encode(x), x.shape).to(torch.int64)
 
     def decode(self, codes: Tensor) -> Tensor:
-        layout = self._layout()
+        layout = self.layout
         return layout.collapse(self._decode(layout.expand(codes)), codes.shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        layout = self._layout()
+        layout = self.layout
         quantized = self._decode(self._encode(x.detach())).to(x.dtype)
         return layout.collapse(straight_through(layout.expand(x), quantized), x.shape)
 
+    def runtime_form(self) -> nn.Module | None:
+        return None  # that of the other logarithms has a fixed base
+
     def _encode(self, x: Tensor) -> Tensor:
         """Codes of x, float32, in the layout's expanded shape."""
-        layout = self._layout()
+        layout = self.layout
         expanded = layout.expand(x).float()
         return self._codes(expanded + self.shift if self.shift else expanded, layout.view(self.scale))
 
     def _decode(self, codes: Tensor) -> Tensor:
         """Values of codes in the layout's expanded shape, looked up in the (G, 2^b) table of all of them."""
-        layout = self._layout()
+        layout = self.layout
         every = torch.arange(self.codes, device=codes.device, dtype=torch.float32).unsqueeze(0)
         levels = self._values(every, self.scale.unsqueeze(1), self.base.unsqueeze(1)) - self.shift
         index = codes.to(torch.int32)
@@ -189,7 +193,7 @@ class AdaLogQuantizer(LogQuantizer):
         return levels.reshape(-1).index_select(0, index.reshape(-1)).view(index.shape)
 
 
-class _Best:
+class _BestPair:
     """Scale and base of least squared error so far, (G,) each, chosen separately for each group."""
 
     def __init__(self, quantizer: AdaLogQuantizer, distribution: Distribution):

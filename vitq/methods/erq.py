@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass as plain
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from vitq.config import RunConfig
-from vitq.config.base import RULES
 from vitq.errors import Problem, bad
 from vitq.quant.dual import DualUniformQuantizer
 from vitq.quant.layers import QuantConv2d
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.calibrate import fit_weight
-from vitq.steps.layer_walk import Lane, Layer, Unquantized, layers, quantized_lane
-from vitq.steps.step import STEPS, Step, Workspace
+from vitq.steps.layer_walk import Layer, NetworkWalk, Unquantized, layers, quantized_walk
+from vitq.steps.step import Step, Workspace, register_step
 from vitq.steps.weight_grid import Grid, as_rows, cholesky, damped, needs_uniform_weights, put_weight
 
 
-@STEPS.register("erq")
-@dataclass(frozen=True, config=RULES)
+@register_step("erq")
 class Erq(Step):
     """For each layer in the order they run: Aqer, then Wqer, then on to the next one with both done.
 
@@ -58,6 +55,12 @@ class Erq(Step):
     flips: int = 100
     choose: Literal["gradient", "decrease"] = "gradient"
     patch: bool = False
+    depends_on_bits: ClassVar[bool] = True
+    tunes_weights: ClassVar[bool] = True
+
+    @property
+    def adds_ranges(self) -> bool:
+        return self.dual > 0
 
     def fits(self) -> Collection[str]:
         return ("weight",)
@@ -84,7 +87,7 @@ class Erq(Step):
         return problems
 
     def run(self, work: Workspace) -> None:
-        quantized, exact = quantized_lane(work), Unquantized(work)
+        quantized, exact = quantized_walk(work), Unquantized(work)
         folded = {name for link in work.model.structure.links for name in link.consumers}
         for name, layer in layers(work, [quantized, exact], "erq"):
             if self.dual and name in folded:
@@ -119,7 +122,7 @@ class Erq(Step):
                 _add_bias(layer, (weight - rounded) @ seen.mean)
 
 
-@plain
+@dataclass
 class Moments:
     """Sums over all images and positions, float64. x: a layer's full-precision input; x̄: its quantized one.
 
@@ -142,7 +145,7 @@ class Moments:
 
 
 @torch.no_grad()
-def moments(layer: Layer, name: str, quantized: Lane, exact: Lane | None) -> Moments:
+def moments(layer: Layer, name: str, quantized: NetworkWalk, exact: NetworkWalk | None) -> Moments:
     """Stream a layer's inputs. exact None: x is x̄ before quantization."""
     site = f"{name}.input_site"
     inputs = layer.weight[0].numel()
@@ -177,18 +180,18 @@ def wqer(weight: Tensor, gram: Tensor, grid: Grid, penalty: float | None, flips:
 
     weight: (O, I) float64. gram: Σ x̄x̄ᵀ. penalty: λ of the ridge, None for no ridge. flips: 0 for no refinement.
     """
-    rest, left = weight.clone(), torch.arange(weight.shape[1], device=weight.device)
+    updated, left = weight.clone(), torch.arange(weight.shape[1], device=weight.device)
     while len(left):
         half, left = left[: (len(left) + 1) // 2], left[(len(left) + 1) // 2 :]
-        before = rest[:, half]
+        before = updated[:, half]
         after = refine(before, gram[half][:, half], grid.columns(half), flips, choose)
-        rest[:, half] = after
+        updated[:, half] = after
         if penalty is not None and len(left):
             # argmin over δ of ‖(after − before)x̄_half + δx̄_left‖² + λ‖δ‖².
             pull = (after - before) @ gram[half][:, left]
             factor = cholesky(damped(gram[left][:, left], penalty), "raise the penalty")
-            rest[:, left] -= torch.cholesky_solve(pull.T, factor).T
-    return rest
+            updated[:, left] -= torch.cholesky_solve(pull.T, factor).T
+    return updated
 
 
 def refine(weight: Tensor, gram: Tensor, grid: Grid, flips: int, choose: str) -> Tensor:
@@ -230,9 +233,7 @@ def _make_dual(layer: Layer, share: float) -> None:
     """Give a layer's weight a dual quantizer with the settings of its uniform one, not fitted yet."""
     old = layer.weight_site.quantizer
     if isinstance(old, UniformQuantizer):
-        layer.weight_site.quantizer = DualUniformQuantizer(
-            old.bits, "channel", old.axes, range=old.range, symmetric=old.symmetric, **old.settings, share=share
-        )
+        layer.weight_site.quantizer = old.unfitted(DualUniformQuantizer, granularity="channel", share=share)
 
 
 def _add_bias(layer: Layer, shift: Tensor) -> None:

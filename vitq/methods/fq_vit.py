@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from vitq.errors import Problem
+from vitq.quant.affine import LEAST_SCALE, round_trip
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Layout
-from vitq.quant.quantizer import QUANTIZERS
-from vitq.quant.uniform import _TINY, UniformQuantizer, _affine_roundtrip
+from vitq.quant.quantizer import register_quantizer
+from vitq.quant.uniform import UniformQuantizer
 
 
-@QUANTIZERS.register("ptf")
+@register_quantizer("ptf")
 class PowerOfTwoFactor(UniformQuantizer):
     """One scale s and zero point z for the tensor, and for each channel a factor 2^α, α ∈ {0 … K} (eq. 7–10).
 
@@ -39,27 +39,26 @@ class PowerOfTwoFactor(UniformQuantizer):
         if self.symmetric:
             text = "symmetric=true: power-of-two factors share an asymmetric zero point; leave symmetric out"
             raise ValueError(Problem(text, "symmetric", True, [False]))
-        if self.range != "minmax":
-            text = f"range={self.range}: power-of-two factors divide the whole range, minmax; leave range out"
-            raise ValueError(Problem(text, "range", self.range, ["minmax"]))
+        if self.range_search != "minmax":
+            text = f"range={self.range_search}: power-of-two factors divide the whole range, minmax; leave range out"
+            raise ValueError(Problem(text, "range", self.range_search, ["minmax"]))
 
     def fit(self, distribution: Distribution, layout: Layout) -> None:
         low, high = distribution.low.min().clamp(max=0), distribution.high.max().clamp(min=0)
-        widest = ((high - low) / (self.codes - 1)).clamp(min=_TINY)
+        widest = ((high - low) / (self.codes - 1)).clamp(min=LEAST_SCALE)
         zero = torch.round(-low / widest).expand_as(distribution.low)
         chosen = widest.expand_as(distribution.low).clone()
         least = torch.full_like(chosen, torch.inf, dtype=torch.float64)
         # From the widest on, so that ties keep the range that clips nothing.
         for exponent in range(self.settings["K"], -1, -1):
             scale = (widest / 2 ** (self.settings["K"] - exponent)).expand_as(chosen)
-            error = distribution.error(self._try(distribution.values, scale, zero))
+            error = distribution.error(
+                round_trip(distribution.values, scale.unsqueeze(1), zero.unsqueeze(1), self.codes)
+            )
             better = error < least
             least, chosen = torch.where(better, error, least), torch.where(better, scale, chosen)
         self.assign(layout, chosen, zero)
         self.constants = torch.full_like(chosen, torch.nan)
-
-    def _try(self, values: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-        return _affine_roundtrip(values, scale.unsqueeze(1), zero.unsqueeze(1), self.codes)
 
     def parameter_bytes(self) -> int:
         """One float32 scale, one zero point, an exponent for each channel (a byte)."""

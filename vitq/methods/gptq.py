@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import ClassVar
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from vitq.config import RunConfig
-from vitq.config.base import RULES
 from vitq.errors import Problem, bad
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.calibrate import fit_weight
-from vitq.steps.layer_walk import Lane, Layer, layers, quantized_lane
-from vitq.steps.step import STEPS, Step, Workspace
+from vitq.steps.layer_walk import Layer, NetworkWalk, layers, quantized_walk
+from vitq.steps.step import Step, Workspace, register_step
 from vitq.steps.weight_grid import Grid, as_rows, cholesky, damped, needs_uniform_weights, put_weight
 
 
-@STEPS.register("gptq")
-@dataclass(frozen=True, config=RULES)
+@register_step("gptq")
 class Gptq(Step):
     """Minimize ‖(W − Ŵ)X̄‖² of each layer over codes Ŵ on the grid of its fitted weight quantizer.
 
@@ -34,6 +32,8 @@ class Gptq(Step):
     damping: float = 0.01
     act_order: bool = False
     block: int = 128
+    depends_on_bits: ClassVar[bool] = True
+    tunes_weights: ClassVar[bool] = True
 
     def fits(self) -> Collection[str]:
         return ("weight",)
@@ -47,8 +47,8 @@ class Gptq(Step):
         return problems
 
     def run(self, work: Workspace) -> None:
-        lane = quantized_lane(work)
-        for name, layer in layers(work, [lane], "gptq"):
+        walk = quantized_walk(work)
+        for name, layer in layers(work, [walk], "gptq"):
             site = layer.weight_site
             if site.quantizer is None:
                 continue
@@ -58,16 +58,16 @@ class Gptq(Step):
                 fit_weight(work, site)
             grid = Grid.of(site.quantizer, layer.weight.data)
             weight = layer.weight.data.flatten(1).double()
-            put_weight(layer, solve(weight, hessian(lane, layer, name), grid, self.damping, self.act_order, self.block))
+            put_weight(layer, solve(weight, hessian(walk, layer, name), grid, self.damping, self.act_order, self.block))
             site.on = True
 
 
 @torch.no_grad()
-def hessian(lane: Lane, layer: Layer, name: str) -> Tensor:
+def hessian(walk: NetworkWalk, layer: Layer, name: str) -> Tensor:
     """(I, I) float64: mean of x̄ x̄ᵀ over all images and positions."""
     total: Tensor | None = None
     count = 0
-    for x in lane.arriving(f"{name}.input_site"):
+    for x in walk.arriving(f"{name}.input_site"):
         rows = as_rows(layer, layer.input_site(x))
         gram = (rows.T @ rows).double()
         total = gram if total is None else total + gram

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitq.errors import Problem
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Layout
-from vitq.quant.quantizer import NON_NEGATIVE, QUANTIZERS, Quantizer, straight_through
+from vitq.quant.quantizer import NON_NEGATIVE, Quantizer, register_quantizer, straight_through
 
 # Public code's candidates for the shift η.
 ETAS = (0.001, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
-@QUANTIZERS.register("sulq")
+@register_quantizer("sulq")
 class SULQ(Quantizer):
     """Uniform codes over a shifted logarithm, for post-softmax values in [0, 1].
 
@@ -49,13 +50,14 @@ class SULQ(Quantizer):
 
     def fit(self, distribution: Distribution, layout: Layout) -> None:
         if bool((distribution.low < -1e-6).any()):
-            raise ValueError(
+            text = (
                 f"SULQ needs non-negative values, the least seen is {float(distribution.low.min()):.3g}; "
                 "use quantizer uniform for this kind"
             )
+            raise ValueError(Problem(text, "quantizer", float(distribution.low.min())))
         low, high = distribution.low.clamp(min=0), distribution.high.clamp(min=0)
         values = distribution.values.clamp(min=0)
-        found = torch.ones_like(low)
+        best_eta = torch.ones_like(low)
         least = torch.full_like(low, torch.inf, dtype=torch.float64)
         # Public code, too, searches with 2^b codes.
         last = self.codes - 1
@@ -66,9 +68,9 @@ class SULQ(Quantizer):
             error = distribution.error(self._values(self._codes(values, *columns, last), *columns))
             better = error < least
             least = torch.where(better, error, least)
-            found = torch.where(better, eta, found)
-        scale, zero = self._affine(low, high, found, self.last)
-        self._set(layout, scale=scale, zero_point=zero, eta=found)
+            best_eta = torch.where(better, eta, best_eta)
+        scale, zero = self._affine(low, high, best_eta, self.last)
+        self.set_parameters(layout, scale=scale, zero_point=zero, eta=best_eta)
 
     def _affine(self, low: Tensor, high: Tensor, eta: Tensor, last: int) -> tuple[Tensor, Tensor]:
         """Scale and zero point, (G,) each, that spread codes 0 … last over −log2(x + η) for x in [low, high]."""
@@ -89,20 +91,37 @@ class SULQ(Quantizer):
         return torch.exp2(((codes - zero) * scale).round_().neg_()).sub_(eta)
 
     def _views(self) -> tuple[Tensor, Tensor, Tensor]:
-        layout = self._layout()
+        layout = self.layout
         return layout.view(self.scale), layout.view(self.zero_point), layout.view(self.eta)
 
     def encode(self, x: Tensor) -> Tensor:
-        layout = self._layout()
+        layout = self.layout
         codes = self._codes(layout.expand(x).float(), *self._views(), self.last)
         return layout.collapse(codes, x.shape).to(torch.int64)
 
     def decode(self, codes: Tensor) -> Tensor:
-        layout = self._layout()
+        layout = self.layout
         return layout.collapse(self._values(layout.expand(codes).float(), *self._views()), codes.shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        layout, views = self._layout(), self._views()
+        layout, views = self.layout, self._views()
         expanded = layout.expand(x)
         quantized = self._values(self._codes(expanded.detach().float(), *views, self.last), *views)
         return layout.collapse(straight_through(expanded, quantized.to(x.dtype)), x.shape)
+
+    def runtime_form(self) -> nn.Module | None:
+        return ShiftedLogCodes(self)
+
+
+class ShiftedLogCodes(nn.Module):
+    """Round trip of SULQ codes with one scale, any shape, by natural logarithm and exponential."""
+
+    def __init__(self, quantizer: SULQ):
+        super().__init__()
+        self.step, self.offset = float(quantizer.scale[0]), float(quantizer.zero_point[0])
+        self.eta, self.last = float(quantizer.eta[0]), quantizer.last
+
+    def forward(self, x: Tensor) -> Tensor:
+        codes = ((x + self.eta).log() * (-1 / (self.step * math.log(2))) + self.offset).round()
+        octaves = ((codes.clamp(0, self.last) - self.offset) * self.step).round()
+        return (octaves * -math.log(2)).exp() - self.eta

@@ -7,11 +7,9 @@ from contextlib import contextmanager
 from typing import ClassVar
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from vitq.config import RunConfig
-from vitq.config.base import RULES
 from vitq.device import exact_attention
 from vitq.errors import Problem, bad
 from vitq.methods.twin import MOST, TwinQuantizer, TwinSoftmaxQuantizer, TwinUniformQuantizer
@@ -20,7 +18,7 @@ from vitq.quant.quantizer import may_be
 from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.reconstruction.fisher import likelihood
-from vitq.steps.step import STEPS, Step, Workspace
+from vitq.steps.step import Step, Workspace, register_step
 from vitq.steps.stream import ImageStream, Stream, TensorStream, through
 
 # Neighbours on the grid, on either side, that a refinement tries.
@@ -30,8 +28,7 @@ Layer = QuantLinear | QuantConv2d | QuantMatmul
 _SEARCHED = (UniformQuantizer, TwinQuantizer)
 
 
-@STEPS.register("hessian_search")
-@dataclass(frozen=True, config=RULES)
+@register_step("hessian_search")
 class HessianSearch(Step):
     """Scales of both operands of every layer and matmul, searched in turns for the least weighted error of its output.
 
@@ -57,31 +54,30 @@ class HessianSearch(Step):
     beta: float = 1.2
     images: int | None = None
     needs_teacher: ClassVar[bool] = True
+    depends_on_bits: ClassVar[bool] = True
 
     def check(self, config: RunConfig) -> list[Problem]:
         problems: list[Problem] = []
         if self.rounds < 1 or not 2 <= self.coarse <= self.candidates:
-            text = f"rounds={self.rounds}, coarse={self.coarse}, candidates={self.candidates}"
-            key = "rounds" if self.rounds < 1 else "coarse"
-            why = "at least one round, and 2 ≤ coarse ≤ candidates"
-            problems.append(Problem(f"{text}; {why}", key, getattr(self, key)))
+            values = f"rounds={self.rounds}, coarse={self.coarse}, candidates={self.candidates}"
+            wrong = ("rounds", self.rounds) if self.rounds < 1 else ("coarse", self.coarse)
+            problems.append(Problem(f"{values}; at least one round, and 2 ≤ coarse ≤ candidates", *wrong))
         if self.images is not None and self.images < 1:
             problems.append(bad("images", self.images, "at least 1, or null for the whole calibration set"))
         if not 0 < self.alpha < self.beta:
             text = f"alpha={self.alpha}, beta={self.beta}; 0 < alpha < beta is needed, e.g. 0.01 and 1.2"
             problems.append(Problem(text, "alpha", self.alpha))
-        problems += [
-            bad(f"kinds.{kind}.quantizer", wanted.quantizer, "searched are uniform and two-region ones")
-            for kind, wanted in config.method.kinds.items()
-            if not may_be(wanted.quantizer, *_SEARCHED)
-        ]
+        for kind, wanted in config.method.kinds.items():
+            if not may_be(wanted.quantizer, *_SEARCHED):
+                text = f"kinds.{kind}.quantizer={wanted.quantizer}; searched are uniform and two-region ones"
+                problems.append(Problem(text, value=wanted.quantizer))
         weight = config.method.quantizer("weight")
         if weight is not None and (weight.granularity.startswith("group") or weight.quantizer == "dual_uniform"):
             text = (
                 f"kinds.weight has quantizer {weight.quantizer}, granularity {weight.granularity}; an output channel "
                 "has one scale to search: set uniform and channel (or tensor)"
             )
-            problems.append(Problem(text, "kinds.weight", weight.granularity, ("channel", "tensor")))
+            problems.append(Problem(text, value=(weight.quantizer, weight.granularity)))
         return problems
 
     def run(self, work: Workspace) -> None:
@@ -135,17 +131,17 @@ def _collect(
     work: Workspace, index: int, layers: Sequence[nn.Module], inputs: Stream, generator: torch.Generator
 ) -> list[_Record]:
     """Run the segment and the full-precision rest of the network, forward and backward."""
-    rest = work.teacher_segments()[index + 1 :]
+    behind = work.teacher.segments[index + 1 :]
     segment = work.model.structure.segments[index]
     records = [_Record(work, len(inputs)) for _ in layers]
     for batch in inputs.batches():
         kept: dict[int, tuple[tuple[Tensor, ...], Tensor]] = {}
         with torch.enable_grad(), exact_attention(work.device), _recorded(layers, kept, records):
             x = segment.forward(batch.detach().requires_grad_(True))
-            for following in rest:
+            for following in behind:
                 x = following.forward(x)
-            found = torch.autograd.grad(likelihood(x, generator), [kept[i][1] for i in range(len(layers))])
-        for i, gradient in enumerate(found):
+            gradients = torch.autograd.grad(likelihood(x, generator), [kept[i][1] for i in range(len(layers))])
+        for i, gradient in enumerate(gradients):
             operands, output = kept[i]
             rows = [_by_image(t, len(batch)) for t in (*operands, output, gradient)]
             records[i].append(rows)
@@ -228,8 +224,9 @@ class _Grid:
 
     def spaced(self, count: int) -> list[Tensor]:
         """The present choice, then evenly spaced ones over the whole grid."""
-        places = torch.linspace(0, len(self.values) - 1, min(count, len(self.values))).round().to(torch.int64).unique()
-        return [self.index, *(torch.full_like(self.index, int(place)) for place in places)]
+        spaced = torch.linspace(0, len(self.values) - 1, min(count, len(self.values)))
+        positions = spaced.round().to(torch.int64).unique()
+        return [self.index, *(torch.full_like(self.index, int(position)) for position in positions)]
 
 
 @torch.no_grad()
@@ -238,8 +235,8 @@ def _search(step: HessianSearch, layer: Layer, record: _Record, sites: Sequence[
     for site in sites:
         least = 0.0
         if isinstance(site.quantizer, TwinUniformQuantizer):
-            place = 1 if isinstance(layer, QuantMatmul) and site is layer.right_site else 0
-            least = min(float(operands[place].min()) for operands in record.batches())
+            operand = 1 if isinstance(layer, QuantMatmul) and site is layer.right_site else 0
+            least = min(float(operands[operand].min()) for operands in record.batches())
         grids[site.name] = _Grid(step, site, least)
     for turn in range(step.rounds):
         for site in sites:

@@ -18,25 +18,22 @@ from typing import ClassVar, Literal
 
 import pandas as pd
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from vitq.config import RunConfig
-from vitq.config.base import RULES
 from vitq.errors import Problem, bad
 from vitq.quant.model import QuantizedModel
 from vitq.quant.per_image import Batch, Extrema, Percentile, PerImageUniform
 from vitq.quant.predictor import Predicted, Predictor
 from vitq.quant.site import Site, watching
 from vitq.quant.uniform import UniformQuantizer
-from vitq.steps.step import STEPS, Network, Step, Workspace
+from vitq.steps.step import Network, Step, Workspace, register_step
 
 # Factors that an image's best one is searched among, beside 1: evenly spaced in the logarithm over the clamp.
 _TRIED = 24
 
 
-@STEPS.register("predict_scales")
-@dataclass(frozen=True, config=RULES)
+@register_step("predict_scales")
 class PredictScales(Step):
     """Per-image ranges for every uniform activation site behind a shallow module; the last step of a recipe.
 
@@ -93,7 +90,8 @@ class PredictScales(Step):
         if self.images is not None and not 2 <= self.images <= config.calib.size:
             problems.append(bad("images", self.images, f"valid: 2 to calib.size={config.calib.size}"))
         if self.ranges == "predicted" and (self.images or config.calib.size) < 2:
-            problems.append(bad("calib.size", config.calib.size, "a prediction is fitted to at least 2 images"))
+            text = f"calib.size={config.calib.size}; a prediction is fitted to at least 2 images"
+            problems.append(Problem(text, value=config.calib.size))
         return problems
 
     def check_network(self, network: Network) -> list[Problem]:
@@ -157,17 +155,17 @@ def _deeper(model: QuantizedModel, sites: Iterable[Site], depth: int) -> list[tu
     ]
 
 
-class _Best:
+class _BestFactors:
     """Observes sites and finds each image's factor of least squared error, among candidates."""
 
     def __init__(self, candidates: Tensor, images: int):
         self.candidates, self.images = candidates, images
-        self.found: dict[str, Tensor] = {}
+        self.factors: dict[str, Tensor] = {}
 
     def observe(self, site: Site, x: Tensor) -> None:
         uniform = site.quantizer
         assert isinstance(uniform, UniformQuantizer)
-        layout = uniform._layout()
+        layout = uniform.layout
         wide = layout.expand(x).float()
         scale, zero = layout.view(uniform.scale), layout.view(uniform.zero_point)
         errors = []
@@ -176,7 +174,7 @@ class _Best:
             rounded = (wide * s.reciprocal()).round_().add_(zero).clamp_(0, uniform.codes - 1).sub_(zero).mul_(s)
             # Windows of one image lie side by side, so that an image is a run of rows.
             errors.append(rounded.sub_(wide).square_().reshape(self.images, -1).sum(dim=1))
-        self.found[site.name] = self.candidates[torch.stack(errors).argmin(dim=0)]
+        self.factors[site.name] = self.candidates[torch.stack(errors).argmin(dim=0)]
 
 
 @torch.no_grad()
@@ -197,11 +195,11 @@ def search(
     work.progress.stage("predict_scales", images)
     try:
         for batch in work.batches(images):
-            observer = _Best(candidates, len(batch))
+            observer = _BestFactors(candidates, len(batch))
             with watching((site for site, _ in sites), observer):
                 work.model(batch)
             features.append(seen.pop())
-            best.append(torch.stack([observer.found[site.name] for site, _ in sites], dim=1))
+            best.append(torch.stack([observer.factors[site.name] for site, _ in sites], dim=1))
             work.progress.advance(len(batch))
     finally:
         hook.remove()

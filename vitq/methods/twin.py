@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 from abc import abstractmethod
 from typing import Any, ClassVar
 
@@ -10,12 +9,13 @@ import torch
 from torch import Tensor
 
 from vitq.errors import Problem
+from vitq.quant.affine import LEAST_SCALE
 from vitq.quant.distribution import Distribution
+from vitq.quant.integer import IntegerPart
 from vitq.quant.layout import Layout
-from vitq.quant.quantizer import NON_NEGATIVE, QUANTIZERS, Quantizer, straight_through
+from vitq.quant.quantizer import NON_NEGATIVE, Quantizer, register_quantizer, straight_through
 from vitq.quant.search import CANDIDATES, PERCENTILES, candidates
 
-_TINY = 1e-30
 # PTQ4ViT's published range of the ratio saturates here.
 MOST = 15
 # Elements of one temporary of the search.
@@ -63,7 +63,7 @@ class TwinQuantizer(Quantizer):
     def exponents(self) -> list[int]:
         """Values of m that are tried."""
         m = self.settings["m"]
-        return list(builtins.range(self.settings["max_m"] + 1)) if m == "search" else [int(m)]
+        return list(range(self.settings["max_m"] + 1)) if m == "search" else [int(m)]
 
     def fit(self, distribution: Distribution, layout: Layout) -> None:
         self._check(distribution)
@@ -72,17 +72,17 @@ class TwinQuantizer(Quantizer):
         tried = self.exponents
         exponent = torch.tensor(tried, dtype=torch.float32, device=coarse.device)
         exponent = exponent.repeat_interleave(len(coarse)).unsqueeze(1).expand(-1, coarse.shape[1])
-        fine = (coarse.repeat(len(tried), 1) * torch.exp2(-exponent)).clamp_(min=_TINY)
+        fine = (coarse.repeat(len(tried), 1) * torch.exp2(-exponent)).clamp_(min=LEAST_SCALE)
         best = self._errors(distribution, fine, exponent).argmin(dim=0, keepdim=True)
         scale, exponent = fine.gather(0, best).squeeze(0), exponent.gather(0, best).squeeze(0)
         # A group of one value c: a step as long as c itself, so that its first code is c exactly.
         value = distribution.low.abs()
-        exact = torch.where(value == 0, torch.ones_like(value), value).clamp(min=_TINY)
+        exact = torch.where(value == 0, torch.ones_like(value), value).clamp(min=LEAST_SCALE)
         exact = torch.where(self._coarse_value(distribution.low), exact * torch.exp2(-exponent), exact)
-        self._set(layout, scale=torch.where(distribution.constant, exact, scale), exponent=exponent)
+        self.set_parameters(layout, scale=torch.where(distribution.constant, exact, scale), exponent=exponent)
 
     def _ranges(self, distribution: Distribution) -> list[tuple[Tensor, Tensor]]:
-        return candidates(distribution, self.range, self.settings["percentiles"], self.settings["candidates"])
+        return candidates(distribution, self.range_search, self.settings["percentiles"], self.settings["candidates"])
 
     def _errors(self, distribution: Distribution, fine: Tensor, exponent: Tensor) -> Tensor:
         """(K, G) float64 squared error of K candidates, each (K, G)."""
@@ -112,18 +112,27 @@ class TwinQuantizer(Quantizer):
     def _roundtrip(self, x: Tensor, fine: Tensor, exponent: Tensor) -> Tensor:
         """Nearest value that x is given; all three broadcast."""
 
+    def integer_parts(self) -> list[IntegerPart]:
+        self._check_one_scale()
+        fine, exponent = float(self.scale[0]), float(self.exponent[0])
+        return self._regions(fine, 2.0**exponent)
+
+    @abstractmethod
+    def _regions(self, fine: float, ratio: float) -> list[IntegerPart]:
+        """The fine and the coarse region, for one fine step and the ratio 2^m of the steps."""
+
     def _views(self) -> tuple[Tensor, Tensor]:
-        layout = self._layout()
+        layout = self.layout
         return layout.view(self.scale), layout.view(self.exponent)
 
     def forward(self, x: Tensor) -> Tensor:
-        layout = self._layout()
+        layout = self.layout
         expanded = layout.expand(x)
         quantized = self._roundtrip(expanded.detach().float(), *self._views())
         return layout.collapse(straight_through(expanded, quantized.to(x.dtype)), x.shape)
 
 
-@QUANTIZERS.register("twin_uniform")
+@register_quantizer("twin_uniform")
 class TwinUniformQuantizer(TwinQuantizer):
     """For post-GELU values: the region is the sign. Negative values, short, take the fine step, the others the coarse.
 
@@ -134,7 +143,7 @@ class TwinUniformQuantizer(TwinQuantizer):
     """
 
     def _coarse(self, low: Tensor, high: Tensor) -> Tensor:
-        return torch.maximum(high / (self.part - 1), -low / self.part).clamp(min=_TINY)
+        return torch.maximum(high / (self.part - 1), -low / self.part).clamp(min=LEAST_SCALE)
 
     def _coarse_value(self, values: Tensor) -> Tensor:
         return values > 0
@@ -143,8 +152,12 @@ class TwinUniformQuantizer(TwinQuantizer):
         step = torch.where(x < 0, fine, fine * torch.exp2(exponent))
         return (x / step).round_().clamp_(-self.part, self.part - 1).mul_(step)
 
+    def _regions(self, fine: float, ratio: float) -> list[IntegerPart]:
+        # What is negative rounds to 0 in the coarse region, and what is positive in the fine one.
+        return [IntegerPart(fine * ratio, 0, self.part - 1), IntegerPart(fine, -self.part, 0)]
+
     def encode(self, x: Tensor) -> Tensor:
-        layout = self._layout()
+        layout = self.layout
         expanded = layout.expand(x).float()
         fine, exponent = self._views()
         step = torch.where(expanded < 0, fine, fine * torch.exp2(exponent))
@@ -152,7 +165,7 @@ class TwinUniformQuantizer(TwinQuantizer):
         return layout.collapse(torch.where(signed < 0, self.part - 1 - signed, signed), x.shape)
 
     def decode(self, codes: Tensor) -> Tensor:
-        layout = self._layout()
+        layout = self.layout
         expanded = layout.expand(codes)
         fine, exponent = self._views()
         negative = expanded >= self.part
@@ -160,7 +173,7 @@ class TwinUniformQuantizer(TwinQuantizer):
         return layout.collapse(signed * torch.where(negative, fine, fine * torch.exp2(exponent)), codes.shape)
 
 
-@QUANTIZERS.register("twin_softmax")
+@register_quantizer("twin_softmax")
 class TwinSoftmaxQuantizer(TwinQuantizer):
     """For post-softmax values, non-negative: small ones take the fine step, large ones the coarse.
 
@@ -174,13 +187,14 @@ class TwinSoftmaxQuantizer(TwinQuantizer):
     def _check(self, distribution: Distribution) -> None:
         if bool((distribution.low < -1e-6).any()):
             least = float(distribution.low.min())
-            raise ValueError(
+            text = (
                 f"{type(self).__name__} needs non-negative values, the least seen is {least:.3g}; "
                 "use quantizer twin_uniform for this kind"
             )
+            raise ValueError(Problem(text, "quantizer", least))
 
     def _coarse(self, low: Tensor, high: Tensor) -> Tensor:
-        return (high / (self.part - 1)).clamp(min=_TINY)
+        return (high / (self.part - 1)).clamp(min=LEAST_SCALE)
 
     def _coarse_value(self, values: Tensor) -> Tensor:
         return torch.zeros_like(values, dtype=torch.bool)
@@ -197,13 +211,26 @@ class TwinSoftmaxQuantizer(TwinQuantizer):
         payload, coarse = self._payload(x, fine, exponent)
         return payload.mul_(torch.where(coarse, fine * torch.exp2(exponent), fine))
 
+    def _regions(self, fine: float, ratio: float) -> list[IntegerPart]:
+        last = self.part - 1
+        following = min(last // ratio + 1, last) * ratio
+        if following == last + 1:
+            # The coarse steps go on where the fine ones end: x̂ is what lies below that value and what lies beyond it.
+            steps = int(last - following / ratio)
+            return [IntegerPart(fine, 0, last + 1), IntegerPart(fine * ratio, 0, steps, start=fine * following)]
+        threshold = float(torch.tensor(fine) * ((last + following) / 2))
+        return [
+            IntegerPart(fine, 0, last, up_to=threshold),
+            IntegerPart(fine * ratio, 0, last, above=threshold),
+        ]
+
     def encode(self, x: Tensor) -> Tensor:
-        layout = self._layout()
+        layout = self.layout
         payload, coarse = self._payload(layout.expand(x).float(), *self._views())
         return layout.collapse(payload.to(torch.int64) + coarse.to(torch.int64) * self.part, x.shape)
 
     def decode(self, codes: Tensor) -> Tensor:
-        layout = self._layout()
+        layout = self.layout
         expanded = layout.expand(codes)
         fine, exponent = self._views()
         coarse = expanded >= self.part

@@ -150,7 +150,7 @@ def _download_errors() -> tuple[type[Exception], ...]:
     """What a failed download raises; which one depends on the version of the hub's client."""
     import huggingface_hub.errors as hub
 
-    found: list[type[Exception]] = [
+    errors: list[type[Exception]] = [
         OSError,
         EOFError,
         hub.HfHubHTTPError,
@@ -160,8 +160,8 @@ def _download_errors() -> tuple[type[Exception], ...]:
     for module in ("httpx", "requests"):
         if module in sys.modules:
             error = getattr(sys.modules[module], "HTTPError" if module == "httpx" else "RequestException")
-            found.append(error)
-    return tuple(found)
+            errors.append(error)
+    return tuple(errors)
 
 
 def _fill(network: nn.Module, path: Path) -> nn.Module:
@@ -218,9 +218,9 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 def _filter(network: nn.Module) -> Any:
     """timm's `checkpoint_filter_fn` for this class or one that it derives from, else None."""
     for kind in type(network).__mro__:
-        found = getattr(sys.modules[kind.__module__], "checkpoint_filter_fn", None)
-        if found is not None:
-            return found
+        convert = getattr(sys.modules[kind.__module__], "checkpoint_filter_fn", None)
+        if convert is not None:
+            return convert
     return None
 
 

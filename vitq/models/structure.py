@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from torch import Tensor, nn
 
 from vitq.errors import ModelError
+from vitq.models.attention import AttentionTwin
 from vitq.registry import Registry
 
 
@@ -60,14 +62,32 @@ class Structure:
 
 @dataclass(frozen=True)
 class Family:
-    """What the engine must know of a family of networks: the class of its models, and what reports their structure."""
+    """What the engine must know of a family of networks.
+
+    model: class of its models. structure: reports their structure. attention: quantized twin of their attention, which
+    says too what of it is learned beside its layers, and how integers move through it.
+    """
 
     model: type[nn.Module]
     structure: Callable[[nn.Module], Structure]
+    attention: type[AttentionTwin]
 
 
-# A new family is one file in this package, which registers it here.
 FAMILIES: Registry[Family] = Registry("model family", "vitq.models")
+Report = TypeVar("Report", bound=Callable[[nn.Module], Structure])
+
+
+def register_family(name: str, model: type[nn.Module], attention: type[AttentionTwin]) -> Callable[[Report], Report]:
+    """Decorator of the function that reports the structure of a family's models. A new family is one file.
+
+    name: what the structure calls its family. Raises ValueError when it is taken.
+    """
+
+    def add(structure: Report) -> Report:
+        FAMILIES.register(name)(Family(model, structure, attention))
+        return structure
+
+    return add
 
 
 def structure_of(model: nn.Module) -> Structure:
@@ -84,10 +104,13 @@ def structure_of(model: nn.Module) -> Structure:
     )
 
 
-def unsupported(model: nn.Module, part: str, found: object, valid: str) -> ModelError:
+def unsupported(model: nn.Module, part: str, actual: object, valid: str) -> ModelError:
     """The one wording for a variant of a supported family that the engine does not know."""
     return ModelError(
-        f"{type(model).__name__}: {part} is {found}; valid: {valid}; a variant is added in vitq/models/<family>.py"
+        f"{type(model).__name__}: {part} is {actual}; valid: {valid}; a variant is added in vitq/models/<family>.py",
+        part,
+        actual,
+        [valid],
     )
 
 

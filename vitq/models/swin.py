@@ -7,9 +7,43 @@ from typing import cast
 from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock, SwinTransformerStage
 from torch import Tensor, nn
 
-from vitq.models.structure import FAMILIES, Family, Link, Segment, Structure, foldable, layers_below, unsupported
+from vitq.models.attention import AttentionTwin, Parts
+from vitq.models.structure import (
+    Link,
+    Segment,
+    Structure,
+    foldable,
+    layers_below,
+    register_family,
+    unsupported,
+)
 
 
+class WindowedAttention(AttentionTwin):
+    """Attention within windows (windows·B, N, C), with relative position bias and the mask of shifted windows."""
+
+    shared = ("relative_position_bias_table",)
+    relative_position_bias_table: nn.Parameter
+    relative_position_index: Tensor
+
+    def __init__(self, attention: nn.Module, name: str, parts: Parts):
+        super().__init__(attention, name, parts)
+        self.window_area = cast(int, attention.window_area)
+        index = attention.get_buffer("relative_position_index")
+        self.register_buffer("relative_position_index", index, persistent=False)
+
+    def mask(self, mask: Tensor | None = None) -> Tensor | None:
+        return mask
+
+    def bias(self) -> Tensor:
+        table = self.relative_position_bias_table[self.relative_position_index.reshape(-1)]
+        return table.view(self.window_area, self.window_area, -1).permute(2, 0, 1).contiguous()
+
+    def learnable(self) -> list[nn.Parameter]:
+        return [self.relative_position_bias_table]
+
+
+@register_family("swin", SwinTransformer, WindowedAttention)
 def swin_structure(model: nn.Module) -> Structure:
     """Structure of a SwinTransformer. Raises ModelError for blocks, stems or merging that the engine does not know."""
     swin = cast(SwinTransformer, model)
@@ -61,6 +95,3 @@ def _block(swin: SwinTransformer, structure: Structure, name: str, block: nn.Mod
 
 def _tail(swin: SwinTransformer, x: Tensor) -> Tensor:
     return swin.forward_head(swin.norm(x))
-
-
-FAMILIES.register("swin")(Family(SwinTransformer, swin_structure))

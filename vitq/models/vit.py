@@ -9,9 +9,49 @@ from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from vitq.models.structure import FAMILIES, Family, Link, Segment, Structure, foldable, layers_below, unsupported
+from vitq.models.attention import AttentionTwin
+from vitq.models.structure import (
+    Link,
+    Segment,
+    Structure,
+    foldable,
+    layers_below,
+    register_family,
+    unsupported,
+)
 
 
+class GlobalAttention(AttentionTwin):
+    """Self-attention over all tokens; where timm has them, norms of query, key and the joined heads, and a gate."""
+
+    shared = ("q_norm", "k_norm", "norm", "gate")
+    q_norm: nn.Module
+    k_norm: nn.Module
+    norm: nn.Module
+    gate: nn.Module | None
+
+    def mask(self, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor | None:
+        if attn_mask is not None or is_causal:
+            raise ValueError("attention masks are not supported: image classifiers of the ViT family use none")
+        return None
+
+    def before_scores(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        return self.q_norm(query), self.k_norm(key)
+
+    def before_proj(self, out: Tensor, x: Tensor) -> Tensor:
+        out = self.norm(out)
+        return out if self.gate is None else out * self.gate(x).sigmoid()
+
+    @property
+    def bare_scores(self) -> bool:
+        return isinstance(self.q_norm, nn.Identity) and isinstance(self.k_norm, nn.Identity)
+
+    @property
+    def bare_proj(self) -> bool:
+        return self.gate is None and isinstance(self.norm, nn.Identity)
+
+
+@register_family("vit", VisionTransformer, GlobalAttention)
 def vit_structure(model: nn.Module) -> Structure:
     """Structure of a VisionTransformer. Raises ModelError for blocks, stems or pools that the engine does not know."""
     vit = cast(VisionTransformer, model)
@@ -75,6 +115,3 @@ def _stem(vit: VisionTransformer, x: Tensor) -> Tensor:
 
 def _tail(vit: VisionTransformer, x: Tensor) -> Tensor:
     return vit.forward_head(vit.norm(x))
-
-
-FAMILIES.register("vit")(Family(VisionTransformer, vit_structure))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vitq.config import ModelConfig, RunConfig
-from vitq.errors import Problem
+from vitq.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from vitq.data import DataFacts
@@ -64,7 +64,10 @@ class Engine:
             return False
         from vitq.steps.step import enabled_steps
 
-        return any(step.iterates for step in enabled_steps(config))
+        try:
+            return any(step.iterates for step in enabled_steps(config))
+        except ConfigError:
+            return True  # nothing is taken away from a recipe whose problems are about to be listed
 
     def execute(self, run_dir: RunDir, progress: Progress, tracker: Tracker, group: str | None = None) -> Result:
         """One planned run, from its stored config to its result. Raises whatever stopped it."""

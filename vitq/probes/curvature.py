@@ -71,10 +71,10 @@ class LossHessian:
         for segment in self._segments:
             batch = segment.forward(batch)
         loss = F.cross_entropy(batch, labels, reduction="sum") / self._images
-        found = torch.autograd.grad(loss, self.parameters, create_graph=True, materialize_grads=True)
+        gradients = torch.autograd.grad(loss, self.parameters, create_graph=True, materialize_grads=True)
         if len(self._batches) == 1:
-            self._kept = found
-        return found
+            self._kept = gradients
+        return gradients
 
 
 def rademacher(parameters: Sequence[Tensor], seed: int) -> list[Tensor]:
@@ -104,15 +104,15 @@ def top_eigenvalues(hessian: LossHessian, count: int, tolerance: float, seed: in
     operator: Any = LinearOperator((size, size), matvec=matvec, dtype=dtype)
     start: Any = np.random.default_rng(seed).standard_normal(size).astype(dtype)
     vectors = min(size, 2 * count + 4)
-    found: np.ndarray
+    eigenvalues: np.ndarray
     try:
-        found = eigsh(
+        eigenvalues = eigsh(
             operator, count, which="LM", v0=start, ncv=vectors, tol=tolerance, maxiter=30, return_eigenvectors=False
         )
     except ArpackNoConvergence as error:
-        found = error.eigenvalues.real
+        eigenvalues = error.eigenvalues.real
     values = np.full(count, np.nan)
-    ordered = found[np.argsort(-np.abs(found))]
+    ordered = eigenvalues[np.argsort(-np.abs(eigenvalues))]
     values[: len(ordered)] = ordered
     return values, products
 

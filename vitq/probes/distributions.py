@@ -6,24 +6,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from vitq.config import RunConfig
-from vitq.config.base import RULES
 from vitq.errors import Problem, bad
 from vitq.probes.budget import Ledger
-from vitq.probes.probe import PROBES, Probe
+from vitq.probes.probe import Probe, register_probe
 from vitq.probes.probed_model import Subject
-from vitq.probes.site_statistics import Seen, Watcher
+from vitq.probes.site_statistics import Seen, StatisticsObserver
 from vitq.quant.site import watching
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@PROBES.register("distributions")
-@dataclass(frozen=True, config=RULES)
+@register_probe("distributions")
 class Distributions(Probe):
     """For each quantized site, in the running quantized network on the probe images: a histogram with the quantizer's
     levels, the signal-to-quantization-noise ratio, the share of clipped elements and of codes that nothing was given.
@@ -49,7 +46,7 @@ class Distributions(Probe):
         return 5.0  # a quantized pass in which every site is sorted into codes and bins, and one of full precision
 
     def measure(self, subject: Subject, ledger: Ledger) -> dict[str, np.ndarray]:
-        watcher, begin = Watcher(), 0
+        watcher, begin = StatisticsObserver(), 0
         if (kept := ledger.kept("seen")) is not None:
             begin = watcher.restore(subject.model.sites, kept, subject.device)
         with watching(subject.model.sites.values(), watcher), torch.no_grad():
@@ -93,8 +90,8 @@ def _channels(subject: Subject, seen: list[Seen]) -> dict[str, np.ndarray]:
         low, high = plain.get(one.site.owner, (None, None))
         rows["fp_low"].append(_numbers(low))
         rows["fp_high"].append(_numbers(high))
-    found = {f"channel.{key}": _padded(values) for key, values in rows.items()}
-    return {"norm": np.array([one.site.owner for one in norms], dtype=str), **found}
+    channels = {f"channel.{key}": _padded(values) for key, values in rows.items()}
+    return {"norm": np.array([one.site.owner for one in norms], dtype=str), **channels}
 
 
 @torch.no_grad()
@@ -103,8 +100,6 @@ def _full_precision_ranges(subject: Subject) -> dict[str, tuple[Tensor, Tensor]]
     ranges: dict[str, tuple[Tensor, Tensor]] = {}
     handles = []
     model = subject.reference.model
-    if model is None:
-        raise RuntimeError("the full-precision model's structure was not made by `structure_of`")
 
     def see(name: str, x: Tensor) -> None:
         low, high = x.flatten(0, -2).amin(dim=0), x.flatten(0, -2).amax(dim=0)

@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from vitq.config import RunConfig
-from vitq.config.base import RULES
 from vitq.errors import Problem, bad
 from vitq.models.structure import Segment
 from vitq.probes.budget import Ledger
 from vitq.probes.curvature import LossHessian, mean_and_error, no_gradients, rademacher, top_eigenvalues
 from vitq.probes.directions import Moved
 from vitq.probes.landscape import dequantized
-from vitq.probes.probe import PROBES, Probe
+from vitq.probes.probe import Probe, register_probe
 from vitq.probes.probed_model import Subject, spread, switched
 from vitq.quant.model import QuantizedModel
 
@@ -35,8 +33,7 @@ _PRODUCTS = 25
 WHOLE = "model"
 
 
-@PROBES.register("hessian")
-@dataclass(frozen=True, config=RULES)
+@register_probe("hessian")
 class Hessian(Probe):
     """Of the mean cross-entropy by the weights of the linear and convolution layers, in the segments of the model.
 
@@ -91,11 +88,11 @@ class Hessian(Probe):
         batches = list(images.batches(self.batch_size, subject.device))
         with self._network(subject) as (model, segments), no_gradients(model.model):
             weights = {segment.name: weights_of(model, segment) for segment in segments}
-            weights = {name: found for name, found in weights.items() if found}
+            weights = {name: parameters for name, parameters in weights.items() if parameters}
             samples = self._samples(segments, weights, batches, ledger)
             eigen = self._eigenvalues(segments, weights, batches, ledger)
         mean, error = mean_and_error(samples)
-        sizes = np.array([sum(weight.numel() for weight in found) for found in weights.values()])
+        sizes = np.array([sum(weight.numel() for weight in parameters) for parameters in weights.values()])
         return {
             "block": np.array(list(weights)),
             "parameters": sizes,
@@ -133,7 +130,7 @@ class Hessian(Probe):
     ) -> np.ndarray:
         """(N, B + 1): vᵀHv of each block and of the model, one row for each v."""
         kept = ledger.array("samples", (self.max_samples, len(weights) + 1))
-        flat = [weight for found in weights.values() for weight in found]
+        flat = [weight for parameters in weights.values() for weight in parameters]
         with LossHessian(segments, flat, batches) as hessian:
             for index in range(self.max_samples):
                 if self._settled(kept[:index]):
@@ -141,7 +138,7 @@ class Hessian(Probe):
                 if np.isnan(kept[index]).any():
                     vector = rademacher(flat, self.seed * 1_000_003 + index)
                     forms = [float((v * p).sum()) for v, p in zip(vector, hessian.product(vector), strict=True)]
-                    sizes = np.cumsum([0, *(len(found) for found in weights.values())])
+                    sizes = np.cumsum([0, *(len(parameters) for parameters in weights.values())])
                     parts = [sum(forms[a:b]) for a, b in pairwise(sizes)]
                     kept[index] = [*parts, sum(parts)]
                     ledger.tick("trace")
@@ -162,7 +159,7 @@ class Hessian(Probe):
     ) -> np.ndarray:
         """(B + 1, top + 1): eigenvalues of each block and of the model, and the number of products."""
         kept = ledger.array("eigenvalues", (len(weights) + 1, self.top + 1))
-        flat = [weight for found in weights.values() for weight in found]
+        flat = [weight for parameters in weights.values() for weight in parameters]
         asked = [*weights.items(), (WHOLE, flat)]
         names = [segment.name for segment in segments]
         for row, (name, parameters) in enumerate(asked):

@@ -7,28 +7,24 @@ from typing import TYPE_CHECKING, Literal, SupportsFloat
 
 import numpy as np
 import torch
-from pydantic.dataclasses import dataclass
 
 from vitq.config import RunConfig
-from vitq.config.base import RULES
 from vitq.errors import Problem, bad
 from vitq.probes import landscape_block, landscape_scalars
 from vitq.probes.budget import Ledger
 from vitq.probes.directions import Moved, filter_normalized, inner, minus
 from vitq.probes.landscape_anchors import Anchors, anchors, layer_weights
-from vitq.probes.probe import PROBES, Probe
+from vitq.probes.probe import Probe, register_probe
 from vitq.probes.probed_model import Subject, switched
+from vitq.steps.step import enabled_steps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 View = Literal["random", "path", "block"]
-# Steps that leave weights elsewhere than rounding to the nearest code does.
-_LEARNING = ("reconstruct", "gptq", "erq", "bias_correction")
 
 
-@PROBES.register("landscape")
-@dataclass(frozen=True, config=RULES)
+@register_probe("landscape")
 class Landscape(Probe):
     """Mean cross-entropy on the probe images, in nats, over planes and lines in the space of weights.
 
@@ -81,16 +77,16 @@ class Landscape(Probe):
         return problems
 
     def passes(self, config: RunConfig) -> float:
-        found = 0.0
+        total = 0.0
         quantizes = config.method.quantizes
         if "random" in self.views:
-            found += self.points**2
+            total += self.points**2
         if "path" in self.views and quantizes:
-            learns = any(raw.get("do") in _LEARNING for raw in config.method.enabled.values())
-            found += 2 * self.line_points + learns * self.points**2
+            learns = any(step.tunes_weights for step in enabled_steps(config))
+            total += 2 * self.line_points + learns * self.points**2
         if "block" in self.views and quantizes:
-            found += 2 * self.block_points**2 / 12  # a dozen blocks is what most models have
-        return found
+            total += 2 * self.block_points**2 / 12  # a dozen blocks is what most models have
+        return total
 
     def measure(self, subject: Subject, ledger: Ledger) -> dict[str, np.ndarray]:
         arrays: dict[str, np.ndarray] = {}
@@ -178,22 +174,22 @@ class Landscape(Probe):
             landscape_scalars.axis(self.block_points, self.scale_span),
             landscape_scalars.axis(self.block_points, self.weight_span),
         )
-        name, found = landscape_block.landscapes(subject, self.block, x, y, self.seed, ledger)
+        name, losses = landscape_block.landscapes(subject, self.block, x, y, self.seed, ledger)
         arrays = {"block.scale": x, "block.weight": y, "block.name": np.array(name)}
         middle = self.block_points // 2
-        for granularity, values in found.items():
-            place = f"block.{granularity}"
+        for granularity, values in losses.items():
+            prefix = f"block.{granularity}"
             # One axis is relative to the scales, the other to the weights' norms: both are shares.
             radius = self.radius or min(self.scale_span, self.weight_span) / 2
             arrays |= {
-                place: values,
-                f"{place}.scalar.loss": np.array(values[middle, middle]),
-                f"{place}.scalar.sharpness": np.array(landscape_scalars.sharpness(x, y, values, radius)),
-                f"{place}.scalar.curvature": np.array(
+                prefix: values,
+                f"{prefix}.scalar.loss": np.array(values[middle, middle]),
+                f"{prefix}.scalar.sharpness": np.array(landscape_scalars.sharpness(x, y, values, radius)),
+                f"{prefix}.scalar.curvature": np.array(
                     [landscape_scalars.curvature(x, values[middle]), landscape_scalars.curvature(y, values[:, middle])]
                 ),
-                f"{place}.scalar.roughness": np.array(landscape_scalars.roughness(values)),
-                f"{place}.scalar.minima": np.array(landscape_scalars.minima(values)),
+                f"{prefix}.scalar.roughness": np.array(landscape_scalars.roughness(values)),
+                f"{prefix}.scalar.minima": np.array(landscape_scalars.minima(values)),
             }
         return arrays
 

@@ -60,8 +60,6 @@ def anchors(subject: Subject) -> Anchors:
 def _unfolded(subject: Subject) -> Point:
     """The full-precision parameters as they would stand in the quantized model, had nothing been learned."""
     reference, model = subject.reference.model, subject.model.model
-    if reference is None:
-        raise RuntimeError("the full-precision model's structure was not made by `structure_of`")
     theirs, layers = dict(reference.named_parameters()), subject.layers()
     full: Point = {}
     for name, layer in layers.items():
@@ -116,8 +114,8 @@ def _check(subject: Subject, full: Point) -> None:
         Moved(subject.model.model, full, ()),
         switched(subject.model, weights=False, activations=False),
     ):
-        found = subject.model(batch)
-    off = float((found - expected).abs().max() / expected.std())
+        actual = subject.model(batch)
+    off = float((actual - expected).abs().max() / expected.std())
     if not off <= _SAME:
         raise VitqError(
             f"the full-precision weights cannot be brought into the run's coordinates: logits differ by {off:.2g} of "

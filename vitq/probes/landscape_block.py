@@ -41,7 +41,7 @@ class Block:
             raise VitqError(unknown("block", self.name, names, key="probe.options.landscape.block"))
         index = names.index(self.name)
         self._inputs, self._targets = _through(subject, index)
-        self._model = QuantizedModel(copy.deepcopy(_module(subject)))
+        self._model = QuantizedModel(copy.deepcopy(subject.reference.model))
         self._model.equip(subject.config.method, subject.config.bits)
         self._segment = self._model.structure.segments[index]
         sites = [s for s in self._model.quantized() if not s.is_weight and self._segment.holds(s.owner)]
@@ -67,7 +67,7 @@ class Block:
     def loss(self, scale: float, weight: float) -> float:
         """Mean squared error of the block's output at one point (I&S-ViT eq. 12, averaged over the elements)."""
         for quantizer, fitted, zero in self._fitted:
-            quantizer.assign(quantizer._layout(), fitted * (1 + scale), zero)
+            quantizer.assign(quantizer.layout, fitted * (1 + scale), zero)
         total, count = 0.0, 0
         with self._moved as moved:
             moved.to(weight)
@@ -77,15 +77,17 @@ class Block:
         return total / count
 
     def _layers(self) -> dict[str, QuantLinear | QuantConv2d]:
-        found = {n: self._model.model.get_submodule(n) for n in self._model.structure.inputs if self._segment.holds(n)}
-        return {n: layer for n, layer in found.items() if isinstance(layer, QuantLinear | QuantConv2d)}
+        modules = {
+            n: self._model.model.get_submodule(n) for n in self._model.structure.inputs if self._segment.holds(n)
+        }
+        return {n: layer for n, layer in modules.items() if isinstance(layer, QuantLinear | QuantConv2d)}
 
 
 def landscapes(
     subject: Subject, name: str | None, x: np.ndarray, y: np.ndarray, seed: int, ledger: Ledger
 ) -> tuple[str, dict[str, np.ndarray]]:
     """The block's name, and granularity → (len(y), len(x)) losses; x multiplies scales by 1 + x, y moves weights."""
-    found = {}
+    losses = {}
     for granularity in GRANULARITIES:
         values = ledger.array(f"block.{granularity}", (len(y), len(x)))
         block: Block | None = None
@@ -93,8 +95,8 @@ def landscapes(
             block = block or Block(subject, name, granularity, seed)
             values[j, i] = block.loss(float(x[i]), float(y[j]))
             ledger.tick(f"block, {granularity}-wise")
-        found[granularity] = values
-    return name or middle(subject.model.structure.segments), found
+        losses[granularity] = values
+    return name or middle(subject.model.structure.segments), losses
 
 
 def middle(segments: list[Segment]) -> str:
@@ -110,19 +112,13 @@ def _through(subject: Subject, index: int) -> tuple[list[Tensor], list[Tensor]]:
     return inputs, [subject.reference.segments[index].forward(batch) for batch in inputs]
 
 
-def _module(subject: Subject) -> torch.nn.Module:
-    if subject.reference.model is None:
-        raise RuntimeError("the full-precision model's structure was not made by `structure_of`")
-    return subject.reference.model
-
-
 def _uniform(site: Site, granularity: str) -> UniformQuantizer:
     """A quantizer with the recipe's range search and this granularity."""
     old = site.quantizer
     if old is None:
         raise RuntimeError(f"site {site.name} has no quantizer")
     settings = old.settings if type(old) is UniformQuantizer else {}
-    return UniformQuantizer(old.bits, granularity, site.axes, range=old.range, symmetric=old.symmetric, **settings)
+    return UniformQuantizer(old.bits, granularity, site.axes, old.range_search, old.symmetric, **settings)
 
 
 def _quantizer(site: Site) -> UniformQuantizer:

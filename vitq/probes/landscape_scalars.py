@@ -63,10 +63,10 @@ def minima(values: np.ndarray) -> int:
 
 def zero(x: np.ndarray) -> int:
     """Position of the coordinate that is zero. Raises ValueError where there is none."""
-    found = int(np.abs(x).argmin())
-    if abs(float(x[found])) > 1e-12:
+    middle = int(np.abs(x).argmin())
+    if abs(float(x[middle])) > 1e-12:
         raise ValueError("a landscape around a point needs a grid that contains it; give an odd number of points")
-    return found
+    return middle
 
 
 def axis(points: int, span: float) -> np.ndarray:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, dataclass_transform
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -58,6 +58,23 @@ class Probe(ABC):
         """The picture of what `measure` returned."""
 
 
+ProbeT = TypeVar("ProbeT", bound=Probe)
+
+
+@dataclass_transform(frozen_default=True)
+def register_probe(name: str) -> Callable[[type[ProbeT]], type[ProbeT]]:
+    """Decorator: the class becomes a frozen, validated dataclass, the probe of this name; its fields are the options.
+
+    Raises ValueError when the name is taken.
+    """
+
+    def add(cls: type[ProbeT]) -> type[ProbeT]:
+        # mypy loses the class's own type where pydantic's `dataclass` returns it.
+        return PROBES.register(name)(cast(type[ProbeT], dataclass(frozen=True, config=RULES)(cls)))
+
+    return add
+
+
 def parse_probe(name: str, options: dict[str, Any]) -> tuple[Probe | None, list[Problem]]:
     """An entry of `probe.options` → (probe, []) or (None, problems)."""
     place = f"probe.options.{name}"
@@ -71,10 +88,10 @@ def parse_probe(name: str, options: dict[str, Any]) -> tuple[Probe | None, list[
 
 def problems(config: RunConfig) -> list[Problem]:
     """Problems of a config's `probe`, one line each."""
-    found: list[Problem] = []
+    lines: list[Problem] = []
     for name, options in config.probe.wanted.items():
         probe, wrong = parse_probe(name, options)
-        found += wrong
+        lines += wrong
         if probe is not None:
-            found += [under(f"probe.options.{name}", problem) for problem in probe.check(config)]
-    return found
+            lines += [under(f"probe.options.{name}", problem) for problem in probe.check(config)]
+    return lines

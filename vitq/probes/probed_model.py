@@ -67,8 +67,8 @@ class Subject:
 
     def layers(self) -> dict[str, QuantLinear | QuantConv2d]:
         """Every layer with a quantized weight, by name, in the order of the model."""
-        found = {name: self.model.model.get_submodule(name) for name in self.model.structure.inputs}
-        return {name: m for name, m in found.items() if isinstance(m, QuantLinear | QuantConv2d)}
+        modules = {name: self.model.model.get_submodule(name) for name in self.model.structure.inputs}
+        return {name: m for name, m in modules.items() if isinstance(m, QuantLinear | QuantConv2d)}
 
 
 @contextmanager

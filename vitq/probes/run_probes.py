@@ -75,14 +75,14 @@ def _one(
     run_dir: RunDir, make: Callable[[], Subject], probe: Probe, name: str, wanted: ProbeConfig, again: bool
 ) -> Outcome:
     stored = _stored(run_dir, name)
-    mine = _asked(probe, name, wanted)
-    if stored is not None and not again and all(stored.get(key) == value for key, value in mine.items()):
+    asked = _asked(probe, name, wanted)
+    if stored is not None and not again and all(stored.get(key) == value for key, value in asked.items()):
         return Outcome(name, "kept")
     subject = make()
     reason = probe.applies(subject.config)
     if reason is not None:
         return Outcome(name, "skipped", note=reason)
-    facts = {**mine, "fingerprint": subject.images.fingerprint, "device": subject.device.type}
+    facts = {**asked, "fingerprint": subject.images.fingerprint, "device": subject.device.type}
     key = hashlib.sha256(json.dumps(facts | {"torch": torch.__version__}, sort_keys=True).encode()).hexdigest()
     if again:
         run_dir.clear_probe(name)

@@ -7,13 +7,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from pydantic.dataclasses import dataclass
 
 from vitq.config import RunConfig
-from vitq.config.base import RULES
 from vitq.errors import Problem, bad
 from vitq.probes.budget import Ledger
-from vitq.probes.probe import PROBES, Probe
+from vitq.probes.probe import Probe, register_probe
 from vitq.probes.probed_model import Subject
 from vitq.quant.model import QuantizedModel
 from vitq.quant.site import Site
@@ -26,8 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@PROBES.register("sensitivity")
-@dataclass(frozen=True, config=RULES)
+@register_probe("sensitivity")
 class Sensitivity(Probe):
     """One site at a time is quantized, everything else is in full precision: the increase of the cross-entropy, the KL
     from full precision, the agreement with it. On the run's calibration images, because allocations are chosen by it.
@@ -121,8 +118,8 @@ def own_kl(arrays: dict[str, np.ndarray]) -> np.ndarray:
     """(S,) KL at each name's own width, at the least width where that one was not measured."""
     widths = arrays["width"].tolist()
     columns = [widths.index(own) if own in widths else 0 for own in arrays["own"].tolist()]
-    found: np.ndarray = arrays["kl"][np.arange(len(columns)), columns]
-    return found
+    losses: np.ndarray = arrays["kl"][np.arange(len(columns)), columns]
+    return losses
 
 
 @contextmanager

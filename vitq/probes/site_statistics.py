@@ -12,7 +12,6 @@ from torch import Tensor
 
 from vitq.quant.histogram import Histogram
 from vitq.quant.layout import Layout
-from vitq.quant.per_image import PerImageUniform
 from vitq.quant.quantizer import Quantizer
 from vitq.quant.site import Site
 
@@ -74,7 +73,7 @@ class Seen:
         return edges, counts
 
 
-class Watcher:
+class StatisticsObserver:
     """Observes sites that are on; see `Seen`. A weight is looked at once."""
 
     def __init__(self) -> None:
@@ -93,7 +92,7 @@ class Watcher:
         seen.signal += float(wide.square().sum())
         seen.noise += float((quantizer(x).double() - wide).square().sum())
         seen.elements += x.numel()
-        layout = quantizer._layout()
+        layout = quantizer.layout
         _use(seen, quantizer, layout.rows(quantizer.encode(x)))
         if seen.levels is not None:
             low, high = _ends(seen.levels)
@@ -122,8 +121,8 @@ class Watcher:
 
     def restore(self, sites: Mapping[str, Site], state: np.ndarray, device: torch.device) -> int:
         """Take up a state; returns the number of its batches. The sites are those that it was taken from."""
-        found = torch.load(io.BytesIO(state.tobytes()), map_location=device, weights_only=True)
-        for name, kept in found["seen"].items():
+        stored = torch.load(io.BytesIO(state.tobytes()), map_location=device, weights_only=True)
+        for name, kept in stored["seen"].items():
             quantizer = sites[name].quantizer
             if quantizer is None:
                 raise RuntimeError(f"site {name} was quantized when the probe began")
@@ -135,11 +134,11 @@ class Watcher:
                 setattr(one, key, kept[key])
             for key in _COUNTS:
                 setattr(one.histogram, key, kept["histogram"][key])
-        return int(found["batches"])
+        return int(stored["batches"])
 
 
 def _levels(quantizer: Quantizer) -> Tensor | None:
-    if isinstance(quantizer, PerImageUniform):
+    if not quantizer.packable:
         return None
     return quantizer.levels().sort(dim=1).values
 

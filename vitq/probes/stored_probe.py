@@ -15,17 +15,17 @@ META = "meta"
 
 def meta_of(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """probe, version, options, asked_images, images, fingerprint, device, run, passes, seconds, made_at."""
-    found: dict[str, Any] = json.loads(str(arrays[META]))
-    return found
+    meta: dict[str, Any] = json.loads(str(arrays[META]))
+    return meta
 
 
 def scalars_of(arrays: dict[str, np.ndarray]) -> dict[str, float]:
     """The numbers beside a landscape, `random.sharpness`, `block.tensor.roughness`, one for each axis of curvatures; of
     a Hessian those of the whole model, `model.trace`, `model.eigenvalues.0`. What was not measured is left out."""
-    found: dict[str, float] = {}
+    scalars: dict[str, float] = {}
     for name, array in arrays.items():
         if ".scalar." in name or name.startswith("model."):
             key = name.replace(".scalar.", ".")
             values = array.ravel().tolist()
-            found |= {key: values[0]} if len(values) == 1 else {f"{key}.{i}": v for i, v in enumerate(values)}
-    return {key: value for key, value in found.items() if not math.isnan(value)}
+            scalars |= {key: values[0]} if len(values) == 1 else {f"{key}.{i}": v for i, v in enumerate(values)}
+    return {key: value for key, value in scalars.items() if not math.isnan(value)}

@@ -12,7 +12,7 @@ from torch import Tensor
 from vitq.errors import Problem
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Axes, Layout
-from vitq.quant.quantizer import QUANTIZERS
+from vitq.quant.quantizer import register_quantizer
 from vitq.quant.uniform import UniformQuantizer
 
 # An entry outside these quantiles of its row's negative and positive entries is an outlier.
@@ -43,7 +43,7 @@ class DualLayout(Layout):
         return torch.where(self.second.to(parameter.device), pairs[:, 1:], pairs[:, :1])
 
 
-@QUANTIZERS.register("dual_uniform")
+@register_quantizer("dual_uniform")
 class DualUniformQuantizer(UniformQuantizer):
     """Uniform weights (O, I) with two scales and zero points for each output channel.
 
@@ -58,7 +58,8 @@ class DualUniformQuantizer(UniformQuantizer):
     kinds = ("weight",)
 
     def fit(self, distribution: Distribution, layout: Layout) -> None:
-        raise ValueError("dual_uniform quantizes weights; use quantizer uniform for activations")
+        text = "dual_uniform quantizes weights; use quantizer uniform for activations"
+        raise ValueError(Problem(text, "quantizer", "dual_uniform", ["uniform"]))
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         if not self.axes.weight or len(shape) != 2:
@@ -72,9 +73,7 @@ class DualUniformQuantizer(UniformQuantizer):
         settings = {name: value for name, value in self.settings.items() if name != "share"}
         parts = []
         for columns in (~second, second):
-            part = UniformQuantizer(
-                self.bits, "channel", self.axes, range=self.range, symmetric=self.symmetric, **settings
-            )
+            part = UniformQuantizer(self.bits, "channel", self.axes, self.range_search, self.symmetric, **settings)
             # Without outliers the second group is never read.
             part.fit_tensor(x[:, columns] if bool(columns.any()) else x)
             parts.append(part)
@@ -84,7 +83,7 @@ class DualUniformQuantizer(UniformQuantizer):
         self.constants = torch.stack([part.constants for part in parts], dim=1).flatten()
 
     def parameter_bytes(self) -> int:
-        layout = self._layout()
+        layout = self.layout
         assert isinstance(layout, DualLayout)
         assert layout.second is not None
         return super().parameter_bytes() + -(-layout.second.numel() // 8)

@@ -122,8 +122,8 @@ def _extrema(x: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
     if layout.groups == 1:
         low, high = x.aminmax()
         return low.view(1), high.view(1)
-    rest = [dim for dim, size in enumerate(layout.params) if size == 1]
-    return x.amin(dim=rest).reshape(-1), x.amax(dim=rest).reshape(-1)
+    others = [dim for dim, size in enumerate(layout.params) if size == 1]
+    return x.amin(dim=others).reshape(-1), x.amax(dim=others).reshape(-1)
 
 
 def _halve(counts: Tensor) -> Tensor:

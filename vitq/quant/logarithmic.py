@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitq.errors import Problem
+from vitq.quant.affine import LEAST_SCALE
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Layout
-from vitq.quant.quantizer import NON_NEGATIVE, QUANTIZERS, Quantizer, straight_through
+from vitq.quant.quantizer import NON_NEGATIVE, Quantizer, register_quantizer, straight_through
 from vitq.quant.search import CANDIDATES, PERCENTILES, best, candidates
-
-_TINY = 1e-30
 
 
 class LogQuantizer(Quantizer):
@@ -48,23 +48,24 @@ class LogQuantizer(Quantizer):
     def fit(self, distribution: Distribution, layout: Layout) -> None:
         if bool((distribution.low < -1e-6).any()):
             least = float(distribution.low.min())
-            raise ValueError(
+            text = (
                 f"{type(self).__name__} needs non-negative values, the least seen is {least:.3g}; "
                 "use quantizer uniform for this kind"
             )
-        tried = candidates(distribution, self.range, self.settings["percentiles"], self.settings["candidates"])
+            raise ValueError(Problem(text, "quantizer", least))
+        tried = candidates(distribution, self.range_search, self.settings["percentiles"], self.settings["candidates"])
 
         def roundtrip(low: Tensor, high: Tensor) -> Tensor:
-            scale = high.clamp(min=_TINY).unsqueeze(1)
+            scale = high.clamp(min=LEAST_SCALE).unsqueeze(1)
             return self._values(self._codes(distribution.values, scale), scale)
 
         _, high = best(distribution, tried, roundtrip)
         # A constant group is code 0 exactly; an all-zero group gets scale 1 and the smallest value there is.
         high = torch.where(distribution.constant, distribution.high, high)
-        self._set(layout, scale=torch.where(high <= 0, torch.ones_like(high), high).clamp(min=_TINY))
+        self.set_parameters(layout, scale=torch.where(high <= 0, torch.ones_like(high), high).clamp(min=LEAST_SCALE))
 
     def _codes(self, x: Tensor, scale: Tensor) -> Tensor:
-        octaves = torch.log2((x / scale).clamp_(min=_TINY)).neg_()
+        octaves = torch.log2((x / scale).clamp_(min=LEAST_SCALE)).neg_()
         codes = octaves.mul_(self.steps_per_octave).round_()
         # Beyond the last power: the zero code, or the last power itself.
         return codes.clamp_(0, self.last)
@@ -76,29 +77,32 @@ class LogQuantizer(Quantizer):
         return values
 
     def encode(self, x: Tensor) -> Tensor:
-        layout = self._layout()
+        layout = self.layout
         codes = self._codes(layout.expand(x).float(), layout.view(self.scale))
         return layout.collapse(codes, x.shape).to(torch.int64)
 
     def decode(self, codes: Tensor) -> Tensor:
-        layout = self._layout()
+        layout = self.layout
         return layout.collapse(self._values(layout.expand(codes).float(), layout.view(self.scale)), codes.shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        layout = self._layout()
+        layout = self.layout
         expanded, scale = layout.expand(x), layout.view(self.scale)
         quantized = self._values(self._codes(expanded.detach().float(), scale), scale)
         return layout.collapse(straight_through(expanded, quantized.to(x.dtype)), x.shape)
 
+    def runtime_form(self) -> nn.Module | None:
+        return LogCodes(self)
 
-@QUANTIZERS.register("log2")
+
+@register_quantizer("log2")
 class Log2Quantizer(LogQuantizer):
     """One code for each power of two: a multiplication by it is a bit shift (FQ-ViT, I&S-ViT's baseline)."""
 
     steps_per_octave = 1
 
 
-@QUANTIZERS.register("log_sqrt2")
+@register_quantizer("log_sqrt2")
 class LogSqrt2Quantizer(LogQuantizer):
     """Two codes for each power of two (RepQ-ViT eq. 10–13).
 
@@ -107,3 +111,22 @@ class LogSqrt2Quantizer(LogQuantizer):
     """
 
     steps_per_octave = 2
+
+
+class LogCodes(nn.Module):
+    """Round trip of log2 and log√2 codes with one scale, any shape, by natural logarithm and exponential."""
+
+    def __init__(self, quantizer: LogQuantizer):
+        super().__init__()
+        scale, steps = float(quantizer.scale[0]), quantizer.steps_per_octave
+        self.slope = steps / math.log(2)
+        self.first = steps * math.log2(scale)
+        self.scale, self.last = scale, quantizer.last
+        # A last level below LEAST_SCALE is as good as the zero that it stands for: `forward` has no lesser value.
+        self.zero = bool(quantizer.settings["zero_code"]) and scale * 2.0 ** (-self.last / steps) > LEAST_SCALE
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The logarithm of 0 is −∞, whose code is the last one.
+        codes = (x.log() * -self.slope + self.first).round().clamp(0, self.last)
+        values = (codes * (-1 / self.slope)).exp() * self.scale
+        return torch.where(codes < self.last, values, 0.0) if self.zero else values

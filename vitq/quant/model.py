@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from vitq.config import BitsConfig, MethodConfig
 from vitq.errors import ConfigError, Problem, problem_of, under, unknown
-from vitq.models.structure import Structure, structure_of
+from vitq.models.structure import FAMILIES, Structure, structure_of
 from vitq.quant import logarithmic, uniform  # noqa: F401 - importing registers them
-from vitq.quant.attention import quantized_attention
-from vitq.quant.layers import QuantConv2d, QuantLinear
+from vitq.quant.layers import QuantConv2d, QuantLinear, QuantMatmul
 from vitq.quant.layout import Axes
 from vitq.quant.quantizer import QUANTIZERS, Quantizer
 from vitq.quant.site import Site
@@ -36,7 +35,8 @@ class QuantizedModel(nn.Module):
         for name, kind in self.structure.inputs.items():
             _replace(model, name, _twin(model.get_submodule(name), name, kind))
         for name in self.structure.attentions:
-            _replace(model, name, quantized_attention(model.get_submodule(name), name))
+            twin = FAMILIES[self.structure.family].attention(model.get_submodule(name), name, _SiteParts())
+            _replace(model, name, twin)
         # Segments hold bound modules; the surgery replaced children only, so the chain still is the model.
         self.sites: dict[str, Site] = {s.name: s for s in model.modules() if isinstance(s, Site)}
 
@@ -112,10 +112,10 @@ class QuantizedModel(nn.Module):
 
 
 def build(
-    name: str, bits: int, axes: Axes, granularity: str, range: str, symmetric: bool, options: dict[str, object]
+    name: str, bits: int, axes: Axes, granularity: str, range_search: str, symmetric: bool, options: dict[str, object]
 ) -> Quantizer:
-    """A quantizer by its registered name."""
-    return QUANTIZERS[name](bits, granularity, axes, range=range, symmetric=symmetric, **options)
+    """A quantizer by its registered name. range_search: the recipe's `range`."""
+    return QUANTIZERS[name](bits, granularity, axes, range_search, symmetric, **options)
 
 
 def site_bits(site: Site, bits: BitsConfig, structure: Structure) -> int | str:
@@ -130,6 +130,16 @@ def site_bits(site: Site, bits: BitsConfig, structure: Structure) -> int | str:
         if fnmatchcase(site.name, pattern):
             width = exception
     return width
+
+
+class _SiteParts:
+    """What attention is quantized with (vitq.models.attention.Parts)."""
+
+    def matmul(self, name: str, left: str, right: str) -> QuantMatmul:
+        return QuantMatmul(name, left, right)
+
+    def softmax(self, name: str) -> QuantSoftmax:
+        return QuantSoftmax(name)
 
 
 def _twin(layer: nn.Module, name: str, kind: str) -> nn.Module:

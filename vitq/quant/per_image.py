@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from vitq.quant.uniform import _TINY, UniformQuantizer, _affine_roundtrip, _Learned
+from vitq.quant.affine import LEAST_SCALE, lsq_round_trip, round_trip
+from vitq.quant.uniform import UniformQuantizer
 
 
-class Source(ABC):
+class RangeSource(ABC):
     """Where the ranges of a batch come from. moves_zero: whether the zero point may differ from the static one."""
 
     moves_zero = True
@@ -27,13 +29,21 @@ class Source(ABC):
 class PerImageUniform(UniformQuantizer):
     """Takes the place of a fitted uniform quantizer; its scale and zero point remain what the source starts from."""
 
-    def __init__(self, static: UniformQuantizer, source: Source):
+    packable: ClassVar[bool] = False
+
+    def __init__(self, static: UniformQuantizer, source: RangeSource):
         super().__init__(
-            static.bits, static.granularity, static.axes, static.range, static.symmetric, **static.settings
+            static.bits, static.granularity, static.axes, static.range_search, static.symmetric, **static.settings
         )
         self.source = source
         self.constants = static.constants
-        self.assign(static._layout(), static.scale, static.zero_point)
+        self.assign(static.layout, static.scale, static.zero_point)
+
+    def static(self) -> UniformQuantizer:
+        static = self.unfitted(UniformQuantizer)
+        static.constants = self.constants
+        static.assign(self.layout, self.scale, self.zero_point)
+        return static
 
     def _range(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.source.parameters(self, x)
@@ -41,7 +51,7 @@ class PerImageUniform(UniformQuantizer):
     def encode(self, x: Tensor) -> Tensor:
         scale, zero = self._range(x)
         codes = (torch.round(self._expand(x).float() * scale.reciprocal()) + zero).clamp_(0, self.codes - 1)
-        return self._layout().collapse(codes, x.shape).to(torch.int64)
+        return self.layout.collapse(codes, x.shape).to(torch.int64)
 
     def decode(self, codes: Tensor) -> Tensor:
         raise NotImplementedError("codes of a per-image range mean something only with the image; use forward")
@@ -50,17 +60,17 @@ class PerImageUniform(UniformQuantizer):
         scale, zero = self._range(x)
         expanded = self._expand(x).float()
         if scale.requires_grad or zero.requires_grad or x.requires_grad:
-            quantized = _Learned.apply(expanded, scale, zero, self.codes, expanded.numel() // scale.numel())
+            quantized = lsq_round_trip(expanded, scale, zero, self.codes, expanded.numel() // scale.numel())
         elif self._numbers is not None and not self.source.moves_zero:
             # As many passes as a static range takes.
             low, high = self._numbers[2:]
             quantized = (expanded * scale.reciprocal()).clamp_(low, high).round_().mul_(scale)
         else:
-            quantized = _affine_roundtrip(expanded, scale, zero, self.codes)
-        return self._layout().collapse(quantized.to(x.dtype), x.shape)
+            quantized = round_trip(expanded, scale, zero, self.codes)
+        return self.layout.collapse(quantized.to(x.dtype), x.shape)
 
     def _expand(self, x: Tensor) -> Tensor:
-        return self._layout().expand(x)
+        return self.layout.expand(x)
 
     def parameter_bytes(self) -> int:
         return super().parameter_bytes() + self.source.parameter_bytes()
@@ -77,7 +87,7 @@ class Batch:
         self.images = len(inputs[0])
 
 
-class Extrema(Source):
+class Extrema(RangeSource):
     """Minimum and maximum of each image: what a just-in-time dynamic quantizer does."""
 
     def __init__(self, batch: Batch):
@@ -87,7 +97,7 @@ class Extrema(Source):
         low, high = self.ends(_grouped(uniform, x, self.batch.images))
         windows = len(x) // self.batch.images
         low, high = low.repeat_interleave(windows, dim=0), high.repeat_interleave(windows, dim=0)
-        return _affine(uniform, low, high, uniform._layout().expand(x).ndim)
+        return _affine(uniform, low, high, uniform.layout.expand(x).ndim)
 
     def ends(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """(B, G) each: least and largest of (B, G, N)."""
@@ -113,21 +123,21 @@ class Percentile(Extrema):
 
 def _grouped(uniform: UniformQuantizer, x: Tensor, images: int) -> Tensor:
     """(B, G, N): the values of each group of each image; windows of one image lie side by side."""
-    layout = uniform._layout()
+    layout = uniform.layout
     expanded = layout.expand(x).float()
     kept = [dim for dim in range(1, expanded.ndim) if layout.groups > 1 and layout.params[dim] > 1]
-    rest = [dim for dim in range(1, expanded.ndim) if dim not in kept]
-    rows = expanded.permute(0, *kept, *rest).reshape(images, len(x) // images, layout.groups, -1)
+    others = [dim for dim in range(1, expanded.ndim) if dim not in kept]
+    rows = expanded.permute(0, *kept, *others).reshape(images, len(x) // images, layout.groups, -1)
     return rows.transpose(1, 2).flatten(2)
 
 
 def _affine(uniform: UniformQuantizer, low: Tensor, high: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
     """Scale and zero point of ranges (R, G), as tensors that broadcast against the expanded input."""
-    low, high = uniform._widen(low, high)
-    scale, zero = uniform._affine(low, high)
+    low, high = uniform.widen(low, high)
+    scale, zero = uniform.affine(low, high)
     # A constant group: one step as long as the value, which then is a code exactly.
     single = high <= low
-    scale = torch.where(single, torch.where(low == 0, torch.ones_like(low), low.abs().clamp(min=_TINY)), scale)
+    scale = torch.where(single, torch.where(low == 0, torch.ones_like(low), low.abs().clamp(min=LEAST_SCALE)), scale)
     if not uniform.symmetric:
         zero = torch.where(single, (low < 0).to(zero.dtype), zero)
     return spread(uniform, scale, ndim), spread(uniform, zero, ndim)
@@ -136,6 +146,6 @@ def _affine(uniform: UniformQuantizer, low: Tensor, high: Tensor, ndim: int) -> 
 def spread(uniform: UniformQuantizer, parameter: Tensor, ndim: int) -> Tensor:
     """(R, G), or (R, 1) for a value that all groups share, → broadcastable against the expanded input of R rows."""
     if parameter.shape[1] > 1:
-        return parameter.reshape(len(parameter), *uniform._layout().params[1:])
+        return parameter.reshape(len(parameter), *uniform.layout.params[1:])
     # A range that was folded into one has a layout without dimensions.
     return parameter.reshape(len(parameter), *(1,) * (ndim - 1))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vitq.quant.per_image import Source, spread
+from vitq.quant.per_image import RangeSource, spread
 from vitq.quant.uniform import UniformQuantizer
 
 
@@ -88,7 +88,7 @@ class Predictor(nn.Module):
         return 2 * tokens * width + 2 * self.scales.numel() + 2 * self.zeros.numel()
 
 
-class Predicted(Source):
+class Predicted(RangeSource):
     """Static scale and zero point times and plus what the predictor says of the image."""
 
     def __init__(self, predictor: Predictor, site: int, moves_zero: bool):
@@ -96,10 +96,10 @@ class Predicted(Source):
 
     def parameters(self, uniform: UniformQuantizer, x: Tensor) -> tuple[Tensor, Tensor]:
         factor, shift = self.predictor.of(self.site, len(x))
-        ndim = uniform._layout().expand(x).ndim
+        ndim = uniform.layout.expand(x).ndim
         scale = spread(uniform, uniform.scale.unsqueeze(0) * factor, ndim)
         if not self.moves_zero:
-            return scale, uniform._layout().view(uniform.zero_point)
+            return scale, uniform.layout.view(uniform.zero_point)
         zero = uniform.zero_point.unsqueeze(0) + shift
         if bool((uniform.zero_point >= 0).all() and (uniform.zero_point < uniform.codes).all()):
             zero = zero.clamp(0, uniform.codes - 1)  # else: ranges that leave zero out

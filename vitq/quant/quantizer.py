@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 from vitq.errors import Problem, bad, unknown
 from vitq.quant import search
 from vitq.quant.distribution import Distribution
+from vitq.quant.integer import IntegerPart, NotIntegerError
 from vitq.quant.layout import Axes, Layout
 from vitq.registry import Registry
 
+Made = TypeVar("Made", bound="Quantizer")
 QUANTIZERS: Registry[type[Quantizer]] = Registry("quantizer", "vitq.quant", "vitq.methods")
 # Kinds of sites whose values may be non-negative all, by how they come about.
 NON_NEGATIVE = ("probs", "post_gelu", "other")
@@ -37,11 +40,19 @@ class Quantizer(nn.Module):
     kinds: tuple[str, ...] = ()
     # Whether `symmetric` has a meaning, or is met anyway.
     may_be_symmetric: ClassVar[bool] = True
-    # Buffers of shape (G,) that hold what `fit` found.
+    # Whether every code stands for one value, whatever the image: then a packed checkpoint can hold the codes.
+    packable: ClassVar[bool] = True
+    # Buffers of shape (G,) that `fit` sets.
     parameter_names: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
-        self, bits: int, granularity: str, axes: Axes, range: str = "minmax", symmetric: bool = False, **options: Any
+        self,
+        bits: int,
+        granularity: str,
+        axes: Axes,
+        range_search: str = "minmax",
+        symmetric: bool = False,
+        **options: Any,
     ):
         super().__init__()
         if not 2 <= bits <= 8:
@@ -53,15 +64,30 @@ class Quantizer(nn.Module):
             if name not in self.options:
                 what = f"option of quantizer {type(self).__name__}"
                 raise ValueError(unknown(what, name, self.options, key=f"options.{name}"))
-        self.bits, self.granularity, self.axes, self.range, self.symmetric = bits, granularity, axes, range, symmetric
+        self.bits, self.granularity, self.axes = bits, granularity, axes
+        self.range_search, self.symmetric = range_search, symmetric
         self.settings = {**self.options, **options}
         search.check(self.settings)
         if "levels" in self.settings and self.settings["levels"] not in LEVELS:
             what = f"levels of {type(self).__name__}"
             raise ValueError(unknown(what, self.settings["levels"], LEVELS, key="options.levels"))
-        self.layout: Layout | None = None
+        self._layout: Layout | None = None
         for name in self.parameter_names:
             self.register_buffer(name, torch.zeros(0))
+
+    def unfitted(
+        self, kind: type[Made] | None = None, bits: int | None = None, granularity: str | None = None, **options: Any
+    ) -> Made | Self:
+        """A new quantizer with the settings of this one, except for those given. kind: its class, None: this one's."""
+        made: Made | Self = (kind or type(self))(
+            self.bits if bits is None else bits,
+            self.granularity if granularity is None else granularity,
+            self.axes,
+            self.range_search,
+            self.symmetric,
+            **{**self.settings, **options},
+        )
+        return made
 
     @property
     def codes(self) -> int:
@@ -75,7 +101,16 @@ class Quantizer(nn.Module):
 
     @property
     def fitted(self) -> bool:
-        return self.layout is not None
+        return self._layout is not None
+
+    @property
+    def layout(self) -> Layout:
+        """Which elements share a parameter, fixed by `fit`. Raises RuntimeError before."""
+        if self._layout is None:
+            raise RuntimeError(
+                f"{type(self).__name__} was used before it was fitted; add a `calibrate` step for its site"
+            )
+        return self._layout
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError where a tensor of this shape cannot be fitted."""
@@ -102,16 +137,49 @@ class Quantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return straight_through(x, self.decode(self.encode(x.detach())))
 
+    def static(self) -> Quantizer:
+        """This quantizer with one set of parameters for all images: itself, where it has only one."""
+        return self
+
     def levels(self) -> Tensor:
         """(G, last + 1) float32: the value of every code, for each group."""
-        layout = self._layout()
-        grid = torch.arange(self.last + 1, device=self._device()).expand(layout.groups, -1)
+        layout = self.layout
+        grid = torch.arange(self.last + 1, device=next(self.buffers()).device).expand(layout.groups, -1)
         # Codes lie along a trailing axis here, so the parameters broadcast as a column.
-        self.layout = Layout("channel", Axes(0), layout.groups, (layout.groups, 1))
+        self._layout = Layout("channel", Axes(0), layout.groups, (layout.groups, 1))
         try:
             return self.decode(grid)
         finally:
-            self.layout = layout
+            self._layout = layout
+
+    @property
+    def type_name(self) -> str:
+        """The class's name, as tables of sites have it: `Uniform`, `Log2` …"""
+        return type(self).__name__.removesuffix("Quantizer")
+
+    @property
+    def uneven(self) -> str | None:
+        """Why the codes are no evenly spaced numbers of one scale a group; None where they are."""
+        return f"the codes of {self.type_name} are not evenly spaced"
+
+    def integer_parts(self) -> list[IntegerPart]:
+        """Evenly spaced parts whose sum is the round trip; one scale for the whole tensor.
+
+        Raises NotIntegerError where there are none, or several scales.
+        """
+        raise NotIntegerError(str(self.uneven))
+
+    def runtime_form(self) -> nn.Module | None:
+        """The round trip, one scale for the whole tensor, in operations that integer runtimes have fast kernels for.
+
+        Same values as `forward`, apart from ties of rounding. None: there is no faster form than `forward`.
+        """
+        return None
+
+    def _check_one_scale(self) -> None:
+        """Raises NotIntegerError where groups have scales of their own."""
+        if self.layout.groups > 1:
+            raise NotIntegerError(f"granularity {self.layout.granularity}, int8 products have one scale for an input")
 
     def refresh(self) -> None:
         """Recompute what is derived from the parameters. Call it after changing them in place."""
@@ -120,27 +188,23 @@ class Quantizer(nn.Module):
         """Bytes that the parameters take in a packed checkpoint: float32 scales, one byte for each zero point."""
         return sum(getattr(self, name).numel() * (1 if name == "zero_point" else 4) for name in self.parameter_names)
 
-    def _layout(self) -> Layout:
-        if self.layout is None:
-            raise RuntimeError(
-                f"{type(self).__name__} was used before it was fitted; add a `calibrate` step for its site"
-            )
-        return self.layout
-
-    def _device(self) -> torch.device:
-        return next(self.buffers()).device
-
-    def _set(self, layout: Layout, **parameters: Tensor) -> None:
-        """Store fitted parameters, float32, on the device of the distribution."""
+    def set_parameters(self, layout: Layout, **parameters: Tensor) -> None:
+        """Store fitted parameters, float32, on the device that they are on. Raises ValueError for one not finite."""
         for name, value in parameters.items():
             if not torch.isfinite(value).all():
                 raise ValueError(f"{type(self).__name__}: the search gave a non-finite {name}")
             # A copy: two quantizers may be given one tensor, and each learns and restores its own.
             setattr(self, name, value.detach().float().contiguous().clone())
-        self.layout = layout
+        self._layout = layout
+        self.refresh()
 
     def extra_repr(self) -> str:
-        return f"bits={self.bits}, granularity={self.granularity}, range={self.range}"
+        return f"bits={self.bits}, granularity={self.granularity}, range={self.range_search}"
+
+
+def register_quantizer(name: str) -> Callable[[type[Made]], type[Made]]:
+    """Decorator: the class becomes the quantizer of this name in recipes. Raises ValueError when it is taken."""
+    return QUANTIZERS.register(name)
 
 
 def may_be(name: str, *classes: type) -> bool:

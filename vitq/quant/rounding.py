@@ -22,7 +22,7 @@ class LearnedRounding(nn.Module):
     def __init__(self, uniform: UniformQuantizer, weight: Tensor):
         super().__init__()
         self.uniform = uniform
-        layout = uniform._layout()
+        layout = uniform.layout
         scaled = layout.expand(weight) * layout.view(uniform.scale).reciprocal()
         fraction = (scaled - scaled.floor()).clamp(0.01, 0.99)
         start = torch.log((fraction - _GAMMA) / (_ZETA - fraction))
@@ -46,7 +46,7 @@ class LearnedRounding(nn.Module):
 
     def _round(self, weight: Tensor, share: Tensor) -> Tensor:
         uniform = self.uniform
-        layout = uniform._layout()
+        layout = uniform.layout
         scale, zero = layout.view(uniform.scale), layout.view(uniform.zero_point)
         floor = (layout.expand(weight.detach()) * scale.detach().reciprocal()).floor()
         codes = (floor + layout.expand(share) + zero).clamp(0, uniform.codes - 1)

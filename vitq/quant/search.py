@@ -5,7 +5,6 @@ Vectorized over groups and streamed over candidates, on a `Distribution` that st
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -44,7 +43,11 @@ def check(settings: Mapping[str, Any]) -> None:
 
 
 def candidates(
-    distribution: Distribution, range: str, percentiles: Sequence[float], steps: int = CANDIDATES, to: str = SHRINK[0]
+    distribution: Distribution,
+    range_search: str,
+    percentiles: Sequence[float],
+    steps: int = CANDIDATES,
+    to: str = SHRINK[0],
 ) -> list[tuple[Tensor, Tensor]]:
     """Ranges (low, high), each (G,), that a search tries. The full range always is the first for `minmax` and `mse`.
 
@@ -52,15 +55,15 @@ def candidates(
     zero is shrunk towards its end that is nearer to zero instead: shrunk towards zero it would leave the values.
     """
     low, high = distribution.low, distribution.high
-    if range == "minmax":
+    if range_search == "minmax":
         return [(low, high)]
-    if range == "percentile":
+    if range_search == "percentile":
         return [_percentile(distribution, p) for p in percentiles]
-    if range == "mse":
+    if range_search == "mse":
         fixed = torch.zeros_like(low) if to == "zero" else torch.zeros_like(low).clamp(low, high)
-        shares = [1 - i / steps for i in builtins.range(steps)]
+        shares = [1 - i / steps for i in range(steps)]
         return [(fixed + (low - fixed) * share, fixed + (high - fixed) * share) for share in shares]
-    raise ValueError(f"unknown range search {range!r}; valid: minmax, percentile, mse")
+    raise ValueError(f"unknown range search {range_search!r}; valid: minmax, percentile, mse")
 
 
 def _percentile(distribution: Distribution, p: float) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,8 @@ class Site(nn.Module):
 
     name: e.g. `blocks.3.attn.qkv.input`. kind: see vitq.config.KINDS. axes: roles of the tensor's dimensions.
     owner: name of the layer that the tensor belongs to (for first/last rules and reports).
-    quantizer: None for a site that stays in floating point. rounding: stands in for it while its rounding is learned.
+    quantizer: None for a site that stays in floating point. stand_in: takes its
+    place while its range or rounding is learned.
     left: bool, the shape of the tensor: elements that pass as they are while the site is learned with QDrop; else None.
     """
 
@@ -32,7 +33,7 @@ class Site(nn.Module):
         super().__init__()
         self.name, self.kind, self.axes, self.owner = name, kind, axes, owner
         self.quantizer: Quantizer | None = None
-        self.rounding: nn.Module | None = None
+        self.stand_in: nn.Module | None = None
         self.left: Tensor | None = None
         self.on = False
         self.observer: Observer | None = None
@@ -45,7 +46,7 @@ class Site(nn.Module):
         if self.observer is not None:
             self.observer.observe(self, x)
         if self.on and self.quantizer is not None:
-            quantized: Tensor = self.quantizer(x) if self.rounding is None else self.rounding(x)
+            quantized: Tensor = self.quantizer(x) if self.stand_in is None else self.stand_in(x)
             return quantized if self.left is None else torch.where(self.left, x, quantized)
         return x
 

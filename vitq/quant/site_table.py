@@ -96,7 +96,7 @@ def _row(site: Site, quantizer: Quantizer | None, error: _Error) -> dict[str, ob
         "kind": site.kind,
         "shape": error.shape,
         "elements": error.elements,
-        "quantizer": "fp" if quantizer is None else type(quantizer).__name__.removesuffix("Quantizer"),
+        "quantizer": "fp" if quantizer is None else quantizer.type_name,
         "granularity": "" if quantizer is None else quantizer.granularity,
         "bits": FP_BITS if quantizer is None else quantizer.bits,
         "mse": error.noise / error.seen if measured else None,
@@ -127,20 +127,20 @@ def model_bytes(model: nn.Module) -> int:
 
 def quantized_bytes(model: QuantizedModel, fp_bytes: int) -> int:
     """Bytes at the run's bit-widths: packed weights, all scales and zero points, one for each exponent of an input that
-    is balanced at run time, the rest in float32; after the step `half`, scales and the rest in float16.
+    is balanced at run time, the unpacked in float32; after the step `half`, scales and the unpacked in float16.
     """
-    total = rest = fp_bytes
+    total = unpacked = fp_bytes
     for site in model.quantized():
         quantizer = site.quantizer
         if not site.on or quantizer is None:
             continue
         total += quantizer.parameter_bytes()
-        rest += quantizer.get_buffer("scale").numel() * 4 if "scale" in quantizer.parameter_names else 0
+        unpacked += quantizer.get_buffer("scale").numel() * 4 if "scale" in quantizer.parameter_names else 0
         if site.is_weight:
             elements = model.layer(site).weight.numel()
-            rest -= elements * 4
+            unpacked -= elements * 4
             total += -(-elements * quantizer.bits // 8) - elements * 4
     if model.halved:
-        total -= rest // 2
+        total -= unpacked // 2
     balanced = (layer.balance for layer in model.modules() if isinstance(layer, QuantLinear))
     return total + sum(balance.numel() for balance in balanced if balance is not None)

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vitq.errors import unknown
+from vitq.errors import Problem, unknown
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Axes, Layout
-from vitq.quant.quantizer import QUANTIZERS, straight_through
+from vitq.quant.quantizer import register_quantizer, straight_through
 from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
 
@@ -25,7 +25,7 @@ ARITHMETIC = ("real", "integer")
 _SHIFTS = 30
 
 
-@QUANTIZERS.register("int_scores")
+@register_quantizer("int_scores")
 class IntScores(UniformQuantizer):
     """Uniform codes of attention scores whose exponential is a polynomial and a shift (FQ-ViT's Log-Int-Softmax).
 
@@ -51,16 +51,17 @@ class IntScores(UniformQuantizer):
         super().fit(distribution, layout)
         step = float(self.scale.max())
         if self.settings["arithmetic"] == "integer" and step**2 > _C1:
-            raise ValueError(
+            text = (
                 f"int_scores: a step of {step:.3g} between scores is too coarse for arithmetic=integer, at most "
                 f"{_C1**0.5:.3g} is valid; give scores more bits (bits.kinds.scores=8) or set arithmetic=real"
             )
+            raise ValueError(Problem(text, "options.arithmetic", "integer", ["real"]))
 
     def powers(self, below: Tensor) -> Tensor:
         """exp of scores below their row's maximum, up to one factor for all. (B, heads, N, M), ≤ 0."""
         if self.settings["arithmetic"] == "real":
             return polynomial_exp(below)
-        step = self._layout().view(self.scale)
+        step = self.layout.view(self.scale)
         # The factor of the integers is that of exp(0): real and integer powers may stand for each other.
         whole = integer_exp(below, step) / integer_exp(torch.zeros_like(step), step)
         return straight_through(polynomial_exp(below), whole) if below.requires_grad else whole

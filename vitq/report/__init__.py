@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from vitq.store import Store
 
-FORMATS = ("html", "csv", "md", "latex", "parquet")
+FORMATS = ("html", "csv", "md", "latex", "parquet")  # written where none is named
+ALL_FORMATS = (*FORMATS, "results")
 
 
 def table(store: Store, sweep: str) -> pd.DataFrame:

@@ -7,8 +7,11 @@ import pandas as pd
 from vitq.store import Store, SweepRecord
 
 
-def provenance(store: Store, record: SweepRecord, df: pd.DataFrame) -> list[tuple[str, list[str]]]:
-    """(fact, values) of a sweep; more than one value where runs differ, which is then worth a look."""
+def provenance(store: Store, record: SweepRecord, df: pd.DataFrame, host: bool = True) -> list[tuple[str, list[str]]]:
+    """(fact, values) of a sweep; more than one value where runs differ, which is then worth a look.
+
+    host: whether machines are named; a page for others says what they are and not what they are called.
+    """
     facts: dict[str, dict[str, None]] = {}
 
     def add(fact: str, value: object) -> None:
@@ -32,8 +35,10 @@ def provenance(store: Store, record: SweepRecord, df: pd.DataFrame) -> list[tupl
             add("peak GPU memory", f"{max(cuda) / 1e9:.2f} GB (largest run)")
     for result in finished:
         for fact in ("code", "host", "versions"):
-            known = getattr(result.provenance, fact).items()
-            add(fact, ", ".join(f"{key} {value}" for key, value in sorted(known) if value is not None))
+            known = {key: value for key, value in getattr(result.provenance, fact).items() if value is not None}
+            if fact == "host" and not host:
+                known.pop("name", None)
+            add(fact, ", ".join(f"{key} {value}" for key, value in sorted(known.items())))
         model, data = result.config.get("model", {}), result.config.get("data", {})
         add("weights", f"{model.get('name')}: {model.get('weights') or 'no checkpoint file'}")
         add("data", f"{data.get('name')}: {data.get('fingerprint') or 'no fingerprint'}")

@@ -69,10 +69,10 @@ def _read(run: Run) -> _Row:
     except StoreError as error:
         return _Row(run.signature, config, None, "unreadable", str(error))
     state = run.read_state()
-    error = state.error or ""
+    reason = state.error or ""
     if state.state == "running":
-        error = f"{state.stage or 'started'}; last sign of life {state.updated_at}"
-    return _Row(run.signature, config, result, state.state, error)
+        reason = f"{state.stage or 'started'}; last sign of life {state.updated_at}"
+    return _Row(run.signature, config, result, state.state, reason)
 
 
 def _row(run: _Row, labels: Mapping[str, str]) -> dict[str, Any]:

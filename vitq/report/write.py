@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from vitq.errors import VitqError, unknown
-from vitq.report import latex, markdown
+from vitq.report import latex, markdown, results_page
 from vitq.report.comparison import pairwise
 from vitq.report.paired_test import paired
 from vitq.report.runs_table import table
@@ -49,6 +49,10 @@ def _markdown(report: Report) -> str:
     return f"{title}\n\n{markdown.render(report.df, report.comparisons, report.pairs)}"
 
 
+def _results(report: Report) -> str:
+    return results_page.page(report.store, report.record, report.df, report.comparisons, report.pairs)
+
+
 def _parquet(table: pd.DataFrame) -> bytes:
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
@@ -56,7 +60,7 @@ def _parquet(table: pd.DataFrame) -> bytes:
 
 
 Writer = Callable[[Report], str | bytes]
-# The files of a format, the one that it is named for first.
+# The files of a format, the one that it is named for first. Pages of several sweeps share a folder.
 _WRITERS: dict[str, dict[str, Writer]] = {
     "html": {"report.html": _html},
     "csv": {
@@ -69,14 +73,16 @@ _WRITERS: dict[str, dict[str, Writer]] = {
         "report.parquet": lambda report: _parquet(report.df),
         "pairs.parquet": lambda report: _parquet(report.pairs),
     },
+    "results": {"{sweep}.md": _results},
 }
 
 
 def build(store: Store, sweep: str, formats: Sequence[str], out: Path | None = None) -> dict[str, Path]:
     """Write the report of a sweep in each format into `out`, default `<root>/sweeps/<sweep>/`.
 
-    formats: html, csv, md, latex, parquet. Returns format → file; csv and parquet have a second one beside it, `pairs`,
-    with every pair of methods (see `pairwise`). Failed and pending runs are part of the report.
+    formats: html, csv, md, latex, parquet, results (a page for documents, `<sweep>.md`). Returns format → file; csv and
+    parquet have a second one beside it, `pairs`, with every pair of methods (see `pairwise`). Failed and pending runs
+    are part of the report.
     Raises VitqError for an unknown format, StoreError for an unknown sweep or a folder that cannot be written.
     """
     for name in formats:
@@ -88,6 +94,7 @@ def build(store: Store, sweep: str, formats: Sequence[str], out: Path | None = N
     for name in dict.fromkeys(formats):
         for filename, writer in _WRITERS[name].items():
             content = writer(report)
-            write_bytes(folder / filename, content.encode() if isinstance(content, str) else content)
-            files.setdefault(name, folder / filename)
+            path = folder / filename.format(sweep=sweep)
+            write_bytes(path, content.encode() if isinstance(content, str) else content)
+            files.setdefault(name, path)
     return files

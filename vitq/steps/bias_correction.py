@@ -5,17 +5,14 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from vitq.config.base import RULES
 from vitq.quant.layers import QuantConv2d
-from vitq.steps.layer_walk import Lane, Layer, layers, quantized_lane, teacher_lane
-from vitq.steps.step import STEPS, Step, Workspace
+from vitq.steps.layer_walk import Layer, NetworkWalk, layers, quantized_walk, teacher_walk
+from vitq.steps.step import Step, Workspace, register_step
 
 
-@STEPS.register("bias_correction")
-@dataclass(frozen=True, config=RULES)
+@register_step("bias_correction")
 class BiasCorrection(Step):
     """b ← b − E[y_q − y], the mean over all calibration images and positions (Nagel et al. 2019, arXiv 1906.04721).
 
@@ -31,9 +28,11 @@ class BiasCorrection(Step):
 
     input: Literal["fp", "quantized"] = "fp"
     needs_teacher: ClassVar[bool] = True
+    depends_on_bits: ClassVar[bool] = True
+    tunes_weights: ClassVar[bool] = True
 
     def run(self, work: Workspace) -> None:
-        quantized, exact = quantized_lane(work), teacher_lane(work)
+        quantized, exact = quantized_walk(work), teacher_walk(work)
         for name, layer in layers(work, [quantized, exact], "bias_correction"):
             if self.input == "quantized":
                 exact.inputs = quantized.inputs
@@ -41,7 +40,7 @@ class BiasCorrection(Step):
 
 
 @torch.no_grad()
-def mean_error(quantized: Lane, exact: Lane, name: str) -> Tensor:
+def mean_error(quantized: NetworkWalk, exact: NetworkWalk, name: str) -> Tensor:
     """(channels,) float64: mean of the quantized layer's output less the full-precision layer's."""
     total, count = torch.zeros((), dtype=torch.float64), 0
     layer, target = quantized.module(name), exact.module(name)

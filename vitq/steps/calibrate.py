@@ -7,21 +7,18 @@ from contextlib import contextmanager
 from typing import Literal
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from vitq.config import FULL_KINDS, KINDS, RunConfig
-from vitq.config.base import RULES
 from vitq.errors import Problem, bad, unknown
 from vitq.quant.histogram import Histogram
 from vitq.quant.layout import Layout
 from vitq.quant.site import Site, watching
-from vitq.steps.step import STEPS, Step, Workspace, covers, select
+from vitq.steps.step import Step, Workspace, covers, register_step, select
 from vitq.steps.stream import ImageStream, Stream, through
 
 
-@STEPS.register("calibrate")
-@dataclass(frozen=True, config=RULES)
+@register_step("calibrate")
 class Calibrate(Step):
     """Fit the quantizers of the chosen sites on the whole calibration set and switch them on.
 

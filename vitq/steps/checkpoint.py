@@ -68,9 +68,9 @@ def _modules(model: QuantizedModel, segment: Segment) -> dict[str, torch.nn.Modu
 
 def _tensors(model: QuantizedModel, segment: Segment) -> dict[str, Tensor]:
     """Parameters of the segment's modules and the parameters of its quantizers, by name."""
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, module in _modules(model, segment).items():
-        found.update({f"{name}.{key}": value for key, value in module.named_parameters(recurse=False)})
+        tensors.update({f"{name}.{key}": value for key, value in module.named_parameters(recurse=False)})
         if isinstance(module, Quantizer):
-            found.update({f"{name}.{key}": getattr(module, key) for key in module.parameter_names})
-    return found
+            tensors.update({f"{name}.{key}": getattr(module, key) for key in module.parameter_names})
+    return tensors

@@ -20,13 +20,13 @@ class Curves:
     """Collects what each step adds to `Workspace.curves`."""
 
     def __init__(self) -> None:
-        self.found: list[tuple[str, str, Tensor]] = []
+        self.curves: list[tuple[str, str, Tensor]] = []
         self._seen: Counter[str] = Counter()
 
     def note(self, step: str, curves: Mapping[str, list[Tensor]]) -> None:
         """Take what is new since the last call as curves of `step`. Empty ones (nothing was learnt) are left out."""
         for segment, losses in curves.items():
-            self.found += [(step, segment, loss) for loss in losses[self._seen[segment] :] if len(loss)]
+            self.curves += [(step, segment, loss) for loss in losses[self._seen[segment] :] if len(loss)]
             self._seen[segment] = len(losses)
 
     def table(self) -> pd.DataFrame:
@@ -34,7 +34,7 @@ class Curves:
         import pandas as pd
 
         parts = []
-        for step, segment, losses in self.found:
+        for step, segment, losses in self.curves:
             points = torch.linspace(0, len(losses) - 1, min(len(losses), _POINTS), dtype=torch.float64).round().long()
             parts.append(
                 pd.DataFrame(

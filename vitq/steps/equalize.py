@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass as plain
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from vitq.config import RunConfig
-from vitq.config.base import RULES
 from vitq.errors import Problem, unknown
 from vitq.models.structure import Segment
 from vitq.quant.distribution import Distribution
@@ -22,7 +21,7 @@ from vitq.quant.quantizer import Quantizer
 from vitq.quant.site import Site
 from vitq.steps.equalize_rules import BALANCES, pooled, power_of_two
 from vitq.steps.fold_norm import bias_of, fold
-from vitq.steps.step import STEPS, Step, Workspace
+from vitq.steps.step import Step, Workspace, register_step
 from vitq.steps.stream import ImageStream, Stream, through
 
 # Kinds of linear inputs that no norm precedes.
@@ -30,8 +29,7 @@ BARE = ("attn_out", "post_gelu", "other")
 GRID = tuple(i / 10 for i in range(11))
 
 
-@STEPS.register("equalize")
-@dataclass(frozen=True, config=RULES)
+@register_step("equalize")
 class Equalize(Step):
     """x̃ = (x + shift) / ratio for each channel of a linear layer's input, undone in the layer.
 
@@ -76,11 +74,13 @@ class Equalize(Step):
                     "fix the strength or the granularity"
                 )
                 problems.append(Problem(text, "strength", self.strength))
-        steps = list(config.method.enabled.values())
-        names = [raw.get("do") for raw in steps]
-        last = len(names) - names[::-1].index("equalize") if "equalize" in names else 0
-        if any(raw.get("do") == "calibrate" and raw.get("sites") != "weights" for raw in steps[:last]):
-            problems.append(Problem("activations are calibrated before it moves them; put equalize before calibrate"))
+        return problems
+
+    def check_order(self, before: Sequence[Step], behind: Sequence[Step]) -> list[Problem]:
+        problems = super().check_order(before, behind)
+        if any(kind != "weight" for step in before for kind in step.fits()):
+            text = "activations are calibrated before it moves them; put equalize before calibrate"
+            problems.insert(0, Problem(text))
         return problems
 
     @torch.no_grad()
@@ -103,15 +103,15 @@ class Equalize(Step):
             work.model.switch(before, on=True)
 
 
-@plain
-class Target:
+@dataclass
+class EqualizedInput:
     """One input to equalize: the layers that read it, and the norm in front, if any."""
 
     layers: list[QuantLinear]
     norm: nn.Module | None
     shiftable: bool
     histogram: Histogram
-    options: list[Option]
+    options: list[Candidate]
 
     @property
     def site(self) -> Site:
@@ -126,10 +126,10 @@ class Target:
         self.histogram.update(x, Layout.of("channel", Axes(-1), tuple(x.shape)))
 
 
-class Option:
+class Candidate:
     """One strength of one target: its ratio and shift, the quantizers that it would get, and its output's error."""
 
-    def __init__(self, step: Equalize, target: Target, channels: Distribution, strength: float):
+    def __init__(self, step: Equalize, target: EqualizedInput, channels: Distribution, strength: float):
         self.strength = strength
         self.shift = torch.zeros_like(channels.low)
         if step.shift and target.shiftable:
@@ -139,7 +139,7 @@ class Option:
         self.ratio = power_of_two(ratio) if step.power_of_two or target.norm is None else ratio
         self.error = 0.0
 
-    def prepare(self, target: Target, channels: Distribution) -> None:
+    def prepare(self, target: EqualizedInput, channels: Distribution) -> None:
         """Fit copies of the target's quantizers to what they would see."""
         seen = pooled(channels, self.ratio, self.shift)
         self._input = _fitted(target.site.quantizer, seen)
@@ -164,7 +164,7 @@ class Option:
 class _Errors:
     """Measures all options of one target on each batch that passes."""
 
-    def __init__(self, target: Target):
+    def __init__(self, target: EqualizedInput):
         self._target = target
 
     def observe(self, site: Site, x: Tensor) -> None:
@@ -174,10 +174,10 @@ class _Errors:
             option.measure(x, outputs)
 
 
-def _targets(step: Equalize, work: Workspace) -> list[Target]:
+def _targets(step: Equalize, work: Workspace) -> list[EqualizedInput]:
     """What the step equalizes, in the order of the model."""
     model = work.model.model
-    found: list[Target] = []
+    inputs: list[EqualizedInput] = []
     read: set[str] = set()
     for link in work.model.structure.links:
         layers = [layer for name in link.consumers if isinstance(layer := model.get_submodule(name), QuantLinear)]
@@ -185,19 +185,19 @@ def _targets(step: Equalize, work: Workspace) -> list[Target]:
         norm = model.get_submodule(link.norm)
         if step.norms:
             shiftable = not link.padded and bias_of(norm) is not None
-            found.append(Target(layers, norm, shiftable, Histogram(), []))
+            inputs.append(EqualizedInput(layers, norm, shiftable, Histogram(), []))
     for name, layer in model.named_modules():
         if isinstance(layer, QuantLinear) and name not in read and layer.input_site.kind in step.bare:
-            found.append(Target([layer], None, False, Histogram(), []))
-    if not found:
+            inputs.append(EqualizedInput([layer], None, False, Histogram(), []))
+    if not inputs:
         raise ValueError(
             f"equalize: this model has no input to equalize for norms={step.norms}, bare={list(step.bare)}; "
             "`vitq list sites` shows the kinds that it has"
         )
-    return found
+    return inputs
 
 
-def _observe(segment: Segment, targets: list[Target], inputs: Stream, work: Workspace) -> Stream:
+def _observe(segment: Segment, targets: list[EqualizedInput], inputs: Stream, work: Workspace) -> Stream:
     """Run all calibration images through a segment while its targets watch their channels."""
     for target in targets:
         target.site.observer = target
@@ -208,7 +208,7 @@ def _observe(segment: Segment, targets: list[Target], inputs: Stream, work: Work
             target.site.observer = None
 
 
-def _search(step: Equalize, segment: Segment, targets: list[Target], inputs: Stream, work: Workspace) -> None:
+def _search(step: Equalize, segment: Segment, targets: list[EqualizedInput], inputs: Stream, work: Workspace) -> None:
     """Make every target's options and, where there are several, measure them. Without quantizers there is no option."""
     several = []
     for target in targets:
@@ -217,7 +217,7 @@ def _search(step: Equalize, segment: Segment, targets: list[Target], inputs: Str
         channels = target.histogram.distribution()
         target.histogram = Histogram()
         strengths = step.candidates if step.strength == "search" else (float(step.strength),)
-        target.options = [Option(step, target, channels, strength) for strength in strengths]
+        target.options = [Candidate(step, target, channels, strength) for strength in strengths]
         if step.strength == "search":
             for option in target.options:
                 option.prepare(target, channels)
@@ -233,7 +233,7 @@ def _search(step: Equalize, segment: Segment, targets: list[Target], inputs: Str
             target.site.observer = None
 
 
-def _apply(target: Target) -> str:
+def _apply(target: EqualizedInput) -> str:
     """Fold the best option in; returns a note. A search where nothing is quantized has no options, changes nothing."""
     if not target.options:
         return "left in floating point"

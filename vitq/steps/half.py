@@ -5,18 +5,15 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from vitq.config.base import RULES
 from vitq.quant.quantizer import Quantizer
-from vitq.steps.step import STEPS, Step, Workspace
+from vitq.steps.step import Step, Workspace, register_step
 
 _FLOAT16 = torch.finfo(torch.float16)
 
 
-@STEPS.register("half")
-@dataclass(frozen=True, config=RULES)
+@register_step("half")
 class Half(Step):
     """Rounds everything that stays in floating point to numbers that float16 holds; arithmetic remains float32.
 

@@ -23,8 +23,8 @@ Layer = QuantLinear | QuantConv2d
 Parameters = dict[str, tuple[Tensor, nn.Parameter | None]]
 
 
-class Lane:
-    """One network's way through the chain of segments: the inputs of its current segment, and how that is evaluated.
+class NetworkWalk:
+    """One network, segment by segment: the inputs of its current segment, and how that is evaluated.
 
     This one is the model as it stands: sites that are on quantize.
     """
@@ -36,7 +36,7 @@ class Lane:
 
     @property
     def segment(self) -> Segment:
-        """The segment whose inputs wait in this lane."""
+        """The segment whose inputs wait."""
         return self._segments[self._index]
 
     def module(self, name: str) -> nn.Module:
@@ -67,7 +67,7 @@ class Lane:
             self.inputs = through(self.segment.forward, self.inputs, self._work)
 
 
-class _Teacher(Lane):
+class _Teacher(NetworkWalk):
     """The untouched model, on its own activations as long as nobody gives it others."""
 
     def __init__(self, work: Workspace, segments: Sequence[Segment], model: nn.Module):
@@ -81,7 +81,7 @@ class _Teacher(Lane):
         self.inputs = self._own = taught(self._work, self._index, self.inputs)
 
 
-class Unquantized(Lane):
+class Unquantized(NetworkWalk):
     """The model with all sites off and, in the current segment, the parameters that its layers had on entering it.
 
     So a step that replaces weights (it must assign new tensors, not write into the old ones) sees beside the quantized
@@ -110,8 +110,8 @@ class Unquantized(Lane):
             self._work.model.switch(on, on=True)
 
     def _now(self, names: Iterable[str]) -> Parameters:
-        found = ((name, layer_of(self._work, name)) for name in names)
-        return {name: (layer.weight.data, cast(nn.Parameter | None, layer.bias)) for name, layer in found}
+        named = ((name, layer_of(self._work, name)) for name in names)
+        return {name: (layer.weight.data, cast(nn.Parameter | None, layer.bias)) for name, layer in named}
 
     def _put(self, parameters: Parameters) -> None:
         for name, (weight, bias) in parameters.items():
@@ -120,35 +120,30 @@ class Unquantized(Lane):
             layer.bias = bias
 
 
-def quantized_lane(work: Workspace) -> Lane:
+def quantized_walk(work: Workspace) -> NetworkWalk:
     """The model as it stands."""
-    return Lane(work, work.model.structure.segments, work.model.model)
+    return NetworkWalk(work, work.model.structure.segments, work.model.model)
 
 
-def teacher_lane(work: Workspace) -> Lane:
+def teacher_walk(work: Workspace) -> NetworkWalk:
     """The untouched full-precision model. For steps with `needs_teacher`."""
-    segments = work.teacher_segments()
-    if work.teacher is None or work.teacher.model is None:
-        raise RuntimeError(
-            "the full-precision model's structure was not made by `structure_of`; its layers cannot be found"
-        )
-    return _Teacher(work, segments, work.teacher.model)
+    return _Teacher(work, work.teacher.segments, work.teacher.model)
 
 
-def layers(work: Workspace, lanes: Sequence[Lane], title: str) -> Iterator[tuple[str, Layer]]:
+def layers(work: Workspace, walks: Sequence[NetworkWalk], title: str) -> Iterator[tuple[str, Layer]]:
     """Every linear and convolution layer (name, layer) of the model, in the order they run.
 
-    While one is visited, the lanes' `arriving` gives its inputs; what the visitor changes is seen by all later layers.
-    lanes: the first one is the model that is changed.
+    While one is visited, the walks' `arriving` gives its inputs; what the visitor changes is seen by all later layers.
+    walks: the first one is the model that is changed.
     """
     segments = work.model.structure.segments
     for index, _ in enumerate(work.progress.over(segments, title, len(segments))):
-        for lane in lanes:
-            lane.enter(index)
-        for name in _order(work, lanes[0]):
+        for walk in walks:
+            walk.enter(index)
+        for name in _order(work, walks[0]):
             yield name, layer_of(work, name)
-        for lane in lanes:
-            lane.advance()
+        for walk in walks:
+            walk.advance()
 
 
 def layer_of(work: Workspace, name: str) -> Layer:
@@ -168,32 +163,32 @@ def reach(forward: Callable[[Tensor], Tensor], layer: nn.Module, batch: Tensor) 
 
     Raises RuntimeError where `forward` does not run the layer.
     """
-    found: list[Tensor] = []
+    inputs_of_layer: list[Tensor] = []
 
     def stop(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found.append(inputs[0])
+        inputs_of_layer.append(inputs[0])
         raise _ReachedError
 
     handle = layer.register_forward_pre_hook(stop)
     try:
         forward(batch)
     except _ReachedError:
-        return found[0]
+        return inputs_of_layer[0]
     finally:
         handle.remove()
     raise RuntimeError("the segment does not run the layer whose input is asked for")
 
 
 @torch.no_grad()
-def _order(work: Workspace, lane: Lane) -> list[str]:
+def _order(work: Workspace, walk: NetworkWalk) -> list[str]:
     """Names of the current segment's layers in the order they run, seen on one image."""
     seen: list[str] = []
     handles = []
     for name in work.model.structure.inputs:
-        if lane.segment.holds(name):
-            handles.append(lane.module(name).register_forward_pre_hook(lambda _m, _x, name=name: seen.append(name)))
+        if walk.segment.holds(name):
+            handles.append(walk.module(name).register_forward_pre_hook(lambda _m, _x, name=name: seen.append(name)))
     try:
-        lane.segment.forward(lane.inputs.select(torch.zeros(1, dtype=torch.int64)))
+        walk.segment.forward(walk.inputs.select(torch.zeros(1, dtype=torch.int64)))
     finally:
         for handle in handles:
             handle.remove()

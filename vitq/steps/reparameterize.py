@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from vitq.config import RunConfig
-from vitq.config.base import RULES
 from vitq.errors import Problem
 from vitq.models.structure import Link
 from vitq.quant.layers import QuantLinear
@@ -17,14 +16,13 @@ from vitq.quant.layout import Layout
 from vitq.quant.quantizer import Quantizer
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.fold_norm import bias_of, fold
-from vitq.steps.step import STEPS, Network, Step, Workspace
+from vitq.steps.step import Network, Step, Workspace, register_step
 
 # Zero points further off than so many ranges are left out of their mean.
 _FAR = 16
 
 
-@STEPS.register("reparameterize")
-@dataclass(frozen=True, config=RULES)
+@register_step("reparameterize")
 class Reparameterize(Step):
     """Fold the differences between channels into LayerNorm and the next layer (RepQ-ViT eq. 6–9).
 
@@ -64,16 +62,23 @@ class Reparameterize(Step):
             return [Problem(text, value=post_norm.granularity, valid=["channel", "tensor"])]
         return []
 
+    def check_order(self, before: Sequence[Step], behind: Sequence[Step]) -> list[Problem]:
+        problems = super().check_order(before, behind)
+        if not any("post_norm" in step.fits() for step in before):
+            text = "folds post_norm ranges, but no step before it calibrates these activations"
+            problems.insert(0, Problem(text, value="post_norm"))
+        return problems
+
     def check_network(self, network: Network) -> list[Problem]:
         """Layers behind one norm that share its scale and have different bit-widths."""
-        found, model = [], network.model
+        problems, model = [], network.model
         for link in model.structure.links:
             sites = [model.sites[f"{name}.input"].quantizer for name in link.consumers]
             bits = [quantizer.bits for quantizer in sites if quantizer is not None]
             channelwise = any(quantizer is not None and quantizer.granularity == "channel" for quantizer in sites)
             if channelwise and len(set(bits)) > 1:
-                found.append(_unequal(link, bits))
-        return found
+                problems.append(_unequal(link, bits))
+        return problems
 
     def run(self, work: Workspace) -> None:
         links = work.model.structure.links
@@ -96,7 +101,8 @@ def reparameterize_link(work: Workspace, link: Link, rounded: bool = True) -> No
     quantizers = [_channelwise(site.quantizer, link) for site in sites]
     first = quantizers[0]
     if len({quantizer.bits for quantizer in quantizers}) > 1:
-        raise ValueError(f"reparameterize: {_unequal(link, [quantizer.bits for quantizer in quantizers])}")
+        problem = _unequal(link, [quantizer.bits for quantizer in quantizers])
+        raise ValueError(problem.reworded(f"reparameterize: {problem}"))
     scale, zero, constant = first.scale, first.zero_point, ~first.constants.isnan()
     varying = ~constant
     if not bool(varying.any()):
@@ -151,7 +157,7 @@ def _channelwise(quantizer: Quantizer | None, link: Link) -> UniformQuantizer:
 
 
 def _tensorwise(old: UniformQuantizer, scale: Tensor, zero: Tensor) -> UniformQuantizer:
-    new = UniformQuantizer(old.bits, "tensor", old.axes, range=old.range, symmetric=old.symmetric, **old.settings)
+    new = old.unfitted(UniformQuantizer, granularity="tensor")
     new.assign(Layout("tensor", old.axes, 1, ()), scale.reshape(1), zero.reshape(1))
     return new
 

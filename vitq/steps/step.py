@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast, dataclass_transform
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass as validated
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
 from vitq.config.problems import option_problems
-from vitq.errors import Problem, under, unknown
-from vitq.models.structure import Segment, Structure
+from vitq.errors import ConfigError, Problem, under, unknown
+from vitq.models.structure import Structure
 from vitq.progress import Progress
 from vitq.quant.model import QuantizedModel
 from vitq.quant.site import Site
@@ -45,39 +45,43 @@ class ActivationCache(Protocol):
 STEPS: Registry[type[Step]] = Registry("step", "vitq.steps", "vitq.methods")
 
 
-@dataclass
 class Workspace:
     """What the steps of one run share.
 
-    model: what they change. calib, config: what they only read. teacher: a copy of the model as it was before the first
-    step. checkpoint: where finished segments are kept for a later attempt. step: name of the step that runs now.
-    curves: reconstruction losses of every segment, one tensor (iterations,) for each stage. artifacts: tables
-    that a step leaves for later reports; the job stores each under its name beside the result. memory: where the
-    full-precision network's activations are kept for later steps and runs.
+    model: what they change. calib, config: what they only read. checkpoint: where finished segments are kept for a
+    later attempt; None: nowhere. memory: where the full-precision network's activations are kept for later steps and
+    runs; None: nowhere. curves: reconstruction losses of every segment, one tensor (iterations,) for each stage.
+    artifacts: tables that a step leaves for later reports; the job stores each under its name beside the result.
     """
 
-    model: QuantizedModel
-    calib: Images
-    config: RunConfig
-    device: torch.device
-    progress: Progress
-    teacher: Structure | None = None
-    checkpoint: Checkpoint | None = None
-    step: str = ""
-    curves: dict[str, list[Tensor]] = field(default_factory=dict)
-    artifacts: dict[str, pd.DataFrame] = field(default_factory=dict)
-    memory: ActivationCache | None = None
+    def __init__(
+        self,
+        model: QuantizedModel,
+        calib: Images,
+        config: RunConfig,
+        device: torch.device,
+        progress: Progress,
+        teacher: Structure | None = None,
+        checkpoint: Checkpoint | None = None,
+        memory: ActivationCache | None = None,
+    ):
+        """teacher: of a copy of the model as it was before the first step; None where no step needs it."""
+        self.model, self.calib, self.config, self.device, self.progress = model, calib, config, device, progress
+        self.checkpoint, self.memory, self._teacher = checkpoint, memory, teacher
+        self.curves: dict[str, list[Tensor]] = {}
+        self.artifacts: dict[str, pd.DataFrame] = {}
 
-    def teacher_segments(self) -> list[Segment]:
-        """The chain of the untouched full-precision model, kept where a step of the recipe needs it."""
-        if self.teacher is None:
-            raise RuntimeError("the recipe's steps declare no need of the full-precision model; set needs_teacher")
-        return self.teacher.segments
+    @property
+    def teacher(self) -> Structure:
+        """The untouched full-precision model. Raises RuntimeError where no step of the recipe declares the need."""
+        if self._teacher is None:
+            raise RuntimeError("no step of the recipe needs the full-precision model; declare it by needs_teacher")
+        return self._teacher
 
     @torch.no_grad()
     def teach(self, batch: Tensor) -> Tensor:
         """Logits (B, classes) of the full-precision model for normalized images (B, 3, H, W)."""
-        for segment in self.teacher_segments():
+        for segment in self.teacher.segments:
             batch = segment.forward(batch)
         return batch
 
@@ -91,7 +95,7 @@ class Workspace:
                 return
 
 
-@validated(frozen=True, config=RULES)
+@dataclass(frozen=True, config=RULES)
 class Step(ABC):
     """Base of all steps: a frozen config with a `run`. Subclasses are registered by the name that `do` gives.
 
@@ -106,12 +110,28 @@ class Step(ABC):
     needs_teacher: ClassVar[bool] = False
     # Steps after which the network no longer runs segment by segment.
     last: ClassVar[bool] = False
+    # Steps that give sites other bit-widths.
+    allocates_bits: ClassVar[bool] = False
+    # Steps that fit weights or scales to the bit-widths they have: at any other width their work would be lost.
+    depends_on_bits: ClassVar[bool] = False
+    # Steps that leave weights elsewhere than rounding to the nearest code does.
+    tunes_weights: ClassVar[bool] = False
     # Steps whose result a packed checkpoint (vitq/deploy/packed.py) can hold.
     packable: ClassVar[bool] = True
 
     @abstractmethod
     def run(self, work: Workspace) -> None:
         """Change `work.model`."""
+
+    @property
+    def name(self) -> str:
+        """Its key in `method.steps`; that of `do` for a step that is part of no recipe."""
+        return str(getattr(self, "_name", self.do))
+
+    @property
+    def adds_ranges(self) -> bool:
+        """Whether it gives weights more ranges, and so more bytes, than the recipe's quantizers have."""
+        return False
 
     @property
     def iterates(self) -> bool:
@@ -129,9 +149,39 @@ class Step(ABC):
         """
         return []
 
+    def check_order(self, before: Sequence[Step], behind: Sequence[Step]) -> list[Problem]:
+        """Problems of this step with the enabled steps of its recipe before and behind it, in order."""
+        problems = []
+        if self.last and behind:
+            later = ", ".join(step.name for step in behind)
+            problems.append(Problem(f"must be the last step; move {later} before it", value=later))
+        fitting = [step.name for step in before if "weight" in step.fits()]
+        if self.changes_weights and fitting:
+            text = f"changes weights after {fitting[-1]!r} has fitted their quantizers; move {fitting[-1]!r} behind it"
+            problems.append(Problem(text, value=fitting[-1]))
+        return problems
+
     def check_network(self, network: Network) -> Sequence[str]:
         """Problems of this step with the run's network, found before anything starts."""
         return []
+
+
+StepT = TypeVar("StepT", bound=Step)
+
+
+@dataclass_transform(frozen_default=True)
+def register_step(name: str) -> Callable[[type[StepT]], type[StepT]]:
+    """Decorator: the class becomes a frozen, validated dataclass, a step of the name that `do` gives in recipes.
+
+    Its fields are the options of the step; each needs a default value. `ClassVar`s of `Step` say where in a recipe it
+    can stand. Raises ValueError when the name is taken.
+    """
+
+    def add(cls: type[StepT]) -> type[StepT]:
+        # mypy loses the class's own type where pydantic's `dataclass` returns it.
+        return STEPS.register(name)(cast(type[StepT], dataclass(frozen=True, config=RULES)(cls)))
+
+    return add
 
 
 class Network:
@@ -178,27 +228,34 @@ def parse_step(name: str, raw: dict[str, Any], steps: Collection[str] = ()) -> t
     if do not in STEPS:
         return None, [under(f"{place}.do", unknown("step", do, STEPS))]
     try:
-        return TypeAdapter(STEPS[do]).validate_python(raw), []
+        step = TypeAdapter(STEPS[do]).validate_python(raw)
     except ValidationError as error:
         return None, option_problems(error, place, STEPS[do])
+    # Not a field: a name is no option of the step, and no part of what its results depend on.
+    object.__setattr__(step, "_name", name)
+    return step, []
 
 
 def steps_before(config: RunConfig, last: Step | None = None) -> list[dict[str, Any]]:
-    """The options of `enabled_steps`."""
+    """The options of `enabled_steps`, as JSON has them. Names are left out: what steps do does not depend on them."""
     return [json.loads(json.dumps(asdict(step))) for step in enabled_steps(config, last)]
 
 
-def enabled_steps(config: RunConfig, last: Step | None = None) -> list[Step]:
-    """The enabled steps of a recipe in order, those before `last` where given. A switched-off step leaves no trace."""
-    found = []
+def enabled_steps(config: RunConfig, before: Step | None = None) -> list[Step]:
+    """The enabled steps of a recipe in order, those before the step of this name where given.
+
+    A switched-off step leaves no trace. Raises ConfigError for a recipe with a step that cannot be parsed.
+    """
+    steps: list[Step] = []
     for name, raw in config.method.steps.items():
-        step, _ = parse_step(name, raw)
-        if step is None or not step.enabled:
-            continue
-        if step == last:
+        step, problems = parse_step(name, raw)
+        if step is None:
+            raise ConfigError(problems)
+        if before is not None and name == before.name:
             break
-        found.append(step)
-    return found
+        if step.enabled:
+            steps.append(step)
+    return steps
 
 
 def select(sites: list[Site], which: str, kinds: tuple[str, ...] = ()) -> list[Site]:

@@ -113,7 +113,7 @@ def taught(work: Workspace, index: int, inputs: Stream) -> TensorStream:
 
     inputs: those of that segment in the same model. What an earlier step or run of this process computed is read.
     """
-    forward = work.teacher_segments()[index].forward
+    forward = work.teacher.segments[index].forward
     if work.memory is None or work.config.calib.cache == "disk":
         return through(forward, inputs, work)
     group = _teacher(work)
@@ -153,5 +153,8 @@ def _reserve(file: int, size: int) -> None:
         raise VitqError(
             f"calib.cache=disk: {size / 1e6:.1f} MB for one stream of activations do not fit into "
             f"{tempfile.gettempdir()} ({error.strerror}); set TMPDIR to a folder with more space, take "
-            "calib.cache=host, or fewer images (calib.size)"
+            "calib.cache=host, or fewer images (calib.size)",
+            "calib.cache",
+            "disk",
+            ["host"],
         ) from error

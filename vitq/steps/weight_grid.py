@@ -27,7 +27,7 @@ class Grid:
     @staticmethod
     def of(quantizer: UniformQuantizer, weight: Tensor) -> Grid:
         """Grid of a fitted quantizer for a weight (O, …)."""
-        layout = quantizer._layout()
+        layout = quantizer.layout
         expanded = layout.expand(weight)
         scale, zero = (
             layout.collapse(layout.view(p).expand_as(expanded), weight.shape).flatten(1).double()

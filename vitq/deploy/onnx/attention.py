@@ -6,52 +6,37 @@ parts of `qkv` come out, and the input of `proj` before the heads are joined.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from vitq.deploy.onnx.logarithms import LogContext
 from vitq.deploy.onnx.products import IntegerContext, IntegerLinear, IntegerScores
-from vitq.quant.attention import QuantAttention, QuantWindowAttention
+from vitq.models.attention import AttentionTwin
 
 
 class IntegerAttention(nn.Module):
-    """Takes the place of a `QuantAttention` whose layers and matmuls have their integer forms."""
+    """Takes the place of a twin whose layers and matmuls have their integer forms. Changes the twin."""
 
-    def __init__(self, attention: QuantAttention):
+    bias: Tensor | None
+
+    def __init__(self, twin: AttentionTwin):
         super().__init__()
-        normed = not (isinstance(attention.q_norm, nn.Identity) and isinstance(attention.k_norm, nn.Identity))
-        self.heads = Heads(attention.qkv, attention.num_heads, *_rounds(attention, normed))
-        self.q_norm, self.k_norm = attention.q_norm, attention.k_norm
-        self.scores, self.softmax, self.context = attention.scores, attention.softmax, attention.context
-        self.scale, self.gate = attention.scale, attention.gate
-        self.norm, self.proj = attention.norm, attention.proj
-        self.early = attention.gate is None and isinstance(attention.norm, nn.Identity)
+        self.heads, self.proj = Heads(twin.qkv, twin.num_heads, *_rounds(twin)), twin.proj
+        bias = twin.bias()
+        self.register_buffer("bias", None if bias is None else bias.detach())
+        # What moved here has no second name.
+        for name in ("qkv", "proj"):
+            setattr(twin, name, nn.Identity())
+        self.twin = twin
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        gate = self.gate(x).sigmoid() if self.gate is not None else None
-        q, k, v = self.heads(x)
-        probs = self.softmax(self.scores(self.q_norm(q), self.k_norm(k), transpose=True) * self.scale)
-        out = self.context(probs, v)
-        if self.early:
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        query, key, value = self.heads(x)
+        out = self.twin.attend(query, key, value, self.bias, self.twin.mask(*args, **kwargs))
+        if self.twin.bare_proj:
             return join(out, self.proj)
-        out = self.norm(out.transpose(1, 2).flatten(2))
-        projected: Tensor = self.proj(out if gate is None else out * gate)
+        projected: Tensor = self.proj(self.twin.before_proj(out.transpose(1, 2).flatten(2), x))
         return projected
-
-
-class IntegerWindowAttention(nn.Module):
-    """Takes the place of a `QuantWindowAttention`."""
-
-    def __init__(self, attention: QuantWindowAttention):
-        super().__init__()
-        self.heads = Heads(attention.qkv, attention.num_heads, *_rounds(attention, normed=False))
-        self.scores, self.softmax, self.context = attention.scores, attention.softmax, attention.context
-        self.scale, self.proj = attention.scale, attention.proj
-        self.register_buffer("position_bias", attention._position_bias().detach())
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        q, k, v = self.heads(x)
-        scores = self.scores(q, k, transpose=True) * self.scale + self.get_buffer("position_bias")
-        return join(self.context(self.softmax(scores, mask), v), self.proj)
 
 
 class Heads(nn.Module):
@@ -70,15 +55,15 @@ class Heads(nn.Module):
         return tuple(part.unflatten(-1, (self.count, -1)).transpose(1, 2) for part in rounded)
 
 
-def _rounds(attention: QuantAttention | QuantWindowAttention, normed: bool) -> list[nn.Module]:
+def _rounds(twin: AttentionTwin) -> list[nn.Module]:
     """Takes the rounding of query, key and value out of the products, where nothing stands between them and `qkv`."""
-    found: list[nn.Module] = [nn.Identity() for _ in range(3)]
-    scores, context = attention.scores, attention.context
-    if isinstance(scores, IntegerScores) and not normed:
-        found[0], found[1], scores.query, scores.key = scores.query, scores.key, nn.Identity(), nn.Identity()
+    rounds: list[nn.Module] = [nn.Identity() for _ in range(3)]
+    scores, context = twin.scores, twin.context
+    if isinstance(scores, IntegerScores) and twin.bare_scores:
+        rounds[0], rounds[1], scores.query, scores.key = scores.query, scores.key, nn.Identity(), nn.Identity()
     if isinstance(context, IntegerContext | LogContext):
-        found[2], context.value = context.value, nn.Identity()
-    return found
+        rounds[2], context.value = context.value, nn.Identity()
+    return rounds
 
 
 def join(out: Tensor, proj: nn.Module) -> Tensor:

@@ -10,15 +10,14 @@ from functools import partial
 import torch
 from torch import nn
 
-from vitq.deploy.onnx.attention import IntegerAttention, IntegerWindowAttention
+from vitq.deploy.onnx.attention import IntegerAttention
 from vitq.deploy.onnx.logarithms import LogContext
-from vitq.deploy.onnx.operands import NotIntegerError
 from vitq.deploy.onnx.products import IntegerContext, IntegerConv, IntegerLinear, IntegerScores
-from vitq.quant.attention import QuantAttention, QuantWindowAttention
+from vitq.models.attention import AttentionTwin
+from vitq.quant.integer import NotIntegerError
 from vitq.quant.layers import QuantConv2d, QuantLinear, QuantMatmul
 from vitq.quant.model import QuantizedModel
-
-_ATTENTIONS = (QuantAttention, QuantWindowAttention)
+from vitq.quant.softmax import QuantSoftmax
 
 
 @dataclass(frozen=True)
@@ -44,14 +43,13 @@ def integer_form(model: QuantizedModel) -> tuple[nn.Module, list[Product]]:
         if module is not None:
             inner.set_submodule(name, module)
     for name, module in list(inner.named_modules()):
-        if isinstance(module, _ATTENTIONS) and isinstance(module.context, QuantMatmul):
+        if not isinstance(module, AttentionTwin):
+            continue
+        if isinstance(module.context, QuantMatmul):
             # Log-type codes stay in float, but are computed another way.
             faster, _ = _attempt(partial(LogContext, module.context))
-            module.context = faster or module.context  # type: ignore[assignment]
-        if isinstance(module, QuantAttention):
-            inner.set_submodule(name, IntegerAttention(module))
-        elif isinstance(module, QuantWindowAttention):
-            inner.set_submodule(name, IntegerWindowAttention(module))
+            module.context = faster or module.context
+        inner.set_submodule(name, IntegerAttention(module))
     return inner.eval(), products
 
 
@@ -71,15 +69,19 @@ def _attempt(make: Callable[[], nn.Module]) -> tuple[nn.Module | None, str | Non
 
 def _makers(inner: nn.Module) -> list[tuple[str, Callable[[], nn.Module]]]:
     """Name of every product, and what makes its integer form or raises NotIntegerError."""
-    fused = {f"{name}.qkv" for name, module in inner.named_modules() if isinstance(module, _ATTENTIONS)}
-    found: list[tuple[str, Callable[[], nn.Module]]] = []
+    fused = {f"{name}.qkv" for name, module in inner.named_modules() if isinstance(module, AttentionTwin)}
+    makers: list[tuple[str, Callable[[], nn.Module]]] = []
     for name, module in inner.named_modules():
         if isinstance(module, QuantLinear):
-            found.append((name, partial(IntegerLinear, module, 3 if name in fused else 1)))
+            makers.append((name, partial(IntegerLinear, module, 3 if name in fused else 1)))
         elif isinstance(module, QuantConv2d):
-            found.append((name, partial(IntegerConv, module)))
-        elif isinstance(module, _ATTENTIONS):
-            bare = module.softmax.site is None or not module.softmax.site.on
-            found.append((f"{name}.scores", partial(IntegerScores, module.scores, bare)))
-            found.append((f"{name}.context", partial(IntegerContext, module.context)))
-    return found
+            makers.append((name, partial(IntegerConv, module)))
+        elif isinstance(module, AttentionTwin):
+            scores, context, softmax = module.scores, module.context, module.softmax
+            assert isinstance(scores, QuantMatmul)
+            assert isinstance(context, QuantMatmul)
+            assert isinstance(softmax, QuantSoftmax)
+            bare = softmax.site is None or not softmax.site.on
+            makers.append((f"{name}.scores", partial(IntegerScores, scores, bare)))
+            makers.append((f"{name}.context", partial(IntegerContext, context)))
+    return makers

@@ -8,96 +8,53 @@ import torch
 from torch import Tensor, nn
 
 from vitq.deploy.onnx.qdq import Above, Beyond, Round
-from vitq.methods.twin import TwinSoftmaxQuantizer, TwinUniformQuantizer
+from vitq.quant.integer import MIDDLE, IntegerPart, NotIntegerError
+from vitq.quant.quantizer import Quantizer
 from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
 
-MIDDLE = 128
+
+def uniform(site: Site) -> IntegerPart:
+    """The codes of an activation site whose quantizer is uniform. Raises NotIntegerError."""
+    codes = _parts(site)
+    if len(codes) > 1:
+        raise NotIntegerError(f"{site.name}: {_present(site).uneven}")
+    return codes[0]
 
 
-class NotIntegerError(Exception):
-    """An operand that int8 cannot hold exactly; the message says why."""
-
-
-@dataclass(frozen=True)
-class Uniform:
-    """A uniform quantizer with one scale: codes in [0, codes), zero point, both whole numbers."""
-
-    scale: float
-    zero: int
-    codes: int
-
-    @property
-    def low(self) -> int:
-        """Least code relative to the zero point."""
-        return -self.zero
-
-    @property
-    def high(self) -> int:
-        """Greatest code relative to the zero point."""
-        return self.codes - 1 - self.zero
-
-    @property
-    def centred(self) -> bool:
-        """Whether int8 holds all codes with the zero point at 0."""
-        return self.low >= -MIDDLE and self.high < MIDDLE
-
-
-def uniform(site: Site) -> Uniform:
-    """The quantizer of an activation site. Raises NotIntegerError."""
-    quantizer = _present(site)
-    if type(quantizer) is not UniformQuantizer:
-        raise NotIntegerError(f"{site.name}: {_uneven(quantizer)}")
-    _one_scale(site)
-    zero = float(quantizer.zero_point[0])
-    if not zero.is_integer():
-        raise NotIntegerError(f"{site.name}: its zero point {zero} is not a whole number")
-    return Uniform(float(quantizer.scale[0]), int(zero), quantizer.codes)
-
-
-def parts(site: Site) -> tuple[list[nn.Module], Uniform | None]:
+def parts(site: Site) -> tuple[list[nn.Module], IntegerPart | None]:
     """Modules whose sum is the site's round trip, each through 8-bit integers. Raises NotIntegerError.
 
-    A uniform site has one, which leaves its zero point in (x̂ + scale·zero); the quantizer is returned beside it. A twin
-    site has one for each region, and no zero point.
+    A uniform site has one, which leaves its zero point in (x̂ + scale·zero); its codes are returned beside it. A site of
+    several parts has no zero point.
     """
-    quantizer = _present(site)
-    if isinstance(quantizer, TwinUniformQuantizer | TwinSoftmaxQuantizer):
-        _one_scale(site)
-        fine, exponent = float(quantizer.scale[0]), float(quantizer.exponent[0])
-        coarse, last = fine * 2.0**exponent, quantizer.part - 1
-        if isinstance(quantizer, TwinUniformQuantizer):
-            # What is negative rounds to 0 in the coarse region, and what is positive in the fine one.
-            return [Round(coarse, 0, last, torch.uint8), Round(fine, -quantizer.part, 0, torch.int8)], None
-        # Where the fine region ends, as TwinSoftmaxQuantizer has it.
-        following = min(last // 2**exponent + 1, last) * 2**exponent
-        if following == last + 1:
-            # The coarse steps go on where the fine ones end: x̂ is what lies below that place and what lies beyond it.
-            rest = last - following / 2**exponent
-            return [
-                Round(fine, 0, last + 1, torch.uint8),
-                Beyond(fine * following, Round(coarse, 0, int(rest), torch.uint8)),
-            ], None
-        threshold = float(torch.tensor(fine) * ((last + following) / 2))
-        return [
-            Above(threshold, False, Round(fine, 0, last, torch.uint8)),
-            Above(threshold, True, Round(coarse, 0, last, torch.uint8)),
-        ], None
-    found = uniform(site)
-    if not 0 <= found.zero < 256:
-        raise NotIntegerError(f"{site.name}: its zero point {found.zero} is no 8-bit code")
-    return [Round(found.scale, found.low, found.high, torch.uint8, zero=found.zero)], found
+    all_parts = _parts(site)
+    if len(all_parts) > 1:
+        return [_rounded(part) for part in all_parts], None
+    (part,) = all_parts
+    if not 0 <= part.zero < 2 * MIDDLE:
+        raise NotIntegerError(f"{site.name}: its zero point {part.zero} is no 8-bit code")
+    return [Round(part.scale, part.low, part.high, torch.uint8, zero=part.zero)], part
+
+
+def _rounded(part: IntegerPart) -> nn.Module:
+    round_ = Round(part.scale, part.low, part.high, torch.int8 if part.low < 0 else torch.uint8)
+    if part.start:
+        return Beyond(part.start, round_)
+    if part.above is not None:
+        return Above(part.above, True, round_)
+    return round_ if part.up_to is None else Above(part.up_to, False, round_)
 
 
 def rounding(site: Site) -> Round:
     """The round trip of a uniform site with one scale through int8, to its real values. Raises NotIntegerError."""
-    found = uniform(site)
-    shift = found.zero - (0 if found.centred else MIDDLE)
-    if found.centred:
-        return Round(found.scale, found.low, found.high, torch.int8)
+    codes = uniform(site)
+    if codes.centred:
+        return Round(codes.scale, codes.low, codes.high, torch.int8)
+    shift = codes.zero - MIDDLE
     if not -MIDDLE <= shift < MIDDLE:
-        raise NotIntegerError(f"{site.name}: its zero point {found.zero} is no 8-bit code")
-    return Round(found.scale, found.low, found.high, torch.int8, zero=shift, kept=shift)
+        raise NotIntegerError(f"{site.name}: its zero point {codes.zero} is no 8-bit code")
+    return Round(codes.scale, codes.low, codes.high, torch.int8, zero=shift, kept=shift)
 
 
 @dataclass(frozen=True)
@@ -115,9 +72,9 @@ class Weight:
 def weight(site: Site, values: Tensor) -> Weight:
     """The int8 form of a weight at its quantized values (out, …). Raises NotIntegerError."""
     quantizer = _present(site)
-    if type(quantizer) is not UniformQuantizer:
-        raise NotIntegerError(f"{site.name}: {_uneven(quantizer)}")
-    layout = quantizer._layout()
+    if not isinstance(quantizer, UniformQuantizer) or quantizer.uneven:
+        raise NotIntegerError(f"{site.name}: {quantizer.uneven}")
+    layout = quantizer.layout
     if layout.granularity not in ("channel", "tensor"):
         raise NotIntegerError(
             f"{site.name}: granularity {layout.granularity}, int8 products have one scale for each output"
@@ -131,22 +88,15 @@ def weight(site: Site, values: Tensor) -> Weight:
     return Weight(codes - MIDDLE, scale, MIDDLE - zero)
 
 
-def _present(site: Site) -> nn.Module:
+def _present(site: Site) -> Quantizer:
     if not site.on or site.quantizer is None:
         raise NotIntegerError(f"{site.name} is not quantized")
     return site.quantizer
 
 
-def _one_scale(site: Site) -> None:
-    layout = site.quantizer._layout() if site.quantizer is not None else None
-    if layout is not None and layout.groups > 1:
-        raise NotIntegerError(
-            f"{site.name}: granularity {layout.granularity}, int8 products have one scale for an input"
-        )
-
-
-def _uneven(quantizer: nn.Module) -> str:
-    name = type(quantizer).__name__.removesuffix("Quantizer")
-    if isinstance(quantizer, UniformQuantizer):
-        return f"{name} has no scale that is fixed for the whole tensor"
-    return f"the codes of {name} are not evenly spaced"
+def _parts(site: Site) -> list[IntegerPart]:
+    quantizer = _present(site)
+    try:
+        return quantizer.integer_parts()
+    except NotIntegerError as reason:
+        raise NotIntegerError(f"{site.name}: {reason}") from reason

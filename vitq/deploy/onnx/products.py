@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitq.deploy.onnx.operands import MIDDLE, NotIntegerError, Uniform, parts, uniform, weight
+from vitq.deploy.onnx.operands import parts, uniform, weight
 from vitq.deploy.onnx.qdq import Codes, Round, dequantize
+from vitq.quant.integer import MIDDLE, IntegerPart, NotIntegerError
 from vitq.quant.layers import QuantConv2d, QuantLinear, QuantMatmul
 
 
@@ -31,11 +32,11 @@ class IntegerLinear(nn.Module):
 
     def __init__(self, layer: QuantLinear, splits: int = 1):
         super().__init__()
-        rounds, found = parts(layer.input_site)
+        rounds, uniform_input = parts(layer.input_site)
         packed = weight(layer.weight_site, layer.weight)
         self.rounds = nn.ModuleList(rounds)
         self.register_buffer("balance", layer.balance)
-        bias = _folded_bias(layer, found)
+        bias = _folded_bias(layer, uniform_input)
         size = len(bias) // splits
         self.products = nn.ModuleList(
             _Product(
@@ -88,7 +89,7 @@ class IntegerConv(nn.Module):
 
     def __init__(self, layer: QuantConv2d):
         super().__init__()
-        rounds, found = parts(layer.input_site)
+        rounds, uniform_input = parts(layer.input_site)
         packed = weight(layer.weight_site, layer.weight)
         if packed.offset is not None:
             raise NotIntegerError(f"{layer.weight_site.name}: asymmetric codes of a convolution leave int8")
@@ -96,7 +97,7 @@ class IntegerConv(nn.Module):
             raise NotIntegerError(f"{layer.input_site.name}: twin codes, or a convolution with padding")
         self.round, self.codes = rounds[0], Codes(packed.codes, packed.scale, axis=0)
         self.stride, self.dilation, self.groups = layer.stride, layer.dilation, layer.groups
-        self.register_buffer("bias", _folded_bias(layer, found))
+        self.register_buffer("bias", _folded_bias(layer, uniform_input))
 
     def forward(self, x: Tensor) -> Tensor:
         bias = self.get_buffer("bias")
@@ -104,13 +105,13 @@ class IntegerConv(nn.Module):
         return out + bias.view(1, -1, 1, 1)
 
 
-def _folded_bias(layer: QuantLinear | QuantConv2d, found: Uniform | None) -> Tensor:
+def _folded_bias(layer: QuantLinear | QuantConv2d, uniform_input: IntegerPart | None) -> Tensor:
     """b − s·z·Σŵ, (out,); summed in float64, because the two terms nearly cancel."""
     bias = layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach()
-    if found is None:
+    if uniform_input is None:
         return bias.clone()
     sums = layer.weight.detach().double().flatten(1).sum(dim=1)
-    return (bias.double() - found.scale * found.zero * sums).float()
+    return (bias.double() - uniform_input.scale * uniform_input.zero * sums).float()
 
 
 class IntegerScores(nn.Module):
@@ -148,11 +149,11 @@ class IntegerContext(nn.Module):
 
     def __init__(self, matmul: QuantMatmul):
         super().__init__()
-        rounds, found = parts(matmul.left_site)
-        if found is not None and found.zero:
-            if not found.centred:
-                raise NotIntegerError(f"{matmul.left_site.name}: probabilities with zero point {found.zero}")
-            rounds = [_signed(found)[0]]
+        rounds, codes = parts(matmul.left_site)
+        if codes is not None and codes.zero:
+            if not codes.centred:
+                raise NotIntegerError(f"{matmul.left_site.name}: probabilities with zero point {codes.zero}")
+            rounds = [_signed(codes)[0]]
         value = uniform(matmul.right_site)
         self.probs = nn.ModuleList(rounds)
         self.value: nn.Module
@@ -184,11 +185,11 @@ def _ones(rows: int, columns: int) -> Tensor:
     return dequantize(torch.ones(rows, columns, dtype=torch.int8), torch.tensor(1.0), torch.tensor(0, dtype=torch.int8))
 
 
-def _signed(found: Uniform) -> tuple[Round, int]:
+def _signed(codes: IntegerPart) -> tuple[Round, int]:
     """(rounding to int8 whose zero point stays in, by how much: value = scale·(integer − shift))."""
-    if found.centred:
-        return Round(found.scale, found.low, found.high, torch.int8), 0
-    shift = found.zero - MIDDLE
+    if codes.centred:
+        return Round(codes.scale, codes.low, codes.high, torch.int8), 0
+    shift = codes.zero - MIDDLE
     if not -MIDDLE <= shift < MIDDLE:
-        raise NotIntegerError(f"zero point {found.zero} is no 8-bit code")
-    return Round(found.scale, found.low, found.high, torch.int8, zero=shift), shift
+        raise NotIntegerError(f"zero point {codes.zero} is no 8-bit code")
+    return Round(codes.scale, codes.low, codes.high, torch.int8, zero=shift), shift

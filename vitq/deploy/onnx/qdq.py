@@ -74,15 +74,15 @@ class Above(nn.Module):
 
 
 class Beyond(nn.Module):
-    """What x exceeds a place by, given to `inner`; nothing where it does not."""
+    """What x exceeds `start` by, given to `inner`; nothing where it does not."""
 
-    def __init__(self, place: float, inner: Round):
+    def __init__(self, start: float, inner: Round):
         super().__init__()
-        self.place, self.inner = place, inner
+        self.start, self.inner = start, inner
 
     def forward(self, x: Tensor) -> Tensor:
         # `inner` takes what is negative for 0.
-        out: Tensor = self.inner(x - self.place)
+        out: Tensor = self.inner(x - self.start)
         return out
 
 

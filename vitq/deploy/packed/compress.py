@@ -52,14 +52,14 @@ def expand(streams: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor
     """(header, tensors) of the plain form. The file is not named. Raises DeployError for streams that are none."""
     try:
         index = json.loads(_expanded(streams["index"], _LONGEST_INDEX))
-        tensors, place = {}, 0
+        tensors, offset = {}, 0
         codes, table = streams["codes"].numpy().tobytes(), index["tensors"]
         others = {name: _empty(dtype, shape) for name, dtype, shape, bits, _ in table if not bits}
         total = sum(tensor.nbytes for tensor in others.values())
         _fill(list(others.values()), _expanded(streams["rest"], total))
         for name, _, shape, bits, size in table:
-            tensors[name] = _inflated(codes[place : place + size], bits, *shape) if bits else others[name]
-            place += size
+            tensors[name] = _inflated(codes[offset : offset + size], bits, *shape) if bits else others[name]
+            offset += size
         return index["header"], tensors
     except (KeyError, ValueError, TypeError, RuntimeError, lzma.LZMAError, zlib.error) as error:
         text = f"its streams cannot be read ({type(error).__name__}: {error}); export it again"
@@ -92,21 +92,21 @@ def _inflated(data: bytes, bits: int, size: int) -> Tensor:
 
 def _planes(tensors: list[Tensor]) -> list[bytes]:
     """The bytes of tensors of each element size, least significant ones of all elements first."""
-    found = []
+    planes = []
     for size in (1, 2, 4):
         data = b"".join(tensor.numpy().tobytes() for tensor in tensors if tensor.element_size() == size)
-        found.append(np.frombuffer(data, np.uint8).reshape(-1, size).T.tobytes())
-    return found
+        planes.append(np.frombuffer(data, np.uint8).reshape(-1, size).T.tobytes())
+    return planes
 
 
 def _fill(tensors: list[Tensor], data: bytes) -> None:
     """Write into tensors what `_planes` made of them."""
-    place = 0
+    offset = 0
     for size in (1, 2, 4):
         chosen = [tensor for tensor in tensors if tensor.element_size() == size]
         total = sum(tensor.nbytes for tensor in chosen)
-        elements = np.frombuffer(data, np.uint8, total, place).reshape(size, -1).T.reshape(-1)
-        place, start = place + total, 0
+        elements = np.frombuffer(data, np.uint8, total, offset).reshape(size, -1).T.reshape(-1)
+        offset, start = offset + total, 0
         for tensor in chosen:
             tensor.reshape(-1).numpy().view(np.uint8)[:] = elements[start : start + tensor.nbytes]
             start += tensor.nbytes

@@ -80,12 +80,12 @@ def narrow(values: Tensor) -> Tensor:
 
 def digest(header: str, tensors: dict[str, Tensor]) -> str:
     """sha256 of a header and of the names, types, shapes and bytes of tensors."""
-    found = hashlib.sha256(header.encode())
+    sha256 = hashlib.sha256(header.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
-        found.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        found.update(tensor.numpy().tobytes())
-    return found.hexdigest()
+        sha256.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        sha256.update(tensor.numpy().tobytes())
+    return sha256.hexdigest()
 
 
 def _file(header: str, tensors: dict[str, Tensor]) -> bytes:

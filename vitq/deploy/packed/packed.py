@@ -24,7 +24,6 @@ from vitq.quant.dual import DualLayout
 from vitq.quant.layers import QuantLinear
 from vitq.quant.layout import Layout
 from vitq.quant.model import QuantizedModel, build
-from vitq.quant.per_image import PerImageUniform
 from vitq.quant.quantizer import QUANTIZERS, Quantizer
 from vitq.quant.site import Site
 from vitq.store.atomic import write_bytes
@@ -111,22 +110,22 @@ def _plain_state(model: QuantizedModel) -> dict[str, Tensor]:
 
 
 def _spec(site: Site, quantizer: Quantizer) -> QuantizerSpec:
-    if isinstance(quantizer, PerImageUniform):
+    if not quantizer.packable:
         raise DeployError(
             f"site {site.name} has a range of each image's own (scale_predictor), which a packed checkpoint cannot "
             "hold; export the base method",
             "site",
             site.name,
         )
-    layout = quantizer.layout
-    if layout is None:
+    if not quantizer.fitted:
         raise DeployError(f"site {site.name} is switched on, but its quantizer was never fitted", "site", site.name)
+    layout = quantizer.layout
     return QuantizerSpec(
         quantizer=_registered(quantizer),
         bits=quantizer.bits,
         # What is fitted: a step may have made one range of many.
         granularity=layout.granularity,
-        range=quantizer.range,
+        range=quantizer.range_search,
         symmetric=quantizer.symmetric,
         options={k: v for k, v in quantizer.settings.items() if _listed(v) != _listed(quantizer.options.get(k))},
         params=layout.params,
@@ -159,8 +158,8 @@ def _codes(site: Site, quantizer: Quantizer, weight: Tensor) -> Tensor:
 
 
 def _balanced(model: QuantizedModel) -> list[tuple[str, QuantLinear]]:
-    found = ((n, m) for n, m in model.model.named_modules() if isinstance(m, QuantLinear))
-    return [(name, layer) for name, layer in found if layer.balance is not None]
+    layers = ((n, m) for n, m in model.model.named_modules() if isinstance(m, QuantLinear))
+    return [(name, layer) for name, layer in layers if layer.balance is not None]
 
 
 def _exponents(name: str, layer: QuantLinear) -> Tensor:
@@ -190,7 +189,7 @@ def _skeleton(config: RunConfig, header: Header, tensors: dict[str, Tensor]) -> 
 def _equip(model: QuantizedModel, header: Header, tensors: dict[str, Tensor]) -> None:
     """Give every site its stored quantizer."""
     flat = {k.removeprefix(_PARAMETERS): tensors.pop(k).float() for k in list(tensors) if k.startswith(_PARAMETERS)}
-    place = dict.fromkeys(flat, 0)
+    offset = dict.fromkeys(flat, 0)
     for name, index in header.sites.items():
         site = model.sites[name]
         site.quantizer, site.on = None, index is not None
@@ -205,14 +204,13 @@ def _equip(model: QuantizedModel, header: Header, tensors: dict[str, Tensor]) ->
             groups *= size
         taken = {}
         for parameter in quantizer.parameter_names:
-            taken[parameter] = flat[parameter][place[parameter] : place[parameter] + groups].clone()
-            place[parameter] += groups
+            taken[parameter] = flat[parameter][offset[parameter] : offset[parameter] + groups].clone()
+            offset[parameter] += groups
         if spec.second is None:
             layout = Layout(spec.granularity, site.axes, groups, spec.params, spec.split)
         else:
             layout = DualLayout.of_columns(site.axes, spec.params[0], model.layer(site).weight.shape[1], spec.second)
-        quantizer._set(layout, **taken)
-        quantizer.refresh()
+        quantizer.set_parameters(layout, **taken)
         site.quantizer = quantizer
 
 
@@ -231,7 +229,7 @@ def _fill(model: QuantizedModel, config: RunConfig, tensors: dict[str, Tensor]) 
         codes = unpack(tensors[site.name], site.quantizer.bits, weight.numel())
         tensors[site.name] = site.quantizer.decode(codes.to(torch.int64).view(weight.shape))
         # The weight is what its codes stand for already: a second rounding would change nothing.
-        site.rounding = nn.Identity()
+        site.stand_in = nn.Identity()
     for name in tensors:
         owner, _, leaf = name.rpartition(".")
         # Folding a shift gives a layer a bias that the architecture does not have.

@@ -17,7 +17,7 @@ PROVIDERS = {
 }
 
 
-class Session:
+class OnnxSession:
     """An ONNX file, loaded. threads: of one operator on the CPU; one operator runs at a time.
 
     runtime: a key of PROVIDERS. Raises DeployError where it is not installed, or cannot use this machine.
@@ -28,14 +28,14 @@ class Session:
             import onnxruntime
         except ImportError as error:
             raise DeployError("ONNX Runtime is not installed; pip install 'vitq[deploy]'") from error
-        wanted, found = PROVIDERS[runtime], onnxruntime.get_available_providers()
-        if wanted[0] not in found:
+        wanted, available = PROVIDERS[runtime], onnxruntime.get_available_providers()
+        if wanted[0] not in available:
             raise DeployError(
-                f"runtime {runtime} needs {wanted[0]}, this onnxruntime has {', '.join(found)}; a machine with a GPU, "
-                "TensorRT and the package onnxruntime-gpu has it",
+                f"runtime {runtime} needs {wanted[0]}, this onnxruntime has {', '.join(available)}; a machine with a "
+                "GPU, TensorRT and the package onnxruntime-gpu has it",
                 "--runtime",
                 runtime,
-                found,
+                available,
             )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -44,7 +44,7 @@ class Session:
             # Without it TensorRT ignores the pairs and runs in float.
             (name, {"trt_int8_enable": True}) if name == "TensorrtExecutionProvider" else name
             for name in wanted
-            if name in found
+            if name in available
         ]
         try:
             self._session: Any = onnxruntime.InferenceSession(str(onnx), options, providers=providers)

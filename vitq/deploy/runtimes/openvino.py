@@ -64,15 +64,15 @@ class Request:
 
 def nodes(graph: openvino.CompiledModel) -> list[Node]:
     """What the compiled graph executes, constants left out; complete once it has run."""
-    found = []
+    listed = []
     for op in graph.get_runtime_model().get_ops():
         info = op.get_rt_info()
         kind = _text(info["layerType"])
         if kind in ("Const", "Constant"):
             continue
         origins = tuple(part for part in _text(info["originalLayersNames"]).split(",") if part)
-        found.append(Node(kind, _text(info["runtimePrecision"]), op.get_friendly_name(), origins))
-    return found
+        listed.append(Node(kind, _text(info["runtimePrecision"]), op.get_friendly_name(), origins))
+    return listed
 
 
 def products(graph: openvino.CompiledModel) -> list[Node]:

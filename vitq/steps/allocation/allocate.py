@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Literal
-
-from pydantic.dataclasses import dataclass
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 from vitq.config import BitsConfig, RunConfig
-from vitq.config.base import RULES
 from vitq.errors import Problem, VitqError, bad
 from vitq.quant.model import QuantizedModel, site_bits
 from vitq.quant.site import Site
@@ -18,18 +16,15 @@ from vitq.steps.allocation.budget import Budget, meters
 from vitq.steps.allocation.milp import milp
 from vitq.steps.allocation.sensitivity import Trial, menu, table
 from vitq.steps.allocation.sensitivity_cache import Known
-from vitq.steps.step import STEPS, Network, Step, Workspace, steps_before
+from vitq.steps.step import Network, Step, Workspace, register_step, steps_before
 
-# Steps that fit weights or scales to the bit-widths they have: at any other width their work would be lost.
-_TUNED = ("reconstruct", "gptq", "erq", "bias_correction", "hessian_search")
 _NONE_FREE = (
     "no calibrated site has bits that may change: bits.kinds, bits.sites, bits.first_last or bits.image prescribe them "
     "all, or the calibrate step before it is off; leave some site's bits to bits.weight or bits.activation"
 )
 
 
-@STEPS.register("allocate")
-@dataclass(frozen=True, config=RULES)
+@register_step("allocate")
 class Allocate(Step):
     """Give every calibrated site a bit-width of its own, so that the loss is small and a budget holds.
 
@@ -54,7 +49,7 @@ class Allocate(Step):
     Artifacts: `allocation_path`, one row for each step of the search with the loss and all four costs (a Pareto curve);
     `allocation_sensitivity` (`milp`, and `greedy` that never measures again), the loss that each site causes alone at
     each width. The probe `sensitivity` of a run with the same recipe up to this step measures the same numbers; what
-    it, or an earlier allocation under another budget, left in the cache is used (known.py).
+    it, or an earlier allocation under another budget, left in the cache is used (sensitivity_cache.py).
     """
 
     policy: Literal["greedy", "milp", "uniform"] = "greedy"
@@ -66,6 +61,7 @@ class Allocate(Step):
     recompute: Literal["lazy", "always", "never"] = "lazy"
     seconds: float = 120.0
     needs_teacher: ClassVar[bool] = True
+    allocates_bits: ClassVar[bool] = True
 
     def check(self, config: RunConfig) -> list[Problem]:
         problems: list[Problem] = []
@@ -84,43 +80,31 @@ class Allocate(Step):
                 problems.append(Problem(f"{name}={value:g}; a number above 0 is needed", name, value))
         if self.images < 1:
             problems.append(bad("images", self.images, "at least 1 is needed"))
-        return problems + self._order(config) + self._grown(config)
+        return problems
 
-    def _around(self, config: RunConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """The enabled steps before this one and behind it, as the recipe says them."""
-        steps = list(config.method.enabled.values())
-        here = next((index for index, raw in enumerate(steps) if raw.get("do") == self.do), len(steps))
-        return steps[:here], steps[here + 1 :]
-
-    def _grown(self, config: RunConfig) -> list[Problem]:
-        """A limit on bytes that a step behind this one breaks."""
-        if self.size_mb is None:
-            return []
-        return [
-            Problem(
-                f"size_mb={self.size_mb:g} is met before step {raw.get('do')!r} gives weights two ranges each, which "
-                "take more bytes; set its dual=0, or drop size_mb",
-                "size_mb",
-                self.size_mb,
-            )
-            for raw in self._around(config)[1]
-            if raw.get("dual")
+    def check_order(self, before: Sequence[Step], behind: Sequence[Step]) -> list[Problem]:
+        problems = [
+            Problem(f"comes after a step {step.do!r}, which depends on the bit-widths; move it before", value=step.do)
+            for step in before
+            if step.depends_on_bits
         ]
-
-    def _order(self, config: RunConfig) -> list[Problem]:
-        """Problems with the enabled steps around this one."""
-        before, behind = ([raw.get("do") for raw in steps] for steps in self._around(config))
-        found = [
-            Problem(f"comes after a step {do!r}, which depends on the bit-widths; move it before", value=do)
-            for do in before
-            if do in _TUNED
-        ]
-        if "calibrate" not in before:
-            found.append(Problem("no step before it calibrates; only calibrated sites are allocated"))
-        if self.do in behind:
+        if not any(step.fits() and not step.depends_on_bits for step in before):
+            problems.append(Problem("no step before it calibrates; only calibrated sites are allocated"))
+        if any(step.allocates_bits for step in before):
             text = "a recipe allocates once: a second one undoes the first and what was fitted to it"
-            found.append(Problem(text, value=self.do))
-        return found
+            problems.append(Problem(text, value=self.do))
+        if self.size_mb is not None:
+            problems += [
+                Problem(
+                    f"size_mb={self.size_mb:g} is met before step {step.do!r} gives weights two ranges each, which "
+                    "take more bytes; set its dual=0, or drop size_mb",
+                    "size_mb",
+                    self.size_mb,
+                )
+                for step in behind
+                if step.adds_ranges
+            ]
+        return problems + super().check_order(before, behind)
 
     def check_network(self, network: Network) -> list[Problem]:
         """No free site; or limits on bytes and bit operations below the narrowest widths, even without their scales."""

@@ -85,8 +85,8 @@ def meters(
 
     size = {s.name: {b: -(-shapes[s.name].numel() * b // 8) / 1e6 for b in widths} for s in free if s.is_weight}
     now = {s.name: site_width(s) for s in free if s.is_weight}
-    rest = quantized_bytes(model, model_bytes(model.model)) / 1e6
-    rest -= sum(-(-shapes[name].numel() * bits // 8) for name, bits in now.items()) / 1e6
+    other_bytes = quantized_bytes(model, model_bytes(model.model)) / 1e6
+    other_bytes -= sum(-(-shapes[name].numel() * bits // 8) for name, bits in now.items()) / 1e6
     fixed, single, pairs = 0.0, {name: dict.fromkeys(widths, 0.0) for name in names}, []
     for left, right, count in multiplications(model, shapes):
         if left.name in names and right.name in names:
@@ -100,7 +100,7 @@ def meters(
     made = (
         mean("mean_weight_bits", [site for site in free if site.is_weight]),
         mean("mean_activation_bits", [site for site in free if not site.is_weight]),
-        Meter("size_mb", rest, size),
+        Meter("size_mb", other_bytes, size),
         Meter("bops", fixed, single, pairs),
     )
     return {meter.name: meter for meter in made}
@@ -116,7 +116,7 @@ def multiplications(model: QuantizedModel, shapes: Mapping[str, torch.Size]) -> 
     owners: dict[str, list[Site]] = {}
     for site in model.sites.values():
         owners.setdefault(site.owner, []).append(site)
-    found = []
+    products = []
     for operands in owners.values():
         if len(operands) == 1:  # in front of LayerNorm or softmax: nothing is multiplied there
             continue
@@ -128,8 +128,8 @@ def multiplications(model: QuantizedModel, shapes: Mapping[str, torch.Size]) -> 
         else:
             # (B, h, N, M) times (B, h, M, K), or times the transpose of (B, h, K, M).
             count = first.numel() * second[-2 if right.kind == "key" else -1]
-        found.append((left, right, float(count)))
-    return found
+        products.append((left, right, float(count)))
+    return products
 
 
 def _positions(model: QuantizedModel, weight: Site, inputs: torch.Size) -> int:

@@ -13,7 +13,7 @@ from vitq.progress import Progress
 from vitq.steps.allocation.budget import Bits, Budget
 from vitq.steps.allocation.sensitivity import Trial
 
-Row = dict[str, Any]
+PathRow = dict[str, Any]
 # A quantizer's noise power grows fourfold with each bit less: what a site's next step is expected to cost before it is
 # measured. It only orders the measuring (`lazy`); no step is taken unmeasured.
 _NEXT = 4.0
@@ -26,7 +26,7 @@ def greedy(
     recompute: str,
     progress: Progress,
     alone: Mapping[str, Mapping[int, float]] | None = None,
-) -> list[Row]:
+) -> list[PathRow]:
     """Lower one site by one width at a time until the budget holds; returns the path, `trial` is at its end.
 
     The next one is the site of least loss increase per share of the budget's excess that it saves. `always` measures
@@ -105,11 +105,11 @@ def uniform(names: Mapping[str, bool], budget: Budget, widths: Sequence[int]) ->
             if not budget.excess(bits) and (best is None or rank > best[0]):
                 best = (rank, bits)
     if best is None:
-        raise VitqError("allocate: no single width fits the budget")
+        raise VitqError("allocate: no single width fits the budget", "widths", tuple(widths))
     return best[1]
 
 
-def final(trial: Trial, budget: Budget) -> list[Row]:
+def final(trial: Trial, budget: Budget) -> list[PathRow]:
     """The path of a policy that takes no steps: its allocation alone."""
     return [_row(trial, budget)]
 
@@ -123,7 +123,7 @@ def _row(
     increase: float = 0.0,
     saved: float = 0.0,
     score: float = 0.0,
-) -> Row:
+) -> PathRow:
     return {
         "step": step,
         "site": site,

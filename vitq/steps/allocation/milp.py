@@ -30,7 +30,9 @@ def milp(losses: Losses, budget: Budget, seconds: float) -> Bits:
         bits = program.solve(seconds, margin)
         if not budget.excess(bits):
             return bits
-    raise VitqError(f"allocate: the solver exceeds the budget by {budget.excess(bits)}; use policy greedy")
+    excess = budget.excess(bits)
+    text = f"allocate: the solver exceeds the budget by {excess}; use policy greedy"
+    raise VitqError(text, "policy", excess, ["greedy"])
 
 
 class _Program:
@@ -85,22 +87,22 @@ class _Program:
         objective *= 1e3 / max(float(np.abs(objective).max()), 1e-30)
         integral = np.zeros(len(self._columns), dtype=np.int8)
         integral[: self._whole] = 1
-        found = milp(
+        solution = milp(
             objective,
             integrality=integral,
             bounds=Bounds(0, 1),
             constraints=LinearConstraint(matrix, [low for _, low, _ in rows], [high for _, _, high in rows]),
             options={"time_limit": seconds, "mip_rel_gap": 0.0},
         )
-        if found.x is not None and found.status == _TIME_LIMIT:
+        if solution.x is not None and solution.status == _TIME_LIMIT:
             LOG.warning(
                 "allocate: %g seconds did not suffice to prove that this allocation is the best, so another machine "
                 "may find another; raise method.steps.<name>.seconds",
                 seconds,
             )
-        if found.x is None:
-            raise VitqError(f"allocate: the integer program has no solution ({found.message}); use policy greedy")
+        if solution.x is None:
+            raise VitqError(f"allocate: the integer program has no solution ({solution.message}); use policy greedy")
         return {
-            name: max(widths, key=lambda width: float(found.x[self._column(name, width)]))
+            name: max(widths, key=lambda width: float(solution.x[self._column(name, width)]))
             for name, widths in self._losses.items()
         }

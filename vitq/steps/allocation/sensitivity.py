@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from vitq.device import CPU_ELEMENTS, at_once
-from vitq.quant.per_image import PerImageUniform
 from vitq.quant.quantizer import Quantizer
 from vitq.quant.site import Site
 from vitq.quant.site_table import FP_BITS
-from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.allocation.budget import Bits
 from vitq.steps.calibrate import HistogramObserver
 from vitq.steps.step import Workspace
 from vitq.steps.stream import ImageStream, Stream, through
 
-Made = TypeVar("Made", bound=Quantizer)
 # Site name → width → fitted quantizer.
 Menu = dict[str, dict[int, Quantizer]]
 
@@ -48,24 +44,8 @@ def at_width(quantizer: Quantizer, bits: int) -> Quantizer:
     Ranges of each image need the whole network to run, image by image; segments run alone here. In their place stand
     ranges for all images: at the quantizer's own width those that the images' start from, else fitted ones.
     """
-    if not isinstance(quantizer, PerImageUniform):
-        return quantizer if bits == quantizer.bits else _like(quantizer, type(quantizer), bits)
-    static = _like(quantizer, UniformQuantizer, bits)
-    if bits == quantizer.bits:
-        static.assign(quantizer._layout(), quantizer.scale, quantizer.zero_point)
-    return static
-
-
-def _like(quantizer: Quantizer, kind: type[Made], bits: int) -> Made:
-    """An unfitted quantizer of this kind with the other's settings."""
-    return kind(
-        bits,
-        quantizer.granularity,
-        quantizer.axes,
-        range=quantizer.range,
-        symmetric=quantizer.symmetric,
-        **quantizer.settings,
-    )
+    static = quantizer.static()
+    return static if bits == static.bits else static.unfitted(bits=bits)
 
 
 @torch.no_grad()
@@ -225,13 +205,13 @@ class Trial:
         """Images spread evenly over the calibration set, whose order may be by class, with their labels."""
         total = len(self._work.calib)
         chosen = torch.linspace(0, total - 1, min(count, total)).round().long().tolist()
-        found: list[tuple[Tensor, Tensor]] = []
+        batches: list[tuple[Tensor, Tensor]] = []
         for images, labels in self._work.calib.take(chosen).batches(
             self._work.config.calib.batch_size, self._work.device
         ):
             size = at_once(images, CPU_ELEMENTS)
-            found += zip(images.split(size), labels.split(size), strict=True)
-        return found
+            batches += zip(images.split(size), labels.split(size), strict=True)
+        return batches
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:

@@ -44,13 +44,13 @@ class Known:
     def losses(self, names: Iterable[str], widths: Sequence[int]) -> Losses | None:
         """The losses of these sites at these widths; None where one of them is not known."""
         known = self._read()
-        found: Losses = {}
+        losses: Losses = {}
         for name in names:
             at = known.get(name, {})
             if any(str(width) not in at for width in widths):
                 return None
-            found[name] = {width: float(at[str(width)]) for width in widths}
-        return found
+            losses[name] = {width: float(at[str(width)]) for width in widths}
+        return losses
 
     def add(self, losses: Mapping[str, Mapping[int, float]]) -> None:
         """Keep these, beside what is known."""

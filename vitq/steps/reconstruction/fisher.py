@@ -18,7 +18,7 @@ def gradients(work: Workspace) -> list[TensorStream]:
     in z (BRECQ, arXiv 2102.05426, section 3.3; the labels of the calibration set are not used). One forward and one
     backward for each batch; each stream is scaled by one factor, so that the mean of g² is 1.
     """
-    segments = work.teacher_segments()
+    segments = work.teacher.segments
     generator = torch.Generator().manual_seed(work.config.seed)
     streams = [TensorStream(work, len(work.calib)) for _ in segments]
     squares = [0.0] * len(segments)
@@ -31,8 +31,8 @@ def gradients(work: Workspace) -> list[TensorStream]:
                 if not x.requires_grad:
                     x = x.detach().requires_grad_(True)
                 outputs.append(x)
-            found = torch.autograd.grad(likelihood(x, generator), outputs)
-        for index, gradient in enumerate(found):
+            gradients_of_outputs = torch.autograd.grad(likelihood(x, generator), outputs)
+        for index, gradient in enumerate(gradients_of_outputs):
             streams[index].append(gradient.detach())
             squares[index] += float(gradient.double().square().sum())
     for index, stream in enumerate(streams):

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitq.models.attention import AttentionTwin
 from vitq.models.structure import Segment
 from vitq.quant.layers import QuantConv2d, QuantLinear
+from vitq.quant.learned import LearnedRange
 from vitq.quant.model import QuantizedModel
 from vitq.quant.rounding import LearnedRounding
 from vitq.quant.site import Site
@@ -31,6 +33,7 @@ class Learnt:
         self.scales: list[Tensor] = []
         self.zero_points: list[Tensor] = []
         self.roundings: list[LearnedRounding] = []
+        self._ranges: list[LearnedRange] = []
 
     def __enter__(self) -> Learnt:
         for parameter in self._model.parameters():
@@ -45,18 +48,18 @@ class Learnt:
         for tensor in self.weights:
             tensor.requires_grad_(False)
         for site in self._sites:
-            if isinstance(site.rounding, LearnedRounding):
+            if isinstance(site.stand_in, LearnedRounding):
                 # The weight takes its rounded values; the plain quantizer maps them onto themselves.
                 layer = self._model.layer(site)
-                layer.weight.data = site.rounding.harden(layer.weight.data)
-                site.rounding = None
-            if isinstance(site.quantizer, UniformQuantizer):
-                site.quantizer.freeze()
+                layer.weight.data = site.stand_in.harden(layer.weight.data)
+            site.stand_in = None
+        for learned in self._ranges:
+            learned.settle()
 
     def _collect_weights(self, module: nn.Module) -> None:
-        table = getattr(module, "relative_position_bias_table", None)
-        if "weights" in self._parts and isinstance(table, nn.Parameter):
-            self._take(table)
+        if "weights" in self._parts and isinstance(module, AttentionTwin):
+            for parameter in module.learnable():
+                self._take(parameter)
         if not isinstance(module, QuantLinear | QuantConv2d):
             return
         if "weights" in self._parts:
@@ -73,12 +76,13 @@ class Learnt:
             return
         parts = {part for part in self._parts if learnable(part, site)}
         scale, zero = bool(parts & {"weight_scales", "activation_scales"}), "zero_points" in parts
-        if "rounding" in parts:
-            rounding = LearnedRounding(uniform, self._model.layer(site).weight.detach())
-            site.rounding = rounding
-            self.roundings.append(rounding)
         if scale or zero:
-            uniform.learn(scale=scale, zero_point=zero, batched=not site.is_weight)
+            self._ranges.append(LearnedRange(uniform, scale, zero, batched=not site.is_weight))
+            site.stand_in = self._ranges[-1]
+        if "rounding" in parts:
+            # Where the scale is learned too, its gradient comes through the soft weight.
+            self.roundings.append(LearnedRounding(uniform, self._model.layer(site).weight.detach()))
+            site.stand_in = self.roundings[-1]
         if scale:
             self.scales.append(uniform.scale)
         if zero:

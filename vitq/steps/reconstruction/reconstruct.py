@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from vitq.config import RunConfig
-from vitq.config.base import RULES
 from vitq.device import at_once
 from vitq.errors import Problem, bad
 from vitq.models.structure import Segment
@@ -22,7 +21,7 @@ from vitq.steps.reconstruction.learn import Learnt, learnable
 from vitq.steps.reconstruction.loss import FISHER, LOSSES, weights_of
 from vitq.steps.reconstruction.qdrop import Dropping
 from vitq.steps.reconstruction.schedule import anneal, schedule_of
-from vitq.steps.step import STEPS, Network, Step, Workspace
+from vitq.steps.step import Network, Step, Workspace, register_step
 from vitq.steps.stream import ImageStream, Stream, taught, through
 
 Group = Literal["weights", "activations"]
@@ -31,8 +30,7 @@ CPU_ELEMENTS = 16 * 197 * 192
 Part = Literal["weights", "bias", "rounding", "activation_scales", "weight_scales", "zero_points"]
 
 
-@STEPS.register("reconstruct")
-@dataclass(frozen=True, config=RULES)
+@register_step("reconstruct")
 class Reconstruct(Step):
     """Block-wise reconstruction (BRECQ, QDrop, I&S-ViT): minimize loss(segment(input), target), one segment at a time.
 
@@ -85,6 +83,8 @@ class Reconstruct(Step):
     micro_batch: int | None = None
     compile: Literal["auto", "on", "off"] = "auto"
     needs_teacher: ClassVar[bool] = True
+    depends_on_bits: ClassVar[bool] = True
+    tunes_weights: ClassVar[bool] = True
 
     def check(self, config: RunConfig) -> list[Problem]:
         problems: list[Problem] = []
@@ -133,15 +133,15 @@ class Reconstruct(Step):
         sites = [
             site for site in network.fitted(self) if ("weights" if site.is_weight else "activations") in self.quantize
         ]
-        found = []
+        problems = []
         for part in self.learn:
-            mine = [site for site in sites if site.is_weight == (part in ("rounding", "weight_scales"))]
-            if part not in ("weights", "bias") and mine and not any(learnable(part, site) for site in mine):
+            part_sites = [site for site in sites if site.is_weight == (part in ("rounding", "weight_scales"))]
+            if part not in ("weights", "bias") and part_sites and not any(learnable(part, site) for site in part_sites):
                 asked = "uniform quantizers that are not symmetric" if part == "zero_points" else "uniform quantizers"
-                kinds = ", ".join(dict.fromkeys(site.kind for site in mine))
+                kinds = ", ".join(dict.fromkeys(site.kind for site in part_sites))
                 text = f"learn names {part}: {asked} have them, none of {kinds} does; leave {part} out"
-                found.append(Problem(text, "learn", part))
-        return found
+                problems.append(Problem(text, "learn", part))
+        return problems
 
     def count(self, config: RunConfig) -> int:
         """Iterations for each segment."""
@@ -163,70 +163,67 @@ class Reconstruct(Step):
         work.progress.stage("reconstruct", len(segments) * self.count(work.config))
         exact: Stream = ImageStream(work)
         noisy: Stream = exact
-        weights: list[Stream | None] = [None] * len(segments)
+        gradient_of: list[Stream | None] = [None] * len(segments)
         if self.loss in FISHER:
-            weights = list(gradients(work))
+            gradient_of = list(gradients(work))
         for index, segment in enumerate(segments):
             here = [site for site in chosen if segment.holds(site.owner)]
             target = taught(work, index, exact)
             work.model.switch(here, on=True)
             # A segment without quantized sites meets its target already.
             if here:
-                self._learn_or_restore(work, index, segment, here, exact, noisy, target, weights[index])
+                self._learn_or_restore(
+                    work, SegmentTask(index, segment, here, exact, noisy, target, gradient_of[index])
+                )
             else:
                 work.progress.advance(self.count(work.config), segment.name)
             if self.input != "fp":
                 noisy = through(segment.forward, noisy, work)
             work.model.switch(here, on=False)
-            weights[index] = None
+            gradient_of[index] = None
             exact = target
             if self.input == "fp":
                 noisy = exact
         work.model.switch([*before, *chosen], on=True)
 
-    def _learn_or_restore(
-        self,
-        work: Workspace,
-        index: int,
-        segment: Segment,
-        sites: list[Site],
-        exact: Stream,
-        noisy: Stream,
-        target: Stream,
-        weight: Stream | None,
-    ) -> None:
-        curve = work.checkpoint.restore(work.step, segment, work.model) if work.checkpoint else None
+    def _learn_or_restore(self, work: Workspace, task: SegmentTask) -> None:
+        name = task.segment.name
+        curve = work.checkpoint.restore(self.name, task.segment, work.model) if work.checkpoint else None
         if curve is not None:
-            work.progress.advance(self.count(work.config), f"{segment.name} was finished before")
+            work.progress.advance(self.count(work.config), f"{name} was finished before")
         else:
-            curve = learn_segment(self, work, index, segment, sites, exact, noisy, target, weight)
+            curve = learn_segment(self, work, task)
             if work.checkpoint:
-                work.checkpoint.save(work.step, segment, work.model, curve)
-        work.curves.setdefault(segment.name, []).append(curve)
+                work.checkpoint.save(self.name, task.segment, work.model, curve)
+        work.curves.setdefault(name, []).append(curve)
 
 
-def learn_segment(
-    step: Reconstruct,
-    work: Workspace,
-    index: int,
-    segment: Segment,
-    sites: list[Site],
-    exact: Stream,
-    noisy: Stream,
-    target: Stream,
-    weight: Stream | None = None,
-) -> Tensor:
-    """Optimize one segment in place. Returns the loss of every iteration, empty where there is nothing to learn.
+@dataclass(frozen=True)
+class SegmentTask:
+    """One segment to be learned, and what it is learned from, each for all calibration images.
 
-    weight: gradients for the losses of FISHER.
+    index: its position in the model. sites: those that are on. exact, noisy: its inputs in the full-precision network,
+    and those that it reads. target: what it is to give. gradient: the task's, for the losses of FISHER, else None.
     """
-    iterations = step.count(work.config)
-    seed = work.config.seed * 1_000_003 + index
+
+    index: int
+    segment: Segment
+    sites: list[Site]
+    exact: Stream
+    noisy: Stream
+    target: Stream
+    gradient: Stream | None = None
+
+
+def learn_segment(step: Reconstruct, work: Workspace, task: SegmentTask) -> Tensor:
+    """Optimize one segment in place. Returns the loss of every iteration, empty where there is nothing to learn."""
+    segment, iterations = task.segment, step.count(work.config)
+    seed = work.config.seed * 1_000_003 + task.index
     generator = torch.Generator().manual_seed(seed)
     # Masks as large as the inputs are drawn where the inputs are; apart from those that `Dropping` draws there.
     masks = generator if work.device.type == "cpu" else torch.Generator(work.device).manual_seed(seed + 500_000)
     with ExitStack() as stack:
-        learnt = stack.enter_context(Learnt(work.model, segment, sites, step.learn))
+        learnt = stack.enter_context(Learnt(work.model, segment, task.sites, step.learn))
         if learnt.empty:
             work.progress.advance(iterations, segment.name)
             return torch.zeros(0)
@@ -234,17 +231,20 @@ def learn_segment(
         schedule = schedule_of(step, optimizer, iterations)
         dropping = None
         if step.input == "qdrop" and step.drop_at == "everywhere":
-            dropping = stack.enter_context(Dropping(sites, step.drop, work.device, seed))
+            dropping = stack.enter_context(Dropping(task.sites, step.drop, work.device, seed))
         loss_of, losses = LOSSES[step.loss], []
-        forward = _forward(step, segment, exact, iterations)
-        for number, chosen in enumerate(batches(len(target), step.batch_size, iterations, generator)):
-            inputs, wanted = noisy.select(chosen), target.select(chosen)
+        forward = _forward(step, segment, task.exact, iterations)
+        for number, chosen in enumerate(batches(len(task.target), step.batch_size, iterations, generator)):
+            inputs, wanted = task.noisy.select(chosen), task.target.select(chosen)
             if step.input == "qdrop":
                 keep = torch.rand(inputs.shape, generator=masks, device=inputs.device) < step.drop
-                inputs = torch.where(keep, exact.select(chosen), inputs)
+                inputs = torch.where(keep, task.exact.select(chosen), inputs)
             if dropping:
                 dropping.draw(segment.forward, inputs)
-            given = weight.select(chosen) if weight else weights_of(step.loss, inputs, wanted, step.weigh_by)
+            if task.gradient is not None:
+                given: Tensor | None = task.gradient.select(chosen)
+            else:
+                given = weights_of(step.loss, inputs, wanted, step.weigh_by)
             optimizer.zero_grad(set_to_none=True)
             loss = torch.zeros((), device=work.device)
             size = step.micro_batch or at_once(inputs, CPU_ELEMENTS)

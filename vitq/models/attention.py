@@ -1,0 +1,87 @@
+"""The quantized twin of a family's attention: its own layers, and both matmuls and the softmax as parts with sites."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+
+class Parts(Protocol):
+    """Makes what a twin quantizes with (vitq.quant does)."""
+
+    def matmul(self, name: str, left: str, right: str) -> nn.Module:
+        """a @ b, or a @ bᵀ with transpose=True, of (B, heads, N, M) each; both operands are sites of these kinds."""
+
+    def softmax(self, name: str) -> nn.Module:
+        """Softmax over the last dimension of (B, heads, N, N) scores, with a mask (windows, N, N) or None behind it."""
+
+
+class AttentionTwin(nn.Module, ABC):
+    """Takes the place of an attention layer over (B, N, C) and shares its submodules: qkv → scores → context → proj.
+
+    A family subclasses it in its own file and says what else its attention does: `shared`, and the methods that do
+    nothing here. The integer form of a model is made from these methods too (vitq/deploy/onnx/attention.py).
+    """
+
+    # Names of the layer's submodules and parameters beside `qkv` and `proj` that the twin uses.
+    shared: ClassVar[tuple[str, ...]] = ()
+    scale: float
+    num_heads: int
+    qkv: nn.Module
+    proj: nn.Module
+
+    def __init__(self, attention: nn.Module, name: str, parts: Parts):
+        super().__init__()
+        self.num_heads, self.scale = attention.num_heads, attention.scale  # type: ignore[assignment]
+        for part in ("qkv", "proj", *self.shared):
+            setattr(self, part, getattr(attention, part))
+        self.scores = parts.matmul(f"{name}.scores", "query", "key")
+        self.context = parts.matmul(f"{name}.context", "probs", "value")
+        self.softmax = parts.softmax(name)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        batch, tokens, _ = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, -1)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        heads = self.attend(query, key, value, self.bias(), self.mask(*args, **kwargs))
+        out: Tensor = self.proj(self.before_proj(heads.transpose(1, 2).reshape(batch, tokens, -1), x))
+        return out
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
+        """(B, heads, N, d) of query, key and value of that shape, bias (heads, N, N), and mask (windows, N, N)."""
+        query, key = self.before_scores(query, key)
+        scores = self.scores(query, key, transpose=True) * self.scale
+        out: Tensor = self.context(self.softmax(scores if bias is None else scores + bias, mask), value)
+        return out
+
+    @abstractmethod
+    def mask(self, *args: Any, **kwargs: Any) -> Tensor | None:
+        """(windows, N, N) to add to the scores, or None, from what the model calls its attention with beside x."""
+
+    def bias(self) -> Tensor | None:
+        """(heads, N, N) to add to all scaled scores; None where the family has none."""
+        return None
+
+    def before_scores(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """What is done to query and key, (B, heads, N, d) each, before they become operands."""
+        return query, key
+
+    def before_proj(self, out: Tensor, x: Tensor) -> Tensor:
+        """What is done to the joined heads (B, N, C) before `proj`. x: the layer's input."""
+        return out
+
+    @property
+    def bare_scores(self) -> bool:
+        """Whether `before_scores` does nothing."""
+        return True
+
+    @property
+    def bare_proj(self) -> bool:
+        """Whether `before_proj` does nothing."""
+        return True
+
+    def learnable(self) -> list[nn.Parameter]:
+        """Tensors outside the layers that reconstruction learns together with their weights."""
+        return []

@@ -1,0 +1,56 @@
+"""A page of results for the documents: the tables of a sweep, and all that is needed to make them again."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from vitq.report import markdown, wording
+from vitq.report.accuracy_table import bits_order
+from vitq.report.provenance import provenance
+from vitq.store import Store, SweepRecord
+
+# The first line of a page. MkDocs and GitHub hide it.
+_HEAD = "<!-- Written by `vitq report {name} --format results`. Do not edit: run the command again. -->"
+_SIGNATURE_HEAD = ("model", "method", "bits", "calib. images", "seed", "top-1, %", "signature")
+
+
+def page(
+    store: Store, record: SweepRecord, df: pd.DataFrame, comparisons: pd.DataFrame | None, pairs: pd.DataFrame
+) -> str:
+    """The page as Markdown. df: from `table`; comparisons: from `paired`, None when the sweep names no baseline; pairs:
+    from `pairwise`. Equal stores give equal pages; the name of the machine is left out."""
+    parts = [
+        _HEAD.format(name=record.name),
+        f"# {record.name}",
+        record.description,
+        markdown.render(df, comparisons, pairs).rstrip(),
+        "### Where these figures come from",
+        markdown.grid(
+            ["fact", "value"], [[fact, "; ".join(values)] for fact, values in provenance(store, record, df, host=False)]
+        ),
+        "### Signatures",
+        "A signature is a hash of the whole config of a run (`vitq status SWEEP`, `runs/SIGNATURE/config.yaml`).",
+        markdown.grid(_SIGNATURE_HEAD, signatures(df), right_from=3),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def signatures(df: pd.DataFrame) -> list[list[str]]:
+    """One row per finished run of `df`, under _SIGNATURE_HEAD: models and methods in the order of the plan, bits of
+    each from wide to narrow."""
+    done = wording.placed(df[df["state"] == "done"])
+    groups = done.groupby(["model", "method"], sort=False)
+    rows = [row for _, runs in groups for row in sorted((run for _, run in runs.iterrows()), key=_width)]
+    return [
+        [
+            *(str(row[key]) for key in ("model", "method", "bits")),
+            *("" if pd.isna(row[key]) else str(row[key]) for key in ("calib", "seed")),
+            wording.number(float(row["top1"])),
+            f"`{row['signature']}`",
+        ]
+        for row in rows
+    ]
+
+
+def _width(row: pd.Series) -> tuple[list[int], str]:
+    return bits_order(str(row["bits"]))
