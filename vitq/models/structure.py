@@ -65,19 +65,21 @@ class Family:
     """What the engine must know of a family of networks.
 
     model: class of its models. structure: reports their structure. attention: quantized twin of their attention, which
-    says too what of it is learned beside its layers, and how integers move through it.
+    says too what of it is learned beside its layers, and how integers move through it; None where they have none.
     """
 
     model: type[nn.Module]
     structure: Callable[[nn.Module], Structure]
-    attention: type[AttentionTwin]
+    attention: type[AttentionTwin] | None = None
 
 
 FAMILIES: Registry[Family] = Registry("model family", "vitq.models")
 Report = TypeVar("Report", bound=Callable[[nn.Module], Structure])
 
 
-def register_family(name: str, model: type[nn.Module], attention: type[AttentionTwin]) -> Callable[[Report], Report]:
+def register_family(
+    name: str, model: type[nn.Module], attention: type[AttentionTwin] | None = None
+) -> Callable[[Report], Report]:
     """Decorator of the function that reports the structure of a family's models. A new family is one file.
 
     name: what the structure calls its family. Raises ValueError when it is taken.

@@ -34,9 +34,13 @@ class QuantizedModel(nn.Module):
         self.halved = False
         for name, kind in self.structure.inputs.items():
             _replace(model, name, _twin(model.get_submodule(name), name, kind))
+        twin = FAMILIES[self.structure.family].attention
         for name in self.structure.attentions:
-            twin = FAMILIES[self.structure.family].attention(model.get_submodule(name), name, _SiteParts())
-            _replace(model, name, twin)
+            if twin is None:
+                raise TypeError(
+                    f"family {self.structure.family!r} reports {name!r} as attention, and has no twin for it"
+                )
+            _replace(model, name, twin(model.get_submodule(name), name, _SiteParts()))
         # Segments hold bound modules; the surgery replaced children only, so the chain still is the model.
         self.sites: dict[str, Site] = {s.name: s for s in model.modules() if isinstance(s, Site)}
 
