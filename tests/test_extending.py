@@ -131,8 +131,8 @@ def test_the_guide_shows_every_extension_point() -> None:
     written = [block.value for block in blocks() if block.action == "title"]
     assert len(written) == len(set(written)) == 13
     code = "\n".join(block.text for block in blocks() if block.language == "python")
-    for decorator in ("register_quantizer", "register_step", "register_probe", "register_family", "EMBEDDED.register"):
-        assert f"{decorator}(" in code
+    for name in ("register_quantizer", "register_step", "register_probe", "register_family", "EMBEDDED.register"):
+        assert f"{name}(" in code
     assert {"conf/method", "conf/model", "conf/probe"} <= {
         str(Path(path).parent)[-len("conf/method") :].lstrip("/") for path in written
     }

@@ -53,8 +53,8 @@ class Run(StoredRun):
             return load(self.dir.model_path).to(devices.resolve(device))
         listener, config = progress or Progress(), replace(self.config, device=device)
         model = requantize(self.dir, config, listener)
-        result = self.result
-        assert result is not None  # requantize looks
+        self.dir.clear_state()
+        result = self.dir.require_result()
         images = data.calibration_set(config, listener)
         calib, _ = next(images.batches(min(config.calib.size, config.calib.batch_size), "cpu"))
         return QuantizedNetwork(model, self.config, result.size.fp_bytes, calib)

@@ -65,7 +65,7 @@ class Family:
     """What the engine must know of a family of networks.
 
     model: class of its models. structure: reports their structure. attention: quantized twin of their attention, which
-    says too what of it is learned beside its layers, and how integers move through it; None without attention.
+    says too what of it is learned beside its layers, and how integers move through it; None where they have none.
     """
 
     model: type[nn.Module]
@@ -82,8 +82,7 @@ def register_family(
 ) -> Callable[[Report], Report]:
     """Decorator of the function that reports the structure of a family's models. A new family is one file.
 
-    name: what the structure calls its family. attention: the twin of its attention, if it has any. Raises ValueError
-    when the name is taken.
+    name: what the structure calls its family. Raises ValueError when it is taken.
     """
 
     def add(structure: Report) -> Report:

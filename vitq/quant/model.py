@@ -37,7 +37,9 @@ class QuantizedModel(nn.Module):
         twin = FAMILIES[self.structure.family].attention
         for name in self.structure.attentions:
             if twin is None:
-                raise TypeError(f"{name}: the family {self.structure.family!r} registers no twin of its attention")
+                raise TypeError(
+                    f"family {self.structure.family!r} reports {name!r} as attention, and has no twin for it"
+                )
             _replace(model, name, twin(model.get_submodule(name), name, _SiteParts()))
         # Segments hold bound modules; the surgery replaced children only, so the chain still is the model.
         self.sites: dict[str, Site] = {s.name: s for s in model.modules() if isinstance(s, Site)}
