@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-import site
 import subprocess
-import sys
 import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.environments import environment, vitq_wheel
 
 
 @pytest.fixture(scope="module")
@@ -39,18 +38,7 @@ def test_interpreters_and_hydra(project: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel, built from a copy so that the checkout stays clean."""
-    repo = Path(__file__).parents[1]
-    folder = tmp_path_factory.mktemp("wheel")
-    copy = folder / "checkout"
-    shutil.copytree(
-        repo, copy, ignore=shutil.ignore_patterns(".*", "runs", "build", "dist", "*.egg-info", "__pycache__")
-    )
-    build = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(copy)]
-    done = subprocess.run([sys.executable, "-m", "pip", *build], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (file,) = folder.glob("*.whl")
-    return file
+    return vitq_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 def test_wheel_installs_one_name_and_ships_all_files(wheel: Path, repo: Path) -> None:
@@ -74,17 +62,7 @@ def test_wheel_installs_one_name_and_ships_all_files(wheel: Path, repo: Path) ->
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of executables of another environment with that wheel; its dependencies are this environment's."""
-    folder = tmp_path_factory.mktemp("elsewhere") / "env"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    python = folder / "bin" / "python"
-    show = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    target = Path(subprocess.run([python, "-c", show], capture_output=True, text=True, check=True).stdout.strip())
-    # A path in a .pth file is searched for modules, but its own .pth files (an editable vitq) are not followed.
-    (target / "dependencies.pth").write_text("\n".join(site.getsitepackages()) + "\n")
-    install = ["install", "--quiet", "--no-deps", "--no-index", str(wheel)]
-    subprocess.run([sys.executable, "-m", "pip", "--python", str(python), *install], check=True)
-    return folder / "bin"
+    return environment(tmp_path_factory.mktemp("elsewhere") / "env", wheel)
 
 
 def call(installed: Path, folder: Path, *words: str) -> str:

@@ -16,11 +16,11 @@ from vitq.errors import ConfigError
 from vitq.planning import compose
 
 REPO = Path(__file__).resolve().parent.parent
-# docs/adding-a-method.md builds what it names; test_adding_a_method.py follows it. Notes say what was typed then.
+# docs/extending.md builds what it names; test_extending.py follows it. Notes say what was typed then.
 PAGES = [
     page
     for page in (REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").rglob("*.md")))
-    if page.exists() and page.name != "adding-a-method.md" and page.parent.name != "notes"
+    if page.exists() and page.name != "extending.md" and page.parent.name != "notes"
 ]
 
 

@@ -7,16 +7,13 @@ import os
 import pkgutil
 from collections.abc import Callable, Iterator
 from functools import cache
-from importlib import metadata
 from typing import Generic, TypeVar, cast
 
-from vitq.errors import VitqError, brief, unknown
+from vitq.errors import VitqError, unknown
+from vitq.plugins import load_plugins
 
 T = TypeVar("T")
 C = TypeVar("C")
-
-# Entry points of this group name modules that register what a package of its own adds (docs/extending.md).
-PLUGINS = "vitq.plugins"
 
 
 class Registry(Generic[T]):
@@ -96,22 +93,3 @@ def discover(package: str) -> None:
             "TORCHINDUCTOR_CACHE_DIR",
             folder,
         ) from error
-
-
-@cache
-def load_plugins() -> None:
-    """Import the modules that installed packages name under the entry-point group `vitq.plugins`.
-
-    Raises VitqError for one that cannot be imported: a run that goes on without it would be another one.
-    """
-    for point in metadata.entry_points(group=PLUGINS):
-        try:
-            point.load()
-        except Exception as error:
-            owner = point.dist.name if point.dist else "an unknown package"
-            raise VitqError(
-                f"plug-in {point.name!r} ({point.value}) of {owner} cannot be loaded: {brief(error)}; "
-                f"mend it, or pip uninstall {owner}",
-                PLUGINS,
-                point.name,
-            ) from error

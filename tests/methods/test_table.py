@@ -15,7 +15,7 @@ from vitq.planning import compose
 ROOT = Path(__file__).resolve().parents[2]
 
 # Method, bits, and the most points of top-1 that it may lose on vit_digits: 32 calibration images, seed 0.
-# A new method adds its row here (docs/adding-a-method.md).
+# A new method adds its row here (docs/extending.md).
 TABLE = [
     ("fp32", "w8a8", 0.0),
     ("minmax", "w8a8", 0.5),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vitq.config.search_path import Roots
+from vitq.config.search_path import ConfigPath
 from vitq.errors import ConfigError, VitqError
 from vitq.published import Figures, Spread
 from vitq.published.cell import MODELS
@@ -96,7 +96,7 @@ def test_shipped_figures_name_their_sources() -> None:
 
 
 def test_names_are_those_of_vitq() -> None:
-    figures, roots = Figures.load(), Roots.of()
+    figures, roots = Figures.load(), ConfigPath.of()
     own = set(roots.files("method"))
     assert {"repq_vit", "ias_vit", "qdrop", "brecq", "erq", "adalog", "ptq4vit", "aocq", "mptq_vit", "fq_vit"} <= own
     assert {*figures.methods} >= {"repq_vit", "ias_vit", "qdrop", "brecq", "erq", "adalog", "ptq4vit", "fq_vit"}

@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import sys
-from contextlib import nullcontext, redirect_stdout
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -57,21 +57,13 @@ def perform(plan: Plan, args: argparse.Namespace) -> int:
 
 
 def _launch(plan: Plan, args: argparse.Namespace, console: Console, out: TextIO) -> int:
-    from vitq import signals
-    from vitq.planning import display as show
-    from vitq.planning.launcher import launcher_of
-    from vitq.store.drivers import driving
+    from vitq.planning import display
+    from vitq.planning.launcher import launch, launcher_of
 
     _announce(plan, console)
-    launcher = launcher_of(plan)
     if getattr(args, "detach", False):
-        return _detach(plan, launcher, args, console, out)
-    with (
-        driving(plan.store, plan.name) if plan.name else nullcontext(),
-        signals.interruptible(),
-        show.make(console, plan.name or plan.runs[0].label, len(plan.runs)) as display,
-    ):
-        failed = launcher.launch(plan, display)
+        return _detach(plan, launcher_of(plan), args, console, out)
+    failed = launch(plan, display.make(console, plan.name or plan.runs[0].label, len(plan.runs)))
     if args.json:
         _print_json(plan, failed, out)
     elif plan.name:

@@ -1,4 +1,4 @@
-"""Where the config groups and the sweeps lie: inside an installed vitq, or beside it in a checkout."""
+"""Where the config groups and the sweeps lie: the user's folders, plug-ins, then vitq, installed or in a checkout."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import vitq
 from vitq.errors import ConfigError, Problem, unknown
+from vitq.plugins import plugins
 
 
 def shipped(folder: str) -> Path:
@@ -18,6 +19,26 @@ def shipped(folder: str) -> Path:
     raise ConfigError([f"vitq at {package} has no {folder}/ folder; reinstall vitq, or install it from its checkout"])
 
 
+def installed(folder: str) -> tuple[Path, ...]:
+    """The folders `conf` or `sweeps` of all plug-ins, then vitq's own.
+
+    Raises ConfigError for a file that two of them have: what its name meant would depend on what else is installed.
+    """
+    folders = (*(place for plugin in plugins() for place in plugin.folders(folder)), shipped(folder))
+    owner: dict[Path, Path] = {}
+    problems = []
+    for place in folders if len(folders) > 1 else ():
+        for file in sorted(place.rglob("*.yaml")):
+            name = file.relative_to(place)
+            first = owner.setdefault(name, place)
+            if first != place:
+                text = f"{name} lies in {first} and in {place}; rename that of the plug-in, or uninstall it"
+                problems.append(Problem(text, str(name), str(place)))
+    if problems:
+        raise ConfigError(problems)
+    return folders
+
+
 @dataclass(frozen=True)
 class ConfigPath:
     """Folders in which config groups are looked up, the first hit wins."""
@@ -26,14 +47,14 @@ class ConfigPath:
 
     @staticmethod
     def of(*extra: str | Path) -> ConfigPath:
-        """`extra` folders before the shipped `conf/`. Raises ConfigError for a folder that does not exist."""
+        """`extra` folders before those that plug-ins and vitq ship. Raises ConfigError for one that does not exist."""
         missing = [str(e) for e in extra if not Path(e).is_dir()]
         if missing:
             action = "--config-dir names an existing folder"
             raise ConfigError(
                 [Problem(f"config folder {m!r} does not exist; {action}", "--config-dir", m) for m in missing]
             )
-        return ConfigPath((*(Path(e).resolve() for e in extra), shipped("conf")))
+        return ConfigPath((*(Path(e).resolve() for e in extra), *installed("conf")))
 
     def is_group(self, name: str) -> bool:
         """True for `model`, `bits`, … and for folders that the user's own config dirs add."""
@@ -52,7 +73,7 @@ class ConfigPath:
 
 
 def sweep_file(name: str) -> Path:
-    """File of a sweep: a path, a name under `./sweeps`, or a name that vitq ships. Raises ConfigError when unknown."""
+    """File of a sweep: a path, or a name of `sweep_files`. Raises ConfigError when unknown."""
     if name.endswith((".yaml", ".yml")) or "/" in name:
         path = Path(name).expanduser()
         if path.is_file():
@@ -67,10 +88,9 @@ def sweep_file(name: str) -> Path:
 
 
 def sweep_files() -> dict[str, Path]:
-    """Name → file of every sweep under `./sweeps` and of those that vitq ships; the former win."""
-    found = {
-        path.stem: path.resolve() for folder in (shipped("sweeps"), Path("sweeps")) for path in folder.glob("*.yaml")
-    }
+    """Name → file of every sweep under `./sweeps` and of those that plug-ins and vitq ship; the former win."""
+    folders = (*installed("sweeps"), Path("sweeps"))
+    found = {path.stem: path.resolve() for folder in folders for path in folder.glob("*.yaml")}
     return dict(sorted(found.items()))
 
 

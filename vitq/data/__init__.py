@@ -2,7 +2,7 @@
 
 from vitq.data.check import problems
 from vitq.data.facts import DataFacts, describe
-from vitq.data.images import ImageSet
+from vitq.data.images import Images, ImageSet
 from vitq.data.sets import calibration_set, eval_set
 
-__all__ = ["DataFacts", "ImageSet", "calibration_set", "describe", "eval_set", "problems"]
+__all__ = ["DataFacts", "ImageSet", "Images", "calibration_set", "describe", "eval_set", "problems"]

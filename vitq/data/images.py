@@ -4,12 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
     import torch
+
+
+class Images(Protocol):
+    """What steps read: images in a fixed order with a label each, decoded (`ImageSet`) or given (`TensorImages`)."""
+
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def mean(self) -> tuple[float, float, float]: ...
+    @property
+    def std(self) -> tuple[float, float, float]: ...
+
+    def __len__(self) -> int: ...
+
+    def batches(self, batch_size: int, device: str | torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """(float32 normalized (B, 3, H, W), int64 (B,)) on `device`, in order; the last batch may be smaller."""
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> Images:
+        """Those at these positions, in that order."""
 
 
 @dataclass(frozen=True, eq=False)

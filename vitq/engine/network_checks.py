@@ -62,12 +62,16 @@ def _refusal(config: RunConfig, network: nn.Module, device: str) -> Problem | No
     return None
 
 
-def misfits(config: RunConfig) -> list[Problem]:
-    """Where bits and recipe do not fit the network, one line each. The network itself has no `network_problems`."""
+def misfits(config: RunConfig, network: Network | None = None) -> list[Problem]:
+    """Where bits and recipe do not fit the network, one line each. The network itself has no `network_problems`.
 
-    if ":" in config.model.name:
-        return []
-    network = network_of(config)
+    network: None for the one that the config names.
+    """
+
+    if network is None:
+        if ":" in config.model.name:
+            return []
+        network = network_of(config)
     try:
         if config.bits.sites:
             _ = network.model  # which looks the patterns up

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from vitq.data import Images
     from vitq.engine.memory_cache import MemoryCache
     from vitq.quant.model import QuantizedModel
     from vitq.steps import Workspace
@@ -40,10 +41,12 @@ def apply(
     checkpoint: Checkpoint,
     timed: Timer,
     memory: MemoryCache | None = None,
+    calib: Images | None = None,
 ) -> Workspace:
     """Run the recipe's steps on `model` (changed in place); `work.model` is the quantized model.
 
-    memory: where full-precision activations are kept for the next run of this process.
+    memory: where full-precision activations are kept for the next run of this process. calib: the calibration images
+    where the config's data do not say them.
     """
     from vitq import data
     from vitq.models.structure import structure_of
@@ -55,8 +58,9 @@ def apply(
     # The layers are replaced in place, so the untouched model that reconstruction aims at is copied first.
     teacher = structure_of(copy.deepcopy(model)) if any(step.needs_teacher for step in chosen) else None
     quantized = equipped(config, model)
-    with timed("calibration images"):
-        calib = data.calibration_set(config, progress)
+    if calib is None:
+        with timed("calibration images"):
+            calib = data.calibration_set(config, progress)
     work = Workspace(quantized, calib, config, where, progress, teacher, checkpoint, memory)
     curves = Curves()
     for step in chosen:

@@ -15,6 +15,7 @@ from types import ModuleType
 
 import vitq
 from vitq.machine import usable_cores
+from vitq.plugins import plugins
 from vitq.store.records import Memory, Provenance, utc_now
 
 # Distributions whose version can change a number or the way a run is launched and recorded.
@@ -59,8 +60,10 @@ def provenance(started_at: str, attempt: int, planned: dict[str, str | None] | N
 
 
 def versions() -> dict[str, str]:
-    """Installed versions: Python, vitq and `PACKAGES`, read from package metadata (nothing is imported)."""
-    return {"python": platform.python_version(), "vitq": vitq.__version__} | {name: _version(name) for name in PACKAGES}
+    """Installed versions: Python, vitq, `PACKAGES` and plug-ins, from package metadata (nothing is imported)."""
+    found = {"python": platform.python_version(), "vitq": vitq.__version__}
+    found |= {name: _version(name) for name in PACKAGES}
+    return found | {plugin.distribution: plugin.version for plugin in plugins()}
 
 
 @functools.cache

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from vitq import signals
 from vitq.config.problems import option_problems
 from vitq.errors import ConfigError, Problem
 from vitq.planning.background import start_driver
@@ -17,6 +19,7 @@ from vitq.planning.estimate import History
 from vitq.planning.plan import Plan, PlannedRun
 from vitq.registry import Registry
 from vitq.store import Store
+from vitq.store.drivers import driving
 from vitq.store.run import JobState
 
 
@@ -95,3 +98,13 @@ LAUNCHERS: Registry[type[Launcher]] = Registry("launcher", "vitq.launchers")
 def launcher_of(plan: Plan) -> Launcher:
     """The launcher that a plan names, with the plan's options. Raises VitqError and ConfigError."""
     return LAUNCHERS[plan.launcher.name](plan.launcher.options)
+
+
+def launch(plan: Plan, show: Show) -> list[str]:
+    """Execute a committed plan and return when all runs have ended: signatures of those that failed.
+
+    A signal to stop raises `signals.Interrupted`, with finished runs kept.
+    """
+    launcher = launcher_of(plan)
+    with driving(plan.store, plan.name) if plan.name else nullcontext(), signals.interruptible(), show:
+        return launcher.launch(plan, show)

@@ -133,19 +133,26 @@ def verdict(row: Mapping[Any, Any]) -> str:
     return "better" if float(row["difference"]) > 0 else "worse"
 
 
-def answers(pairs: pd.DataFrame, a: str, b: str) -> list[str]:
-    """One line for every place where methods a and b meet. Raises VitqError for a method that is in no pair."""
+def between(pairs: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
+    """Rows of `pairwise` where methods a and b meet, as a minus b. Raises VitqError for a method that is in no pair."""
     known = list(dict.fromkeys([*pairs["a"], *pairs["b"]]))
+    if not known:
+        raise VitqError("no two methods have finished under the same model, data, bits and calibration size", "method")
     for name in (a, b):
         if name not in known:
             raise VitqError(unknown("method", name, known, "Two finished methods are compared.", key="method"))
-    lines = []
-    for _, row in wording.placed(pairs).iterrows():
+    rows: list[dict[Any, Any]] = []
+    for _, row in pairs.iterrows():
         if (row["a"], row["b"]) == (a, b):
-            lines.append(sentence(row.to_dict()))
+            rows.append(row.to_dict())
         elif (row["a"], row["b"]) == (b, a):
-            lines.append(sentence(flipped(row.to_dict())))
-    return lines
+            rows.append(flipped(row.to_dict()))
+    return pd.DataFrame(rows, columns=pairs.columns)
+
+
+def answers(pairs: pd.DataFrame, a: str, b: str) -> list[str]:
+    """One line for every place where methods a and b meet. Raises VitqError for a method that is in no pair."""
+    return [sentence(row.to_dict()) for _, row in between(wording.placed(pairs), a, b).iterrows()]
 
 
 def flipped(row: Mapping[Any, Any]) -> dict[str, Any]:

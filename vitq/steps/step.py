@@ -28,7 +28,7 @@ from vitq.registry import Registry
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vitq.data import ImageSet
+    from vitq.data import Images
     from vitq.steps.checkpoint import Checkpoint
 
 
@@ -57,7 +57,7 @@ class Workspace:
     def __init__(
         self,
         model: QuantizedModel,
-        calib: ImageSet,
+        calib: Images,
         config: RunConfig,
         device: torch.device,
         progress: Progress,
