@@ -53,7 +53,8 @@ class Workspace:
     step. checkpoint: where finished segments are kept for a later attempt. step: name of the step that runs now.
     curves: reconstruction losses of every segment, one tensor (iterations,) for each stage. artifacts: tables
     that a step leaves for later reports; the job stores each under its name beside the result. memory: where the
-    full-precision network's activations are kept for later steps and runs.
+    full-precision network's activations are kept for later steps and runs. coordinates: what turned the channels of the
+    teacher's activations since it was loaded (step `rotate`).
     """
 
     model: QuantizedModel
@@ -67,6 +68,7 @@ class Workspace:
     curves: dict[str, list[Tensor]] = field(default_factory=dict)
     artifacts: dict[str, pd.DataFrame] = field(default_factory=dict)
     memory: ActivationCache | None = None
+    coordinates: tuple[Hashable, ...] = ()
 
     def teacher_segments(self) -> list[Segment]:
         """The chain of the untouched full-precision model, kept where a step of the recipe needs it."""
