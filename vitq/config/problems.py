@@ -36,7 +36,7 @@ def config_problems(error: ValidationError, kind: type) -> list[str]:
 
 
 def _config_problem(entry: Any, kind: type) -> str:
-    path = [str(part) for part in entry["loc"] if not str(part).startswith(("constrained-", "literal["))]
+    path = [str(part) for part in entry["loc"] if not str(part).startswith(("constrained-", "literal[", "tuple["))]
     key = ".".join(path)
     if entry["type"] == "unexpected_keyword_argument":
         valid = _keys(kind, path[:-1])
