@@ -10,10 +10,14 @@ class VitqError(Exception):
 
 
 class ConfigError(VitqError):
-    """One or more configs are invalid. `problems` lists all of them, so that one look repairs a whole sweep."""
+    """One or more configs are invalid. `problems` lists all of them, so that one look repairs a whole sweep.
 
-    def __init__(self, problems: Sequence[str]):
+    refused: (signature, label) of the runs that cannot start, as far as they have one.
+    """
+
+    def __init__(self, problems: Sequence[str], refused: Sequence[tuple[str, str]] = ()):
         self.problems = list(problems)
+        self.refused = list(refused)
         count = len(self.problems)
         head = f"{count} problem{'' if count == 1 else 's'} in the configuration; nothing was started"
         super().__init__("\n".join([head, *(f"  - {p}" for p in self.problems)]))

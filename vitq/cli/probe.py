@@ -45,19 +45,24 @@ def main(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from vitq.errors import ConfigError, unknown
+    from vitq.planning import places
     from vitq.planning.display import Show
     from vitq.store import Store
 
     if args.name.startswith(("probe=", "probe.")):
         raise ConfigError(["name a run or a sweep first: vitq probe SIGNATURE probe=[landscape]"])
-    wanted, changes = _wanted(args.overrides, args.config_dir)
+    moved = [word for word in args.overrides if places.is_place(word)]
+    wanted, changes = _wanted([word for word in args.overrides if word not in moved], args.config_dir)
     if not wanted.wanted:
         from vitq.probes.probe import PROBES
 
         raise ConfigError([f"no probe is named; add e.g. probe=[landscape]. {unknown('probe', '', PROBES)}"])
     store = Store(args.runs_dir)
     names = store.read_sweep(args.name).signatures if args.name in store.sweeps() else [store.find(args.name).signature]
-    runs = [(run_dir, _config(run_dir, wanted, changes)) for run_dir in map(store.run, names) if run_dir.is_done()]
+    finished = [run_dir for run_dir in map(store.run, names) if run_dir.is_done()]
+    for run_dir in finished:
+        places.move(run_dir, moved)
+    runs = [(run_dir, _config(run_dir, wanted, changes)) for run_dir in finished]
     if not runs:
         raise ConfigError([f"{args.name} has no finished run; `vitq run … probe=[…]` probes a run as it is executed"])
     _check(runs)
@@ -79,7 +84,12 @@ def _wanted(overrides: list[str], config_dir: str | None) -> tuple[ProbeConfig, 
     allowed = ("probe=", "probe.", "device=", "cache_dir=")
     bad = [o for o in overrides if not o.lstrip("+").startswith(allowed)]
     if bad:
-        raise ConfigError([f"{o}: a finished run stays what it is; valid: {', '.join(allowed)}…" for o in bad])
+        raise ConfigError(
+            [
+                f"{o}: a finished run stays what it is; valid: {', '.join(allowed)}…, and where its images and weights lie now: data.root=, model.checkpoint="
+                for o in bad
+            ]
+        )
     file, roots = compose.root_config(config_dir)
     (cell,) = compose.expand(compose.load(file, roots, overrides))
     if cell.problem is not None:

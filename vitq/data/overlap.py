@@ -45,16 +45,16 @@ def overlap(config: RunConfig) -> tuple[str | None, str | None]:
 
 def _both(config: RunConfig, what: str) -> str:
     return (
-        f"data.calib_split={config.data.calib_split!r} and data.eval_split={config.data.eval_split!r} share images ({what}): a "
-        "model must not be scored on images that calibrated it; name two splits of different images, or say that it is "
-        "meant with data.allow_overlap=true"
+        f"data.calib_split={config.data.calib_split!r} and data.eval_split={config.data.eval_split!r} share images "
+        f"({what}): a model must not be scored on images that calibrated it; name two splits of different images, or "
+        "say that it is meant with data.allow_overlap=true"
     )
 
 
 def _same(calib: Source, chosen: np.ndarray, evaluation: Source) -> tuple[int, int] | None:
     """Positions of an image in both splits: equal sizes first, then equal bytes."""
-    assert calib.sizes is not None and evaluation.sizes is not None
-    assert calib.read is not None and evaluation.read is not None
+    assert calib.sizes is not None
+    assert evaluation.sizes is not None
     scored = np.flatnonzero(np.isin(evaluation.sizes, calib.sizes[chosen]))
     candidates = chosen[np.isin(calib.sizes[chosen], evaluation.sizes[scored])]
     known = {_digest(evaluation, int(index)): int(index) for index in scored} if len(candidates) else {}

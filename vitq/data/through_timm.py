@@ -44,8 +44,8 @@ def open_with_timm(data: DataConfig, split: str, kind: str, cache_dir: str | Pat
     content = _content(dataset, kind, cache_dir)
     if content is None:
         raise DataError(
-            f"data.dataset={data.dataset!r}, split {split!r}: nothing tells before a run what its images are (no files, "
-            "arrays or revision to hash), so that other images would pass for them; convert it to an image folder"
+            f"data.dataset={data.dataset!r}, split {split!r}: nothing tells before a run what its images are (no "
+            "files, arrays or revision to hash): others would pass for them; convert it to an image folder"
         )
     known = f"{data.dataset}\0{content}"
     if kind in _STREAMS:

@@ -11,7 +11,9 @@ from vitq.config import RunConfig
 from vitq.engine.recipe import equipped, steps
 from vitq.errors import ConfigError, ModelError, first_line
 from vitq.models.build import classes, create, shell
+from vitq.models.identity import HUB
 from vitq.models.load import check_weights
+from vitq.models.published import departures
 from vitq.quant.dual import DualUniformQuantizer
 from vitq.quant.model import QuantizedModel
 from vitq.quant.quantizer import may_be
@@ -31,7 +33,7 @@ def network_problems(config: RunConfig) -> list[str]:
     """
 
     model = config.model
-    if ":" in model.name:
+    if model.name.startswith(HUB):
         return []
     try:
         network = shell(model, config.data)
@@ -42,6 +44,15 @@ def network_problems(config: RunConfig) -> list[str]:
     # Shapes alone do not answer all that numbers do: where they fail, the network itself has the last word.
     found = _refusal(config, network, "meta") and _refusal(config, create(model, config.data), "cpu")
     return [found] if found else []
+
+
+def weight_warnings(config: RunConfig) -> list[str]:
+    """What is done to a config's weights that nobody asked for; the network itself has no `network_problems`."""
+    model = config.model
+    if model.name.startswith(HUB):
+        return []
+    resampled = check_weights(shell(model, config.data), model, config.data) if model.checkpoint is not None else []
+    return [*departures(model, config.data), *resampled]
 
 
 def _refusal(config: RunConfig, network: nn.Module, device: str) -> str | None:
@@ -63,7 +74,7 @@ def _refusal(config: RunConfig, network: nn.Module, device: str) -> str | None:
 def misfits(config: RunConfig) -> list[str]:
     """Where bits and recipe do not fit the network, one line each. The network itself has no `network_problems`."""
 
-    if ":" in config.model.name:
+    if config.model.name.startswith(HUB):
         return []
     network = network_of(config)
     try:
