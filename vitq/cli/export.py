@@ -31,7 +31,8 @@ def parser() -> argparse.ArgumentParser:
         "Write the model of a finished run as a file to deploy. A run that did not keep its model (keep_model=true) is "
         "repeated once, and checked against its record image by image.",
         EXAMPLES,
-        "SIGNATURE [--format FORMAT] [--compress] [--int8-weights] [--output FILE] [--json] [--runs-dir DIR] [KEY=PATH ...]",
+        "SIGNATURE [--format FORMAT] [--compress] [--int8-weights] [--output FILE] [--json] "
+        "[--runs-dir DIR] [KEY=PATH ...]",
     )
     parser.add_argument("signature", metavar="SIGNATURE", help="of `vitq status SWEEP`; its beginning is enough")
     parser.add_argument("--format", choices=FORMATS, default="packed", help="default: packed")

@@ -84,12 +84,8 @@ def _wanted(overrides: list[str], config_dir: str | None) -> tuple[ProbeConfig, 
     allowed = ("probe=", "probe.", "device=", "cache_dir=")
     bad = [o for o in overrides if not o.lstrip("+").startswith(allowed)]
     if bad:
-        raise ConfigError(
-            [
-                f"{o}: a finished run stays what it is; valid: {', '.join(allowed)}…, and where its images and weights lie now: data.root=, model.checkpoint="
-                for o in bad
-            ]
-        )
+        valid = f"{', '.join(allowed)}…, and where its images and weights lie now: data.root=, model.checkpoint="
+        raise ConfigError([f"{o}: a finished run stays what it is; valid: {valid}" for o in bad])
     file, roots = compose.root_config(config_dir)
     (cell,) = compose.expand(compose.load(file, roots, overrides))
     if cell.problem is not None:

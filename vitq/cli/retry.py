@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
         "words",
         metavar="SIGNATURE",
         nargs="*",
-        help="these runs alone; with `=`, an override of the launcher, or where images and weights lie now (data.root=…)",
+        help="these runs alone; with `=`, of the launcher, or where images and weights lie now (data.root=…)",
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--failed", action="store_true", help="only runs that failed or were interrupted")

@@ -21,7 +21,7 @@ from vitq.config.search_path import Roots
 from vitq.errors import ConfigError, first_line, unknown
 from vitq.planning.base_method import with_base
 from vitq.planning.compose_errors import explain, hydra_errors
-from vitq.planning.overrides import launcher_overrides
+from vitq.planning.overrides import launcher_overrides, unheeded
 
 VERSION_BASE = "1.3"
 
@@ -44,7 +44,8 @@ class Cell:
 class Primary:
     """A primary config before its product is taken.
 
-    axes: override key → values as text; those of the file in its order, then those of the command line.
+    axes: override key → values as text; those of the file in its order, then those of the command line. warnings: what
+    the file says and nobody heeds.
     """
 
     file: Path
@@ -52,6 +53,7 @@ class Primary:
     multirun: bool
     sweep: dict[str, Any]
     axes: dict[str, list[str]]
+    warnings: tuple[str, ...] = ()
 
     @property
     def swept(self) -> dict[str, list[str]]:
@@ -102,7 +104,10 @@ def load(file: Path, roots: Roots, overrides: Sequence[str] = (), multirun: bool
                 for key in several
             ]
         )
-    return Primary(file, roots, multirun, {str(k): v for k, v in sweep.items()}, axes)
+    own_settings: Any = OmegaConf.to_container(OmegaConf.load(file))
+    settings = own_settings.get("hydra") if isinstance(own_settings, dict) else None
+    ignored = [f"{file}: {line}" for line in unheeded(settings)] if isinstance(settings, dict) else []
+    return Primary(file, roots, multirun, {str(k): v for k, v in sweep.items()}, axes, tuple(ignored))
 
 
 def expand(primary: Primary) -> Iterator[Cell]:

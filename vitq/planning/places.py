@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from vitq.config import RunConfig, signature
 from vitq.config.signature import LOCAL_DIR
-from vitq.errors import ConfigError, DataError, ModelError
+from vitq.errors import ConfigError, DataError, ModelError, StoreError
 from vitq.planning.engine import engine
 from vitq.store import RunDir
 
@@ -78,13 +79,23 @@ def _with(config: RunConfig, words: Sequence[str]) -> RunConfig:
 
 
 def renew(run_dir: RunDir, config: RunConfig) -> None:
-    """Let a finished run's stored config say where its images and weights lie today: `config` has its signature."""
+    """Let a finished run's stored config say where its images and weights lie today: `config` has its signature.
+
+    Only a place that is gone from here is replaced, so that two users of one store leave each other's alone.
+    """
+    if not run_dir.config_path.exists():
+        return
     stored, plain = run_dir.read_config(), config.to_dict()
     changed = False
     for place in PLACES:
         section, _, name = place.partition(".")
-        now = plain[section].get(name)
-        if now is not None and stored.get(section, {}).get(name) != now:
+        before, now = stored.get(section, {}).get(name), plain[section].get(name)
+        if before is not None and now is not None and before != now and not _is_here(before):
             stored[section][name], changed = now, True
     if changed:
-        run_dir.write_config(stored)
+        with suppress(StoreError):  # another user's run, which we may read: their record is as good as it was
+            run_dir.write_config(stored)
+
+
+def _is_here(place: str) -> bool:
+    return Path(place.removeprefix(LOCAL_DIR)).expanduser().exists()

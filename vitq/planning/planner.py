@@ -59,6 +59,7 @@ class Planner:
         self._runs: dict[str, PlannedRun] = {}
         self._refused: list[tuple[str, str]] = []
         self._again = again
+        self._hits: set[int] = set()  # entries of sweep.exclude that leave out a cell
         self._stores: dict[str, Store] = {}
         self._launchers: list[LauncherConfig] = []
         # Name of each recipe → options of the group `method` that chose it.
@@ -88,7 +89,7 @@ class Planner:
         self._check_one("runs_dir", list(self._stores))
         self._check_one("launcher", [launcher.name for launcher in self._launchers])
         self._reject("", self._unread.problems())
-        warnings = self._resolve_baseline()
+        warnings = (*self._primary.warnings, *self._resolve_baseline(), *self._idle_exclusions())
         if not self._problems and not self._runs:
             self._reject("", ["the sweep has no runs: `sweep.exclude` leaves out every cell"])
         if self._problems:
@@ -111,11 +112,13 @@ class Planner:
         if self._sweep is None or cell.problem is not None:
             return False
         try:
-            return self._sweep.excludes(cell.choices, cell.raw)
+            hits = self._sweep.matching(cell.choices, cell.raw)
         except KeyError as error:
             valid = [*cell.choices, *cell.raw]
             self._reject("", [f"sweep.exclude: {unknown('key', error.args[0], valid, 'Dotted keys work too.')}"])
             return False
+        self._hits.update(index for index, hit in enumerate(hits) if hit)
+        return any(hits)
 
     def _note_sweep_wide(self, cell: Cell, config: RunConfig) -> None:
         """What a sweep has one of (store, launcher), and what its baseline is chosen from."""
@@ -143,6 +146,11 @@ class Planner:
     def _check_one(self, key: str, several: list[str]) -> None:
         if len(several) > 1:
             self._reject("", [f"{key}: one sweep uses one, found {', '.join(several)}; start them as separate sweeps"])
+
+    def _idle_exclusions(self) -> list[str]:
+        entries = enumerate(self._sweep.exclude if self._sweep else ())
+        idle = [json.dumps(entry) for index, entry in entries if index not in self._hits]
+        return [f"sweep.exclude: {entry} matches no cell of this sweep, and leaves out none" for entry in idle]
 
     def _resolve_baseline(self) -> tuple[str, ...]:
         """The sweep's baseline as results name it; warnings."""
