@@ -6,7 +6,7 @@ import hashlib
 import io
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,17 +39,23 @@ def open_source(data: DataConfig, split: str, cache_dir: str | Path | None = Non
     mapping = class_map(data.class_map) if data.class_map else None
     classes = tuple(mapping) if mapping else None
     root = root_of(data)
+    named = file_hash(Path(data.labels).expanduser()) if data.labels else None
     if kind == "tar":
         archive = Path(root).expanduser()
         content = file_hash(archive, cache_dir)
-        return _listed(archive, split, (content,), classes, root, data.labels)
+        return _listed(archive, split, (content, named), classes, root, data.labels)
     place = listing.split_folder(root, split)
-    return _listed(place, None, listing.stamp(place), classes, root, data.labels)
+    return _listed(place, None, (listing.stamp(place), named), classes, root, data.labels)
 
 
 @lru_cache(maxsize=4)
 def _listed(
-    place: Path, split: str | None, stamp: object, classes: tuple[str, ...] | None, root: str, labels: str | None
+    place: Path,
+    split: str | None,
+    stamp: tuple[Any, ...],
+    classes: tuple[str, ...] | None,
+    root: str,
+    labels: str | None,
 ) -> Source:
     """A folder (split None) or the part of an archive. stamp: changes with what lies there."""
     listed = listing.list_folder(place, classes or ()) if split is None else listing.list_tar(place, split)
@@ -64,7 +70,7 @@ def _listed(
 
     return Source(
         [label_of[found.classes[index]] for index in order],
-        _fingerprint(found, label_of, "" if split is None else str(stamp)),
+        _fingerprint(found, label_of, "" if split is None else str(stamp[0])),
         image,
         lambda index: repr(f"{found.place}/{found.names[order[index]]}"),
         lambda index: found.read(order[index]),
