@@ -12,7 +12,7 @@ from timm.data import create_dataset
 
 from tests.errors import is_about, refuses
 from tests.image_folders import CLASSES, Make, write_image
-from vitq.data import describe, digits, folder, problems
+from vitq.data import class_labels, describe, digits, listing, problems
 from vitq.errors import DataError
 
 
@@ -68,10 +68,10 @@ def test_labels_are_part_of_the_fingerprint(make: Make, root: Path, class_map: P
 
 @pytest.mark.parametrize("mapped", [True, False])
 def test_listing_agrees_with_timm(root: Path, class_map: Path, mapped: bool) -> None:
-    place = folder.split_folder(str(root), "training")
-    mapping = folder.class_map(str(class_map)) if mapped else None
-    found = folder.listing(place)
-    labels = folder.labels_of(found, mapping)
+    place = listing.split_folder(str(root), "training")
+    mapping = class_labels.class_map(str(class_map)) if mapped else None
+    found = listing.list_folder(place)
+    labels = class_labels.labels_of(found, mapping)
     ours = {name: labels[label] for name, label in zip(found.names, found.classes, strict=True)}
     dataset = create_dataset("", root=str(root), split="train", class_map=mapping)  # type: ignore[arg-type]
     theirs = {dataset.filename(i): label for i, (_, label) in enumerate(dataset.reader.samples)}
