@@ -133,7 +133,7 @@ def test_problems_lists_all_of_them(make: Make, root: Path) -> None:
     for key, value, valid in (
         ("calib.size", 12, []),
         ("data.num_classes", 1000, [4]),
-        ("data.class_map", None, []),
+        ("data.class_map", ["n7"], []),
         ("data.std", [0.5, 0.0, 0.5], []),
         ("model.kwargs.num_classes", 7, [1000]),
         ("model.interpolation", "cubic", ["bicubic"]),

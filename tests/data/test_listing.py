@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from tests.errors import is_about, refuses
 from tests.image_folders import Make, write_image
 from vitq.data import describe, eval_set, listing, problems, warnings
 from vitq.data.opening import open_source
@@ -21,13 +22,13 @@ from vitq.progress import Progress
 @pytest.mark.parametrize("target", ["/nowhere/x.png", "gone.png"])
 def test_a_link_that_leads_nowhere_is_named(make: Make, root: Path, target: str) -> None:
     (root / "val" / "n1" / "gone.png").symlink_to(target)
-    with pytest.raises(DataError, match=r"1 links lead to no file: n1/gone\.png"):
+    with refuses(DataError, value=["n1/gone.png"]):
         describe(make(data={"root": str(root)}))
 
 
 def test_a_class_folder_that_is_a_dangling_link_is_named(make: Make, root: Path) -> None:
     (root / "val" / "n4").symlink_to("/nowhere/n4")
-    with pytest.raises(DataError, match="lead to no file: n4"):
+    with refuses(DataError, value=["n4"]):
         describe(make(data={"root": str(root)}))
 
 
@@ -37,7 +38,7 @@ def test_a_circle_of_links_is_named_and_other_links_are_followed(make: Make, roo
     (root / "val" / "n1").symlink_to(tmp_path / "n1")
     assert describe(make(data={"root": str(root)})) == before
     (tmp_path / "n1" / "up").symlink_to(root / "val")
-    with pytest.raises(DataError, match="up' is a link to a folder that holds it"):
+    with refuses(DataError, value=str(root / "val" / "n1" / "up")):
         describe(make(data={"root": str(root)}))
 
 
@@ -50,8 +51,9 @@ def test_a_folder_that_cannot_be_read_is_an_error(make: Make, root: Path, monkey
         return real(path)
 
     monkeypatch.setattr(listing.os, "scandir", refuse)
-    with pytest.raises(DataError, match=r"n2' cannot be read: Permission denied.*chmod"):
+    with refuses(DataError, value=str(root / "train" / "n2")) as raised:
         describe(make(data={"root": str(root)}))
+    assert "Permission denied" in str(raised.value)
 
 
 def test_what_is_left_out_is_counted_and_changes_nothing(make: Make, root: Path) -> None:
@@ -95,7 +97,7 @@ def test_gray_images_of_16_bits_are_scaled(make: Make, root: Path) -> None:
 def test_pixels_without_a_known_white_are_refused(mode: str) -> None:
     from vitq.data.pixels import to_mode
 
-    with pytest.raises(ValueError, match=f"mode {mode}"):
+    with refuses(ValueError, value=mode):
         to_mode(Image.new(mode, (4, 4), 70000), "RGB")
 
 
@@ -154,26 +156,27 @@ def test_a_label_file_of_ones_own(make: Make, flat: Path, tmp_path: Path) -> Non
     config = make(data={"root": str(flat), "labels": str(tmp_path / "labels.txt")})
     assert eval_set(config, Progress()).labels.tolist() == EXPECTED
     (tmp_path / "labels.txt").write_text("\n".join(lines[1:]))
-    with pytest.raises(DataError, match=r"does not name 1 images.*ILSVRC2012_val_00000001\.png"):
+    with refuses(DataError, key="data.labels", value=["ILSVRC2012_val_00000001.png"]):
         describe(config)
 
 
 def test_a_flat_folder_without_labels_and_images_beside_class_folders(make: Make, flat: Path) -> None:
-    with pytest.raises(DataError, match=r"6 images lie in .*val' itself, not in class folders.*data\.labels"):
+    names = [f"ILSVRC2012_val_{number:08d}.png" for number in range(1, 7)]
+    with refuses(DataError, key="data.labels", value=names):
         describe(make(data={"root": str(flat)}))
     write_image(flat / "train" / "stray.png", 3)
-    with pytest.raises(DataError, match=r"1 images lie in .*train' itself"):
+    with refuses(DataError, key="data.labels", value=["stray.png"]):
         describe(make(data={"root": str(flat)}))
 
 
 def test_a_label_file_that_is_too_short_or_has_no_meta(make: Make, flat: Path) -> None:
     _devkit(flat)
     (flat / "meta.mat").unlink()
-    with pytest.raises(DataError, match=r"meta\.mat.*cannot be read"):
+    with refuses(DataError, key="data.labels", value=str(flat / "meta.mat")):
         describe(make(data={"root": str(flat)}))
     _devkit(flat)
     (flat / "ILSVRC2012_validation_ground_truth.txt").write_text("3\n7\n")
-    with pytest.raises(DataError, match=r"has 2 lines, but .* image number 6"):
+    with refuses(DataError, key="data.labels", value=2, valid=[6]):
         describe(make(data={"root": str(flat)}))
 
 
@@ -190,5 +193,5 @@ def test_class_maps_as_editors_and_kaggle_write_them(make: Make, root: Path, tmp
 
 def test_a_class_of_one_split_alone_is_named(make: Make, root: Path) -> None:
     write_image(root / "val" / "n7" / "a.png", 0)
-    (line,) = [line for line in problems(make(data={"root": str(root), "num_classes": 4})) if "different class" in line]
-    assert "alone: n7" in line
+    (problem,) = problems(make(data={"root": str(root), "num_classes": 4}))
+    assert is_about(problem, "data.class_map", ["n7"])

@@ -18,7 +18,7 @@ from vitq.methods.least_squares import LeastSquares, cost, descend, fit_ranges, 
 from vitq.quant.layout import Axes
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps import Workspace
-from vitq.steps.layer_walk import quantized_lane
+from vitq.steps.layer_walk import quantized_walk
 from vitq.steps.weight_grid import Grid
 
 METHOD: dict[str, Any] = {
@@ -89,11 +89,11 @@ def test_refit_is_the_least_squares_scale() -> None:
 def test_moments_are_those_of_the_layer(workspace: Callable[..., Workspace]) -> None:
     work = workspace(tiny("vit"), METHOD, weight=4, activation=4)
     run(work, CALIBRATE)
-    lane, layer = quantized_lane(work), linear(work, "blocks.0.attn.qkv")
-    lane.advance()
-    lane.enter(1)
+    walk, layer = quantized_walk(work), linear(work, "blocks.0.attn.qkv")
+    walk.advance()
+    walk.enter(1)
     site = layer.input_site
-    found = moments(layer, "blocks.0.attn.qkv", lane)
+    found = moments(layer, "blocks.0.attn.qkv", walk)
     x = seen(work, "blocks.0.attn.qkv")
     noisy = site(x.float()).double()
     assert found.count == len(x)
@@ -139,26 +139,26 @@ def test_the_network_is_nearer_to_full_precision(workspace: Callable[..., Worksp
 def test_the_mean_goes_into_the_bias(workspace: Callable[..., Workspace]) -> None:
     work = workspace(tiny("vit"), METHOD, weight=2, activation=8)
     run(work, CALIBRATE)
-    lane, name = quantized_lane(work), "blocks.0.attn.qkv"
-    lane.advance()
-    lane.enter(1)
+    walk, name = quantized_walk(work), "blocks.0.attn.qkv"
+    walk.advance()
+    walk.enter(1)
     layer = linear(work, name)
-    rows = torch.cat([x.flatten(0, 1) for x in lane.arriving(f"{name}.input_site")])
+    rows = torch.cat([x.flatten(0, 1) for x in walk.arriving(f"{name}.input_site")])
     before = layer.weight.double() @ rows.double().mean(0) + layer.bias.double()
-    LeastSquares(do="least_squares")._update(layer, moments(layer, name, lane), 1000.0)
+    LeastSquares(do="least_squares")._update(layer, moments(layer, name, walk), 1000.0)
     after = layer.weight.double() @ layer.input_site(rows).double().mean(0) + layer.bias.double()
     assert torch.allclose(before, after, atol=1e-4)
     assert uniform(work, f"{name}.weight").fitted
 
 
 def test_problems_are_found_in_the_plan() -> None:
-    def count(kind: dict[str, Any], **options: Any) -> int:
+    def found(kind: dict[str, Any], **options: Any) -> list[tuple[str, object]]:
         method = {"name": "t", "kinds": {"weight": {"quantizer": "uniform", "granularity": "channel", **kind}}}
         config, problems = RunConfig.parse({"model": {"name": "tiny"}, "data": {"name": "random"}, "method": method})
         assert config is not None, problems
-        return len(LeastSquares(do="least_squares", **options).check(config))
+        return [(p.key, p.value) for p in LeastSquares(do="least_squares", **options).check(config)]
 
-    assert count({}) == 0
-    assert count({"granularity": "tensor"}) == 1
-    assert count({"quantizer": "dual_uniform"}) == 1
-    assert count({}, penalty=0.0, sweeps=-1) == 2
+    assert found({}) == []
+    assert found({"granularity": "tensor"}) == [("", ("uniform", "tensor"))]
+    assert found({"quantizer": "dual_uniform"}) == [("", ("dual_uniform", "channel"))]
+    assert found({}, penalty=0.0, sweeps=-1) == [("penalty", 0.0), ("sweeps", -1)]

@@ -11,16 +11,18 @@ import timm
 import torch
 from torch import nn
 
+from tests.errors import refuses
 from tests.models.test_anatomy import SMALL, SWIN, VARIANTS, images, variant
 from tests.tiny import images as calibration_images
 from tests.tiny import part, run, tiny
 from vitq.config import RunConfig
+from vitq.engine.recipe_checks import problems as recipe_problems
 from vitq.models.structure import structure_of
 from vitq.quant.model import QuantizedModel
 from vitq.steps import Workspace
 from vitq.steps.orthogonal import mean_preserving
 from vitq.steps.rotate import Edit, Rotate, rotate_heads, rotate_stream
-from vitq.steps.step import Network, parse_step
+from vitq.steps.step import Network
 
 ROTATE: dict[str, Any] = {"do": "rotate"}
 UNIFORM = {"kinds": {"default": {"quantizer": "uniform", "granularity": "tensor", "range": "minmax"}}, "steps": {}}
@@ -143,7 +145,7 @@ def test_a_channel_of_weight_zero_is_no_obstacle() -> None:
 def test_a_constant_channel_in_front_of_padding_is_refused() -> None:
     model = variant("swin_tiny_patch4_window7_224", {**SWIN, "img_size": 40, "window_size": 4})
     part(model, "layers.1.blocks.0.norm1").weight[5] = 0
-    with pytest.raises(ValueError, match=r"layers\.1\.blocks\.0\.norm1"):
+    with refuses(ValueError, key="stream", value="layers.1.blocks.0.norm1", valid=[False]):
         rotated(model)
 
 
@@ -172,21 +174,23 @@ def _network(name: str, kwargs: dict[str, Any]) -> Network:
 
 
 @pytest.mark.parametrize(
-    ("name", "extra", "part_", "reason"),
+    ("name", "extra", "part_", "value", "reason"),
     [
-        ("vit_tiny_patch16_224", {"qk_norm": True}, "heads_qk", "q_norm"),
-        ("vit_tiny_patch16_224", {"scale_attn_norm": True}, "heads_vo", "attn.norm"),
-        ("vit_tiny_patch16_224", {"pre_norm": True}, "stream", "norm_pre"),
-        ("vit_tiny_patch16_224", {"global_pool": "max", "class_token": False}, "stream", "max"),
-        ("vit_tiny_patch16_224", {"embed_dim": 92, "num_heads": 4}, "stream", "92"),
+        ("vit_tiny_patch16_224", {"qk_norm": True}, "heads_qk", True, "q_norm"),
+        ("vit_tiny_patch16_224", {"scale_attn_norm": True}, "heads_vo", True, "attn.norm"),
+        ("vit_tiny_patch16_224", {"pre_norm": True}, "stream", True, "norm_pre"),
+        ("vit_tiny_patch16_224", {"global_pool": "max", "class_token": False}, "stream", True, "max"),
+        ("vit_tiny_patch16_224", {"embed_dim": 92, "num_heads": 4}, "stream", 92, "matrix=random"),
     ],
 )
-def test_what_cannot_be_exact_is_refused_in_the_plan(name: str, extra: dict[str, Any], part_: str, reason: str) -> None:
+def test_what_cannot_be_exact_is_refused_in_the_plan(
+    name: str, extra: dict[str, Any], part_: str, value: object, reason: str
+) -> None:
     network = _network(name, {**SMALL, **extra})
-    problems = [line for line in Rotate(do="rotate").check_network(network) if line.startswith(part_)]
-    assert len(problems) == 1
-    assert reason in problems[0]
-    assert not [line for line in Rotate(do="rotate", **{part_: False}).check_network(network) if part_ in line]
+    (problem,) = [problem for problem in Rotate(do="rotate").check_network(network) if problem.key == part_]
+    assert problem.value == value
+    assert reason in problem
+    assert not [p for p in Rotate(do="rotate", **{part_: False}).check_network(network) if p.key == part_]
 
 
 def test_a_width_without_a_hadamard_matrix_takes_a_random_one() -> None:
@@ -196,12 +200,14 @@ def test_a_width_without_a_hadamard_matrix_takes_a_random_one() -> None:
 
 def test_it_must_come_first() -> None:
     calibrate = {"do": "calibrate"}
-    for steps, count in (
-        ({"rotate": ROTATE, "ranges": calibrate}, 0),
-        ({"ranges": calibrate, "rotate": ROTATE}, 1),
-        ({"rotate": ROTATE, "again": ROTATE, "ranges": calibrate}, 1),
-        ({"none": {**calibrate, "enabled": False}, "rotate": ROTATE, "ranges": calibrate}, 0),
-    ):
+    for steps, wrong in (
+        ({"rotate": ROTATE, "ranges": calibrate}, []),
+        ({"ranges": calibrate, "rotate": ROTATE}, [("method.steps.rotate", "ranges")]),
+        ({"rotate": ROTATE, "again": ROTATE, "ranges": calibrate}, [("method.steps.again", "rotate")]),
+        ({"none": {**calibrate, "enabled": False}, "rotate": ROTATE, "ranges": calibrate}, []),
+        ({"rotate": {**ROTATE, "stream": False, "heads_qk": False, "heads_vo": False}, "ranges": calibrate},
+         [("method.steps.rotate.stream", False)]),
+    ):  # fmt: skip
         raw = {
             "model": {"name": "tiny"},
             "data": {"name": "random"},
@@ -209,9 +215,7 @@ def test_it_must_come_first() -> None:
         }
         config, problems = RunConfig.parse(raw)
         assert config is not None, problems
-        step, _ = parse_step("rotate", ROTATE)
-        assert step is not None
-        assert len(step.check(config)) == count
+        assert [(problem.key, problem.value) for problem in recipe_problems(config)] == wrong
 
 
 @torch.no_grad()

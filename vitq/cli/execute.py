@@ -37,8 +37,9 @@ def _execute(primary: Primary, args: argparse.Namespace, name: str | None, conso
 
     try:
         with console.status("planning") as status:
-            watch = lambda cells: status.update(f"planning: {cells} configs checked")  # noqa: E731
-            plan = planner.make(primary, name, watch, args.again)
+            plan = planner.make(
+                primary, name, lambda cells: status.update(f"planning: {cells} configs checked"), args.again
+            )
     except ConfigError as error:
         if args.dry_run and not args.json:
             for signature, label in error.refused:

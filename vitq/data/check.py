@@ -44,7 +44,7 @@ def problems(config: RunConfig) -> list[Problem]:
                 f"alone: {', '.join(one_sided[:5])}{' …' if len(one_sided) > 5 else ''}), so the folder's rank is no "
                 "label; set data.class_map to a file with one class folder name per line"
             )
-            found.append(Problem(text, "data.class_map"))
+            found.append(Problem(text, "data.class_map", one_sided))
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vitq.data.choose import choose
-from vitq.data.source import Source, Stream
+from vitq.data.source import Source, StreamedSource
 
 # A stream is read from its start, so its calibration images come from its first WINDOW × size (shards are shuffled
 # when they are written): 1.28 million images are not decoded to choose 32 of them.
@@ -14,7 +14,7 @@ WINDOW = 64
 
 def calibration_indices(source: Source, size: int, seed: int, balanced: bool) -> np.ndarray:
     """Positions of the images that calibrate, int64 (size,). Raises DataError when there are fewer."""
-    labels = source.labels[: WINDOW * size] if isinstance(source, Stream) else source.labels
+    labels = source.labels[: WINDOW * size] if isinstance(source, StreamedSource) else source.labels
     return choose(labels, size, seed, balanced)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from vitq.data.listing import Listing
-from vitq.errors import DataError
+from vitq.errors import DataError, Problem
 
 # ImageNet's own label files of the flat validation folder: the development kit's and Kaggle's.
 DEVKIT, KAGGLE = "ILSVRC2012_validation_ground_truth.txt", "LOC_val_solution.csv"
@@ -24,25 +25,31 @@ def class_map(path: str) -> dict[str, int]:
     """
     file = Path(path).expanduser()
     if file.suffix != ".txt":
-        raise DataError(f"data.class_map={path!r}: expected a .txt file with one class folder name per line")
-    lines = _lines(file, f"data.class_map={path!r}", "give one class folder name per line")
+        raise _no_class_map(path, ": expected a .txt file with one class folder name per line", file.suffix, [".txt"])
+    cannot = Problem(f"data.class_map={path!r} cannot be read", "data.class_map", path)
+    lines = _lines(file, cannot, "give one class folder name per line")
     seen: dict[str, int] = {}
     for number, name in enumerate(lines):
         if not name:
-            raise DataError(f"data.class_map={path!r} has an empty line {number + 1}; each line is one class")
+            raise _no_class_map(path, f" has an empty line {number + 1}; each line is one class", number + 1)
         if name in seen:
-            raise DataError(f"data.class_map={path!r} names {name!r} in lines {seen[name] + 1} and {number + 1}")
+            raise _no_class_map(path, f" names {name!r} in lines {seen[name] + 1} and {number + 1}", name)
         seen[name] = number
     if not seen:
-        raise DataError(f"data.class_map={path!r} is empty; give one class folder name per line")
+        raise _no_class_map(path, " is empty; give one class folder name per line")
     return seen
 
 
-def _lines(file: Path, what: str, action: str) -> list[str]:
+def _no_class_map(path: str, why: str, value: object = None, valid: Iterable[object] = ()) -> DataError:
+    return DataError(f"data.class_map={path!r}{why}", "data.class_map", path if value is None else value, valid)
+
+
+def _lines(file: Path, cannot: Problem, action: str) -> list[str]:
+    """Lines of a text file. Raises DataError, `cannot` with the reason, for one that cannot be read."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{what} cannot be read: {error}; {action}, in UTF-8") from error
+        raise DataError(cannot.reworded(f"{cannot}: {error}; {action}, in UTF-8")) from error
     return [line.strip() for line in text.rstrip().splitlines()]
 
 
@@ -60,7 +67,10 @@ def labels_of(split: Listing, mapping: dict[str, int] | None) -> dict[str, int]:
         shown = ", ".join(strange[:5])
         raise DataError(
             f"{split.place!r} has {len(strange)} class folders that data.class_map does not name: {shown}"
-            f"{' …' if len(strange) > 5 else ''}; add them to the map or move them away"
+            f"{' …' if len(strange) > 5 else ''}; add them to the map or move them away",
+            "data.class_map",
+            strange,
+            mapping,
         )
     return {name: mapping[name] for name in present}
 
@@ -84,7 +94,9 @@ def with_classes(split: Listing, root: str, labels: str | None) -> Listing:
         raise DataError(
             f"{len(loose)} images lie in {split.place!r} itself, not in class folders ({', '.join(loose[:2])} …); move "
             f"them into folders named by class, or set data.labels=FILE: ImageNet's {DEVKIT} (with meta.mat beside it) "
-            f"or {KAGGLE}, or lines `name class`"
+            f"or {KAGGLE}, or lines `name class`",
+            "data.labels",
+            loose,
         )
     return replace(split, classes=_classes(file, split))
 
@@ -102,7 +114,8 @@ def _found(place: str, root: str) -> Path | None:
 def _classes(file: Path, split: Listing) -> list[str]:
     """The class of each image, in the order of the listing."""
     what = f"label file {str(file)!r}"
-    rows = [re.split(r"[\s,]+", line) for line in _lines(file, what, "give lines `name class`")]
+    cannot = Problem(f"{what} cannot be read", "data.labels", str(file))
+    rows = [re.split(r"[\s,]+", line) for line in _lines(file, cannot, "give lines `name class`")]
     stems = [os.path.splitext(name)[0] for name in split.names]
     if all(len(row) == 1 for row in rows):
         words = [row[0] for row in rows]
@@ -116,18 +129,22 @@ def _classes(file: Path, split: Listing) -> list[str]:
                 lines[index] = line
         else:
             raise DataError(
-                f"{what} has {len(words)} lines for {len(stems)} images of {split.place!r}; one line each is needed"
+                f"{what} has {len(words)} lines for {len(stems)} images of {split.place!r}; one line each is needed",
+                "data.labels",
+                len(words),
+                [len(stems)],
             )
         if min(lines) < 1 or max(lines) > len(words):
-            raise DataError(
-                f"{what} has {len(words)} lines, but {split.place!r} has image number {max(lines)}; give the whole file"
-            )
+            number = max(lines)
+            text = f"{what} has {len(words)} lines, but {split.place!r} has image number {number}; give the whole file"
+            raise DataError(text, "data.labels", len(words), [number])
         found = [words[line - 1] for line in lines]
     else:
         table = {os.path.splitext(row[0])[0]: row[1] for row in rows if len(row) > 1}
         missing = [name for name, stem in zip(split.names, stems, strict=True) if stem not in table]
         if missing:
-            raise DataError(f"{what} does not name {len(missing)} images of {split.place!r}: {', '.join(missing[:3])}")
+            text = f"{what} does not name {len(missing)} images of {split.place!r}: {', '.join(missing[:3])}"
+            raise DataError(text, "data.labels", missing)
         found = [table[stem] for stem in stems]
     if not all(word.isdecimal() for word in found):
         return found
@@ -144,6 +161,8 @@ def _devkit_ids(meta: Path, what: str) -> dict[int, str]:
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
         raise DataError(
             f"{what} has numbers, and {str(meta)!r}, which says what class each is, cannot be read ({error}); put the "
-            "development kit's meta.mat beside it, or give class folder names"
+            "development kit's meta.mat beside it, or give class folder names",
+            "data.labels",
+            str(meta),
         ) from error
     return {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets}

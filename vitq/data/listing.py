@@ -68,15 +68,23 @@ def split_folder(root: str, split: str) -> Path:
     """Folder of a split. Raises DataError that lists the folders that exist when the split has none."""
     base = Path(root).expanduser()
     if not base.is_dir():
-        raise DataError(f"data.root={root!r} is not a folder; set data.root to the folder that holds the splits")
+        text = f"data.root={root!r} is not a folder; set data.root to the folder that holds the splits"
+        raise DataError(text, "data.root", root)
     for name in synonyms(split):
         place = base / name
         if place.is_dir():
             return place
-    found = sorted(entry.name for entry in _entries(str(base)) if _is_dir(entry))
-    raise DataError(
+    raise no_split(root, split)
+
+
+def no_split(root: str, split: str) -> DataError:
+    """The error of a root without a folder for a split; it lists the folders that exist."""
+    found = sorted(entry.name for entry in _entries(str(Path(root).expanduser())) if _is_dir(entry))
+    return DataError(
         f"data.root={root!r} has no split {split!r}; folders there: {', '.join(found[:20]) or 'none'}; "
-        "set data.calib_split and data.eval_split"
+        "set data.calib_split and data.eval_split",
+        value=split,
+        valid=found,
     )
 
 
@@ -107,7 +115,8 @@ def list_folder(place: Path, named: Collection[str] = ()) -> Listing:
     if broken:
         raise DataError(
             f"{folder!r}: {len(broken)} links lead to no file: {_some(broken)}; bring back what they point to (`git "
-            "annex get`, `dvc pull`, a purged scratch), or remove them"
+            "annex get`, `dvc pull`, a purged scratch), or remove them",
+            value=broken,
         )
     images = sorted(image for part in parts for image in part.images)
     _some_images(images, folder)
@@ -133,9 +142,8 @@ def list_tar(path: Path, split: str) -> Listing:
         with tarfile.open(path, "r:") as archive:
             members = [member for member in archive if member.isfile() or member.issym() or member.islnk()]
     except (OSError, tarfile.TarError) as error:
-        raise DataError(
-            f"data.root={str(path)!r} cannot be read as a .tar: {error}; unpack it, or give a whole one"
-        ) from error
+        text = f"data.root={str(path)!r} cannot be read as a .tar: {error}; unpack it, or give a whole one"
+        raise DataError(text, "data.root", str(path)) from error
     names = {os.path.normpath(member.name): member for member in members}
     top = next((n for n in synonyms(split) if any(name.startswith(f"{n}/") for name in names)), None)
     found, begins, others, hidden = [], {}, Counter[str](), []
@@ -151,9 +159,8 @@ def list_tar(path: Path, split: str) -> Listing:
             others[suffix or "no suffix"] += 1
             continue
         if not member.isfile():
-            raise DataError(
-                f"{str(path)!r}: {name} is a link in the archive; pack the files themselves (tar --dereference)"
-            )
+            text = f"{str(path)!r}: {name} is a link in the archive; pack the files themselves (tar --dereference)"
+            raise DataError(text, value=name)
         found.append((inside, member.size, os.path.basename(os.path.dirname(inside))))
         begins[inside] = member.offset_data
     place = str(path) if top is None else f"{path}:{top}"
@@ -171,7 +178,9 @@ def list_tar(path: Path, split: str) -> Listing:
 def _some_images(images: list[tuple[str, int, str]], place: str) -> None:
     if not images:
         raise DataError(
-            f"no image below {place!r}; expected <class folder>/<name> with one of {', '.join(sorted(EXTENSIONS))}"
+            f"no image below {place!r}; expected <class folder>/<name> with one of {', '.join(sorted(EXTENSIONS))}",
+            value=place,
+            valid=sorted(EXTENSIONS),
         )
 
 
@@ -182,7 +191,8 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
     except OSError as error:
         raise DataError(
             f"folder {folder!r} cannot be read: {error.strerror or error}; give it back its permissions (chmod -R "
-            "u+rX), or take it out of the split"
+            "u+rX), or take it out of the split",
+            value=folder,
         ) from error
 
 
@@ -200,9 +210,8 @@ def _folders(
     facts = os.stat(folder)
     own = (facts.st_dev, facts.st_ino)
     if own in above:
-        raise DataError(
-            f"{folder!r} is a link to a folder that holds it: its images would be read again and again; remove it"
-        )
+        text = f"{folder!r} is a link to a folder that holds it: its images would be read again and again; remove it"
+        raise DataError(text, value=folder)
     yield folder
     for entry in sorted(_entries(folder), key=lambda entry: entry.name):
         if not _is_dir(entry):
@@ -243,9 +252,8 @@ def _head(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read(_PNG_HEAD)
     except OSError as error:
-        raise DataError(
-            f"image {path!r} cannot be read: {error.strerror or error}; give it back its permissions"
-        ) from error
+        text = f"image {path!r} cannot be read: {error.strerror or error}; give it back its permissions"
+        raise DataError(text, value=path) from error
 
 
 def _is_sixteen(head: bytes) -> bool:

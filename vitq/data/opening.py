@@ -39,10 +39,10 @@ def open_source(data: DataConfig, split: str, cache_dir: str | Path | None = Non
     mapping = class_map(data.class_map) if data.class_map else None
     classes = tuple(mapping) if mapping else None
     root = root_of(data)
-    named = file_hash(Path(data.labels).expanduser()) if data.labels else None
+    named = file_hash(Path(data.labels).expanduser(), key="data.labels") if data.labels else None
     if kind == "tar":
         archive = Path(root).expanduser()
-        content = file_hash(archive, cache_dir)
+        content = file_hash(archive, cache_dir, "data.root")
         return _listed(archive, split, (content, named), classes, root, data.labels)
     place = listing.split_folder(root, split)
     return _listed(place, None, (listing.stamp(place), named), classes, root, data.labels)

@@ -70,5 +70,6 @@ def _digest(source: Source, index: int) -> bytes:
         try:
             source.digests[index] = hashlib.blake2b(source.read(index), digest_size=16).digest()
         except OSError as error:
-            raise DataError(f"image {source.name(index)} cannot be read: {error.strerror or error}") from error
+            text = f"image {source.name(index)} cannot be read: {error.strerror or error}"
+            raise DataError(text, value=source.name(index)) from error
     return source.digests[index]

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vitq.errors import Problem
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -22,5 +24,6 @@ def to_mode(image: Image, mode: str) -> Image:
         deep = np.asarray(image).astype(np.uint32)
         image = Pillow.fromarray(((deep + 128) // 257).astype(np.uint8))
     elif image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode} have 32 bits and no known white; convert the images to 8 bits")
+        text = f"pixels of mode {image.mode} have 32 bits and no known white; convert the images to 8 bits"
+        raise ValueError(Problem(text, value=image.mode))
     return image.convert(mode)

@@ -16,6 +16,7 @@ import numpy as np
 from vitq.config import DataConfig
 from vitq.data.class_labels import class_map
 from vitq.data.content import file_hash
+from vitq.data.listing import no_split
 from vitq.data.source import Source, StreamedSource
 from vitq.errors import DataError
 
@@ -28,7 +29,8 @@ def open_with_timm(data: DataConfig, split: str, kind: str, cache_dir: str | Pat
 
     root = None if data.root is None else str(Path(data.root).expanduser())
     if kind not in ("hfds", "hfids") and (root is None or not os.path.exists(root)):
-        raise DataError(f"data.root={data.root!r} does not exist; data.dataset={data.dataset!r} needs a path there")
+        text = f"data.root={data.root!r} does not exist; data.dataset={data.dataset!r} needs a path there"
+        raise DataError(text, "data.root", data.root)
     mapping: Any = class_map(data.class_map) if data.class_map else None
     try:
         # Training mode would shuffle, and repeat or drop images.
@@ -38,21 +40,27 @@ def open_with_timm(data: DataConfig, split: str, kind: str, cache_dir: str | Pat
     except Exception as error:  # each backend has its own errors: the message is theirs, the next action is ours
         raise DataError(
             f"timm cannot open data.dataset={data.dataset!r}, split {split!r}, below {data.root!r}: {error}; "
-            "check the name, the split, the root, and that the package of this prefix is installed"
+            "check the name, the split, the root, and that the package of this prefix is installed",
+            "data.dataset",
+            data.dataset,
         ) from error
-    _heeds(dataset, data, split, root)
+    _heeds(dataset, split, root)
     content = _content(dataset, kind, cache_dir)
     if content is None:
         raise DataError(
             f"data.dataset={data.dataset!r}, split {split!r}: nothing tells before a run what its images are (no "
-            "files, arrays or revision to hash): others would pass for them; convert it to an image folder"
+            "files, arrays or revision to hash): others would pass for them; convert it to an image folder",
+            "data.dataset",
+            data.dataset,
         )
     known = f"{data.dataset}\0{content}"
     if kind in _STREAMS:
         count = len(dataset)
         if count < 1:
             raise DataError(
-                f"data.dataset={data.dataset!r} tells no number of images for split {split!r}; add it to its info"
+                f"data.dataset={data.dataset!r} tells no number of images for split {split!r}; add it to its info",
+                "data.dataset",
+                data.dataset,
             )
         return StreamedSource(dataset, _hash(f"{known}\0{count}", np.empty(0)), count)
     labels = _labels(dataset)
@@ -72,14 +80,10 @@ def open_with_timm(data: DataConfig, split: str, kind: str, cache_dir: str | Pat
     return Source(labels, fingerprint, lambda index: dataset[index][0], None, lambda i: arrays[i].tobytes(), sizes)
 
 
-def _heeds(dataset: Any, data: DataConfig, split: str, root: str | None) -> None:
+def _heeds(dataset: Any, split: str, root: str | None) -> None:
     """Raise DataError where timm read the whole root because it has no folder of the split's name."""
     if type(dataset).__name__ == "ImageFolder" and root is not None and root == str(dataset.root):
-        found = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-        raise DataError(
-            f"data.root={data.root!r} has no split {split!r}; folders there: {', '.join(found[:20])}; set "
-            "data.calib_split and data.eval_split"
-        )
+        raise no_split(root, split)
 
 
 def _decoder(reader: Any) -> Any:

@@ -13,7 +13,7 @@ from vitq.errors import ConfigError, ModelError, Problem, first_line, problem_of
 from vitq.models.build import classes, create, shell
 from vitq.models.identity import HUB
 from vitq.models.load import check_weights
-from vitq.models.published import departures
+from vitq.models.pretrained import departures
 from vitq.quant.dual import DualUniformQuantizer
 from vitq.quant.model import QuantizedModel
 from vitq.quant.quantizer import may_be

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitq.config import RunConfig
+from vitq.errors import Problem, bad
 from vitq.methods.erq import Moments, aqer
 from vitq.methods.gptq import solve
 from vitq.quant.layout import Layout
 from vitq.quant.uniform import UniformQuantizer
-from vitq.steps.layer_walk import Lane, Layer, layers, quantized_lane
+from vitq.steps.layer_walk import Layer, NetworkWalk, layers, quantized_walk
 from vitq.steps.step import Step, Workspace, register_step
-from vitq.steps.weight_grid import Grid, as_rows, damped, needs_uniform_weights, put_weight
+from vitq.steps.weight_grid import Grid, add_bias, as_rows, damped, needs_uniform_weights, put_weight
 
 
 @register_step("least_squares")
@@ -39,31 +41,34 @@ class LeastSquares(Step):
     sweeps: int = 3
     penalty: float = 1000.0
     penalty_head: float = 1000.0
+    depends_on_bits: ClassVar[bool] = True
+    tunes_weights: ClassVar[bool] = True
 
     def fits(self) -> Collection[str]:
         return ("weight",)
 
-    def check(self, config: RunConfig) -> list[str]:
+    def check(self, config: RunConfig) -> list[Problem]:
         problems = needs_uniform_weights(config, "least_squares")
         for name in ("penalty", "penalty_head"):
             if getattr(self, name) <= 0:
-                problems.append(f"{name}={getattr(self, name)}; a number above 0 is needed, e.g. 1000")
+                problems.append(bad(name, getattr(self, name), "a number above 0 is needed, e.g. 1000"))
         for name in ("ranges", "sweeps"):
             if getattr(self, name) < 0:
-                problems.append(f"{name}={getattr(self, name)}; a whole number of at least 0 is needed")
+                problems.append(bad(name, getattr(self, name), "a whole number of at least 0 is needed"))
         weight = config.method.quantizer("weight")
         if weight is not None and (weight.quantizer, weight.granularity) != ("uniform", "channel"):
-            problems.append(
+            text = (
                 f"kinds.weight has quantizer {weight.quantizer}, granularity {weight.granularity}; least_squares fits "
                 "one range for each output channel: set uniform and channel"
             )
+            problems.append(Problem(text, value=(weight.quantizer, weight.granularity), valid=[("uniform", "channel")]))
         return problems
 
     def run(self, work: Workspace) -> None:
-        lane = quantized_lane(work)
-        for name, layer in layers(work, [lane], "least_squares"):
+        walk = quantized_walk(work)
+        for name, layer in layers(work, [walk], "least_squares"):
             penalty = self.penalty_head if name in work.model.structure.head else self.penalty
-            self._update(layer, moments(layer, name, lane), penalty)
+            self._update(layer, moments(layer, name, walk), penalty)
 
     @torch.no_grad()
     def _update(self, layer: Layer, seen: Moments, penalty: float) -> None:
@@ -71,7 +76,7 @@ class LeastSquares(Step):
         if self.regress:
             weight, shift = aqer(weight, seen, penalty, bias=True)
             put_weight(layer, weight)
-            _add_bias(layer, shift)
+            add_bias(layer, shift)
         site = layer.weight_site
         if site.quantizer is None:
             return
@@ -96,16 +101,16 @@ class LeastSquares(Step):
         rounded = held.decode(grid.encode(rounded))
         put_weight(layer, rounded)
         site.on = True
-        _add_bias(layer, (weight - rounded) @ seen.mean)
+        add_bias(layer, (weight - rounded) @ seen.mean)
 
 
 @torch.no_grad()
-def moments(layer: Layer, name: str, lane: Lane) -> Moments:
+def moments(layer: Layer, name: str, walk: NetworkWalk) -> Moments:
     """Of a layer's inputs x in the quantized network and x̄, the same after its own input is quantized; one pass."""
     inputs = layer.weight[0].numel()
     square, cross = (torch.zeros(inputs, inputs, dtype=torch.float64, device=layer.weight.device) for _ in range(2))
     mean, difference, count = square.new_zeros(inputs), square.new_zeros(inputs), 0
-    for x in lane.arriving(f"{name}.input_site"):
+    for x in walk.arriving(f"{name}.input_site"):
         rows = as_rows(layer, layer.input_site(x))
         square += rows.T @ rows
         mean += rows.sum(dim=0, dtype=torch.float64)
@@ -176,8 +181,3 @@ def refit(weight: Tensor, gram: Tensor, grid: Grid, rounded: Tensor) -> tuple[Gr
     scale = torch.where((over > 0) & (factor > 0), factor / over.clamp(min=1e-300), grid.scale[:, :1])
     scale = scale.expand_as(weight).contiguous()
     return Grid(scale, grid.zero, grid.codes), codes * scale
-
-
-def _add_bias(layer: Layer, shift: Tensor) -> None:
-    bias = torch.zeros_like(shift) if layer.bias is None else layer.bias.double()
-    layer.bias = nn.Parameter((bias + shift).to(layer.weight.dtype), requires_grad=False)

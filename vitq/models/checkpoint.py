@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitq.errors import ModelError, first_line, unknown
+from vitq.errors import ModelError, Problem, first_line, unknown
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +63,9 @@ def _read(path: Path, key: str | None) -> tuple[dict[str, torch.Tensor], list[st
         usual = [name for name in _USUAL if name in holders] or holders
         if len(usual) > 1 and usual[0] not in _USUAL:
             raise ModelError(
-                f"checkpoint {str(path)!r} holds weights under {', '.join(holders)}; set model.checkpoint_key to one"
+                f"checkpoint {str(path)!r} holds weights under {', '.join(holders)}; set model.checkpoint_key to one",
+                "model.checkpoint_key",
+                valid=holders,
             )
         state = content[usual[0]] if usual else {}
         if others := [name for name in holders if name != usual[0]]:
@@ -77,7 +79,9 @@ def _read(path: Path, key: str | None) -> tuple[dict[str, torch.Tensor], list[st
     if not tensors:
         raise ModelError(
             f"checkpoint {str(path)!r} holds no tensors at its top level, under `model` or under `state_dict`; "
-            f"its keys: {', '.join(map(str, list(content)[:_SHOWN])) or 'none'}"
+            f"its keys: {', '.join(map(str, list(content)[:_SHOWN])) or 'none'}",
+            "model.checkpoint",
+            list(content),
         )
     return tensors, notes
 
@@ -100,7 +104,9 @@ def _load(path: Path) -> Mapping[Any, Any]:
             'torch.load(weights_only=True) accepts. A file that you trust is turned into one by: python -c "import '
             f"torch; from safetensors.torch import save_file; c = torch.load({str(path)!r}, map_location='cpu', "
             "weights_only=False); c = c.get('state_dict', c.get('model', c)); save_file({k: v.contiguous().clone() for "
-            "k, v in c.items()}, 'weights.safetensors')\""
+            "k, v in c.items()}, 'weights.safetensors')\"",
+            "model.checkpoint",
+            str(path),
         ) from error
 
 
@@ -133,7 +139,9 @@ def _under(content: Mapping[Any, Any], key: str, path: Path, holders: list[str])
         found = {name[len(key) + 1 :]: value for name, value in names.items() if str(name).startswith(f"{key}.")}
         if _has_tensors(found):
             return found
-    raise ModelError(f"checkpoint {str(path)!r}: {unknown('model.checkpoint_key', key, holders or map(str, content))}")
+    name = "model.checkpoint_key"
+    wrong = unknown(name, key, holders or map(str, content), key=name)
+    raise ModelError(wrong.reworded(f"checkpoint {str(path)!r}: {wrong}"))
 
 
 def _without_prefix(
@@ -149,9 +157,9 @@ def _without_prefix(
         return state, []
     best = sorted(prefix for prefix, count in counts.items() if count == most)
     if len(best) > 1:
-        raise ModelError(
-            f"checkpoint {str(path)!r} holds several networks, under {', '.join(best)}; set model.checkpoint_key to one"
-        )
+        several = f"several networks, under {', '.join(best)}"
+        text = f"checkpoint {str(path)!r} holds {several}; set model.checkpoint_key to one"
+        raise ModelError(text, "model.checkpoint_key", valid=best)
     found = {name.removeprefix(f"{best[0]}."): state[name] for name in state if name.startswith(f"{best[0]}.")}
     beside = {name: state[name] for name in state if name in own and name not in found}
     left = [name for name in state if not name.startswith(f"{best[0]}.") and name not in beside]
@@ -199,8 +207,9 @@ def _some(names: list[str]) -> str:
     return f"{', '.join(names[:_SHOWN])}{' …' if len(names) > _SHOWN else ''}"
 
 
-def _not_fitting(path: Path, network: nn.Module, wrong: list[str]) -> str:
-    return (
+def _not_fitting(path: Path, network: nn.Module, wrong: list[str]) -> Problem:
+    text = (
         f"checkpoint {str(path)!r} does not fit {type(network).__name__}: {'; '.join(wrong)}; "
         "check model.name, model.kwargs and data.num_classes"
     )
+    return Problem(text, "model.checkpoint", wrong)

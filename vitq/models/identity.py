@@ -36,7 +36,8 @@ def identify(model: ModelConfig) -> ModelConfig:
 
         return dataclasses.replace(model, weights=recipe(model))
     if model.name in EMBEDDED:
-        raise ModelError(f"{model.name!r} has no weights on the hub; set model.train (its recipe) or model.checkpoint")
+        text = f"{model.name!r} has no weights on the hub; set model.train (its recipe) or model.checkpoint"
+        raise ModelError(text, "model.train")
     if folder is not None:
         return dataclasses.replace(model, weights=_folder_content(folder))
     if model.name.startswith(HUB):
@@ -45,7 +46,9 @@ def identify(model: ModelConfig) -> ModelConfig:
         raise ModelError(
             f"model.name={model.name!r} has no pretrained tag, and timm's default tag changes between versions; name "
             "one, like deit_tiny_patch16_224.fb_in1k, or set model.checkpoint=PATH. They are listed by "
-            f"`python -c \"import timm; print(timm.list_pretrained('{model.name}.*'))\"`"
+            f"`python -c \"import timm; print(timm.list_pretrained('{model.name}.*'))\"`",
+            "model.name",
+            model.name,
         )
     return dataclasses.replace(model, weights=None)
 
@@ -61,9 +64,11 @@ def checkpoint_path(model: ModelConfig) -> Path:
     """The checkpoint file. Raises ModelError for an unknown suffix, and where it is no file."""
     path = Path(str(model.checkpoint)).expanduser()
     if not path.name.endswith(SUFFIXES):
-        raise ModelError(f"model.checkpoint={model.checkpoint!r}: unknown suffix; valid: {', '.join(SUFFIXES)}")
+        text = f"model.checkpoint={model.checkpoint!r}: unknown suffix; valid: {', '.join(SUFFIXES)}"
+        raise ModelError(text, "model.checkpoint", model.checkpoint, SUFFIXES)
     if not path.is_file():
-        raise ModelError(f"model.checkpoint={model.checkpoint!r} is not a file; give the path of the weights")
+        text = f"model.checkpoint={model.checkpoint!r} is not a file; give the path of the weights"
+        raise ModelError(text, "model.checkpoint", model.checkpoint)
     return path
 
 
@@ -75,7 +80,9 @@ def local_dir(model: ModelConfig) -> Path | None:
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"model.name={model.name!r}: no config.json there; name a folder that timm saved (config.json and "
-            "model.safetensors), or name the architecture and set model.checkpoint=PATH"
+            "model.safetensors), or name the architecture and set model.checkpoint=PATH",
+            "model.name",
+            model.name,
         )
     return folder
 
@@ -89,7 +96,7 @@ def _content(path: Path) -> str:
     try:
         return file_hash(path)
     except DataError as error:
-        raise ModelError(f"checkpoint {error}") from error
+        raise ModelError(f"checkpoint {error}", "model.checkpoint", str(path)) from error
 
 
 def _commit(model: ModelConfig) -> str | None:
@@ -104,6 +111,8 @@ def _commit(model: ModelConfig) -> str | None:
         raise ModelError(
             f"model.name={model.name!r} names no commit, and the local cache does not know one: another model could be "
             f"loaded tomorrow; name it, {HUB[0]}{repo}@COMMIT (40 hex digits, under Files on the model's page), or "
-            f"download it once: hf download {repo}"
+            f"download it once: hf download {repo}",
+            "model.name",
+            model.name,
         )
     return Path(known).parent.name

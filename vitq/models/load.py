@@ -11,7 +11,7 @@ from vitq.errors import ModelError, first_line
 from vitq.models.build import classes, create, settle, through_timm
 from vitq.models.checkpoint import fitting
 from vitq.models.identity import checkpoint_path, identify, pinned
-from vitq.models.published import configuration
+from vitq.models.pretrained import configuration
 from vitq.progress import Progress
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ def _planned(model: ModelConfig) -> ModelConfig:
         what = f"checkpoint {model.checkpoint!r}" if model.checkpoint is not None else f"model.name={model.name!r}"
         raise ModelError(
             f"{what} is not the one of the plan (its content differs from model.weights={model.weights}); plan the run "
-            "again, or restore the file"
+            "again, or restore the file",
+            "model.weights",
+            model.weights,
         )
     return known
 

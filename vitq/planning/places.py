@@ -10,7 +10,7 @@ from typing import Any
 
 from vitq.config import RunConfig, signature
 from vitq.config.signature import LOCAL_DIR
-from vitq.errors import ConfigError, DataError, ModelError, StoreError
+from vitq.errors import ConfigError, DataError, ModelError, Problem, StoreError
 from vitq.planning.engine import engine
 from vitq.store import RunDir
 
@@ -36,7 +36,11 @@ def absolute(config: RunConfig) -> RunConfig:
 
 def is_place(word: str) -> bool:
     """Whether an override moves images or weights: `data.root=…`, `model.checkpoint=…`."""
-    return word.lstrip("+").partition("=")[0] in PLACES
+    return _key(word) in PLACES
+
+
+def _key(word: str) -> str:
+    return word.lstrip("+").partition("=")[0]
 
 
 def move(run_dir: RunDir, words: Sequence[str]) -> None:
@@ -47,7 +51,11 @@ def move(run_dir: RunDir, words: Sequence[str]) -> None:
     if not words:
         return
     valid = ", ".join(PLACES)
-    problems = [f"{word}: a stored run stays what it is; valid: {valid}" for word in words if not is_place(word)]
+    problems = [
+        Problem(f"{word}: a stored run stays what it is; valid: {valid}", _key(word), word, PLACES)
+        for word in words
+        if not is_place(word)
+    ]
     stored, more = RunConfig.parse(run_dir.read_config())
     if stored is None or problems:
         raise ConfigError([*problems, *more])
@@ -59,12 +67,13 @@ def move(run_dir: RunDir, words: Sequence[str]) -> None:
         data = any("data." in word for word in words)
         fingerprint = asked.describe(config).fingerprint if data else config.data.fingerprint
     except (ModelError, DataError) as error:
-        raise ConfigError([str(error)]) from error
+        raise ConfigError(error.problems) from error
     found = dataclasses.replace(config, model=model, data=dataclasses.replace(config.data, fingerprint=fingerprint))
     if signature(found) != run_dir.signature:
         other = "weights" if model.weights != stored.model.weights else "images or labels"
         said = " ".join(words)
-        raise ConfigError([f"{said}: other {other} than those of run {run_dir.signature}; give the place of the same"])
+        text = f"{said}: other {other} than those of run {run_dir.signature}; give the place of the same"
+        raise ConfigError([Problem(text, _key(words[0]), said)])
     run_dir.write_config(config.to_dict())
 
 

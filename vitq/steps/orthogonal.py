@@ -11,6 +11,8 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from vitq.errors import Problem
+
 Matrix = Literal["hadamard", "random"]
 
 # Below this a vector and its image are the same vector: its next length is of the order of 1/size.
@@ -44,7 +46,8 @@ def orthogonal(size: int, generator: torch.Generator, matrix: Matrix = "hadamard
         return q * r.diagonal().sign()
     found = hadamard(size)
     if found is None:
-        raise ValueError(f"no Hadamard matrix of size {size} is known here; set matrix=random")
+        text = f"no Hadamard matrix of size {size} is known here; set matrix=random"
+        raise ValueError(Problem(text, "matrix", matrix, ["random"]))
     rows, columns = (torch.randint(2, (size,), generator=generator).double().mul_(2).sub_(1) for _ in range(2))
     return rows.unsqueeze(1) * found * columns * size**-0.5
 

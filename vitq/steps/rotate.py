@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from vitq.config import RunConfig
+from vitq.errors import Problem
 from vitq.models.rotatable import Heads, Reader, ResidualStream, Writer
 from vitq.steps.orthogonal import Matrix, hadamard, mean_preserving, orthogonal
 from vitq.steps.step import Network, Step, Workspace, register_step
@@ -39,18 +41,19 @@ class Rotate(Step):
     seed: int = 0
     changes_weights: ClassVar[bool] = True
 
-    def check(self, config: RunConfig) -> list[str]:
-        problems = []
-        if not (self.stream or self.heads_qk or self.heads_vo):
-            problems.append("stream, heads_qk and heads_vo are all off; use enabled=false to leave the step out")
-        first = next(iter(config.method.enabled.values()))
-        if first.get("do") != "rotate":
-            problems.append(f"must be the first step of the recipe, before do: {first.get('do')}; move it to the front")
-        elif [raw.get("do") for raw in config.method.enabled.values()].count("rotate") > 1:
-            problems.append("rotates twice; leave one step out")
-        return problems
+    def check(self, config: RunConfig) -> list[Problem]:
+        if self.stream or self.heads_qk or self.heads_vo:
+            return []
+        text = "stream, heads_qk and heads_vo are all off; use enabled=false to leave the step out"
+        return [Problem(text, "stream", self.stream, [True])]
 
-    def check_network(self, network: Network) -> list[str]:
+    def check_order(self, before: Sequence[Step], behind: Sequence[Step]) -> list[Problem]:
+        if not before:
+            return super().check_order(before, behind)
+        text = f"must be the first step of the recipe, before {before[0].name}; move it to the front, or leave it out"
+        return [Problem(text, value=before[0].name)]
+
+    def check_network(self, network: Network) -> list[Problem]:
         """Parts that are asked for and can be rotated nowhere in this network, with the reason."""
         rotatable = network.model.structure.rotatable
         streams, heads = rotatable.streams, rotatable.heads
@@ -64,11 +67,13 @@ class Rotate(Step):
             sizes = sorted({size for fixed, size in found if not fixed})
             if wanted and not sizes:
                 reason = found[0][0] if found else f"the family {network.model.structure.family!r} reports none"
-                problems.append(f"{part}=true, but nothing can be rotated exactly ({reason}); set {part}=false")
+                text = f"{part}=true, but nothing can be rotated exactly ({reason}); set {part}=false"
+                problems.append(Problem(text, part, True, [False]))
             elif wanted and self.matrix == "hadamard":
                 missing = [size for size in sizes if hadamard(size) is None]
                 problems += [
-                    f"{part}: no Hadamard matrix of size {size} is known; set matrix=random" for size in missing
+                    Problem(f"{part}: no Hadamard matrix of size {size} is known; set matrix=random", part, size)
+                    for size in missing
                 ]
         return problems
 
@@ -184,10 +189,11 @@ def _read(edit: Edit, reader: Reader, matrix: Tensor) -> None:
         if reader.padded:
             alone = (weight == 0) & (bias != 0)
             if bool(alone.any()):
-                raise ValueError(
+                text = (
                     f"rotate: {reader.norm} has weight 0 and bias {float(bias[alone][0]):g} in channel "
                     f"{int(alone.nonzero()[0])}, and zeros are padded behind it: not exact; set stream=false"
                 )
+                raise ValueError(Problem(text, "stream", reader.norm, [False]))
             kept = torch.where(weight == 0, kept, bias / weight) @ matrix
         else:
             for layer, rows in zip(reader.layers, inputs, strict=True):

@@ -24,7 +24,8 @@ def set_aside(run_dir: RunDir) -> Path | None:
         return None
     claim = Claim.take(run_dir)
     if claim is None:
-        raise StoreError(f"another process works on run {run_dir.signature}; try again when it is through")
+        text = f"another process works on run {run_dir.signature}; try again when it is through"
+        raise StoreError(text, value=run_dir.path)
     with claim:
         kept = run_dir.path / "history" / result.provenance.finished_at.replace(":", "")
         part = kept.with_name(f"{kept.name}.part")
@@ -44,5 +45,6 @@ def set_aside(run_dir: RunDir) -> Path | None:
                 told = {"state": "interrupted", "error": "its record was set aside, to be computed anew"}
                 run_dir.write_status(status.model_copy(update=told))
         except OSError as error:
-            raise StoreError(f"cannot set the record in {run_dir.path} aside: {error.strerror or error}") from error
+            text = f"cannot set the record in {run_dir.path} aside: {error.strerror or error}"
+            raise StoreError(text, value=run_dir.path) from error
     return kept

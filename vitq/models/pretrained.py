@@ -23,7 +23,9 @@ def configuration(model: ModelConfig) -> Mapping[str, Any] | None:
             plain = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ModelError(
-                f"{str(folder / 'config.json')!r} cannot be read: {error}; save the model again"
+                f"{str(folder / 'config.json')!r} cannot be read: {error}; save the model again",
+                "model.name",
+                model.name,
             ) from error
         return {"num_classes": plain.get("num_classes"), **plain.get("pretrained_cfg", {})}
     if ":" in model.name or "." not in model.name:
