@@ -118,8 +118,8 @@ class RunConfig:
         return plain
 
 
-# Keys that came after schema version 4. They are left out where they have their default, so that a config that does not
-# use them is stored, and signed, as it was before.
+# Keys that came after 0.1.0. They are left out where they have their default, so that a config that does not use them
+# is stored, and signed, as it was before.
 LATER: dict[str, dict[str, Any]] = {
     "model": {"checkpoint_key": None},
     "data": {"labels": None, "eval_choice": None, "allow_overlap": False},
