@@ -12,7 +12,7 @@ from vitq.config import RunConfig, signature
 from vitq.config.signature import LOCAL_DIR
 from vitq.errors import ConfigError, DataError, ModelError, Problem, StoreError
 from vitq.planning.engine import engine
-from vitq.store import RunDir
+from vitq.store import Run, RunDir
 
 # What a signature knows by content; `model.name` for `local-dir:` alone.
 PLACES = ("data.root", "data.class_map", "data.labels", "model.checkpoint", "model.name")
@@ -56,15 +56,15 @@ def move(run_dir: RunDir, words: Sequence[str]) -> None:
         for word in words
         if not is_place(word)
     ]
-    stored, more = RunConfig.parse(run_dir.read_config())
-    if stored is None or problems:
-        raise ConfigError([*problems, *more])
+    if problems:
+        raise ConfigError(problems)
+    stored = Run(run_dir).config
     config = absolute(_with(stored, words))
     asked = engine()
     try:
-        model = asked.identify(config.model) if any("model." in word for word in words) else config.model
+        model = asked.identify(config.model) if any(_key(word).startswith("model.") for word in words) else config.model
         # Decoded images of the cache are enough for most: where no place of theirs is given, none is asked for.
-        data = any("data." in word for word in words)
+        data = any(_key(word).startswith("data.") for word in words)
         fingerprint = asked.describe(config).fingerprint if data else config.data.fingerprint
     except (ModelError, DataError) as error:
         raise ConfigError(error.problems) from error
