@@ -42,14 +42,14 @@ def in_block(work: Workspace, index: int = 1) -> NetworkWalk:
 def reference(product: QuantLinear | QuantMatmul, site: Site, operands: tuple[Tensor, ...], by_head: bool) -> Tensor:
     """The squared error of the product written out, float64."""
     if isinstance(product, QuantLinear):
-        exact, noisy = operands[0].double(), site(operands[0]).double()
-        return ((noisy - exact) @ product.weight.double().T).square().sum().view(1)
+        difference = site(operands[0]).double() - operands[0].double()
+        return (difference @ product.weight.double().T).square().sum().view(1)
     left, right = operands
     transposed = site.kind in ("query", "key")
     noisy_left, noisy_right = product.left_site(left).double(), product.right_site(right).double()
     exact = (left.double(), noisy_right) if site is product.left_site else (noisy_left, right.double())
-    pairs = [(a, b.transpose(-2, -1) if transposed else b) for a, b in ((noisy_left, noisy_right), exact)]
-    error = (pairs[0][0] @ pairs[0][1] - pairs[1][0] @ pairs[1][1]).square().sum(dim=(0, 2, 3))
+    noisy, wanted = (a @ (b.transpose(-2, -1) if transposed else b) for a, b in ((noisy_left, noisy_right), exact))
+    error: Tensor = (noisy - wanted).square().sum(dim=(0, 2, 3))
     return error if by_head else error.sum().view(1)
 
 

@@ -124,7 +124,7 @@ def test_the_teacher_lives_in_the_same_coordinates(workspace: Callable[..., Work
 def test_norms_are_bare_and_layer_scale_is_folded() -> None:
     model = rotated(variant("vit_tiny_patch16_224", {**SMALL, "init_values": 0.1}))
     for name in ("blocks.0.norm1", "blocks.1.norm2", "norm"):
-        norm = model.get_submodule(name)
+        norm = part(model, name)
         assert torch.equal(norm.weight, torch.ones(192))
         assert torch.equal(norm.bias, torch.zeros(192))
     assert torch.equal(part(model, "blocks.0.ls1").gamma, torch.ones(192))
@@ -190,7 +190,8 @@ def test_what_cannot_be_exact_is_refused_in_the_plan(
     (problem,) = [problem for problem in Rotate(do="rotate").check_network(network) if problem.key == part_]
     assert problem.value == value
     assert reason in problem
-    assert not [p for p in Rotate(do="rotate", **{part_: False}).check_network(network) if p.key == part_]
+    off: dict[str, Any] = {part_: False}
+    assert not [p for p in Rotate(do="rotate", **off).check_network(network) if p.key == part_]
 
 
 def test_a_width_without_a_hadamard_matrix_takes_a_random_one() -> None:

@@ -74,11 +74,8 @@ def _preprocessing(config: RunConfig) -> list[Problem]:
     if config.model.interpolation not in INTERPOLATIONS:
         key = "model.interpolation"
         found.append(unknown(key, config.model.interpolation, INTERPOLATIONS, key=key))
-    mean, std, channels = (
-        config.data.mean or config.model.mean,
-        config.data.std or config.model.std,
-        config.model.image_shape[0],
-    )
+    mean, std = config.data.mean or config.model.mean, config.data.std or config.model.std
+    channels = config.model.image_shape[0]
     if channels not in (1, 3):
         text = f"model.kwargs.in_chans={channels}: images have 3 channels, or 1 where they are read as gray"
         found.append(Problem(text, "model.kwargs.in_chans", channels, [1, 3]))
@@ -88,8 +85,8 @@ def _preprocessing(config: RunConfig) -> list[Problem]:
             "three equal values, e.g. model.mean=[0.5,0.5,0.5] model.std=[0.5,0.5,0.5]"
         )
         found.append(Problem(text, "model.kwargs.in_chans", 1))
-    for key, std in (("model.std", config.model.std), ("data.std", config.data.std)):
-        if std is not None and not all(value > 0 for value in std):
-            text = f"{key}={list(std)}: every value must be above 0, on the scale where white is 1"
-            found.append(Problem(text, key, list(std)))
+    for key, given in (("model.std", config.model.std), ("data.std", config.data.std)):
+        if given is not None and not all(value > 0 for value in given):
+            text = f"{key}={list(given)}: every value must be above 0, on the scale where white is 1"
+            found.append(Problem(text, key, list(given)))
     return found

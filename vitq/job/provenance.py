@@ -134,8 +134,8 @@ def source() -> str:
     ]
     for plugin in plugins():
         found = importlib.util.find_spec(plugin.module.partition(".")[0])
-        for place in (found.submodule_search_locations or [found.origin]) if found else []:
-            path = Path(str(place))
+        for place in (found.submodule_search_locations or [str(found.origin)]) if found else []:
+            path = Path(place)
             files += path.rglob("*.py") if path.is_dir() else [path]
     content = hashlib.sha256()
     for path in sorted(files):

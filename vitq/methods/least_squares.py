@@ -142,7 +142,8 @@ def fit_ranges(weight: Tensor, gram: Tensor, grid: Grid, rounded: Tensor, count:
         candidates = torch.stack(tried)  # (K, 2, O)
         scales = ((high * candidates[:, 1] - low * candidates[:, 0]) / (grid.codes - 1)).clamp(min=1e-30)
         zeros = torch.round(-low * candidates[:, 0] / scales)
-        many = Grid(*(p.reshape(-1, 1).expand(-1, weight.shape[1]) for p in (scales, zeros)), grid.codes)
+        wide = [p.reshape(-1, 1).expand(-1, weight.shape[1]) for p in (scales, zeros)]
+        many = Grid(wide[0], wide[1], grid.codes)
         found = solve(weight.repeat(len(tried), 1), gram, many, damping=0.0, act_order=True)
         errors = cost(found - weight.repeat(len(tried), 1), gram).view(len(tried), -1)
         best = errors.argmin(dim=0)
@@ -152,8 +153,8 @@ def fit_ranges(weight: Tensor, gram: Tensor, grid: Grid, rounded: Tensor, count:
         rounded = torch.where(better.unsqueeze(1), found.view(len(tried), *weight.shape)[best, rows], rounded)
         scale, zero = torch.where(better, scales[best, rows], scale), torch.where(better, zeros[best, rows], zero)
         ends = torch.where(better, candidates[best, :, rows].T, ends)
-    expanded = (p.unsqueeze(1).expand_as(weight).contiguous() for p in (scale, zero))
-    return rounded, Grid(*expanded, grid.codes)
+    scale, zero = (p.unsqueeze(1).expand_as(weight).contiguous() for p in (scale, zero))
+    return rounded, Grid(scale, zero, grid.codes)
 
 
 _AROUND = torch.tensor([(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1) if (a, b) != (0, 0)], dtype=torch.float64)

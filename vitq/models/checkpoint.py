@@ -115,7 +115,7 @@ def _harmless() -> AbstractContextManager[Any]:
     import numpy as np
     import torch
 
-    scalar = np.float64(0).__reduce__()[0]
+    scalar: Any = np.float64(0).__reduce__()[0]
     # The same function, by the name that NumPy 1 wrote into files.
     older = (scalar, "numpy.core.multiarray.scalar")
     kinds = [type(np.dtype(name)) for name in ("bool", "int32", "int64", "float16", "float32", "float64")]

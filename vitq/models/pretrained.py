@@ -78,7 +78,7 @@ def departures(model: ModelConfig, data: DataConfig) -> list[str]:
 
 def _equal(ours: Any, theirs: Any) -> bool:
     if isinstance(ours, str):
-        return ours == theirs or theirs == "random"
+        return str(theirs) in (ours, "random")
     if isinstance(ours, tuple):
         return len(ours) == len(theirs) and all(abs(a - b) < 1e-3 for a, b in zip(ours, theirs, strict=True))
     return bool(abs(ours - theirs) < 1e-6)

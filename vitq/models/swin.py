@@ -120,15 +120,15 @@ def _rotatable(swin: SwinTransformer, structure: Structure) -> Rotatable:
         readers = [
             Reader("norm", structure.head) if last else Reader(f"{following}.norm", (f"{following}.reduction",), 4)
         ]
-        for position, block in enumerate(stage.blocks):
+        blocks = [cast(SwinTransformerBlock, block) for block in stage.blocks]
+        for position, block in enumerate(blocks):
             inner = f"{name}.blocks.{position}"
             fixed = fixed or obstacle(f"{inner}.norm1", block.norm1) or obstacle(f"{inner}.norm2", block.norm2)
             writers += [Writer(f"{inner}.attn.proj"), Writer(f"{inner}.mlp.fc2")]
             readers.append(Reader(f"{inner}.norm1", (f"{inner}.attn.qkv",), padded=f"{inner}.norm1" in padded))
             readers.append(Reader(f"{inner}.norm2", (f"{inner}.mlp.fc1",)))
             count = block.attn.num_heads
-            size = block.attn.qkv.out_features // (3 * count)
+            size = cast(nn.Linear, block.attn.qkv).out_features // (3 * count)
             heads.append(Heads(f"{inner}.attn.qkv", f"{inner}.attn.proj", count, size))
-        width = stage.blocks[0].dim
-        streams.append(ResidualStream(name, width, tuple(writers), (), tuple(readers), fixed))
+        streams.append(ResidualStream(name, blocks[0].dim, tuple(writers), (), tuple(readers), fixed))
     return Rotatable(tuple(streams), tuple(heads))

@@ -138,9 +138,9 @@ def _rotatable(vit: VisionTransformer, structure: Structure) -> Rotatable:
     elif "max" in vit.global_pool:
         fixed = f"global_pool={vit.global_pool} takes the largest value of each channel"
     writers, readers, heads = [Writer("patch_embed.proj")], [Reader(final, structure.head)], []
-    for index, block in enumerate(vit.blocks):
-        name = f"blocks.{index}"
-        attention = block.attn
+    for index, module in enumerate(vit.blocks):
+        name, block = f"blocks.{index}", cast(Block, module)
+        attention = cast(Attention, block.attn)
         gate = (f"{name}.attn.gate",) if attention.gate is not None else ()
         first = tuple(layer for layer in structure.inputs if layer.startswith(f"{name}.mlp.fc1"))
         if f"{name}.mlp.fc2" not in structure.inputs or not first:
@@ -152,8 +152,7 @@ def _rotatable(vit: VisionTransformer, structure: Structure) -> Rotatable:
         qk = "" if isinstance(attention.q_norm, nn.Identity) else f"{name}.attn.q_norm stands between"
         vo = "" if isinstance(attention.norm, nn.Identity) else f"{name}.attn.norm stands between"
         vo = f"{name}.attn.gate multiplies channels" if gate else vo
-        sizes = attention.num_heads, attention.head_dim
-        heads.append(Heads(f"{name}.attn.qkv", f"{name}.attn.proj", *sizes, qk, vo))
+        heads.append(Heads(f"{name}.attn.qkv", f"{name}.attn.proj", attention.num_heads, attention.head_dim, qk, vo))
     tokens = ("cls_token", "dist_token", "reg_token", "pos_embed")
     tensors = tuple(name for name in tokens if getattr(vit, name, None) is not None)
     stream = ResidualStream("blocks", vit.embed_dim, tuple(writers), tensors, tuple(readers), fixed)

@@ -42,14 +42,15 @@ def orthogonal(size: int, generator: torch.Generator, matrix: Matrix = "hadamard
     """
     if matrix == "random":
         gaussian = torch.randn(size, size, generator=generator, dtype=torch.float64)
-        q, r = torch.linalg.qr(gaussian)
-        return q * r.diagonal().sign()
+        factors = torch.linalg.qr(gaussian)
+        turned: Tensor = factors.Q * factors.R.diagonal().sign()
+        return turned
     found = hadamard(size)
     if found is None:
         text = f"no Hadamard matrix of size {size} is known here; set matrix=random"
         raise ValueError(Problem(text, "matrix", matrix, ["random"]))
-    rows, columns = (torch.randint(2, (size,), generator=generator).double().mul_(2).sub_(1) for _ in range(2))
-    return rows.unsqueeze(1) * found * columns * size**-0.5
+    signs = torch.randint(2, (2, size), generator=generator).double().mul_(2).sub_(1)
+    return signs[0].unsqueeze(1) * found * signs[1] * size**-0.5
 
 
 def hadamard(size: int) -> Tensor | None:

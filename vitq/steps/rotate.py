@@ -221,6 +221,6 @@ def rotate_heads(edit: Edit, head: Heads, qk: Tensor | None, vo: Tensor | None) 
 def _turned(rows: Tensor, part: int, matrices: Tensor) -> Tensor:
     """(3·heads·size, I) with the rows of one part (query, key or value) turned: Rᵀ of each head times its rows."""
     heads, size = matrices.shape[:2]
-    parts = rows.unflatten(0, (3, heads, size)).clone()
+    parts: Tensor = rows.unflatten(0, (3, heads, size)).clone()
     parts[part] = torch.einsum("hde,hdi->hei", matrices, parts[part])
     return parts.flatten(0, 2)
