@@ -110,7 +110,7 @@ def test_dry_run_lists_the_runs_that_cannot_start(engine: FakeEngine, capsys: py
     assert main(["run", "-m", *QUICK, "calib.size=32,9999", "--dry-run"]) == 2
     (line,) = capsys.readouterr().out.splitlines()
     signature, state, label = line.split(maxsplit=2)
-    assert (len(signature), state, label) == (16, "refused", "vit_digits minmax calib.size=9999")
+    assert (len(signature), state, label) == (16, "refused", "vit_digits minmax w8a8 calib.size=9999")
 
 
 def test_warnings_of_a_plan_are_printed_and_kept(

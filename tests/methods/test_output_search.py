@@ -43,7 +43,8 @@ def reference(product: QuantLinear | QuantMatmul, site: Site, operands: tuple[Te
     """The squared error of the product written out, float64."""
     if isinstance(product, QuantLinear):
         difference = site(operands[0]).double() - operands[0].double()
-        return (difference @ product.weight.double().T).square().sum().view(1)
+        total: Tensor = (difference @ product.weight.double().T).square().sum()
+        return total.view(1)
     left, right = operands
     transposed = site.kind in ("query", "key")
     noisy_left, noisy_right = product.left_site(left).double(), product.right_site(right).double()

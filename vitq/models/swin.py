@@ -128,7 +128,7 @@ def _rotatable(swin: SwinTransformer, structure: Structure) -> Rotatable:
             readers.append(Reader(f"{inner}.norm1", (f"{inner}.attn.qkv",), padded=f"{inner}.norm1" in padded))
             readers.append(Reader(f"{inner}.norm2", (f"{inner}.mlp.fc1",)))
             count = block.attn.num_heads
-            size = cast(nn.Linear, block.attn.qkv).out_features // (3 * count)
+            size = block.attn.qkv.out_features // (3 * count)
             heads.append(Heads(f"{inner}.attn.qkv", f"{inner}.attn.proj", count, size))
         streams.append(ResidualStream(name, blocks[0].dim, tuple(writers), (), tuple(readers), fixed))
     return Rotatable(tuple(streams), tuple(heads))

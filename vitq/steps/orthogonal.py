@@ -50,7 +50,8 @@ def orthogonal(size: int, generator: torch.Generator, matrix: Matrix = "hadamard
         text = f"no Hadamard matrix of size {size} is known here; set matrix=random"
         raise ValueError(Problem(text, "matrix", matrix, ["random"]))
     signs = torch.randint(2, (2, size), generator=generator).double().mul_(2).sub_(1)
-    return signs[0].unsqueeze(1) * found * signs[1] * size**-0.5
+    mixed: Tensor = signs[0].unsqueeze(1) * found * signs[1] * size**-0.5
+    return mixed
 
 
 def hadamard(size: int) -> Tensor | None:
