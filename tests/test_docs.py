@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +92,13 @@ def test_the_switches_of_a_recipe_exist(name: str, plain: dict[str, dict[str, An
         assert problems(config) == [], switches
 
 
+def test_the_recipe_that_the_documents_write_can_be_built(plain: dict[str, dict[str, Any]]) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (REPO / "docs" / "own_recipe.md").read_text(), re.DOTALL)
+    config, wrong = RunConfig.parse({**plain["minmax"], "method": yaml.safe_load(text)})
+    assert config is not None, wrong
+    assert problems(config) == []
+
+
 def _texts() -> Iterator[tuple[Path, str]]:
     for page in PAGES:
         yield page, page.read_text()
@@ -126,16 +134,16 @@ def test_modules_that_the_documents_name_exist() -> None:
 
 
 def _importable(name: str) -> bool:
-    """Whether `name` is a module, an attribute of one, or an entry-point group of vitq's."""
+    """Whether `name` is a module, an attribute of one (methods of classes too), or an entry-point group of vitq's."""
     if name in ("vitq.plugins", "vitq.egg"):
         return True
-    module, _, attribute = name.rpartition(".")
     try:
         if importlib.util.find_spec(name) is not None:
             return True
     except ModuleNotFoundError:
         pass
     try:
-        return hasattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
         return False
+    return True
