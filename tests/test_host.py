@@ -15,6 +15,7 @@ import pydantic
 import pytest
 
 import vitq
+from vitq import machine
 from vitq.job import provenance
 from vitq.store.records import Memory, Provenance, utc_now
 
@@ -222,3 +223,17 @@ def test_other_code(recorded: dict[str, str | None], words: list[str], monkeypat
     found = provenance.other_code(recorded)
     assert bool(found) == bool(words)
     assert all(word in found for word in words)
+
+
+@pytest.mark.parametrize(
+    ("flags", "exact"), [("fpu avx2", False), ("avx2 avx512f avx512_vnni", True), ("avx2 avx_vnni", True)]
+)
+def test_whether_8_bit_products_are_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, exact: bool
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    assert machine.int8_products_are_exact(cpuinfo) is exact
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert machine.int8_products_are_exact(cpuinfo)

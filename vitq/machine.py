@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,22 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def int8_products_are_exact(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this CPU adds up 8-bit products in 32 bits at once (VNNI, AMX; every 64-bit ARM).
+
+    Others of x86 add two products in 16 bits first, which saturates: what ONNX Runtime and OpenVINO compute from 8-bit
+    activations and weights there is not what the codes say (onnxruntime.ai, "Quantize ONNX models", U8S8 on AVX2).
+    """
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return True
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return True  # nothing is known: no Linux
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    return bool({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"} & {*flags})
 
 
 def visible_gpus() -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 from tests.test_job import Planner
 from vitq import cli
 from vitq.deploy.bench import Timing, race
+from vitq.machine import int8_products_are_exact
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch's exporter warns of itself
 
@@ -50,8 +51,9 @@ def test_bench_of_a_run(tmp_path: Path, capsys: Any, runtime: str) -> None:
     assert done["speedup"] == pytest.approx(fast / base)
     assert done["images"] == result.metrics.n_eval
     assert forms["float32"]["top1"] == pytest.approx(result.metrics.fp_top1, abs=0.2)
-    assert forms["integer"]["top1"] == pytest.approx(result.metrics.top1, abs=0.4)
-    assert forms["integer"]["agreement"] > 99
+    if int8_products_are_exact():
+        assert forms["integer"]["top1"] == pytest.approx(result.metrics.top1, abs=0.4)
+        assert forms["integer"]["agreement"] > 99
 
 
 def test_bad_arguments_start_nothing(tmp_path: Path, capsys: Any) -> None:

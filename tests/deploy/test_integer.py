@@ -24,6 +24,7 @@ from vitq.deploy.packed.packed import Packed, load_packed, save_packed
 from vitq.deploy.runtimes import openvino
 from vitq.deploy.runtimes.onnxruntime import OnnxSession
 from vitq.errors import DeployError
+from vitq.machine import int8_products_are_exact
 from vitq.planning import base_method
 from vitq.quant.site_table import model_bytes
 from vitq.steps import Workspace
@@ -102,6 +103,7 @@ def exported(request: pytest.FixtureRequest, workspace: Make, tmp_path_factory: 
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not int8_products_are_exact(), reason="8-bit products saturate on this CPU (no VNNI)")
 def test_runtimes_agree_with_the_simulated_model(exported: Exported, request: pytest.FixtureRequest) -> None:
     expected = logits(exported.packed.model, exported.work).numpy()
     # One float32 sum that is rounded otherwise may move a value to the next code; that is all that may differ.

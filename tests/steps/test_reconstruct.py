@@ -86,7 +86,8 @@ def test_every_way_of_learning_lowers_its_loss(workspace: Make, family: str, way
             # The regularizer enters after a fifth of the iterations; and white noise leaves a single linear layer
             # nothing to gain over rounding to nearest.
             continue
-        assert curve[-5:].mean() < curve[:5].mean(), name
+        # Batches are drawn, and one is harder than another: thirds of the curve are compared.
+        assert curve[-10:].mean() < curve[:10].mean(), name
     assert error(work) < before
     assert not any(p.requires_grad for p in work.model.parameters())
 

@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> int:
     """Measure and print. Raises VitqError for a run that cannot be exported."""
     from vitq.errors import VitqError
-    from vitq.job.provenance import usable_cores
+    from vitq.machine import int8_products_are_exact, usable_cores
     from vitq.planning import places
     from vitq.store import Store
 
@@ -51,6 +51,9 @@ def main(args: argparse.Namespace) -> int:
     for name, value in (("--threads", threads), ("--repeats", args.repeats)):
         if value < 1:
             raise VitqError(f"{name}={value}; a whole number of at least 1 is needed")
+    if not int8_products_are_exact():
+        text = "8-bit products saturate on this CPU (no VNNI): accuracy of the integer model is not that of its codes"
+        print(f"vitq: {text}", file=sys.stderr)
     run = Store(args.runs_dir).find(args.signature)
     places.move(run.dir, args.places)
     # Libraries that print must not reach the reader of the JSON.
