@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import pydoc
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,13 +130,9 @@ def _importable(name: str) -> bool:
     """Whether `name` is a module, an attribute of one, or an entry-point group of vitq's."""
     if name in ("vitq.plugins", "vitq.egg"):
         return True
-    module, _, attribute = name.rpartition(".")
     try:
         if importlib.util.find_spec(name) is not None:
             return True
     except ModuleNotFoundError:
         pass
-    try:
-        return hasattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError:
-        return False
+    return pydoc.locate(name) is not None  # an attribute of a module, or of a class in it
