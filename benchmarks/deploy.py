@@ -59,13 +59,13 @@ class Noise:
 
 
 def with_nncf(
-    model: torch.nn.Module, size: int, images: list[np.ndarray], threads: int, folder: Path
+    model: torch.nn.Module, image: tuple[int, int, int], images: list[np.ndarray], threads: int, folder: Path
 ) -> dict[str, Infer]:
     """NNCF's int8 of a float model, the rest in float32 and in bfloat16."""
     import nncf
 
     path = folder / "plain.onnx"
-    path.write_bytes(export(model, size))
+    path.write_bytes(export(model, image))
     quantized = nncf.quantize(
         ov.convert(path),
         nncf.Dataset(images),
@@ -104,7 +104,7 @@ def compare(args: argparse.Namespace) -> None:
     model = load_model(config.model, config.data, config.cache_dir, progress).eval()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "float.onnx").write_bytes(export(model, config.model.input_size))
+        (folder / "float.onnx").write_bytes(export(model, config.model.image_shape))
         graphs = {"float": ov.convert(folder / "float.onnx")}
         graphs |= {run.signature[:4]: ov.convert(onnx_of(run.dir)) for run in found}
         models = {
@@ -114,7 +114,7 @@ def compare(args: argparse.Namespace) -> None:
         }
         if args.nncf:
             calibration = [x.numpy() for x, _ in data.calibration_set(config, progress).batches(1, CPU)]
-            models |= with_nncf(model, config.model.input_size, calibration, args.threads, folder)
+            models |= with_nncf(model, config.model.image_shape, calibration, args.threads, folder)
         if not args.no_speed:
             first = next(x for x, _ in images.batches(32, CPU)).numpy()
             show(models, first, (32, 1), args.repeats)
@@ -142,7 +142,7 @@ def profile(args: argparse.Namespace) -> None:
         "NUM_STREAMS": 1,
     }
     request = openvino.Core().compile_model(ov.convert(onnx_of(run.dir)), "CPU", settings).create_infer_request()
-    images = np.random.default_rng(0).standard_normal((args.batch, 3, config.model.input_size, config.model.input_size))
+    images = np.random.default_rng(0).standard_normal((args.batch, *config.model.image_shape))
     spent: dict[tuple[str, str], list[float]] = {}
     for turn in range(args.repeats + 2):
         request.infer([images.astype(np.float32)])

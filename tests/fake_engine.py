@@ -64,6 +64,10 @@ class FakeEngine(Engine):
         """See Engine."""
         return []
 
+    def warnings(self, config: RunConfig) -> list[str]:
+        """See Engine."""
+        return []
+
     def execute(self, run_dir: RunDir, progress: Progress, tracker: Any, group: str | None = None) -> Result:
         """See Engine."""
         config, problems = RunConfig.parse(run_dir.read_config())

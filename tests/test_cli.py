@@ -106,6 +106,37 @@ def test_invalid_config_exits_2_with_all_problems_and_writes_nothing(
     assert not list(tmp_path.iterdir())
 
 
+def test_dry_run_lists_the_runs_that_cannot_start(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "-m", *QUICK, "calib.size=32,9999", "--dry-run"]) == 2
+    (line,) = capsys.readouterr().out.splitlines()
+    signature, state, label = line.split(maxsplit=2)
+    assert (len(signature), state, label) == (16, "refused", "vit_digits minmax w8a8 calib.size=9999")
+
+
+def test_warnings_of_a_plan_are_printed_and_kept(
+    engine: FakeEngine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "warnings", lambda config: ["2 files are left out"])
+    words = ["run", "-m", *QUICK, "seed=1,2"]
+    assert main([*words, "--dry-run"]) == 0
+    assert "warning: 2 files are left out" in capsys.readouterr().out.splitlines()
+    assert main([*words, "--dry-run", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert len(json.loads(captured.out)["runs"]) == 2
+    assert "vitq: 2 files are left out" in captured.err.splitlines()
+
+    seen: list[list[str]] = []
+
+    def look(config: RunConfig) -> None:
+        statuses = [Store("runs").run(signature).read_status() for signature in Store("runs").signatures()]
+        seen.append([line for status in statuses if status and status.state != "done" for line in status.warnings])
+
+    engine.fail = look
+    assert main(words) == 0
+    assert capsys.readouterr().err.splitlines().count("vitq: 2 files are left out") == 1
+    assert [len(lines) for lines in seen] == [2, 1]
+
+
 def test_several_values_without_m(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "bits=w8a8,w4a4"]) == 2
     assert "`vitq run -m` runs them all" in capsys.readouterr().err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import pydoc
+import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +92,13 @@ def test_the_switches_of_a_recipe_exist(name: str, plain: dict[str, dict[str, An
         assert problems(config) == [], switches
 
 
+def test_the_recipe_that_the_documents_write_can_be_built(plain: dict[str, dict[str, Any]]) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (REPO / "docs" / "own_recipe.md").read_text(), re.DOTALL)
+    config, wrong = RunConfig.parse({**plain["minmax"], "method": yaml.safe_load(text)})
+    assert config is not None, wrong
+    assert problems(config) == []
+
+
 def _texts() -> Iterator[tuple[Path, str]]:
     for page in PAGES:
         yield page, page.read_text()
@@ -127,7 +134,7 @@ def test_modules_that_the_documents_name_exist() -> None:
 
 
 def _importable(name: str) -> bool:
-    """Whether `name` is a module, an attribute of one, or an entry-point group of vitq's."""
+    """Whether `name` is a module, an attribute of one (methods of classes too), or an entry-point group of vitq's."""
     if name in ("vitq.plugins", "vitq.egg"):
         return True
     try:
@@ -135,4 +142,8 @@ def _importable(name: str) -> bool:
             return True
     except ModuleNotFoundError:
         pass
-    return pydoc.locate(name) is not None  # an attribute of a module, or of a class in it
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True

@@ -188,3 +188,37 @@ def test_cuda_peak_and_gpu_facts_on_a_gpu() -> None:
     provenance.reset_peak_memory()
     assert provenance.peak_memory().peak_cuda_bytes == start
     assert provenance.host()["gpu"] == torch.cuda.get_device_name()
+
+
+def test_source_changes_with_what_decides_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("quant/uniform.py", "report/page.py", "device.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x = 1\n")
+    monkeypatch.setattr(vitq, "__file__", str(tmp_path / "__init__.py"))
+    seen = [provenance.source.__wrapped__()]
+    for name in ("report/page.py", "quant/uniform.py", "device.py"):
+        (tmp_path / name).write_text("x = 2\n")
+        seen.append(provenance.source.__wrapped__())
+    assert seen[0] == seen[1]
+    assert len(set(seen)) == 3
+
+
+@pytest.mark.parametrize(
+    ("recorded", "words"),
+    [
+        ({"version": "now", "commit": "c", "source": "s"}, []),
+        ({"version": "then", "commit": "b", "source": "s"}, []),
+        ({"version": "now", "commit": "b", "source": "t"}, ["commit"]),
+        ({"version": "now", "commit": "c", "source": "t"}, ["source"]),
+        ({"version": "then", "commit": "c", "dirty": "false"}, ["version"]),
+        ({"version": "now", "commit": "c", "dirty": "false"}, []),
+        ({"version": "now", "commit": "c", "dirty": "true"}, ["uncommitted"]),
+        ({}, []),
+    ],
+)
+def test_other_code(recorded: dict[str, str | None], words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "code", lambda: {"version": "now", "commit": "c", "dirty": "false"})
+    monkeypatch.setattr(provenance, "source", lambda: "s")
+    found = provenance.other_code(recorded)
+    assert bool(found) == bool(words)
+    assert all(word in found for word in words)

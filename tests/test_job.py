@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -19,7 +20,7 @@ import yaml
 from safetensors.torch import save_file
 
 from tests.errors import refuses
-from tests.fake_engine import FakeEngine
+from tests.fake_engine import FakeEngine, result_of
 from tests.tiny import tiny
 from vitq import data, track
 from vitq.config import RunConfig, signature
@@ -119,8 +120,39 @@ def test_a_run_says_when_the_code_is_not_that_of_its_plan(planner: Planner) -> N
     assert f"the code has changed since this run was planned: commit {'1' * 40} -> " in run_dir.read_log()
     same = planner.plan("minmax")
     same.write_status(Status(state="planned", code=provenance.code()))
-    assert set(planner.execute(same).provenance.code) == {"version", "commit", "dirty"}
+    assert set(planner.execute(same).provenance.code) == {"version", "commit", "dirty", "source"}
     assert "the code has changed" not in same.read_log()
+
+
+@pytest.mark.parametrize(
+    ("published", "measured", "images", "warned"),
+    [
+        (None, 50.0, 50000, False),
+        (72.21, 72.0, 50000, False),  # half a point
+        (72.21, 71.0, 50000, True),
+        (72.21, 68.0, 650, False),  # three standard errors
+        (72.21, 60.0, 650, True),
+        (100.0, 99.0, 50000, True),
+    ],
+)
+def test_full_precision_far_from_the_published_one_is_a_warning(
+    planner: Planner, published: float | None, measured: float, images: int, warned: bool
+) -> None:
+    config, _ = RunConfig.parse(planner.plan().read_config())
+    assert config is not None
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, fp_top1=published))
+    metrics = result_of(config, "0" * 16).metrics.model_copy(update={"fp_top1": measured, "n_eval": images})
+    assert (execute.unlike_published(config, metrics) is not None) == warned
+
+
+def test_warnings_of_the_plan_and_of_the_run_are_in_the_result(planner: Planner) -> None:
+    run_dir = planner.plan("minmax")
+    run_dir.write_status(Status(state="planned", code=provenance.code(), warnings=["2 files are left out"]))
+    assert planner.execute(run_dir).warnings == ["2 files are left out"]
+    assert "warnings" in json.loads(run_dir.result_path.read_text())
+    plain = planner.plan("mse")
+    planner.execute(plain)
+    assert "warnings" not in json.loads(plain.result_path.read_text())
 
 
 def test_planning_a_waiting_run_again_plans_it_with_the_code_of_today(engine: FakeEngine) -> None:

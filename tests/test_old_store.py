@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from vitq.cli import main
+from vitq.config import RunConfig
 from vitq.planning import compose, planner
+from vitq.planning.plan import Plan
 from vitq.store import Store
 
 STORE = Path(__file__).parent / "stores" / "v0_1_0"
@@ -55,9 +58,31 @@ def test_it_is_reported(store: Store, tmp_path: Path) -> None:
     assert all(signature in (tmp_path / "out" / "report.html").read_text() for signature in TOP1)
 
 
-def test_the_same_cells_have_the_same_signatures_and_are_finished(store: Store) -> None:
+def _planned(store: Store) -> Plan:
     file, roots = compose.root_config()
     words = ["model=vit_digits", "method=fp32,minmax,repq_vit", "bits=w4a4", "calib.size=96", f"runs_dir={store.root}"]
-    plan = planner.make(compose.load(file, roots, words, multirun=True), name="demo")
+    return planner.make(compose.load(file, roots, words, multirun=True), name="demo")
+
+
+def test_the_same_cells_have_the_same_signatures_and_are_finished(store: Store) -> None:
+    plan = _planned(store)
     assert {run.signature: run.done for run in plan.runs} == dict.fromkeys(TOP1, True)
     assert {run.signature: run.label for run in plan.runs} == store.read_sweep("demo").labels
+
+
+def _keys(plain: Any) -> Any:
+    return {key: _keys(value) for key, value in plain.items()} if isinstance(plain, dict) else None
+
+
+def test_records_of_today_have_the_keys_of_then(store: Store) -> None:
+    for run in _planned(store).runs:
+        run_dir = store.run(run.signature)
+        stored = run_dir.read_config()
+        assert list(_keys(run.config.to_dict())) == list(_keys(stored)), "in their order"
+        assert _keys(run.config.to_dict()) == _keys(stored)
+        config, problems = RunConfig.parse(stored)
+        assert config is not None, problems
+        assert config.to_dict() == stored
+        result = run_dir.read_result()
+        assert result is not None
+        assert result.to_json() == run_dir.result_path.read_text(), "byte for byte"

@@ -183,6 +183,10 @@ def test_exclusions(engine: FakeEngine, tmp_path: Path) -> None:
         "vit_digits mse w8a8 calib.size=32",
         "vit_digits mse w3a3 calib.size=32",
     ]
+    assert planned.warnings == ()
+    one_idle = sweep(tmp_path, "{exclude: [{method: minmax}, {method: mse, bits: w4a4}]}")
+    assert [line.partition(": ")[0] for line in one_idle.warnings] == ["sweep.exclude"]
+    assert '{"method": "mse", "bits": "w4a4"}' in one_idle.warnings[0]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class Problem(str):
@@ -80,10 +80,14 @@ class VitqError(Exception):
 
 
 class ConfigError(VitqError):
-    """One or more configs are invalid. `problems` lists all of them, so that one look repairs a whole sweep."""
+    """One or more configs are invalid. `problems` lists all of them, so that one look repairs a whole sweep.
 
-    def __init__(self, problems: Iterable[str]):
+    refused: (signature, label) of the runs that cannot start, as far as they have one.
+    """
+
+    def __init__(self, problems: Iterable[str], refused: Sequence[tuple[str, str]] = ()):
         Exception.__init__(self, [as_problem(problem) for problem in problems])
+        self.refused = list(refused)
 
     @property
     def problems(self) -> list[Problem]:

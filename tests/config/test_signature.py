@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from typing import Any
 
 import pytest
 
-from vitq.config import RunConfig, signature
+from vitq.config import DataConfig, ModelConfig, RunConfig, signature
+from vitq.config.run import LATER
 
 RAW: dict[str, Any] = {
     "model": {"name": "vit_tiny_patch16_224.augreg_in21k_ft_in1k", "kwargs": {"depth": 2}},
@@ -56,7 +58,7 @@ def test_the_hash_seed_does_not_matter(seed: str) -> None:
         {"tracker": {"name": "wandb", "mode": "online"}},
         {"launcher": {"name": "slurm"}},
         {"probe": {"names": ["hessian"]}},
-        {"data": {"root": "/b", "workers": 7, "class_map": "x.txt"}},
+        {"data": {"root": "/b", "workers": 7, "class_map": "x.txt", "labels": "y.csv", "allow_overlap": True}},
         {"model": {"checkpoint": "/c.safetensors", "fp_top1": 72.2}},
         {"calib": {"cache": "disk"}},
     ],
@@ -75,6 +77,8 @@ def test_places_and_trackers_are_no_part_of_it(change: dict[str, Any]) -> None:
         {"data": {"fingerprint": "g"}},
         {"model": {"weights": "abc"}},
         {"model": {"crop_pct": 0.875}},
+        {"model": {"checkpoint_key": "ema"}},
+        {"data": {"eval_limit": 9}},
         {"method": {"kinds": {"default": {"range": "mse"}}}},
         {"method": {"steps": {"a": {"images": 8}}}},
         {"method": {"iterations": 7}},
@@ -106,3 +110,19 @@ def test_a_config_survives_its_plain_form() -> None:
     again, problems = RunConfig.parse(config.to_dict())
     assert again == config, problems
     assert signature(config) == sign()
+
+
+@pytest.mark.parametrize(("section", "kind"), [("model", ModelConfig), ("data", DataConfig)])
+def test_later_keys_are_stored_where_they_are_used(section: str, kind: type) -> None:
+    used = {"checkpoint_key": "ema", "labels": "y.csv", "eval_choice": "spread", "allow_overlap": True}
+    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+    plain, _ = RunConfig.parse(RAW)
+    assert plain is not None
+    for key, default in LATER[section].items():
+        assert defaults[key] == default
+        assert key not in plain.to_dict()[section]
+        config, problems = RunConfig.parse(merged(RAW, {section: {key: used[key]}}))
+        assert config is not None, problems
+        assert config.to_dict()[section][key] == used[key]
+        assert RunConfig.parse(config.to_dict()) == (config, [])
+        assert RunConfig.parse(merged(plain.to_dict(), {section: {key: default}})) == (plain, [])

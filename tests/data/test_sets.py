@@ -100,9 +100,9 @@ def test_only_the_chosen_images_are_decoded(make: Make, root: Path, monkeypatch:
     seen: list[int] = []
     real = source.Source.image
 
-    def watched(self: source.Source, index: int) -> Any:
+    def watched(self: source.Source, index: int, mode: str = "RGB") -> Any:
         seen.append(index)
-        return real(self, index)
+        return real(self, index, mode)
 
     monkeypatch.setattr(source.Source, "image", watched)
     calibration_set(make(data={"root": str(root)}, calib={"size": 4}), Progress())
@@ -204,9 +204,9 @@ from vitq.data import eval_set, source
 from vitq.progress import Progress
 config, _ = RunConfig.parse(json.loads({json.dumps(json.dumps(make().to_dict()))}))
 real, seen = source.Source.image, []
-def image(self, index):
+def image(self, index, mode):
     seen.append(index)
-    return os._exit(9) if len(seen) > 300 else real(self, index)
+    return os._exit(9) if len(seen) > 300 else real(self, index, mode)
 source.Source.image = image
 eval_set(config, Progress())
 """

@@ -30,7 +30,7 @@ class _Numbered:
 
 
 def test_streams(make: Make, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def open_stream(data: Any, split: str) -> source.Source:
+    def open_stream(data: Any, split: str, cache_dir: Any) -> source.Source:
         return source.StreamedSource(_Numbered(), "f" * 16, 40)
 
     monkeypatch.setattr(facts, "open_source", open_stream)

@@ -203,7 +203,7 @@ SIGNALLED = """
 import gc, os, signal, threading, time
 import numpy as np
 import openvino, openvino.opset13 as ops
-from vitq.deploy import openvino_runtime
+from vitq.deploy.runtimes import openvino as openvino_runtime
 
 image = ops.parameter([8, 64], openvino.Type.f32)
 weight = ops.constant(np.ones((64, 64), np.float32))

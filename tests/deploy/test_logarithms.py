@@ -46,7 +46,7 @@ def test_exported(probs: Tensor, name: str, tmp_path: Path) -> None:
     quantizer = fitted(name, 4, probs)
     module = quantizer.runtime_form()
     assert module is not None
-    (tmp_path / "codes.onnx").write_bytes(export(module, 40))
+    (tmp_path / "codes.onnx").write_bytes(export(module, (3, 40, 40)))
     found = torch.from_numpy(OnnxSession(tmp_path / "codes.onnx", 1).infer(probs.numpy()))
     assert_same(found, quantizer(probs), quantizer.codes)
 

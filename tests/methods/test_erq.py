@@ -13,7 +13,7 @@ from vitq.methods import erq
 from vitq.quant.layout import Axes
 from vitq.quant.model import build
 from vitq.quant.uniform import UniformQuantizer
-from vitq.steps.weight_grid import Grid
+from vitq.steps.weight_grid import Grid, add_bias
 
 
 def grid_of(weight: Tensor, bits: int = 3) -> Grid:
@@ -108,10 +108,10 @@ def test_refinement_equals_the_reference_and_descends(choose: str, flips: int) -
 
 def test_a_mean_error_goes_to_the_bias_where_there_is_one_to_take() -> None:
     layer: Any = part(tiny("swin"), "layers.1.downsample.reduction")
-    erq._add_bias(layer, torch.zeros(32, dtype=torch.float64))
+    add_bias(layer, torch.zeros(32, dtype=torch.float64))
     assert not isinstance(layer.bias, Tensor), "nothing to take"
     for _ in range(2):
-        erq._add_bias(layer, torch.full((32,), 0.5, dtype=torch.float64))
+        add_bias(layer, torch.full((32,), 0.5, dtype=torch.float64))
     assert layer.bias.tolist() == [1.0] * 32
 
 

@@ -36,7 +36,7 @@ def test_model(name: str) -> None:
     assert tag.num_classes == 1000
     assert (model.mean, model.std) == (tag.mean, tag.std)
     assert model.interpolation == tag.interpolation
-    assert tag.input_size == (3, model.input_size, model.input_size)
+    assert tag.input_size == model.image_shape
     # RepQ-ViT, ERQ and I&S-ViT score DeiT at 0.875, timm at 0.9.
     assert model.crop_pct == (0.875 if name.startswith("deit") else tag.crop_pct)
 

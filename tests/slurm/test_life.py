@@ -12,8 +12,10 @@ from tests.fake_engine import FakeEngine
 from tests.slurm.cluster import Cluster
 from tests.slurm.sweeps import launch, make, tidy, until
 from vitq.cli import main
-from vitq.launchers.slurm import commands, launcher, state
+from vitq.launchers.slurm import commands, state
+from vitq.launchers.slurm.driver import Driver
 from vitq.planning.display import Show
+from vitq.planning.launcher import launcher_of
 from vitq.planning.plan import Plan
 
 BITS = "bits=w8a8,w6a6,w4a4,w3a3"
@@ -22,7 +24,9 @@ BITS = "bits=w8a8,w6a6,w4a4,w3a3"
 def submit(planned: Plan) -> int:
     from rich.console import Console
 
-    left: int = launcher.submit(planned, Show(Console(), "test", len(planned.runs)))
+    driver = Driver(planned, Show(Console(), "test", len(planned.runs)), launcher_of(planned).options)
+    driver.submit()
+    left: int = len(driver.waiting)
     return left
 
 
@@ -61,8 +65,11 @@ def test_submitted_and_left_alone(
     assert tidy(planned.store)
     # Who asks later is told by the controller, and what it has forgotten by accounting.
     names = {run.signature for run in planned.runs}
-    until(lambda: {hint.ended for hint in state.hints(planned.store, names).values()} == {True}, "the jobs have ended")
-    job = next(iter(state.hints(planned.store, names).values())).job
+    until(
+        lambda: {hint.ended for hint in state.job_states(planned.store, names).values()} == {True},
+        "the jobs have ended",
+    )
+    job = next(iter(state.job_states(planned.store, names).values())).job
     until(lambda: commands.past_states([job]) == {job: "COMPLETED"}, "accounting knows it")
 
 

@@ -108,8 +108,7 @@ class QuantizedNetwork(nn.Module):
             raise DeployError(
                 f"{what} ({str(error).partition(': ')[2]}); {action}", "architecture", model.name
             ) from error
-        size, generator = model.input_size, torch.Generator().manual_seed(0)
-        x = torch.randn(2, 3, size, size, generator=generator).to(self._device())
+        x = torch.randn(2, *model.image_shape, generator=torch.Generator().manual_seed(0)).to(self._device())
         mine, theirs = self.model(x), again(x)
         difference = float((mine - theirs).abs().max())
         if not difference <= _EQUAL * float(mine.abs().max()):

@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
         "Latency (batch 1), throughput (batch 32) and accuracy of a finished run's model in float and in integers, in "
         "one process and in turns. Nothing else should run on the machine.",
         EXAMPLES,
-        "SIGNATURE [--runtime NAME] [--threads N] [--repeats N] [--json] [--runs-dir DIR]",
+        "SIGNATURE [--runtime NAME] [--threads N] [--repeats N] [--json] [--runs-dir DIR] [KEY=PATH ...]",
     )
     parser.add_argument("signature", metavar="SIGNATURE", help="of `vitq status SWEEP`; its beginning is enough")
     parser.add_argument(
@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--repeats", type=int, default=10, metavar="N", help="of batch 32; five times as many of batch 1"
     )
+    options.places(parser)
     options.as_json(parser, "the figures")
     options.runs_dir(parser)
     return parser
@@ -43,6 +44,7 @@ def main(args: argparse.Namespace) -> int:
     """Measure and print. Raises VitqError for a run that cannot be exported."""
     from vitq.errors import VitqError
     from vitq.job.provenance import usable_cores
+    from vitq.planning import places
     from vitq.store import Store
 
     threads = usable_cores() if args.threads is None else args.threads
@@ -50,6 +52,7 @@ def main(args: argparse.Namespace) -> int:
         if value < 1:
             raise VitqError(f"{name}={value}; a whole number of at least 1 is needed")
     run = Store(args.runs_dir).find(args.signature)
+    places.move(run.dir, args.places)
     # Libraries that print must not reach the reader of the JSON.
     with redirect_stdout(sys.stderr):
         from vitq.deploy.bench import bench

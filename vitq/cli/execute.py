@@ -32,15 +32,24 @@ def execute(primary: Primary, args: argparse.Namespace, name: str | None = None)
 
 def _execute(primary: Primary, args: argparse.Namespace, name: str | None, console: Console, out: TextIO) -> int:
     from vitq.cli.preview import preview
+    from vitq.errors import ConfigError
     from vitq.planning import planner
 
-    with console.status("planning") as status:
-        plan = planner.make(primary, name, watch=lambda cells: status.update(f"planning: {cells} configs checked"))
-    for line in plan.warnings:
-        print(f"vitq: {line}", file=sys.stderr)
+    try:
+        with console.status("planning") as status:
+            plan = planner.make(
+                primary, name, lambda cells: status.update(f"planning: {cells} configs checked"), args.again
+            )
+    except ConfigError as error:
+        if args.dry_run and not args.json:
+            for signature, label in error.refused:
+                print(f"{signature}  refused  {label}", file=out)
+        raise
     if args.dry_run:
         preview(plan, args.json, out)
         return 0
+    for line in plan.warnings:
+        print(f"vitq: {line}", file=sys.stderr)
     plan.commit(shlex.join(["vitq", *args.argv]))
     return _launch(plan, args, console, out)
 

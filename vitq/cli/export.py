@@ -18,6 +18,7 @@ EXAMPLES = """\
   vitq export 3f09 --format onnx --int8-weights     weights of 4 bits and less in int8: opset 20, TensorRT
   vitq export 3f09 --format openvino                the same as an OpenVINO graph
   vitq export 3f09 --json                           sizes against float32 and float16
+  vitq export 3f09 data.root=/new/imagenet model.checkpoint=/new/w.safetensors      images and weights that were moved
 """
 
 FORMATS = ("packed", "onnx", "openvino")
@@ -30,7 +31,8 @@ def parser() -> argparse.ArgumentParser:
         "Write the model of a finished run as a file to deploy. A run that did not keep its model (keep_model=true) is "
         "repeated once, and checked against its record image by image.",
         EXAMPLES,
-        "SIGNATURE [--format FORMAT] [--compress] [--int8-weights] [--output FILE] [--json] [--runs-dir DIR]",
+        "SIGNATURE [--format FORMAT] [--compress] [--int8-weights] [--output FILE] [--json] "
+        "[--runs-dir DIR] [KEY=PATH ...]",
     )
     parser.add_argument("signature", metavar="SIGNATURE", help="of `vitq status SWEEP`; its beginning is enough")
     parser.add_argument("--format", choices=FORMATS, default="packed", help="default: packed")
@@ -39,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
         "--int8-weights", action="store_true", help="ONNX: weights of 4 bits and less in int8, not in int4"
     )
     parser.add_argument("--output", metavar="FILE", type=Path, help="default: a file in the run's folder")
+    options.places(parser)
     options.as_json(parser, "path and sizes")
     options.runs_dir(parser)
     return parser
@@ -47,10 +50,12 @@ def parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> int:
     """Export. Raises VitqError for a run that cannot be exported."""
     from vitq.job.export import export
+    from vitq.planning import places
     from vitq.progress import Progress
     from vitq.store import Store
 
     run = Store(args.runs_dir).find(args.signature)
+    places.move(run.dir, args.places)
     # Libraries that print must not reach the reader of the JSON.
     with redirect_stdout(sys.stderr):
         done = export(run.dir, args.format, args.output, Progress(), args.compress, not args.int8_weights)

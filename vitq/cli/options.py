@@ -33,6 +33,18 @@ def dry_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="check every run and list them; start and write nothing")
 
 
+def places(parser: argparse.ArgumentParser) -> None:
+    """Overrides that say where images and weights of a stored run lie now."""
+    text = "where its images or weights lie now: data.root=DIR, data.class_map=FILE, model.checkpoint=FILE"
+    parser.add_argument("places", nargs="*", metavar="KEY=PATH", help=text)
+
+
+def again(parser: argparse.ArgumentParser) -> None:
+    """`--again`."""
+    text = "compute finished runs once more; their old records are kept under runs/SIGNATURE/history"
+    parser.add_argument("--again", action="store_true", help=text)
+
+
 def detach(parser: argparse.ArgumentParser) -> None:
     """`--detach`."""
     text = "return at once: the scheduler has the jobs, or a process in the background executes the runs"

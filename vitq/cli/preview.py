@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ def preview(plan: Plan, as_json: bool, out: TextIO) -> None:
     outlined = launcher_of(plan).preview(left, history)
     if as_json:
         print(json.dumps(_document(plan, costs, sum_, outlined), indent=2), file=out)
+        for line in plan.warnings:
+            print(f"vitq: {line}", file=sys.stderr)
         return
     for run in plan.runs:
         cost = costs[run.signature]
@@ -35,6 +38,10 @@ def preview(plan: Plan, as_json: bool, out: TextIO) -> None:
     print(
         f"{plan.cells} cells, {len(plan.runs)} runs, {done} finished before; nothing was started or written", file=out
     )
+    if other := [run for run in plan.runs if run.other_code]:
+        print(f"{len(other)} of them by other code ({other[0].other_code}); --again computes them anew", file=out)
+    for line in plan.warnings:
+        print(f"warning: {line}", file=out)
 
 
 def _estimate(sum_: Total, outlined: Preview) -> str:

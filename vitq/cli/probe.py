@@ -45,12 +45,14 @@ def main(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from vitq.errors import ConfigError, unknown
+    from vitq.planning import places
     from vitq.planning.display import Show
     from vitq.store import Run, Store
 
     if args.name.startswith(("probe=", "probe.")):
         raise ConfigError(["name a run or a sweep first: vitq probe SIGNATURE probe=[landscape]"])
-    wanted, changes = _wanted(args.overrides, args.config_dir)
+    moved = [word for word in args.overrides if places.is_place(word)]
+    wanted, changes = _wanted([word for word in args.overrides if word not in moved], args.config_dir)
     if not wanted.wanted:
         from vitq.probes.probe import PROBES
 
@@ -60,7 +62,10 @@ def main(args: argparse.Namespace) -> int:
         named = [Run(store.run(signature)) for signature in store.read_sweep(args.name).signatures]
     else:
         named = [store.find(args.name)]
-    runs = [(run.dir, dataclasses.replace(run.config, probe=wanted, **changes)) for run in named if run.is_done]
+    finished = [run for run in named if run.is_done]
+    for run in finished:
+        places.move(run.dir, moved)
+    runs = [(run.dir, dataclasses.replace(run.config, probe=wanted, **changes)) for run in finished]
     if not runs:
         raise ConfigError([f"{args.name} has no finished run; `vitq run … probe=[…]` probes a run as it is executed"])
     _check(runs)
@@ -82,7 +87,8 @@ def _wanted(overrides: list[str], config_dir: str | None) -> tuple[ProbeConfig, 
     allowed = ("probe=", "probe.", "device=", "cache_dir=")
     bad = [o for o in overrides if not o.lstrip("+").startswith(allowed)]
     if bad:
-        raise ConfigError([f"{o}: a finished run stays what it is; valid: {', '.join(allowed)}…" for o in bad])
+        valid = f"{', '.join(allowed)}…, and where its images and weights lie now: data.root=, model.checkpoint="
+        raise ConfigError([f"{o}: a finished run stays what it is; valid: {valid}" for o in bad])
     file, search_path = compose.root_config(config_dir)
     (cell,) = compose.expand(compose.load(file, search_path, overrides))
     if cell.problem is not None:

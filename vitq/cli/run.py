@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
         "run",
         "Execute one configuration. A run that has its result already is not repeated.",
         EXAMPLES,
-        "[-m] [--dry-run] [--json] [OVERRIDE ...]",
+        "[-m] [--dry-run] [--again] [--json] [OVERRIDE ...]",
     )
     parser.add_argument("-m", "--multirun", action="store_true", help="several values per key: run all combinations")
     parser.add_argument("--name", help="with -m: name of the sweep (default: multirun)")
@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     )
     options.overrides(parser)
     options.dry_run(parser)
+    options.again(parser)
     options.as_json(parser, "the run's result.json (with -m: the results of all runs)")
     return parser
 

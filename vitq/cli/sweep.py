@@ -22,13 +22,14 @@ def parser() -> argparse.ArgumentParser:
         "sweep",
         "Execute every run of a sweep that has no result yet, then print the table and write the report.",
         EXAMPLES,
-        "NAME|PATH [--dry-run] [--detach] [--json] [OVERRIDE ...]",
+        "NAME|PATH [--dry-run] [--again] [--detach] [--json] [OVERRIDE ...]",
     )
     parser.add_argument(
         "sweep", metavar="NAME|PATH", help="a sweep of `vitq list sweeps`, or the path of its YAML file"
     )
     options.overrides(parser)
     options.dry_run(parser)
+    options.again(parser)
     options.detach(parser)
     options.as_json(parser, "the table, one row per run,")
     return parser

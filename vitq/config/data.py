@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -16,17 +16,23 @@ class DataConfig:
 
     name: label of the dataset in tables; `digits` is the embedded one.
     dataset: name for timm's `create_dataset` ('' = ImageFolder, `wds/…`, `hfds/…`), or `digits`.
-    root: folder of the images. Volatile: `fingerprint` stands for the content.
+    root: folder of the images, or a .tar of it. Volatile: `fingerprint` stands for the content.
     class_map: text file with one class folder name per line, line number = label.
+    labels: text or CSV file with the class of each image, for a split whose images lie in no class folders (ImageNet's
+        validation images as they are downloaded: the development kit's or Kaggle's file). Volatile, as `root`.
     fingerprint: sha256 over names, sizes and labels of both splits; filled in by the plan, part of the identity.
     mean, std: replace the model's own where set.
-    eval_limit: score only the first N images of the split (in the dataset's order); None = all.
+    eval_limit: score only N images of the split; None = all.
+    eval_choice: which: `spread` (evenly over the split sorted by class) or `first` (in the dataset's order). The plan
+        sets `spread` where nothing is said; null in a stored config is `first`, as before there was a choice.
+    allow_overlap: score images that calibrated the model. Without it such a run is refused.
     """
 
     name: str
     dataset: str = ""
     root: str | None = None
     class_map: str | None = None
+    labels: str | None = None
     calib_split: str = "train"
     eval_split: str = "val"
     num_classes: Annotated[int, Field(ge=2)] = 1000
@@ -34,5 +40,7 @@ class DataConfig:
     std: tuple[float, float, float] | None = None
     batch_size: Annotated[int, Field(ge=1)] = 64
     eval_limit: Annotated[int, Field(ge=1)] | None = None
+    eval_choice: Literal["spread", "first"] | None = None
+    allow_overlap: bool = False
     workers: Annotated[int, Field(ge=0)] = 2
     fingerprint: str | None = None

@@ -10,6 +10,8 @@ from pydantic.dataclasses import dataclass
 
 from vitq.config.base import RULES
 
+_Side = Annotated[int, Field(ge=8)]
+
 
 @dataclass(frozen=True, config=RULES)
 class TrainConfig:
@@ -31,8 +33,11 @@ class ModelConfig:
     kwargs: passed to `timm.create_model`.
     pretrained: take weights from the hub (ignored where `checkpoint` or `train` is given).
     checkpoint: path of a safetensors or `.pth` file; replaces the hub. Volatile: `weights` is its content hash.
-    weights: sha256 of the checkpoint's content; filled in by the plan, part of the identity.
+    checkpoint_key: under which key of the file the weights lie (`model_ema`, `teacher`, `state_dict.ema`), or the
+        prefix of their names; None: `state_dict` or `model` where they are there, else the whole file.
+    weights: sha256 of the checkpoint's content, commit of a hub model; filled in by the plan, part of the identity.
     train: recipe of an embedded model that vitq trains itself.
+    input_size: side of the images, or [height, width]. `kwargs.in_chans=1` is a model of gray images.
     fp_top1: published full-precision top-1 in percent, for reference beside the measured one.
     """
 
@@ -40,11 +45,19 @@ class ModelConfig:
     kwargs: dict[str, Any] = field(default_factory=dict)
     pretrained: bool = True
     checkpoint: str | None = None
+    checkpoint_key: str | None = None
     weights: str | None = None
     train: TrainConfig | None = None
-    input_size: Annotated[int, Field(ge=8)] = 224
+    input_size: _Side | tuple[_Side, _Side] = 224
     crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.9
     interpolation: str = "bicubic"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     fp_top1: float | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an input image."""
+        size = self.input_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return int(self.kwargs.get("in_chans", 3)), height, width

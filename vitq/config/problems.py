@@ -37,7 +37,7 @@ def config_problems(error: ValidationError, kind: type) -> list[Problem]:
 
 
 def _config_problem(entry: Any, kind: type) -> Problem:
-    path = [str(part) for part in entry["loc"] if not str(part).startswith(("constrained-", "literal["))]
+    path = [str(part) for part in entry["loc"] if not str(part).startswith(("constrained-", "literal[", "tuple["))]
     key = ".".join(path)
     if entry["type"] == "unexpected_keyword_argument":
         valid = _keys(kind, path[:-1])

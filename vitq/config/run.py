@@ -111,8 +111,19 @@ class RunConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready dict; `parse` of it gives the same config."""
         plain: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        for section, keys in LATER.items():
+            for key, default in keys.items():
+                if plain[section][key] == default:
+                    del plain[section][key]
         return plain
 
+
+# Keys that came after 0.1.0. They are left out where they have their default, so that a config that does not use them
+# is stored, and signed, as it was before.
+LATER: dict[str, dict[str, Any]] = {
+    "model": {"checkpoint_key": None},
+    "data": {"labels": None, "eval_choice": None, "allow_overlap": False},
+}
 
 _ADAPTER: TypeAdapter[RunConfig] = TypeAdapter(RunConfig)
 

@@ -13,6 +13,9 @@ from vitq.config.run import RunConfig
 # Raised when the engine changes so that the same config means another result. Part of every signature.
 SCHEMA_VERSION = 4
 
+# timm's prefix for a folder with weights and their configuration: `model.weights` stands for its content.
+LOCAL_DIR = "local-dir:"
+
 # Keys that do not change a result. Paths are volatile; the content hashes beside them (`model.weights`,
 # `data.fingerprint`) are not.
 VOLATILE = (
@@ -25,6 +28,8 @@ VOLATILE = (
     "keep_model",
     "data.root",
     "data.class_map",
+    "data.labels",
+    "data.allow_overlap",  # whether such a run is wanted, not what comes out
     "data.workers",
     "model.checkpoint",
     "model.fp_top1",
@@ -49,6 +54,10 @@ def canonical(config: RunConfig) -> dict[str, Any]:
         for parent in parents:
             node = node.get(parent, {})
         node.pop(leaf, None)
+    if plain["data"].get("eval_choice") == "first":  # what `eval_limit` meant when there was no choice
+        del plain["data"]["eval_choice"]
+    if config.model.name.startswith(LOCAL_DIR) and config.model.weights is not None:
+        plain["model"]["name"] = LOCAL_DIR
     return plain
 
 

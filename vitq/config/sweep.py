@@ -58,12 +58,16 @@ class SweepConfig:
 
         Raises KeyError with the key when an entry names one that the config does not have.
         """
+        return any(self.matching(choices, config))
+
+    def matching(self, choices: Mapping[str, str], config: Mapping[str, Any]) -> list[bool]:
+        """Which entries of `exclude` match a cell, in their order. Raises as `excludes`."""
         hits = []
         for entry in self.exclude:
             # All values before any comparison: a misspelt key is reported even where another one does not match.
             values = {key: lookup(key, choices, config) for key in entry}
             hits.append(all(_matches(values[key], want) for key, want in entry.items()))
-        return any(hits)
+        return hits
 
     def unmatched(self, options: Callable[[str], Collection[str]]) -> list[Problem]:
         """A problem for each name or pattern of `exclude` that no option of its group has.

@@ -1,8 +1,8 @@
 """Images: what a plan knows about them (no torch), and the decoded sets a run reads."""
 
-from vitq.data.check import problems
+from vitq.data.check import problems, warnings
 from vitq.data.facts import DataFacts, describe
 from vitq.data.images import Images, ImageSet
 from vitq.data.sets import calibration_set, eval_set
 
-__all__ = ["DataFacts", "ImageSet", "Images", "calibration_set", "describe", "eval_set", "problems"]
+__all__ = ["DataFacts", "ImageSet", "Images", "calibration_set", "describe", "eval_set", "problems", "warnings"]

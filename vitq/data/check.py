@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from vitq.config import RunConfig
-from vitq.data import digits
-from vitq.data.facts import describe, split_facts
-from vitq.data.folder import split_folder
-from vitq.data.location import form
+from vitq.data.facts import describe
+from vitq.data.opening import open_source
+from vitq.data.overlap import overlap
 from vitq.errors import DataError, Problem, unknown
 
 INTERPOLATIONS = ("bicubic", "bilinear", "box", "hamming", "lanczos", "nearest")
@@ -29,36 +26,39 @@ def problems(config: RunConfig) -> list[Problem]:
                 f"{data.calib_split!r} (data.calib_split); lower calib.size"
             )
             found.append(Problem(text, "calib.size", config.calib.size))
-        if _overlap(config):
-            text = (
-                f"data.calib_split={data.calib_split!r} and data.eval_split={data.eval_split!r} share images: a model "
-                "must not be scored on images that calibrated it; name two different splits"
-            )
-            found.append(Problem(text, "data.calib_split", data.calib_split))
+        shared, _ = overlap(config)
+        if shared and not data.allow_overlap:
+            found.append(Problem(shared, "data.calib_split", data.calib_split))
     if facts.num_classes != data.num_classes:
         action = "set data.num_classes" if data.class_map else "give data.class_map, or set data.num_classes"
         text = f"data.num_classes={data.num_classes}, but the data has {facts.num_classes} classes; {action}"
         found.append(Problem(text, "data.num_classes", data.num_classes, [facts.num_classes]))
-    if form(data) == "folder" and data.class_map is None:
-        calib, evaluation = split_facts(data, data.calib_split), split_facts(data, data.eval_split)
+    if data.class_map is None:
+        calib, evaluation = (
+            open_source(data, split, config.cache_dir) for split in (data.calib_split, data.eval_split)
+        )
         if calib.names != evaluation.names:
+            one_sided = sorted(calib.names ^ evaluation.names)
             text = (
-                f"splits {data.calib_split!r} and {data.eval_split!r} have different class folders, so the folder's "
-                "rank is no label; set data.class_map to a file with one class folder name per line"
+                f"splits {data.calib_split!r} and {data.eval_split!r} have different class folders (in one of them "
+                f"alone: {', '.join(one_sided[:5])}{' …' if len(one_sided) > 5 else ''}), so the folder's rank is no "
+                "label; set data.class_map to a file with one class folder name per line"
             )
-            found.append(Problem(text, "data.class_map"))
+            found.append(Problem(text, "data.class_map", one_sided))
     return found
 
 
-def _overlap(config: RunConfig) -> bool:
+def warnings(config: RunConfig) -> list[str]:
+    """What is done to a run's images that nobody asked for, one line each. Raises DataError as `describe`."""
     data = config.data
-    if form(data) == "digits":
-        return bool(np.intersect1d(digits.indices(data.calib_split), digits.indices(data.eval_split)).size)
-    if form(data) == "folder":
-        # `val`, `validation` … may be one folder.
-        calib, evaluation = (split_folder(data.root or "", s) for s in (data.calib_split, data.eval_split))
-        return calib.resolve() == evaluation.resolve()
-    return data.calib_split == data.eval_split
+    splits = (data.calib_split, data.eval_split) if config.method.quantizes else (data.eval_split,)
+    found = []
+    for split in splits:
+        found += [f"split {split!r}: {line}" for line in open_source(data, split, config.cache_dir).left_out]
+    if config.method.quantizes:
+        shared, near = overlap(config)
+        found += [line.partition("; name two")[0] for line in (shared, near) if line]
+    return found
 
 
 def _classes(config: RunConfig) -> list[Problem]:
@@ -74,8 +74,19 @@ def _preprocessing(config: RunConfig) -> list[Problem]:
     if config.model.interpolation not in INTERPOLATIONS:
         key = "model.interpolation"
         found.append(unknown(key, config.model.interpolation, INTERPOLATIONS, key=key))
-    for key, std in (("model.std", config.model.std), ("data.std", config.data.std)):
-        if std is not None and not all(value > 0 for value in std):
-            text = f"{key}={list(std)}: every value must be above 0, on the scale where white is 1"
-            found.append(Problem(text, key, list(std)))
+    mean, std = config.data.mean or config.model.mean, config.data.std or config.model.std
+    channels = config.model.image_shape[0]
+    if channels not in (1, 3):
+        text = f"model.kwargs.in_chans={channels}: images have 3 channels, or 1 where they are read as gray"
+        found.append(Problem(text, "model.kwargs.in_chans", channels, [1, 3]))
+    if channels == 1 and (len(set(mean)) > 1 or len(set(std)) > 1):
+        text = (
+            f"model.kwargs.in_chans=1: a gray image has one mean and one std, not {list(mean)} and {list(std)}; write "
+            "three equal values, e.g. model.mean=[0.5,0.5,0.5] model.std=[0.5,0.5,0.5]"
+        )
+        found.append(Problem(text, "model.kwargs.in_chans", 1))
+    for key, given in (("model.std", config.model.std), ("data.std", config.data.std)):
+        if given is not None and not all(value > 0 for value in given):
+            text = f"{key}={list(given)}: every value must be above 0, on the scale where white is 1"
+            found.append(Problem(text, key, list(given)))
     return found

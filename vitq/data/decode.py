@@ -34,14 +34,15 @@ def decode(
     progress: Progress,
     split: str,
 ) -> np.ndarray:
-    """Write the images at `indices` to `path` (.npy, uint8 (N, 3, S, S), S = model.input_size); return int64 labels.
+    """Write the images at `indices` to `path` (.npy, uint8 (N, *model.image_shape)); return int64 labels.
 
     augment: None for the clean evaluation transform, else the seed of timm's training augmentation.
     Raises DataError for an image that cannot be decoded, OSError when the disk is full.
     """
     progress.stage(f"decode {split}", len(indices))
     transform = transform_of(model, augment is not None)
-    shape = (3, model.input_size, model.input_size)
+    shape = model.image_shape
+    mode = "L" if shape[0] == 1 else "RGB"
     labels: np.ndarray = source.labels[indices]
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(
@@ -62,7 +63,7 @@ def decode(
             _write_all(file.fileno(), pixels.tobytes(), start + slot * length)
 
         if isinstance(source, StreamedSource):
-            for slot, image, label in source.pick(indices):
+            for slot, image, label in source.pick(indices, mode):
                 write(slot, image)
                 labels[slot] = label
                 progress.advance()
@@ -71,7 +72,8 @@ def decode(
         threads = workers if source.threads and augment is None else 1
         with ThreadPoolExecutor(max(1, threads)) as pool:
             jobs = [
-                pool.submit(lambda slot: write(slot, source.image(int(indices[slot]))), s) for s in range(len(indices))
+                pool.submit(lambda slot: write(slot, source.image(int(indices[slot]), mode)), s)
+                for s in range(len(indices))
             ]
             try:
                 for job in jobs:
@@ -84,11 +86,12 @@ def decode(
 
 
 def transform_of(model: ModelConfig, augment: bool) -> Transform:
-    """PIL image → uint8 (3, S, S) by timm's evaluation transform, or its training transform with its own defaults."""
+    """PIL image → uint8 (C, H, W) by timm's evaluation transform, or its training transform with its own defaults."""
     from timm.data import create_transform
 
     chain = create_transform(
-        input_size=model.input_size,
+        # One number where it is one: a pair takes other ways in timm.
+        input_size=model.input_size if isinstance(model.input_size, int) else model.image_shape,
         is_training=augment,
         interpolation=model.interpolation,
         crop_pct=model.crop_pct,

@@ -18,14 +18,14 @@ class Images(Protocol):
     @property
     def fingerprint(self) -> str: ...
     @property
-    def mean(self) -> tuple[float, float, float]: ...
+    def mean(self) -> tuple[float, ...]: ...
     @property
-    def std(self) -> tuple[float, float, float]: ...
+    def std(self) -> tuple[float, ...]: ...
 
     def __len__(self) -> int: ...
 
     def batches(self, batch_size: int, device: str | torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """(float32 normalized (B, 3, H, W), int64 (B,)) on `device`, in order; the last batch may be smaller."""
+        """(float32 normalized (B, C, H, W), int64 (B,)) on `device`, in order; the last batch may be smaller."""
 
     def take(self, indices: Sequence[int] | np.ndarray) -> Images:
         """Those at these positions, in that order."""
@@ -35,21 +35,21 @@ class Images(Protocol):
 class ImageSet:
     """Images in a fixed order.
 
-    images: uint8 (N, 3, H, W), usually a memory map. labels: int64 (N,). mean, std: of the 0–1 scale, per channel.
-    fingerprint: stands for pixels, labels and their order.
+    images: uint8 (N, C, H, W), C = 3 or 1, usually a memory map. labels: int64 (N,). mean, std: of the 0–1 scale,
+    per channel. fingerprint: stands for pixels, labels and their order.
     """
 
     images: np.ndarray
     labels: np.ndarray
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     fingerprint: str
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def batches(self, batch_size: int, device: str | torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield (float32 normalized (B, 3, H, W), int64 (B,)) on `device`, in order; the last batch may be smaller.
+        """Yield (float32 normalized (B, C, H, W), int64 (B,)) on `device`, in order; the last batch may be smaller.
 
         Pixels travel as uint8 and become floats on the device. Raises ValueError when batch_size < 1.
         """
@@ -58,8 +58,8 @@ class ImageSet:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}; valid: 1 or more")
         # (x / 255 - mean) / std as one multiplication and one addition.
-        std = torch.tensor(self.std, dtype=torch.float64).view(1, 3, 1, 1)
-        mean = torch.tensor(self.mean, dtype=torch.float64).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, dtype=torch.float64).view(1, -1, 1, 1)
+        mean = torch.tensor(self.mean, dtype=torch.float64).view(1, -1, 1, 1)
         scale = (1 / (255 * std)).to(device=device, dtype=torch.float32)
         shift = (-mean / std).to(device=device, dtype=torch.float32)
         for start in range(0, len(self), batch_size):

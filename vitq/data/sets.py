@@ -12,25 +12,25 @@ import numpy as np
 
 from vitq.config import DataConfig, ModelConfig, RunConfig
 from vitq.data.cache import locked, published_folder
-from vitq.data.choose import choose
+from vitq.data.chosen import calibration_indices, evaluation_indices
 from vitq.data.decode import decode
 from vitq.data.facts import split_fingerprint
 from vitq.data.images import ImageSet
-from vitq.data.source import Source, StreamedSource, open_source
+from vitq.data.opening import open_source
+from vitq.data.source import Source
 from vitq.errors import DataError
 from vitq.progress import Progress
 
 # Raised when decoding or choosing changes, so that old cache entries are not taken for new ones.
 VERSION = 1
 
-# A stream is read from its start, so its calibration images come from its first WINDOW × size (shards are shuffled
-# when they are written): 1.28 million images are not decoded to choose 32 of them.
-WINDOW = 64
-
 
 @dataclass(frozen=True)
 class _Order:
-    """What to decode. choice: `{"first": N|null}` or `{"size", "seed", "balanced"}`; augment: seed or None (clean)."""
+    """What to decode. choice: `{"first": N|null}`, `{"spread": N}` or `{"size", "seed", "balanced"}`.
+
+    augment: seed or None (clean).
+    """
 
     split: str
     choice: dict[str, Any]
@@ -38,11 +38,13 @@ class _Order:
 
 
 def eval_set(config: RunConfig, progress: Progress) -> ImageSet:
-    """Images that are scored: the evaluation split, or its first `data.eval_limit`, in the dataset's order.
+    """Images that are scored: the evaluation split, or `data.eval_limit` of it, in the dataset's order.
 
     The first call decodes, later calls (of any process) map the result. Raises DataError.
     """
-    order = _Order(config.data.eval_split, {"first": config.data.eval_limit})
+    data = config.data
+    spread = data.eval_limit is not None and data.eval_choice == "spread"
+    order = _Order(data.eval_split, {"spread" if spread else "first": data.eval_limit})
     return _image_set(config.model, config.data, order, config.cache_dir, progress, _planned(config.data, 1))
 
 
@@ -82,7 +84,7 @@ def _image_set(
     progress: Progress,
     planned: str | None,
 ) -> ImageSet:
-    content = planned or split_fingerprint(data, order.split)
+    content = planned or split_fingerprint(data, order.split, cache_dir)
     key = _key(model, order, content)
     path = Path(cache_dir).expanduser() / "images" / key
     found = _mapped(path)
@@ -90,11 +92,12 @@ def _image_set(
         with locked(path):
             found = _mapped(path)  # another process may have made it while this one waited
             if found is None:
-                _make(path, model, data, order, content, progress)
+                _make(path, model, data, order, content, cache_dir, progress)
                 found = _mapped(path)
     if found is None:
         raise DataError(f"cache entry {str(path)!r} vanished while it was made; is another process clearing cache_dir?")
-    return ImageSet(*found, data.mean or model.mean, data.std or model.std, key)
+    channels = model.image_shape[0]
+    return ImageSet(*found, (data.mean or model.mean)[:channels], (data.std or model.std)[:channels], key)
 
 
 def _key(model: ModelConfig, order: _Order, content: str) -> str:
@@ -107,6 +110,8 @@ def _key(model: ModelConfig, order: _Order, content: str) -> str:
         "interpolation": model.interpolation,
         "crop_pct": None if order.augment is not None else model.crop_pct,
     }
+    if model.image_shape[0] != 3:
+        plain["channels"] = model.image_shape[0]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -120,8 +125,16 @@ def _mapped(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
     return (pixels, labels) if len(pixels) == len(labels) else None
 
 
-def _make(path: Path, model: ModelConfig, data: DataConfig, order: _Order, content: str, progress: Progress) -> None:
-    source = open_source(data, order.split)
+def _make(
+    path: Path,
+    model: ModelConfig,
+    data: DataConfig,
+    order: _Order,
+    content: str,
+    cache_dir: str | Path,
+    progress: Progress,
+) -> None:
+    source = open_source(data, order.split, cache_dir)
     if source.fingerprint != content:
         raise DataError(
             f"the images of split {order.split!r} below {data.root!r} are not those of the plan (names, sizes or "
@@ -138,12 +151,10 @@ def _make(path: Path, model: ModelConfig, data: DataConfig, order: _Order, conte
 
 
 def _indices(source: Source, order: _Order) -> np.ndarray:
-    if "first" in order.choice:
-        return np.arange(min(len(source), order.choice["first"] or len(source)))
-    labels = source.labels
-    if isinstance(source, StreamedSource):
-        labels = labels[: WINDOW * order.choice["size"]]
-    return choose(labels, order.choice["size"], order.choice["seed"], order.choice["balanced"])
+    choice = order.choice
+    if "size" in choice:
+        return calibration_indices(source, choice["size"], choice["seed"], choice["balanced"])
+    return evaluation_indices(source, choice.get("first", choice.get("spread")), spread="spread" in choice)
 
 
 def _check_labels(labels: np.ndarray, data: DataConfig, split: str) -> None:

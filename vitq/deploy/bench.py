@@ -53,7 +53,7 @@ def forms(packed: Packed, float_model: torch.nn.Module, runtime: str, threads: i
     if runtime not in RUNTIMES:
         raise DeployError(unknown("runtime", runtime, RUNTIMES, key="--runtime"))
     plain, integer = folder / "float.onnx", folder / "integer.onnx"
-    write_bytes(plain, export(float_model, packed.config.model.input_size))
+    write_bytes(plain, export(float_model, packed.config.model.image_shape))
     save_onnx(packed, integer)
     if runtime != "openvino":
         from vitq.deploy.runtimes.onnxruntime import OnnxSession

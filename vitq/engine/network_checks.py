@@ -11,7 +11,9 @@ from vitq.config import RunConfig
 from vitq.engine.recipe import equipped
 from vitq.errors import ConfigError, ModelError, Problem, first_line, problem_of, under
 from vitq.models.build import classes, create, shell
+from vitq.models.identity import HUB
 from vitq.models.load import check_weights
+from vitq.models.pretrained import departures
 from vitq.quant.dual import DualUniformQuantizer
 from vitq.quant.model import QuantizedModel
 from vitq.quant.quantizer import may_be
@@ -31,7 +33,7 @@ def network_problems(config: RunConfig) -> list[Problem]:
     """
 
     model = config.model
-    if ":" in model.name:
+    if model.name.startswith(HUB):
         return []
     try:
         network = shell(model, config.data)
@@ -42,6 +44,15 @@ def network_problems(config: RunConfig) -> list[Problem]:
     # Shapes alone do not answer all that numbers do: where they fail, the network itself has the last word.
     refusal = _refusal(config, network, "meta") and _refusal(config, create(model, config.data), "cpu")
     return [refusal] if refusal else []
+
+
+def weight_warnings(config: RunConfig) -> list[str]:
+    """What is done to a config's weights that nobody asked for; the network itself has no `network_problems`."""
+    model = config.model
+    if model.name.startswith(HUB):
+        return []
+    resampled = check_weights(shell(model, config.data), model, config.data) if model.checkpoint is not None else []
+    return [*departures(model, config.data), *resampled]
 
 
 def _refusal(config: RunConfig, network: nn.Module, device: str) -> Problem | None:
@@ -69,7 +80,7 @@ def misfits(config: RunConfig, network: Network | None = None) -> list[Problem]:
     """
 
     if network is None:
-        if ":" in config.model.name:
+        if config.model.name.startswith(HUB):
             return []
         network = network_of(config)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vitq.track import Tracker
+
+# Points of top-1 by which two libraries' image decoding and rounding may differ.
+_CLOSE = 0.5
 
 
 def execute(run_dir: RunDir, progress: Progress, tracker: Tracker, group: str | None = None) -> Result:
@@ -101,17 +105,41 @@ def _measure(config: RunConfig, run_dir: RunDir, run_log: RunLog) -> tuple[Resul
         cost = analysis.cost(quantized, site_table.blank(config, where))
     run_dir.write_sites(sites)
     run_dir.write_predictions(classification.predictions(logits, labels))
+    metrics = Metrics(**classification.metrics(logits, fp, labels), n_eval=len(images))
+    if gap := unlike_published(config, metrics):
+        run_log.warn(gap)
     result = Result(
         signature=run_dir.signature,
         config=config.to_dict(),
-        metrics=Metrics(**classification.metrics(logits, fp, labels), n_eval=len(images)),
+        metrics=metrics,
         size=size,
         cost=cost,
         timings=Timings(total=run_log.total(), stages=run_log.timings),
         memory=provenance.peak_memory(),
         provenance=provenance.provenance(run_log.started_at, run_log.attempt, run_log.planned_code),
+        warnings=run_log.warnings,
     )
     return result, sites, quantized
+
+
+def unlike_published(config: RunConfig, metrics: Metrics) -> str | None:
+    """Why the measured full precision cannot be the published one (`model.fp_top1`); None where it can.
+
+    It may be off by half a point, or by what three standard errors of so few images explain.
+    """
+    published, measured = config.model.fp_top1, metrics.fp_top1
+    if published is None or measured is None or not metrics.n_eval:
+        return None
+    share = min(max(published / 100, 0.0), 1.0)
+    error = 100 * math.sqrt(share * (1 - share) / metrics.n_eval)
+    if abs(measured - published) <= max(_CLOSE, 3 * error):
+        return None
+    return (
+        f"full precision has {measured:.2f} % top-1, published are {published:.2f} % (model.fp_top1): look for other "
+        "images than the published figure's (a subset, another split), labels in another order (data.class_map), a "
+        "mean, std, crop or interpolation that the weights were not trained with, or other weights; drops are from the "
+        "measured one"
+    )
 
 
 def _quantize(

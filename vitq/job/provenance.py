@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import importlib.util
 import os
 import platform
 import resource
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +39,9 @@ PACKAGES = (
     "wandb",
 )
 
+# Where a change can change a result.
+_DECIDING = ("config", "data", "models", "quant", "steps", "methods", "tasks", "engine", "device.py")
+
 _GIT_SECONDS = 20.0
 _PROC = Path("/proc")
 
@@ -52,6 +58,7 @@ def provenance(started_at: str, attempt: int, planned: dict[str, str | None] | N
         versions=versions(),
         host=host(),
         code=code()
+        | {"source": source()}
         | ({f"planned_{key}": planned[key] for key in planned} if planned and changed_code(planned) else {}),
         started_at=started_at,
         finished_at=utc_now(),
@@ -113,6 +120,50 @@ def code() -> dict[str, str | None]:
     changes = _git(package, "status", "--porcelain", "--", ".")
     facts["dirty"] = None if changes is None else str(bool(changes)).lower()
     return facts
+
+
+@functools.cache
+def source() -> str:
+    """16 hex digits of sha256 over the code that decides what a run computes, installed plug-ins included.
+
+    Of vitq the packages of images, models and quantization: a result does not change with a report or a command.
+    """
+    package = Path(vitq.__file__).resolve().parent
+    files = [
+        path for name in _DECIDING for path in ((package / name).rglob("*.py"), [package / name])[name.endswith(".py")]
+    ]
+    for plugin in plugins():
+        found = importlib.util.find_spec(plugin.module.partition(".")[0])
+        for place in (found.submodule_search_locations or [str(found.origin)]) if found else []:
+            path = Path(place)
+            files += path.rglob("*.py") if path.is_dir() else [path]
+    content = hashlib.sha256()
+    for path in sorted(files):
+        content.update(f"{path.parent.name}/{path.name}\0".encode() + path.read_bytes() + b"\0")
+    return content.hexdigest()[:16]
+
+
+def other_code(recorded: Mapping[str, str | None]) -> str:
+    """How the code that made a result (`provenance.code` of it) differs from today's; '' where it computes the same.
+
+    A record without `source`, of an earlier vitq, is judged by version and commit, and by uncommitted changes then.
+    """
+    now = code() | {"source": source()}
+    if recorded.get("source") is not None:
+        if recorded["source"] == now["source"]:
+            return ""
+        keys = [key for key in ("version", "commit") if recorded.get(key) != now[key]]
+        if not keys:
+            return f"edited since (source {recorded['source']} -> {now['source']})"
+    else:
+        keys = [key for key in ("version", "commit") if key in recorded and recorded[key] != now[key]]
+        if not keys:
+            return "it had uncommitted changes" if recorded.get("dirty") == "true" else ""
+    return ", ".join(f"{key} {_short(recorded.get(key))} -> {_short(now[key])}" for key in keys)
+
+
+def _short(value: str | None) -> str:
+    return "unknown" if value is None else value[:12]
 
 
 def changed_code(planned: dict[str, str | None] | None) -> str:

@@ -35,10 +35,13 @@ class RunLog(Progress):
         self._stage_at: str | None = None
         self._written = 0.0
         self.planned_code = previous.code if previous is not None else None
+        self.warnings = list(previous.warnings) if previous is not None else []
         self.ended = False
         self._log(f"attempt {self.attempt} on {socket.gethostname()}, pid {os.getpid()}")
         if changed := provenance.changed_code(self.planned_code):
             self._log(f"the code has changed since this run was planned: {changed}")
+        for line in self.warnings:
+            self._log(f"warning: {line}")
 
     def stage(self, name: str, total: int | None = None) -> None:
         self._stage, self._done, self._total, self._note = name, 0, total, ""
@@ -73,6 +76,11 @@ class RunLog(Progress):
         """Something for the log alone."""
         self._log(text)
 
+    def warn(self, text: str) -> None:
+        """Something that a reader of the result should know, for the log and the result."""
+        self.warnings.append(text)
+        self._log(f"warning: {text}")
+
     def finish_probes(self) -> None:
         """The status says `done` again: probes have shown their own stages after the result."""
         self._write("done")
@@ -106,6 +114,7 @@ class RunLog(Progress):
                 error=error,
                 traceback=traceback,
                 code=self.planned_code,
+                warnings=self.warnings,
             )
         )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitq.config import RunConfig
 from vitq.errors import Problem, bad
@@ -17,7 +17,7 @@ from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.calibrate import fit_weight
 from vitq.steps.layer_walk import Layer, NetworkWalk, Unquantized, layers, quantized_walk
 from vitq.steps.step import Step, Workspace, register_step
-from vitq.steps.weight_grid import Grid, as_rows, cholesky, damped, needs_uniform_weights, put_weight
+from vitq.steps.weight_grid import Grid, add_bias, as_rows, cholesky, damped, needs_uniform_weights, put_weight
 
 
 @register_step("erq")
@@ -105,7 +105,7 @@ class Erq(Step):
         if self.aqer:
             weight, shift = aqer(weight, seen, penalty, self.bias)
             put_weight(layer, weight)
-            _add_bias(layer, shift)
+            add_bias(layer, shift)
         site = layer.weight_site
         if site.quantizer is None:
             return
@@ -119,7 +119,7 @@ class Erq(Step):
             rounded = wqer(weight, gram, grid, penalty if self.ridge else None, self.flips * self.refine, self.choose)
             put_weight(layer, rounded)
             if self.bias:
-                _add_bias(layer, (weight - rounded) @ seen.mean)
+                add_bias(layer, (weight - rounded) @ seen.mean)
 
 
 @dataclass
@@ -234,11 +234,3 @@ def _make_dual(layer: Layer, share: float) -> None:
     old = layer.weight_site.quantizer
     if isinstance(old, UniformQuantizer):
         layer.weight_site.quantizer = old.unfitted(DualUniformQuantizer, granularity="channel", share=share)
-
-
-def _add_bias(layer: Layer, shift: Tensor) -> None:
-    """Add (O,) to a layer's bias, as a new tensor; one that has none gets one where the shift is not zero."""
-    if layer.bias is None and not bool(shift.any()):
-        return
-    bias = torch.zeros_like(shift) if layer.bias is None else layer.bias.double()
-    layer.bias = nn.Parameter((bias + shift).to(layer.weight.dtype), requires_grad=False)

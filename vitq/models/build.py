@@ -125,11 +125,12 @@ def settle(network: nn.Module, model: ModelConfig) -> nn.Module:
             module.drop_prob = 0.0
     embed = getattr(network, "patch_embed", None)
     size = getattr(embed, "img_size", None)
-    want = (model.input_size, model.input_size)
+    want = model.image_shape[1:]
     if size is not None and getattr(embed, "strict_img_size", True) and tuple(size) != want:
         raise ModelError(
             f"{model.name!r} is built for {size[0]}x{size[1]} images, but model.input_size={model.input_size}; "
-            f"set model.kwargs.img_size={model.input_size}, or model.input_size={size[0]}",
+            f"set model.kwargs.img_size={model.input_size}, or model.input_size="
+            f"{size[0] if size[0] == size[1] else f'[{size[0]},{size[1]}]'}",
             "model.input_size",
             model.input_size,
             [size[0]],

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vitq.errors import ModelError
 from vitq.models.attention import AttentionTwin
+from vitq.models.rotatable import Rotatable
 from vitq.registry import Registry
 
 
@@ -47,6 +48,7 @@ class Structure:
     attentions: names of the attention modules.
     links: norm → consumers. segments: the chain; composed, it equals the model's forward.
     stem, head: names of the first and the last layers (`bits.first_last`).
+    rotatable: residual streams and heads (step `rotate`); empty where the family's file reports none.
     model: the module that the names belong to.
     """
 
@@ -58,6 +60,7 @@ class Structure:
     segments: list[Segment] = field(default_factory=list)
     stem: tuple[str, ...] = ()
     head: tuple[str, ...] = ()
+    rotatable: Rotatable = field(default_factory=Rotatable)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTran
 from torch import Tensor, nn
 
 from vitq.models.attention import AttentionTwin, Parts
+from vitq.models.rotatable import Heads, Reader, ResidualStream, Rotatable, Writer, obstacle
 from vitq.models.structure import (
     Link,
     Segment,
@@ -62,6 +63,7 @@ def swin_structure(model: nn.Module) -> Structure:
     structure.head = tuple(layers_below(swin, "head"))
     structure.inputs.update(dict.fromkeys(structure.head, "head"))
     structure.segments.append(Segment("head", lambda x: _tail(swin, x), ("norm", "head")))
+    structure.rotatable = _rotatable(swin, structure)
     return structure
 
 
@@ -95,3 +97,38 @@ def _block(swin: SwinTransformer, structure: Structure, name: str, block: nn.Mod
 
 def _tail(swin: SwinTransformer, x: Tensor) -> Tensor:
     return swin.forward_head(swin.norm(x))
+
+
+def _rotatable(swin: SwinTransformer, structure: Structure) -> Rotatable:
+    """One stream for each stage, which the next stage's patch merging reads, and the heads of every block."""
+    padded = {link.norm for link in structure.links if link.padded}
+    streams, heads = [], []
+    for index, layer in enumerate(swin.layers):
+        stage = cast(SwinTransformerStage, layer)
+        name, last = f"layers.{index}", index == len(swin.layers) - 1
+        merging, following = f"{name}.downsample", f"layers.{index + 1}.downsample"
+        fixed = (
+            obstacle(f"layers.{index}.norm", swin.norm)
+            if last
+            else obstacle(following, swin.get_submodule(f"{following}.norm"))
+        )
+        if index == 0 and not isinstance(swin.patch_embed.norm, nn.Identity):
+            fixed = "patch_embed.norm writes its channel-wise weights to the stream"
+        elif last and swin.global_pool != "avg":
+            fixed = f"global_pool={swin.global_pool} does not average tokens"
+        writers = [Writer(f"{merging}.reduction" if index else "patch_embed.proj")]
+        readers = [
+            Reader("norm", structure.head) if last else Reader(f"{following}.norm", (f"{following}.reduction",), 4)
+        ]
+        blocks = [cast(SwinTransformerBlock, block) for block in stage.blocks]
+        for position, block in enumerate(blocks):
+            inner = f"{name}.blocks.{position}"
+            fixed = fixed or obstacle(f"{inner}.norm1", block.norm1) or obstacle(f"{inner}.norm2", block.norm2)
+            writers += [Writer(f"{inner}.attn.proj"), Writer(f"{inner}.mlp.fc2")]
+            readers.append(Reader(f"{inner}.norm1", (f"{inner}.attn.qkv",), padded=f"{inner}.norm1" in padded))
+            readers.append(Reader(f"{inner}.norm2", (f"{inner}.mlp.fc1",)))
+            count = block.attn.num_heads
+            size = block.attn.qkv.out_features // (3 * count)
+            heads.append(Heads(f"{inner}.attn.qkv", f"{inner}.attn.proj", count, size))
+        streams.append(ResidualStream(name, blocks[0].dim, tuple(writers), (), tuple(readers), fixed))
+    return Rotatable(tuple(streams), tuple(heads))

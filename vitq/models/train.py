@@ -44,7 +44,7 @@ def trained(model: ModelConfig, data: DataConfig, cache_dir: str | Path, progres
     Raises ModelError when the config has no training recipe, DataError when the data has no `train` split.
     """
     folder = Path(cache_dir).expanduser() / "models"
-    path = folder / f"{model.name.replace('/', '_').replace(':', '_')}-{_key(model, data)}.safetensors"
+    path = folder / f"{model.name.replace('/', '_').replace(':', '_')}-{_key(model, data, cache_dir)}.safetensors"
     if path.exists():
         return path
     with locked(path):
@@ -57,13 +57,13 @@ def trained(model: ModelConfig, data: DataConfig, cache_dir: str | Path, progres
     return path
 
 
-def _key(model: ModelConfig, data: DataConfig) -> str:
+def _key(model: ModelConfig, data: DataConfig, cache_dir: str | Path) -> str:
     plain = asdict(model)
-    for name in ("checkpoint", "weights", "fp_top1", "pretrained"):
+    for name in ("checkpoint", "checkpoint_key", "weights", "fp_top1", "pretrained"):
         del plain[name]
     plain |= {
         "recipe": RECIPE,
-        "split": split_fingerprint(data, SPLIT),
+        "split": split_fingerprint(data, SPLIT, cache_dir),
         "classes": classes(model, data),
         "mean": data.mean or model.mean,
         "std": data.std or model.std,

@@ -10,6 +10,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from vitq.models.attention import AttentionTwin
+from vitq.models.rotatable import Heads, Reader, ResidualStream, Rotatable, Writer, obstacle
 from vitq.models.structure import (
     Link,
     Segment,
@@ -68,6 +69,7 @@ def vit_structure(model: nn.Module) -> Structure:
     structure.head = tuple(part for part in ("head", "head_dist") if isinstance(getattr(vit, part, None), nn.Linear))
     structure.inputs.update(dict.fromkeys(structure.head, "head"))
     structure.segments.append(Segment("head", lambda x: _tail(vit, x), ("norm", "fc_norm", *structure.head)))
+    structure.rotatable = _rotatable(vit, structure)
     return structure
 
 
@@ -115,3 +117,43 @@ def _stem(vit: VisionTransformer, x: Tensor) -> Tensor:
 
 def _tail(vit: VisionTransformer, x: Tensor) -> Tensor:
     return vit.forward_head(vit.norm(x))
+
+
+def _rotatable(vit: VisionTransformer, structure: Structure) -> Rotatable:
+    """One stream from the patch embedding to the head, and the heads of every block."""
+    norms = {name: module for name, module in vit.named_modules() if name.endswith(("norm", "norm1", "norm2"))}
+    final = next((name for name in ("norm", "fc_norm") if not isinstance(norms[name], nn.Identity)), None)
+    fixed = next(
+        (
+            reason
+            for name, norm in norms.items()
+            if ".attn." not in name and ".mlp." not in name and (reason := obstacle(name, norm))
+        ),
+        "",
+    )
+    if not isinstance(vit.norm_pre, nn.Identity):
+        fixed = "norm_pre writes its channel-wise weights to the stream"
+    elif not isinstance(vit.patch_embed.norm, nn.Identity):
+        fixed = "patch_embed.norm writes its channel-wise weights to the stream"
+    elif "max" in vit.global_pool:
+        fixed = f"global_pool={vit.global_pool} takes the largest value of each channel"
+    writers, readers, heads = [Writer("patch_embed.proj")], [Reader(final, structure.head)], []
+    for index, module in enumerate(vit.blocks):
+        name, block = f"blocks.{index}", cast(Block, module)
+        attention = cast(Attention, block.attn)
+        gate = (f"{name}.attn.gate",) if attention.gate is not None else ()
+        first = tuple(layer for layer in structure.inputs if layer.startswith(f"{name}.mlp.fc1"))
+        if f"{name}.mlp.fc2" not in structure.inputs or not first:
+            fixed = f"{name}.mlp is a {type(block.mlp).__name__}, which has no fc1 or no fc2"
+        readers += [Reader(f"{name}.norm1", (f"{name}.attn.qkv", *gate)), Reader(f"{name}.norm2", first)]
+        for layer, scale in (("attn.proj", "ls1"), ("mlp.fc2", "ls2")):
+            scaled = not isinstance(getattr(block, scale), nn.Identity)
+            writers.append(Writer(f"{name}.{layer}", f"{name}.{scale}" if scaled else None))
+        qk = "" if isinstance(attention.q_norm, nn.Identity) else f"{name}.attn.q_norm stands between"
+        vo = "" if isinstance(attention.norm, nn.Identity) else f"{name}.attn.norm stands between"
+        vo = f"{name}.attn.gate multiplies channels" if gate else vo
+        heads.append(Heads(f"{name}.attn.qkv", f"{name}.attn.proj", attention.num_heads, attention.head_dim, qk, vo))
+    tokens = ("cls_token", "dist_token", "reg_token", "pos_embed")
+    tensors = tuple(name for name in tokens if getattr(vit, name, None) is not None)
+    stream = ResidualStream("blocks", vit.embed_dim, tuple(writers), tensors, tuple(readers), fixed)
+    return Rotatable((stream,), tuple(heads))

@@ -23,7 +23,7 @@ from vitq.config.search_path import ConfigPath
 from vitq.errors import ConfigError, Problem, unknown
 from vitq.planning.base_method import with_base
 from vitq.planning.compose_errors import HYDRA_ERRORS, explain
-from vitq.planning.overrides import launcher_overrides, override_text, parse_axes, parse_value
+from vitq.planning.overrides import launcher_overrides, override_text, parse_axes, parse_value, unheeded
 
 VERSION_BASE = "1.3"
 
@@ -46,7 +46,8 @@ class ConfigCell:
 class Primary:
     """A primary config before its product is taken.
 
-    axes: override key → values as text; those of the file in its order, then those of the command line.
+    axes: override key → values as text; those of the file in its order, then those of the command line. warnings: what
+    the file says and nobody heeds.
     """
 
     file: Path
@@ -54,6 +55,7 @@ class Primary:
     multirun: bool
     sweep: dict[str, Any]
     axes: dict[str, list[str]]
+    warnings: tuple[str, ...] = ()
 
     @property
     def swept(self) -> dict[str, list[str]]:
@@ -106,7 +108,10 @@ def load(file: Path, search_path: ConfigPath, overrides: Sequence[str] = (), mul
                 for key in several
             ]
         )
-    return Primary(file, search_path, multirun, {str(k): v for k, v in sweep.items()}, axes)
+    own_settings: Any = OmegaConf.to_container(OmegaConf.load(file))
+    settings = own_settings.get("hydra") if isinstance(own_settings, dict) else None
+    ignored = [f"{file}: {line}" for line in unheeded(settings)] if isinstance(settings, dict) else []
+    return Primary(file, search_path, multirun, {str(k): v for k, v in sweep.items()}, axes, tuple(ignored))
 
 
 def expand(primary: Primary) -> Iterator[ConfigCell]:

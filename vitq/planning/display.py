@@ -69,7 +69,8 @@ class Show:
     def skipped(self, run: PlannedRun) -> None:
         """A run has its result already."""
         self._end(run)
-        self._print_line(run, f"[dim]finished before, skipped ({run.signature})[/]")
+        other = f" by other code ({run.other_code}; --again computes it anew)" if run.other_code else ""
+        self._print_line(run, f"[dim]finished before{other}, skipped ({run.signature})[/]")
 
     def _end(self, run: PlannedRun) -> None:
         self.ended += 1

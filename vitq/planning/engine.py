@@ -58,6 +58,13 @@ class Engine:
 
         return misfits(config)
 
+    def warnings(self, config: RunConfig) -> list[str]:
+        """What is done to images and weights that nobody asked for, one line each; `config` has no problems."""
+        from vitq.data import warnings
+        from vitq.engine.network_checks import weight_warnings
+
+        return [*warnings(config), *weight_warnings(config)]
+
     def iterates(self, config: RunConfig) -> bool:
         """Whether an enabled step of the recipe heeds `method.iterations`."""
         if not config.method.steps:

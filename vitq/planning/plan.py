@@ -8,25 +8,34 @@ from dataclasses import dataclass, field
 from vitq.config import LauncherConfig, RunConfig
 from vitq.config.sweep import SweepConfig
 from vitq.job import provenance
+from vitq.planning import places
 from vitq.store import Store, SweepRecord
+from vitq.store.history import set_aside
 from vitq.store.records import Status
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run: its identity, its checked config, and how it is called where people look."""
+    """One run: its identity, its checked config, and how it is called where people look.
+
+    warnings: what is done to its images and weights that nobody asked for. other_code: how the code that made the
+    result of a finished run differs from today's.
+    """
 
     signature: str
     config: RunConfig
     label: str
     overrides: tuple[str, ...]
     done: bool
+    warnings: tuple[str, ...] = ()
+    other_code: str = ""
 
 
 @dataclass(frozen=True)
 class Plan:
     """Runs in order, no two alike. `sweep` is None for a run of its own; `cells`: size of the product before
-    exclusions and before equal runs became one; `warnings`: what is likely a mistake and stops nothing."""
+    exclusions and before equal runs became one; `warnings`: what is likely a mistake and stops nothing; `again`:
+    results that are there are set aside and computed anew."""
 
     runs: tuple[PlannedRun, ...]
     store: Store
@@ -35,6 +44,7 @@ class Plan:
     sweep: SweepConfig | None = None
     axes: dict[str, list[str]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    again: bool = False
 
     @property
     def name(self) -> str | None:
@@ -42,16 +52,24 @@ class Plan:
         return self.sweep.name if self.sweep else None
 
     def commit(self, command: str = "") -> None:
-        """Write the config of every unfinished run, and the sweep's record. Raises StoreError."""
+        """Write the config of every unfinished run, and the sweep's record. Raises StoreError.
+
+        A finished run keeps its record; where its images and weights lie today is noted in its config.
+        """
         for run in self.runs:
-            if run.done:
-                continue
             run_dir = self.store.run(run.signature)
+            if run.done:
+                places.renew(run_dir, run.config)
+                continue
+            if self.again:
+                set_aside(run_dir)
             run_dir.write_config(run.config.to_dict())
-            known = run_dir.status_hint()
+            known, told = run_dir.status_hint(), list(run.warnings)
             # Planned again by other code, and never begun: it is this code that the run was planned with.
             if known is None or (known.state == "planned" and known.code != provenance.code()):
-                run_dir.write_status(Status(state="planned", code=provenance.code()))
+                run_dir.write_status(Status(state="planned", code=provenance.code(), warnings=told))
+            elif known.warnings != told and known.state != "running":
+                run_dir.write_status(known.model_copy(update={"warnings": told}))
         if self.sweep:
             record = SweepRecord(
                 name=self.sweep.name,

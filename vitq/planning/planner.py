@@ -12,24 +12,30 @@ from vitq.config import BitsConfig, CalibConfig, LauncherConfig, RunConfig, sign
 from vitq.config.problems import merge
 from vitq.config.sweep import SweepConfig
 from vitq.errors import ConfigError, DataError, ModelError, Problem, under, unknown
-from vitq.planning import baseline, compose
+from vitq.job import provenance
+from vitq.planning import baseline, compose, places
 from vitq.planning.compose import ConfigCell, Primary
 from vitq.planning.engine import Engine, engine
 from vitq.planning.launcher import LAUNCHERS
 from vitq.planning.plan import Plan, PlannedRun
 from vitq.planning.unread import Unread
-from vitq.store import Store
+from vitq.store import RunDir, Store
 
 T = TypeVar("T")
 
 
-def make(primary: Primary, name: str | None = None, watch: Callable[[int], None] = lambda cells: None) -> Plan:
+def make(
+    primary: Primary,
+    name: str | None = None,
+    watch: Callable[[int], None] = lambda cells: None,
+    again: bool = False,
+) -> Plan:
     """Expand a primary config and check every run. Raises ConfigError with all problems of all runs.
 
     name: sweep name where the config has no `sweep` section; None for a single run. watch: called with the number of
-    cells looked at so far.
+    cells looked at so far. again: finished runs are executed once more.
     """
-    planner = Planner(primary, name)
+    planner = Planner(primary, name, again)
     for number, cell in enumerate(compose.expand(primary), 1):
         watch(number)
         planner.add(cell)
@@ -43,7 +49,7 @@ class Planner:
     is there already or has its result.
     """
 
-    def __init__(self, primary: Primary, name: str | None = None):
+    def __init__(self, primary: Primary, name: str | None = None, again: bool = False):
         self._primary = primary
         self._facts = _Facts(engine())
         self._unread = Unread()
@@ -51,6 +57,9 @@ class Planner:
         # (label of a run, problem); problems of the sweep itself have no run.
         self._problems: list[tuple[str, Problem]] = []
         self._runs: dict[str, PlannedRun] = {}
+        self._refused: list[tuple[str, str]] = []
+        self._again = again
+        self._hits: set[int] = set()  # entries of sweep.exclude that leave out a cell
         self._stores: dict[str, Store] = {}
         self._launchers: list[LauncherConfig] = []
         # Name of each recipe → options of the group `method` that chose it.
@@ -80,15 +89,17 @@ class Planner:
         self._check_one("runs_dir", list(self._stores))
         self._check_one("launcher", [launcher.name for launcher in self._launchers])
         self._reject("", self._unread.problems())
-        warnings = self._resolve_baseline()
+        warnings = (*self._primary.warnings, *self._resolve_baseline(), *self._idle_exclusions())
         if not self._problems and not self._runs:
             text = "the sweep has no runs: `sweep.exclude` leaves out every cell"
             self._reject("", [Problem(text, "sweep.exclude", self._primary.sweep.get("exclude"))])
         if self._problems:
-            raise ConfigError(merge(self._problems, self._cells))
+            raise ConfigError(merge(self._problems, self._cells), self._refused)
+        warnings += tuple(dict.fromkeys(line for run in self._runs.values() for line in run.warnings))
         store = next(iter(self._stores.values()))
         runs = tuple(self._runs.values())
-        return Plan(runs, store, self._launchers[0], self._cells, self._sweep, self._primary.swept, warnings)
+        swept = self._primary.swept
+        return Plan(runs, store, self._launchers[0], self._cells, self._sweep, swept, warnings, self._again)
 
     def _reject(self, label: str, problems: list[Problem]) -> None:
         self._problems += [(label, problem) for problem in problems]
@@ -102,12 +113,14 @@ class Planner:
         if self._sweep is None or cell.problem is not None:
             return False
         try:
-            return self._sweep.excludes(cell.choices, cell.raw)
+            hits = self._sweep.matching(cell.choices, cell.raw)
         except KeyError as error:
             valid = [*cell.choices, *cell.raw]
             wrong = unknown("key", error.args[0], valid, "Dotted keys work too.")
             self._reject("", [under("sweep.exclude", wrong)])
             return False
+        self._hits.update(index for index, hit in enumerate(hits) if hit)
+        return any(hits)
 
     def _note_sweep_wide(self, cell: ConfigCell, config: RunConfig) -> None:
         """What a sweep has one of (store, launcher), and what its baseline is chosen from."""
@@ -121,10 +134,14 @@ class Planner:
         sign = signature(config)
         if sign in self._runs:
             return []
-        done = not problems and self._stores[config.runs_dir].run(sign).is_done()
+        done = not problems and not self._again and self._stores[config.runs_dir].run(sign).is_done()
         more = [] if done else [line for line in self._facts.check(config) if line not in problems]
         if not problems and not more:
-            self._runs[sign] = PlannedRun(sign, config, label, cell.overrides, done)
+            warnings = () if done else self._facts.warnings(config)
+            other = _other_code(self._stores[config.runs_dir].run(sign)) if done else ""
+            self._runs[sign] = PlannedRun(sign, config, label, cell.overrides, done, warnings, other)
+        else:
+            self._refused.append((sign, label))
         self._unread.look(cell.overrides, config, done)
         return more
 
@@ -132,6 +149,11 @@ class Planner:
         if len(several) > 1:
             text = f"one sweep uses one, found {', '.join(several)}; start them as separate sweeps"
             self._reject("", [under(key, Problem(text, value=several))])
+
+    def _idle_exclusions(self) -> list[str]:
+        entries = enumerate(self._sweep.exclude if self._sweep else ())
+        idle = [json.dumps(entry) for index, entry in entries if index not in self._hits]
+        return [f"sweep.exclude: {entry} matches no cell of this sweep, and leaves out none" for entry in idle]
 
     def _resolve_baseline(self) -> tuple[str, ...]:
         """The sweep's baseline as results name it; warnings."""
@@ -141,6 +163,11 @@ class Planner:
         self._reject("", [chosen.problem] if chosen.problem else [])
         self._sweep = dataclasses.replace(self._sweep, baseline=chosen.name)
         return (chosen.warning,) if chosen.warning else ()
+
+
+def _other_code(run_dir: RunDir) -> str:
+    result = run_dir.read_result()
+    return provenance.other_code(result.provenance.code) if result else ""
 
 
 def _parse(cell: ConfigCell, engine: Engine) -> tuple[RunConfig | None, list[Problem]]:
@@ -162,20 +189,11 @@ def _parse(cell: ConfigCell, engine: Engine) -> tuple[RunConfig | None, list[Pro
     if config.method.iterations is not None and not engine.iterates(config):
         # One run, whatever a sweep over learning methods asks of these.
         config = dataclasses.replace(config, method=dataclasses.replace(config.method, iterations=None))
-    return _absolute(config), problems
-
-
-def _absolute(config: RunConfig) -> RunConfig:
-    """Paths that exist here become absolute: the job may start in another folder. Others (URLs, `hfds/…`) stay."""
-
-    def absolute(text: str | None) -> str | None:
-        path = Path(text).expanduser() if text else None
-        return str(path.absolute()) if path and path.exists() else text
-
-    data = dataclasses.replace(config.data, root=absolute(config.data.root), class_map=absolute(config.data.class_map))
-    model = dataclasses.replace(config.model, checkpoint=absolute(config.model.checkpoint))
+    # Which images are scored has a meaning where not all are.
+    choice = None if config.data.eval_limit is None else config.data.eval_choice or "spread"
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, eval_choice=choice))
     runs_dir = str(Path(config.runs_dir).expanduser().absolute())
-    return dataclasses.replace(config, data=data, model=model, runs_dir=runs_dir)
+    return dataclasses.replace(places.absolute(config), runs_dir=runs_dir), problems
 
 
 class _Facts:
@@ -209,6 +227,11 @@ class _Facts:
         network_key = (config.model, config.data.num_classes)
         network: list[Problem] = self._once("network", network_key, lambda: self.engine.network_problems(config))
         return [*recipe, *network] or self._once("misfits", asked, lambda: self.engine.misfits(config))
+
+    def warnings(self, config: RunConfig) -> tuple[str, ...]:
+        """What is done to images and weights that nobody asked for, of a config that has no problems."""
+        asked = (config.model, config.data, config.calib, config.seed, config.method.quantizes)
+        return tuple(self._once("warnings", asked, lambda: self.engine.warnings(config)))
 
     def _once(self, what: str, asked: Any, answer: Callable[[], T]) -> T:
         """The answer to a question already put, or the same error again."""

@@ -84,9 +84,8 @@ def shapes_of(model: QuantizedModel, image: Tensor) -> dict[str, torch.Size]:
 
 
 def blank(config: RunConfig, device: torch.device) -> Tensor:
-    """One black image (1, 3, S, S) of the model's input size."""
-    size = config.model.input_size
-    return torch.zeros(1, 3, size, size, device=device)
+    """One black image (1, C, H, W) of the model's input size."""
+    return torch.zeros(1, *config.model.image_shape, device=device)
 
 
 def _row(site: Site, quantizer: Quantizer | None, error: _Error) -> dict[str, object]:

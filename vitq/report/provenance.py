@@ -42,6 +42,8 @@ def provenance(store: Store, record: SweepRecord, df: pd.DataFrame, host: bool =
         model, data = result.config.get("model", {}), result.config.get("data", {})
         add("weights", f"{model.get('name')}: {model.get('weights') or 'no checkpoint file'}")
         add("data", f"{data.get('name')}: {data.get('fingerprint') or 'no fingerprint'}")
+        for line in result.warnings:
+            add("warning", f"{result.signature}: {line}")
         if result.nonfinite:
             add("not finite", f"{result.signature}: {', '.join(result.nonfinite)}")
     return [(fact, list(values)) for fact, values in facts.items()]

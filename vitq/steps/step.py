@@ -68,8 +68,15 @@ class Workspace:
         """teacher: of a copy of the model as it was before the first step; None where no step needs it."""
         self.model, self.calib, self.config, self.device, self.progress = model, calib, config, device, progress
         self.checkpoint, self.memory, self._teacher = checkpoint, memory, teacher
+        # What turned the channels of the teacher's activations since it was loaded (step `rotate`).
+        self.coordinates: tuple[Hashable, ...] = ()
         self.curves: dict[str, list[Tensor]] = {}
         self.artifacts: dict[str, pd.DataFrame] = {}
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a step of the recipe needs the full-precision model, so that `teacher` is there."""
+        return self._teacher is not None
 
     @property
     def teacher(self) -> Structure:

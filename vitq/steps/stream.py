@@ -130,7 +130,7 @@ def _teacher(work: Workspace) -> Hashable:
     config, calib = work.config, work.calib
     model = json.dumps(canonical(config)["model"], sort_keys=True)
     images = calib.fingerprint, len(calib), calib.mean, calib.std, config.calib.batch_size
-    return "teacher", model, config.data.num_classes, images, str(work.device), config.calib.cache
+    return "teacher", model, config.data.num_classes, images, str(work.device), config.calib.cache, work.coordinates
 
 
 def _room(work: Workspace, shape: tuple[int, ...]) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitq.config import RunConfig
@@ -67,6 +67,14 @@ def as_rows(layer: Layer, x: Tensor) -> Tensor:
 def put_weight(layer: Layer, weight: Tensor) -> None:
     """Give a layer a weight matrix (O, I) of any float type, as a new tensor."""
     layer.weight.data = weight.to(layer.weight.dtype).view_as(layer.weight).contiguous()
+
+
+def add_bias(layer: Layer, shift: Tensor) -> None:
+    """Add (O,) to a layer's bias, as a new tensor; one that has none gets one where the shift is not zero."""
+    if layer.bias is None and not bool(shift.any()):
+        return
+    bias = torch.zeros_like(shift) if layer.bias is None else layer.bias.double()
+    layer.bias = nn.Parameter((bias + shift).to(layer.weight.dtype), requires_grad=False)
 
 
 def damped(gram: Tensor, ridge: float) -> Tensor:

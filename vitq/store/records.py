@@ -9,7 +9,16 @@ from datetime import UTC, datetime
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 # Version of the record's shape. (What a config means has its own version: vitq.config.SCHEMA_VERSION.)
 RESULT_VERSION = 1
@@ -117,6 +126,9 @@ class Provenance(Record):
 class Result(Record):
     """The record of one finished run. NaN and infinities become null on construction, named in `nonfinite`.
 
+    warnings: what a reader of the figures should know (images left out, weights resampled …), one line each; no key
+    where there is nothing.
+
     Raises pydantic.ValidationError (a ValueError) when a field is missing, unknown or of the wrong type.
     """
 
@@ -130,6 +142,14 @@ class Result(Record):
     memory: Memory
     provenance: Provenance
     nonfinite: list[str] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
+
+    @model_serializer(mode="wrap")
+    def _without_none_to_tell(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = plain(self)
+        if not self.warnings:  # as records were before there were any
+            del found["warnings"]
+        return found
 
     @model_validator(mode="before")
     @classmethod
@@ -156,7 +176,7 @@ class Status(Record):
     attempt: 1 for the first execution, counting up with each retry.
     stage, done, total, note: the current stage and its units, begun at stage_at.
     error: one line; traceback: the whole text. timed_out: time limits ended it.
-    code: what the run was planned with (`vitq.job.provenance.code`).
+    code: what the run was planned with (`vitq.job.provenance.code`). warnings: what its plan had to say.
     """
 
     state: State
@@ -174,6 +194,7 @@ class Status(Record):
     traceback: str | None = None
     timed_out: bool = False
     code: dict[str, str | None] | None = None
+    warnings: list[str] = Field(default_factory=list)
 
     @field_validator("error")
     @classmethod

@@ -45,25 +45,25 @@ def save_onnx(packed: Packed, path: Path, int4: bool = False) -> Written:
     DeployError: onnx is not installed, or the checker refuses.
     """
     model, products = integer_form(packed.model)
-    proto = _exported(model, packed.config.model.input_size)
+    proto = _exported(model, packed.config.model.image_shape)
     narrow, wide = store_int4(proto) if int4 else ([], {})
     write_bytes(path, _checked(proto))
     return Written(products, narrow, wide)
 
 
-def export(model: nn.Module, size: int) -> bytes:
-    """A model of images (B, 3, size, size) as ONNX bytes, checked. Raises DeployError."""
-    return _checked(_exported(model, size))
+def export(model: nn.Module, image: tuple[int, int, int]) -> bytes:
+    """A model of images (B, *image) as ONNX bytes, checked. Raises DeployError."""
+    return _checked(_exported(model, image))
 
 
-def _exported(model: nn.Module, size: int) -> ModelProto:
+def _exported(model: nn.Module, image: tuple[int, int, int]) -> ModelProto:
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401 - what torch's exporter needs
     except ImportError as error:
         raise DeployError(f"ONNX needs {error.name}; pip install 'vitq[deploy]'") from error
     # Two images: an export with one would fix the batch to one.
-    images = torch.zeros(2, 3, size, size)
+    images = torch.zeros(2, *image)
     batch = torch.export.Dim("batch", min=1, max=4096)
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(

@@ -1,0 +1,197 @@
+"""What lies in a split, as people have it: links, hidden folders, other suffixes, label files, class maps."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from tests.errors import is_about, refuses
+from tests.image_folders import Make, write_image
+from vitq.data import describe, eval_set, listing, problems, warnings
+from vitq.data.opening import open_source
+from vitq.errors import DataError
+from vitq.progress import Progress
+
+
+@pytest.mark.parametrize("target", ["/nowhere/x.png", "gone.png"])
+def test_a_link_that_leads_nowhere_is_named(make: Make, root: Path, target: str) -> None:
+    (root / "val" / "n1" / "gone.png").symlink_to(target)
+    with refuses(DataError, value=["n1/gone.png"]):
+        describe(make(data={"root": str(root)}))
+
+
+def test_a_class_folder_that_is_a_dangling_link_is_named(make: Make, root: Path) -> None:
+    (root / "val" / "n4").symlink_to("/nowhere/n4")
+    with refuses(DataError, value=["n4"]):
+        describe(make(data={"root": str(root)}))
+
+
+def test_a_circle_of_links_is_named_and_other_links_are_followed(make: Make, root: Path, tmp_path: Path) -> None:
+    before = describe(make(data={"root": str(root)}))
+    (root / "val" / "n1").rename(tmp_path / "n1")
+    (root / "val" / "n1").symlink_to(tmp_path / "n1")
+    assert describe(make(data={"root": str(root)})) == before
+    (tmp_path / "n1" / "up").symlink_to(root / "val")
+    with refuses(DataError, value=str(root / "val" / "n1" / "up")):
+        describe(make(data={"root": str(root)}))
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(make: Make, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("n2"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(listing.os, "scandir", refuse)
+    with refuses(DataError, value=str(root / "train" / "n2")) as raised:
+        describe(make(data={"root": str(root)}))
+    assert "Permission denied" in str(raised.value)
+
+
+def test_what_is_left_out_is_counted_and_changes_nothing(make: Make, root: Path) -> None:
+    before = describe(make(data={"root": str(root)}))
+    assert warnings(make(data={"root": str(root)})) == []
+    shutil.copytree(root / "val" / "n1", root / "val" / "n1" / ".ipynb_checkpoints")
+    for name in ("a.webp", "b.webp", "._img8.png", ".DS_Store", "Thumbs.db", "notes"):
+        (root / "val" / "n2" / name).write_bytes(b"")
+    config = make(data={"root": str(root)})
+    assert describe(config) == before
+    assert problems(config) == []
+    other, hidden = warnings(config)
+    assert "3 files" in other
+    assert "2 .webp, 1 no suffix" in other
+    assert "n1/.ipynb_checkpoints, n2/._img8.png" in hidden
+
+
+def test_a_hidden_class_that_the_map_names_counts(make: Make, root: Path, tmp_path: Path) -> None:
+    (root / "val" / "n1").rename(root / "val" / ".n1")
+    (tmp_path / "map.txt").write_text("n1\n.n1\nn2\nn10\n")
+    assert describe(make(data={"root": str(root), "class_map": str(tmp_path / "map.txt")})).eval_images == 6
+
+
+def test_gray_images_of_16_bits_are_scaled(make: Make, root: Path) -> None:
+    deep = root.parent / "deep"
+    shutil.copytree(root, deep)
+    for path in deep.glob("*/*/*.png"):
+        gray = np.asarray(Image.open(path).convert("L"))
+        Image.fromarray(gray).save(root / path.relative_to(deep))
+        Image.fromarray(gray.astype(np.uint16) * 257).save(path)
+    shallow, scaled = (eval_set(make(data={"root": str(place)}), Progress()) for place in (root, deep))
+    assert np.array_equal(shallow.images, scaled.images)
+    assert warnings(make(data={"root": str(root)})) == []
+    assert all("16 bits" in line for line in warnings(make(data={"root": str(deep)})))
+    # Same names; sizes made equal: what was clipped before has another identity than what is scaled.
+    plain = open_source(make(data={"root": str(root)}).data, "val")
+    assert open_source(make(data={"root": str(deep)}).data, "val").fingerprint != plain.fingerprint
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pixels_without_a_known_white_are_refused(mode: str) -> None:
+    from vitq.data.pixels import to_mode
+
+    with refuses(ValueError, value=mode):
+        to_mode(Image.new(mode, (4, 4), 70000), "RGB")
+
+
+@pytest.fixture
+def flat(root: Path) -> Path:
+    """The folder's val split as ImageNet comes: images in no class folder, of classes n2 n10 n1 n10 n2 n1."""
+    for number, name in enumerate(("n2", "n10", "n1", "n10", "n2", "n1"), 1):
+        source = sorted((root / "val" / name).iterdir())[0]
+        source.rename(root / "val" / f"ILSVRC2012_val_{number:08d}.png")
+    for name in ("n1", "n2", "n10"):
+        (root / "val" / name).rmdir()
+    return root
+
+
+EXPECTED = [1, 2, 0, 2, 1, 0]
+
+
+def _devkit(folder: Path) -> None:
+    """ILSVRC ids in another order than the names, and inner nodes of WordNet, as in the development kit."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [(7, "n10"), (3, "n2"), (5, "n1"), (1001, "n0")]
+    kind = [("ILSVRC2012_ID", "O"), ("WNID", "O")]
+    savemat(
+        folder / "meta.mat", {"synsets": np.array([(number, name) for number, name in rows], dtype=kind).reshape(-1, 1)}
+    )
+    (folder / "ILSVRC2012_validation_ground_truth.txt").write_text("3\n7\n5\n7\n3\n5\n")
+
+
+def _kaggle(folder: Path) -> None:
+    names = ("n2", "n10", "n1", "n10", "n2", "n1")
+    rows = [f"ILSVRC2012_val_{number:08d},{name} 1 2 3 4 {name} 5 6 7 8 " for number, name in enumerate(names, 1)]
+    (folder / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *reversed(rows)]) + "\n")
+
+
+@pytest.mark.parametrize("below", ["", "ILSVRC2012_devkit_t12/data"])
+def test_imagenets_flat_validation_folder_with_the_development_kit(make: Make, flat: Path, below: str) -> None:
+    _devkit(flat / below)
+    config = make(data={"root": str(flat)})
+    assert problems(config) == []
+    assert eval_set(config, Progress()).labels.tolist() == EXPECTED
+
+
+def test_imagenets_flat_validation_folder_with_kaggles_labels_far_above(make: Make, flat: Path) -> None:
+    place = flat.parent / "ILSVRC" / "Data" / "CLS-LOC"
+    place.parent.mkdir(parents=True)
+    flat.rename(place)
+    _kaggle(flat.parent)
+    config = make(data={"root": str(place)})
+    assert problems(config) == []
+    assert eval_set(config, Progress()).labels.tolist() == EXPECTED
+
+
+def test_a_label_file_of_ones_own(make: Make, flat: Path, tmp_path: Path) -> None:
+    lines = [f"ILSVRC2012_val_{n:08d}.png {name}" for n, name in enumerate(("n2", "n10", "n1", "n10", "n2", "n1"), 1)]
+    (tmp_path / "labels.txt").write_text("\n".join(lines))
+    config = make(data={"root": str(flat), "labels": str(tmp_path / "labels.txt")})
+    assert eval_set(config, Progress()).labels.tolist() == EXPECTED
+    (tmp_path / "labels.txt").write_text("\n".join(lines[1:]))
+    with refuses(DataError, key="data.labels", value=["ILSVRC2012_val_00000001.png"]):
+        describe(config)
+
+
+def test_a_flat_folder_without_labels_and_images_beside_class_folders(make: Make, flat: Path) -> None:
+    names = [f"ILSVRC2012_val_{number:08d}.png" for number in range(1, 7)]
+    with refuses(DataError, key="data.labels", value=names):
+        describe(make(data={"root": str(flat)}))
+    write_image(flat / "train" / "stray.png", 3)
+    with refuses(DataError, key="data.labels", value=["stray.png"]):
+        describe(make(data={"root": str(flat)}))
+
+
+def test_a_label_file_that_is_too_short_or_has_no_meta(make: Make, flat: Path) -> None:
+    _devkit(flat)
+    (flat / "meta.mat").unlink()
+    with refuses(DataError, key="data.labels", value=str(flat / "meta.mat")):
+        describe(make(data={"root": str(flat)}))
+    _devkit(flat)
+    (flat / "ILSVRC2012_validation_ground_truth.txt").write_text("3\n7\n")
+    with refuses(DataError, key="data.labels", value=2, valid=[6]):
+        describe(make(data={"root": str(flat)}))
+
+
+@pytest.mark.parametrize(
+    "text", ["\ufeffn1\nn2\nn10\n", "n1\r\nn2\r\nn10\r\n\r\n", "n1 tench, Tinca tinca\nn2 goldfish\nn10 a shark\n"]
+)
+def test_class_maps_as_editors_and_kaggle_write_them(make: Make, root: Path, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "map.txt"
+    path.write_text("n1\nn2\nn10\n")
+    plain = describe(make(data={"root": str(root), "class_map": str(path)}))
+    path.write_bytes(text.encode())
+    assert describe(make(data={"root": str(root), "class_map": str(path)})) == plain
+
+
+def test_a_class_of_one_split_alone_is_named(make: Make, root: Path) -> None:
+    write_image(root / "val" / "n7" / "a.png", 0)
+    (problem,) = problems(make(data={"root": str(root), "num_classes": 4}))
+    assert is_about(problem, "data.class_map", ["n7"])

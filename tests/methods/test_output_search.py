@@ -1,0 +1,184 @@
+"""Output search: the error that it minimizes is the product's, and no site is worse than calibrated."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.errors import refuses
+from tests.tiny import part, run, tiny
+from vitq.config import RunConfig
+from vitq.methods.adalog import AdaLogQuantizer
+from vitq.methods.output_search import OutputSearch, _arriving, _error, search_site
+from vitq.quant.layers import QuantLinear, QuantMatmul
+from vitq.quant.site import Site
+from vitq.steps import Workspace
+from vitq.steps.layer_walk import NetworkWalk, quantized_walk
+
+CALIBRATE = {"do": "calibrate", "sites": "activations", "input": "quantized"}
+KINDS = ["probs", "value", "query", "key", "post_norm", "attn_out", "post_gelu"]
+
+
+def method(probs: dict[str, Any], **others: Any) -> dict[str, Any]:
+    uniform = {"quantizer": "uniform", "granularity": "tensor", "range": "minmax"}
+    return {"kinds": {"default": uniform, "probs": {"range": "mse", **probs}, **others}, "steps": {}}
+
+
+def in_block(work: Workspace, index: int = 1) -> NetworkWalk:
+    """The quantized network in front of a block."""
+    walk = quantized_walk(work)
+    for segment in range(index):
+        walk.enter(segment)
+        walk.advance()
+    walk.enter(index)
+    return walk
+
+
+def reference(product: QuantLinear | QuantMatmul, site: Site, operands: tuple[Tensor, ...], by_head: bool) -> Tensor:
+    """The squared error of the product written out, float64."""
+    if isinstance(product, QuantLinear):
+        difference = site(operands[0]).double() - operands[0].double()
+        total: Tensor = (difference @ product.weight.double().T).square().sum()
+        return total.view(1)
+    left, right = operands
+    transposed = site.kind in ("query", "key")
+    noisy_left, noisy_right = product.left_site(left).double(), product.right_site(right).double()
+    exact = (left.double(), noisy_right) if site is product.left_site else (noisy_left, right.double())
+    noisy, wanted = (a @ (b.transpose(-2, -1) if transposed else b) for a, b in ((noisy_left, noisy_right), exact))
+    error: Tensor = (noisy - wanted).square().sum(dim=(0, 2, 3))
+    return error if by_head else error.sum().view(1)
+
+
+def product_of(work: Workspace, kind: str) -> tuple[QuantLinear | QuantMatmul, Site]:
+    place = {
+        "probs": "attn.context", "value": "attn.context", "query": "attn.scores", "key": "attn.scores",
+        "post_norm": "attn.qkv", "attn_out": "attn.proj", "post_gelu": "mlp.fc2",
+    }[kind]  # fmt: skip
+    product = part(work.model.model, f"blocks.0.{place}")
+    sites = [s for s in work.model.sites.values() if s.name.startswith(f"blocks.0.{place}.") and s.kind == kind]
+    return product, sites[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_the_error_is_that_of_the_product(workspace: Callable[..., Workspace], kind: str) -> None:
+    work = workspace(tiny("vit"), method({"quantizer": "adalog"}), activation=3)
+    run(work, CALIBRATE)
+    product, site = product_of(work, kind)
+    walk = in_block(work)
+    operands, transposed = _arriving(walk, product, 6)
+    assert len(operands[0]) == 6
+    assert transposed == (kind in ("query", "key"))
+    x, error = _error(product, site, operands, transposed)
+    assert site.quantizer is not None
+    expected = reference(product, site, operands, by_head=isinstance(product, QuantMatmul))
+    assert torch.allclose(error(site.quantizer(x)), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "head"])
+@pytest.mark.parametrize("quantizer", ["adalog", "log2", "log_sqrt2", "uniform"])
+@torch.no_grad()
+def test_no_site_is_worse_than_calibrated(
+    workspace: Callable[..., Workspace], quantizer: str, granularity: str
+) -> None:
+    work = workspace(tiny("vit"), method({"quantizer": quantizer, "granularity": granularity}), activation=3)
+    run(work, CALIBRATE)
+    by_head, lowered = granularity == "head", 0
+    for kind in KINDS:
+        product, site = product_of(work, kind)
+        walk = in_block(work)
+        operands, _ = _arriving(walk, product, None)
+        before = reference(product, site, operands, by_head and kind == "probs")
+        search_site(OutputSearch(do="output_search", images=None, kinds=(kind,)), walk, product, site)
+        after = reference(product, site, operands, by_head and kind == "probs")
+        assert bool((after <= before * 1.0001).all()), kind
+        lowered += int(bool((after < 0.99 * before).any()))
+        codes = site.quantizer.encode(operands[0] if site in _left(product) else operands[1])  # type: ignore[union-attr]
+        assert int(codes.min()) >= 0
+        assert int(codes.max()) < 8
+    assert lowered >= 4
+
+
+def _left(product: QuantLinear | QuantMatmul) -> tuple[Site, ...]:
+    return (product.left_site,) if isinstance(product, QuantMatmul) else (product.input_site,)
+
+
+@torch.no_grad()
+def test_the_coarse_grid_is_searched_exhaustively(workspace: Callable[..., Workspace]) -> None:
+    work = workspace(tiny("vit"), method({"quantizer": "adalog", "options": {"tables": "exact"}}), activation=3)
+    run(work, CALIBRATE)
+    product, site = product_of(work, "probs")
+    walk = in_block(work)
+    operands, _ = _arriving(walk, product, None)
+    search_site(OutputSearch(do="output_search", images=None, rounds=0), walk, product, site)
+    quantizer = site.quantizer
+    assert isinstance(quantizer, AdaLogQuantizer)
+    found = float(reference(product, site, operands, by_head=False))
+    kept = quantizer.base.clone(), quantizer.scale.clone()
+    high = float(operands[0].max())
+    for octaves, scale in itertools.product(
+        [2 ** (k / 2) for k in range(-4, 5)], [2 ** (-4 + 0.75 * k) for k in range(7)]
+    ):
+        quantizer.base = torch.tensor([round(octaves * 37)]).float()
+        quantizer.scale = torch.tensor([high * scale])
+        assert float(reference(product, site, operands, by_head=False)) >= found * 0.9999
+    quantizer.base, quantizer.scale = kept
+
+
+@pytest.mark.parametrize("zeros", [True, False])
+@torch.no_grad()
+def test_the_zero_code_is_kept_where_it_is_better(workspace: Callable[..., Workspace], zeros: bool) -> None:
+    """Two bits. Half of all values zero: a zero code; four powers of one base: none."""
+    work = workspace(tiny("vit"), method({"quantizer": "adalog", "options": {"tables": "exact"}}), activation=2)
+    run(work, CALIBRATE)
+    product, site = product_of(work, "probs")
+    assert isinstance(product, QuantMatmul)
+    walk = in_block(work)
+    powers = torch.tensor([1.0, 0.25, 0.0, 0.0] if zeros else [1.0, 0.25, 0.0625, 0.015625])
+    (probs, _), _ = _arriving(walk, product, None)
+    forced = powers.repeat(probs.numel() // 4 + 1)[: probs.numel()].view_as(probs)
+    handle = product.register_forward_pre_hook(lambda _, args: (forced[: len(args[0])], args[1]), prepend=True)
+    search_site(OutputSearch(do="output_search", images=None, zero_code="search", rounds=3), walk, product, site)
+    handle.remove()
+    assert site.quantizer is not None
+    assert site.quantizer.settings["zero_code"] == zeros
+    error = (site.quantizer(forced) - forced).abs().max()
+    assert error < 0.05
+
+
+@torch.no_grad()
+def test_the_whole_step_lowers_the_error_of_attention(workspace: Callable[..., Workspace]) -> None:
+    def error(*steps: dict[str, Any]) -> float:
+        work = workspace(tiny("swin"), method({"quantizer": "adalog"}), activation=3)
+        exact = work.teach(torch.cat(list(work.batches())))
+        run(work, CALIBRATE, *steps)
+        return float((work.model(torch.cat(list(work.batches()))) - exact).square().mean())
+
+    assert error({"do": "output_search", "kinds": KINDS, "images": None}) < error()
+
+
+def test_problems_are_found_in_the_plan() -> None:
+    def found(**options: Any) -> list[tuple[str, object]]:
+        plain = {"name": "t", **method({"quantizer": "sulq"}, value={"quantizer": "uniform"})}
+        config, problems = RunConfig.parse({"model": {"name": "tiny"}, "data": {"name": "random"}, "method": plain})
+        assert config is not None, problems
+        return [(p.key, p.value) for p in OutputSearch(do="output_search", **options).check(config)]
+
+    assert found(kinds=("value",)) == []
+    assert found(kinds=("probs",)) == [("", "sulq")]
+    assert ("kinds", "weight") in found(kinds=("weight",))
+    assert found(kinds=("value",), images=0, rounds=-1) == [("images", 0), ("rounds", -1)]
+
+
+@torch.no_grad()
+def test_channel_wise_sites_are_refused(workspace: Callable[..., Workspace]) -> None:
+    channelwise = {"quantizer": "uniform", "granularity": "channel", "range": "minmax"}
+    work = workspace(tiny("vit"), method({"quantizer": "adalog"}, post_norm=channelwise), activation=4)
+    run(work, CALIBRATE)
+    with refuses(ValueError, key="granularity", value="channel", valid=["tensor", "head"]):
+        run(work, {"do": "output_search", "kinds": ["post_norm"]})

@@ -1,0 +1,275 @@
+"""The images of one split, listed: in a folder, or in a .tar of one.
+
+The rules are those of timm's readers (a test compares the two): PNG and JPEG by their suffix; the class is the name of
+the folder that holds the image. What timm reads and no data set means is left out and named (hidden folders), what it
+drops is named (other suffixes), and what cannot be read at all is an error (links that lead nowhere or in a circle).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tarfile
+from collections import Counter
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vitq.errors import DataError
+
+EXTENSIONS = frozenset((".png", ".jpg", ".jpeg"))
+SYNONYMS = (("train", "training"), ("val", "valid", "validation", "eval", "evaluation"))
+# On a network file system the time goes into waiting for one answer per file.
+_THREADS = 16
+_SHOWN = 3
+# Files that systems leave everywhere.
+_LITTER = frozenset(("thumbs.db", "desktop.ini"))
+# Bytes of a PNG up to its bit depth and colour type.
+_PNG_HEAD = 26
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Images of one split, sorted by name.
+
+    place: the split's folder, or the archive and the folder in it. names: paths below it; sizes: in bytes; classes:
+    folder names. sixteen: names of gray images with 16 bits, which are scaled to 8. left_out: what was not taken, in
+    words. archive: the .tar and where in it each image begins; None for a folder.
+    """
+
+    place: str
+    names: list[str]
+    sizes: list[int]
+    classes: list[str]
+    sixteen: frozenset[str] = frozenset()
+    left_out: tuple[str, ...] = ()
+    archive: tuple[str, list[int]] | None = None
+
+    def read(self, index: int) -> bytes:
+        """The file of one image. Raises OSError."""
+        if self.archive is None:
+            return Path(self.place, self.names[index]).read_bytes()
+        with open(self.archive[0], "rb") as file:
+            file.seek(self.archive[1][index])
+            return file.read(self.sizes[index])
+
+
+@dataclass
+class _Found:
+    images: list[tuple[str, int, str]] = field(default_factory=list)  # path, size, class
+    sixteen: set[str] = field(default_factory=set)
+    others: Counter[str] = field(default_factory=Counter)
+    hidden: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+
+
+def split_folder(root: str, split: str) -> Path:
+    """Folder of a split. Raises DataError that lists the folders that exist when the split has none."""
+    base = Path(root).expanduser()
+    if not base.is_dir():
+        text = f"data.root={root!r} is not a folder; set data.root to the folder that holds the splits"
+        raise DataError(text, "data.root", root)
+    for name in synonyms(split):
+        place = base / name
+        if place.is_dir():
+            return place
+    raise no_split(root, split)
+
+
+def no_split(root: str, split: str) -> DataError:
+    """The error of a root without a folder for a split; it lists the folders that exist."""
+    found = sorted(entry.name for entry in _entries(str(Path(root).expanduser())) if _is_dir(entry))
+    return DataError(
+        f"data.root={root!r} has no split {split!r}; folders there: {', '.join(found[:20]) or 'none'}; "
+        "set data.calib_split and data.eval_split",
+        value=split,
+        valid=found,
+    )
+
+
+def synonyms(split: str) -> list[str]:
+    """Folder names that a split may have, the given one first."""
+    names = next((group for group in SYNONYMS if split in group), ())
+    return list(dict.fromkeys((split, *names)))
+
+
+def stamp(folder: Path) -> tuple[int, int]:
+    """Changes when an image is added to, or removed from, a split or its class folders: a cheap question."""
+    entries = _entries(str(folder))
+    return (folder.stat().st_mtime_ns, sum(e.stat().st_mtime_ns for e in entries if _is_dir(e)))
+
+
+def list_folder(place: Path, named: Collection[str] = ()) -> Listing:
+    """All images below a folder. named: classes of a map, which count even where their folder is hidden.
+
+    Raises DataError: no image, a folder that cannot be read, links that lead nowhere or back.
+    """
+    folder = str(place)
+    hidden: list[str] = []
+    places = list(_folders(folder, (), named, hidden))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        parts = list(pool.map(lambda place: _look(place, folder), places))
+    start = len(folder.rstrip(os.sep)) + 1
+    broken = sorted(path[start:] for part in parts for path in part.broken)
+    if broken:
+        raise DataError(
+            f"{folder!r}: {len(broken)} links lead to no file: {_some(broken)}; bring back what they point to (`git "
+            "annex get`, `dvc pull`, a purged scratch), or remove them",
+            value=broken,
+        )
+    images = sorted(image for part in parts for image in part.images)
+    _some_images(images, folder)
+    others: Counter[str] = sum((part.others for part in parts), Counter())
+    hidden = sorted(path[start:] for path in [*hidden, *(path for part in parts for path in part.hidden)])
+    return Listing(
+        folder,
+        [path[start:] for path, _, _ in images],
+        [size for _, size, _ in images],
+        [label for _, _, label in images],
+        frozenset(path[start:] for part in parts for path in part.sixteen),
+        _left_out(others, hidden),
+    )
+
+
+def list_tar(path: Path, split: str) -> Listing:
+    """The images of a split in an uncompressed archive: those in its folder of that name, all where it has none.
+
+    Raises DataError when it cannot be read or holds no image.
+    """
+
+    try:
+        with tarfile.open(path, "r:") as archive:
+            members = [member for member in archive if member.isfile() or member.issym() or member.islnk()]
+    except (OSError, tarfile.TarError) as error:
+        text = f"data.root={str(path)!r} cannot be read as a .tar: {error}; unpack it, or give a whole one"
+        raise DataError(text, "data.root", str(path)) from error
+    names = {os.path.normpath(member.name): member for member in members}
+    top = next((n for n in synonyms(split) if any(name.startswith(f"{n}/") for name in names)), None)
+    found, begins, others, hidden = [], {}, Counter[str](), []
+    for name, member in names.items():
+        inside = name if top is None else name.removeprefix(f"{top}/")
+        if top is not None and inside == name:
+            continue
+        if any(part.startswith(".") for part in Path(inside).parts):
+            hidden.append(inside)
+            continue
+        suffix = os.path.splitext(inside)[1].lower()
+        if suffix not in EXTENSIONS:
+            others[suffix or "no suffix"] += 1
+            continue
+        if not member.isfile():
+            text = f"{str(path)!r}: {name} is a link in the archive; pack the files themselves (tar --dereference)"
+            raise DataError(text, value=name)
+        found.append((inside, member.size, os.path.basename(os.path.dirname(inside))))
+        begins[inside] = member.offset_data
+    place = str(path) if top is None else f"{path}:{top}"
+    images = sorted(found)
+    _some_images(images, place)
+    listing = Listing(
+        place, [n for n, _, _ in images], [s for _, s, _ in images], [c for _, _, c in images],
+        left_out=_left_out(others, hidden), archive=(str(path), [begins[n] for n, _, _ in images]),
+    )  # fmt: skip
+    pngs = (i for i, name in enumerate(listing.names) if name.lower().endswith(".png"))
+    deep = frozenset(listing.names[i] for i in pngs if _is_sixteen(listing.read(i)[:_PNG_HEAD]))
+    return Listing(**{**vars(listing), "sixteen": deep})
+
+
+def _some_images(images: list[tuple[str, int, str]], place: str) -> None:
+    if not images:
+        raise DataError(
+            f"no image below {place!r}; expected <class folder>/<name> with one of {', '.join(sorted(EXTENSIONS))}",
+            value=place,
+            valid=sorted(EXTENSIONS),
+        )
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise DataError(
+            f"folder {folder!r} cannot be read: {error.strerror or error}; give it back its permissions (chmod -R "
+            "u+rX), or take it out of the split",
+            value=folder,
+        ) from error
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself; `_look` names it
+        return False
+
+
+def _folders(
+    folder: str, above: tuple[tuple[int, int], ...], named: Collection[str], hidden: list[str]
+) -> Iterator[str]:
+    """A folder and those below it, links followed; hidden ones with images are noted in `hidden` and left out."""
+    facts = os.stat(folder)
+    own = (facts.st_dev, facts.st_ino)
+    if own in above:
+        text = f"{folder!r} is a link to a folder that holds it: its images would be read again and again; remove it"
+        raise DataError(text, value=folder)
+    yield folder
+    for entry in sorted(_entries(folder), key=lambda entry: entry.name):
+        if not _is_dir(entry):
+            continue
+        if entry.name.startswith(".") and entry.name not in named:
+            if any(os.path.splitext(inner.name)[1].lower() in EXTENSIONS for inner in _entries(entry.path)):
+                hidden.append(entry.path)
+            continue
+        yield from _folders(entry.path, (*above, own), named, hidden)
+
+
+def _look(place: str, top: str) -> _Found:
+    """What lies directly in a folder; the class of an image beside the class folders is ''."""
+    label = "" if place == top else os.path.basename(place)
+    found = _Found()
+    for entry in _entries(place):
+        suffix = os.path.splitext(entry.name)[1].lower()
+        try:
+            facts = entry.stat()
+        except OSError:
+            found.broken.append(entry.path)
+            continue
+        if stat.S_ISDIR(facts.st_mode):
+            continue
+        if entry.name.startswith("._"):  # macOS keeps what its file system cannot beside each file
+            found.hidden.append(entry.path)
+        elif suffix in EXTENSIONS and stat.S_ISREG(facts.st_mode):
+            found.images.append((entry.path, facts.st_size, label))
+            if suffix == ".png" and _is_sixteen(_head(entry.path)):
+                found.sixteen.add(entry.path)
+        elif not entry.name.startswith(".") and entry.name.lower() not in _LITTER:
+            found.others[suffix or "no suffix"] += 1
+    return found
+
+
+def _head(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(_PNG_HEAD)
+    except OSError as error:
+        text = f"image {path!r} cannot be read: {error.strerror or error}; give it back its permissions"
+        raise DataError(text, value=path) from error
+
+
+def _is_sixteen(head: bytes) -> bool:
+    """Whether a PNG that begins so is gray (colour type 0) with 16 bits: bytes 24 and 25, in the IHDR chunk."""
+    return head[:8] == b"\x89PNG\r\n\x1a\n" and head[24:26] == b"\x10\x00"
+
+
+def _left_out(others: Counter[str], hidden: list[str]) -> tuple[str, ...]:
+    words = []
+    if others:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+        words.append(f"{sum(others.values())} files are no PNG or JPEG by their names and are left out ({kinds})")
+    if hidden:
+        words.append(f"{len(hidden)} hidden files and folders are left out: {_some(hidden)}")
+    return tuple(words)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")

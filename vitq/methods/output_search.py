@@ -1,0 +1,187 @@
+"""Output search: quantizers of activations chosen by the error of the product that they enter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vitq.config import KINDS, RunConfig
+from vitq.errors import Problem, bad, unknown
+from vitq.methods.adalog import AdaLogQuantizer
+from vitq.methods.parameter_search import Best, descend, space_of
+from vitq.quant.layers import QuantLinear, QuantMatmul
+from vitq.quant.logarithmic import LogQuantizer
+from vitq.quant.quantizer import Quantizer, may_be
+from vitq.quant.site import Site
+from vitq.quant.uniform import UniformQuantizer
+from vitq.steps.layer_walk import NetworkWalk, quantized_walk
+from vitq.steps.step import Step, Workspace, register_step
+
+SEARCHED = tuple(kind for kind in KINDS if kind not in ("weight", "patch"))
+_QUANTIZERS = ("uniform", "log2", "log_sqrt2", "adalog")
+
+
+@register_step("output_search")
+class OutputSearch(Step):
+    """min over a quantizer's parameters of ‖(Q(x) − x)·y‖², y the other operand of the product, already quantized.
+
+    Segment by segment in the quantized network, and in a segment in the order that its products run: probs·value for
+    probs and value, query·keyᵀ for query and key, x·Wᵀ for a layer's input (W quantized where it is). Quantizers must
+    be fitted; where none of those tried is better the fitted one stays. A coarse grid over the parameters, then
+    neighbours at half the distance, `rounds` times. Uniform: both ends of the range. Log2 and log√2: the scale.
+    AdaLog: base (2^¼ … 2^4) and scale. Source: AdaLog's public code searches its base so, at a scale of 1 (Wu et al.,
+    ECCV 2024); scale, zero code and the other kinds are ours [I].
+
+    kinds: which sites. images: the search sees the first so many calibration images (none: all); its time grows with
+    them. zero_code: `keep` what the recipe says, or `search`: adalog's last code is zero or a power, whichever is
+    better for the site.
+    """
+
+    kinds: tuple[str, ...] = ("probs", "post_gelu")
+    images: int | None = 8
+    rounds: int = 2
+    zero_code: Literal["keep", "search"] = "keep"
+    depends_on_bits: ClassVar[bool] = True
+
+    def check(self, config: RunConfig) -> list[Problem]:
+        what = "kind of an activation in a product"
+        problems = [unknown(what, kind, SEARCHED, key="kinds") for kind in self.kinds if kind not in SEARCHED]
+        if self.images is not None and self.images < 1:
+            problems.append(bad("images", self.images, "at least 1, or null for the whole calibration set"))
+        if self.rounds < 0:
+            problems.append(bad("rounds", self.rounds, "0 (the coarse grid alone) or more"))
+        for kind in self.kinds:
+            wanted = config.method.quantizer(kind)
+            if wanted is not None and not may_be(wanted.quantizer, UniformQuantizer, LogQuantizer):
+                text = f"kinds.{kind}.quantizer={wanted.quantizer}; searched are {', '.join(_QUANTIZERS)}"
+                problems.append(Problem(text, value=wanted.quantizer, valid=_QUANTIZERS))
+        return problems
+
+    def run(self, work: Workspace) -> None:
+        walk = quantized_walk(work)
+        segments = work.model.structure.segments
+        for index, _ in enumerate(work.progress.over(segments, "output_search", len(segments))):
+            walk.enter(index)
+            for product in _order(work, walk):
+                for site in _operands(product):
+                    if site.kind in self.kinds and site.on and isinstance(site.quantizer, Quantizer):
+                        search_site(self, walk, product, site)
+            walk.advance()
+
+
+Product = QuantLinear | QuantMatmul
+
+
+def _operands(product: Product) -> tuple[Site, ...]:
+    """Activation sites; the right one of a product first: value before probs."""
+    if isinstance(product, QuantMatmul):
+        return product.right_site, product.left_site
+    return (product.input_site,)
+
+
+@torch.no_grad()
+def _order(work: Workspace, walk: NetworkWalk) -> list[Product]:
+    """The current segment's products in the order they run, seen on one image."""
+    seen: list[Product] = []
+    handles = [
+        module.register_forward_pre_hook(lambda m, _: seen.append(m))
+        for name, module in work.model.model.named_modules()
+        if isinstance(module, Product) and walk.segment.holds(name)
+    ]
+    try:
+        walk.segment.forward(walk.inputs.select(torch.zeros(1, dtype=torch.int64)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+class _ReachedError(Exception):
+    """Ends an evaluation at the product that was asked for."""
+
+
+@torch.no_grad()
+def _arriving(walk: NetworkWalk, product: Product, images: int | None) -> tuple[tuple[Tensor, ...], bool]:
+    """Operands of a product in the quantized network for the first images, and whether the right one is transposed."""
+    found: list[tuple[Tensor, ...]] = []
+    transposed = False
+
+    def keep(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, bool]) -> None:
+        nonlocal transposed
+        transposed = kwargs.get("transpose", False)
+        found.append(args)
+        raise _ReachedError
+
+    handle = product.register_forward_pre_hook(keep, with_kwargs=True)
+    left = len(walk.inputs) if images is None else min(images, len(walk.inputs))
+    try:
+        for batch in walk.inputs.batches():
+            try:
+                walk.segment.forward(batch[:left])
+            except _ReachedError:
+                left -= len(batch)
+            if left <= 0:
+                break
+    finally:
+        handle.remove()
+    return tuple(torch.cat(parts) for parts in zip(*found, strict=True)), transposed
+
+
+@torch.no_grad()
+def search_site(step: OutputSearch, walk: NetworkWalk, product: Product, site: Site) -> None:
+    """Search one site; its quantizer has the best parameters found afterwards."""
+    quantizer = site.quantizer
+    assert quantizer is not None
+    operands, transposed = _arriving(walk, product, step.images)
+    x, error = _error(product, site, operands, transposed)
+    groups = quantizer.layout.groups
+    if groups > 1 and quantizer.granularity != "head":
+        text = (
+            f"output_search: {site.name} has granularity {quantizer.granularity}; one scale for the tensor or for each "
+            "head can be searched: reparameterize first, or leave its kind out of kinds"
+        )
+        raise ValueError(Problem(text, "granularity", quantizer.granularity, ["tensor", "head"]))
+
+    def measured() -> Tensor:
+        found = error(quantizer(x))
+        return found if groups > 1 else found.sum(0, keepdim=True)
+
+    best = Best(quantizer, measured())
+    flags = (False, True) if step.zero_code == "search" and isinstance(quantizer, AdaLogQuantizer) else (None,)
+    for flag in flags:
+        if flag is not None:
+            quantizer.settings["zero_code"] = flag
+        descend(space_of(quantizer, x), step.rounds, measured, best)
+    best.put()
+
+
+def _error(
+    product: Product, site: Site, operands: tuple[Tensor, ...], transposed: bool
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """The site's tensor x, and quantized x ↦ (H,) squared error of the product by heads, (1,) for a layer."""
+    if isinstance(product, QuantMatmul):
+        left, right = operands
+        if site is product.left_site:
+            other = product.right_site(right)
+            other = other.transpose(-2, -1) if transposed else other
+            return left, lambda quantized: ((quantized - left) @ other).square_().sum(dim=(0, 2, 3)).double()
+        other = product.left_site(left)
+        return (
+            right,
+            lambda quantized: (
+                (other @ ((quantized - right).transpose(-2, -1) if transposed else quantized - right))
+                .square_()
+                .sum(dim=(0, 2, 3))
+                .double()
+            ),
+        )
+    weight = product.weight_site(product.weight)
+    x = operands[0] if product.balance is None else operands[0] * product.balance
+    if weight.shape[0] > weight.shape[1]:
+        # ‖eWᵀ‖ = ‖eL‖ for LLᵀ = WᵀW: fewer columns.
+        values, vectors = torch.linalg.eigh((weight.T @ weight).double())
+        weight = (vectors * values.clamp(min=0).sqrt()).T.float()
+    return x, lambda quantized: ((quantized - x) @ weight.T).square_().sum().double().view(1)

@@ -1,0 +1,110 @@
+"""Where the images and the weights of a run lie: paths, which its signature does not know, and which may change."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from vitq.config import RunConfig, signature
+from vitq.config.signature import LOCAL_DIR
+from vitq.errors import ConfigError, DataError, ModelError, Problem, StoreError
+from vitq.planning.engine import engine
+from vitq.store import Run, RunDir
+
+# What a signature knows by content; `model.name` for `local-dir:` alone.
+PLACES = ("data.root", "data.class_map", "data.labels", "model.checkpoint", "model.name")
+
+
+def absolute(config: RunConfig) -> RunConfig:
+    """Paths that exist here become absolute: the job may start in another folder. Others (URLs, `hfds/…`) stay."""
+
+    def of(text: str | None) -> str | None:
+        path = Path(text).expanduser() if text else None
+        return str(path.absolute()) if path and path.exists() else text
+
+    data, model = config.data, config.model
+    name = model.name
+    if name.startswith(LOCAL_DIR):
+        name = f"{LOCAL_DIR}{of(name.removeprefix(LOCAL_DIR))}"
+    data = dataclasses.replace(data, root=of(data.root), class_map=of(data.class_map), labels=of(data.labels))
+    model = dataclasses.replace(model, name=name, checkpoint=of(model.checkpoint))
+    return dataclasses.replace(config, data=data, model=model)
+
+
+def is_place(word: str) -> bool:
+    """Whether an override moves images or weights: `data.root=…`, `model.checkpoint=…`."""
+    return _key(word) in PLACES
+
+
+def _key(word: str) -> str:
+    return word.lstrip("+").partition("=")[0]
+
+
+def move(run_dir: RunDir, words: Sequence[str]) -> None:
+    """Give a stored run the new places of its images and weights, after a look whether they are the same.
+
+    words: `data.root=PATH` and so on. Raises ConfigError for other keys, and where the content is another one.
+    """
+    if not words:
+        return
+    valid = ", ".join(PLACES)
+    problems = [
+        Problem(f"{word}: a stored run stays what it is; valid: {valid}", _key(word), word, PLACES)
+        for word in words
+        if not is_place(word)
+    ]
+    if problems:
+        raise ConfigError(problems)
+    stored = Run(run_dir).config
+    config = absolute(_with(stored, words))
+    asked = engine()
+    try:
+        model = asked.identify(config.model) if any(_key(word).startswith("model.") for word in words) else config.model
+        # Decoded images of the cache are enough for most: where no place of theirs is given, none is asked for.
+        data = any(_key(word).startswith("data.") for word in words)
+        fingerprint = asked.describe(config).fingerprint if data else config.data.fingerprint
+    except (ModelError, DataError) as error:
+        raise ConfigError(error.problems) from error
+    found = dataclasses.replace(config, model=model, data=dataclasses.replace(config.data, fingerprint=fingerprint))
+    if signature(found) != run_dir.signature:
+        other = "weights" if model.weights != stored.model.weights else "images or labels"
+        said = " ".join(words)
+        text = f"{said}: other {other} than those of run {run_dir.signature}; give the place of the same"
+        raise ConfigError([Problem(text, _key(words[0]), said)])
+    run_dir.write_config(config.to_dict())
+
+
+def _with(config: RunConfig, words: Sequence[str]) -> RunConfig:
+    new: dict[str, dict[str, Any]] = {"data": {}, "model": {}}
+    for word in words:
+        key, _, value = word.lstrip("+").partition("=")
+        section, _, name = key.partition(".")
+        new[section][name] = None if value in ("", "null") else value.strip("'\"")
+    data, model = dataclasses.replace(config.data, **new["data"]), dataclasses.replace(config.model, **new["model"])
+    return dataclasses.replace(config, data=data, model=model)
+
+
+def renew(run_dir: RunDir, config: RunConfig) -> None:
+    """Let a finished run's stored config say where its images and weights lie today: `config` has its signature.
+
+    Only a place that is gone from here is replaced, so that two users of one store leave each other's alone.
+    """
+    if not run_dir.config_path.exists():
+        return
+    stored, plain = run_dir.read_config(), config.to_dict()
+    changed = False
+    for place in PLACES:
+        section, _, name = place.partition(".")
+        before, now = stored.get(section, {}).get(name), plain[section].get(name)
+        if before is not None and now is not None and before != now and not _is_here(before):
+            stored[section][name], changed = now, True
+    if changed:
+        with suppress(StoreError):  # another user's run, which we may read: their record is as good as it was
+            run_dir.write_config(stored)
+
+
+def _is_here(place: str) -> bool:
+    return Path(place.removeprefix(LOCAL_DIR)).expanduser().exists()
