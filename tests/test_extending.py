@@ -20,6 +20,9 @@ from vitq.store import Run, Store
 ROOT = Path(__file__).resolve().parents[1]
 FENCE = re.compile(r"^```(\w+)(?: +(\w+)=(\S+))?\n(.*?)^```$", re.M | re.S)
 
+# One environment for all of them.
+pytestmark = pytest.mark.xdist_group("extending")
+
 
 @dataclass(frozen=True)
 class Block:
