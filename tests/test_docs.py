@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
+import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,7 +107,7 @@ def test_files_that_the_documents_name_exist() -> None:
         for page, text in _texts()
         for found in path.findall(text)
         if page.name != "extending.md"  # it makes the files that it names
-        and not re.search(r"\b[A-Z]{4,}\b", found)  # NAME, SWEEP
+        and not re.search(r"\b[A-Z]{4,}\b|/mine\b", found)  # NAME, SWEEP; the reader's own
         and not any((REPO / found.rstrip("/")).with_name(name).exists() for name in _names(found))
     }
     assert missing == set()
@@ -122,20 +122,7 @@ def test_modules_that_the_documents_name_exist() -> None:
     dotted = re.compile(r"(?<![\w./-])(vitq(?:\.\w+)+)(?!\w*/)")
     for page, text in _texts():
         for name in set(dotted.findall(text)):
-            assert _importable(name), f"{page.name}: {name}"
-
-
-def _importable(name: str) -> bool:
-    """Whether `name` is a module, an attribute of one, or an entry-point group of vitq's."""
-    if name in ("vitq.plugins", "vitq.egg"):
-        return True
-    module, _, attribute = name.rpartition(".")
-    try:
-        if importlib.util.find_spec(name) is not None:
-            return True
-    except ModuleNotFoundError:
-        pass
-    try:
-        return hasattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError:
-        return False
+            try:
+                pkgutil.resolve_name(name)
+            except (ImportError, AttributeError) as error:
+                pytest.fail(f"{page.name}: {name}: {error}")
