@@ -18,6 +18,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from tests.errors import refuses
 from tests.fake_engine import FakeEngine
 from tests.tiny import tiny
 from vitq import data, track
@@ -221,7 +222,7 @@ def test_an_edited_config_is_refused(planner: Planner) -> None:
     config = run_dir.read_config()
     config["bits"]["weight"] = 8
     run_dir.write_config(config)
-    with pytest.raises(ConfigError, match="the file was edited"):
+    with refuses(ConfigError, key="signature", valid=[run_dir.signature]):
         planner.execute(run_dir)
 
 
@@ -237,7 +238,7 @@ def test_the_module_records_a_config_that_it_refuses(planner: Planner) -> None:
 
 def test_missing_cuda_is_an_error_and_never_the_cpu(planner: Planner) -> None:
     run_dir = planner.plan(device="cuda:7")
-    with pytest.raises(ConfigError, match=r"device='cuda:7': .* CUDA devices are visible"):
+    with refuses(ConfigError, key="device", value="cuda:7", valid=["auto", "cpu"]):
         planner.execute(run_dir)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.errors import refuses
 from vitq.errors import StoreError
 from vitq.store import RunDir, Store, atomic
 from vitq.store.records import Status
@@ -188,23 +189,26 @@ def test_a_full_disk_for_real(run: RunDir) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
-        with pytest.raises(StoreError, match="too large"):
+        with refuses(StoreError, value=run.config_path) as raised:
             run.write_config({"pad": "x" * 100_000})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert getattr(raised.value.__cause__, "errno", None) == errno.EFBIG
     assert run.read_config() == {"version": "old"}
     assert leftovers(run.path) == []
 
 
 def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
-    with pytest.raises(StoreError, match="in the way"):
-        Store(tmp_path / "runs").run(SIG).write_config({})
-    with pytest.raises(StoreError, match="cannot list"):
+    run = Store(tmp_path / "runs").run(SIG)
+    with refuses(StoreError, value=run.config_path):
+        run.write_config({})
+    with refuses(StoreError, key="runs_dir", value=tmp_path / "runs"):
         Store(tmp_path / "runs").signatures()
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system that nobody can write to")
 def test_a_place_where_nobody_may_write() -> None:
-    with pytest.raises(StoreError, match="cannot write"):
-        Store("/proc/vitq").run(SIG).write_config({})
+    run = Store("/proc/vitq").run(SIG)
+    with refuses(StoreError, value=run.config_path):
+        run.write_config({})

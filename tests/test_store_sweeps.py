@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.errors import refuses
 from vitq.errors import StoreError
 from vitq.store import Store, SweepRecord
 
@@ -33,7 +34,7 @@ def test_a_broken_sweep_record_is_named_and_kept_when_replaced(tmp_path: Path) -
     store = Store(tmp_path)
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps/demo.json").write_text("{half")
-    with pytest.raises(StoreError, match=r"demo\.json"):
+    with refuses(StoreError, value=tmp_path / "sweeps" / "demo.json"):
         store.read_sweep("demo")
     store.write_sweep(SweepRecord(name="demo", signatures=["a"]))
     assert store.read_sweep("demo").signatures == ["a"]
@@ -42,16 +43,16 @@ def test_a_broken_sweep_record_is_named_and_kept_when_replaced(tmp_path: Path) -
 
 def test_unknown_sweep(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with pytest.raises(StoreError, match="none yet"):
+    with refuses(StoreError, key="sweep", value="demo"):
         store.read_sweep("demo")
     store.write_sweep(SweepRecord(name="demo", signatures=[]))
-    with pytest.raises(StoreError, match="Did you mean 'demo'"):
+    with refuses(StoreError, key="sweep", value="dmo", valid=["demo"]):
         store.read_sweep("dmo")
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "history", "a.json", "a" * 101, "a ", "x\ny", ".hidden"])
 def test_sweep_names_that_cannot_be_files(tmp_path: Path, name: str) -> None:
-    with pytest.raises(StoreError, match="cannot be a file name"):
+    with refuses(StoreError, key="sweep", value=name):
         Store(tmp_path).write_sweep(SweepRecord(name=name, signatures=[]))
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
+from tests.errors import refuses
 from vitq.errors import ConfigError
 from vitq.planning import compose
 from vitq.planning.overrides import launcher_overrides
@@ -16,7 +15,7 @@ def test_launchers_and_their_options() -> None:
 
 
 def test_a_launcher_that_would_be_ignored_is_refused() -> None:
-    with pytest.raises(ConfigError, match="unknown hydra/launcher 'submitit_local'; valid: basic, vitq_local"):
+    with refuses(ConfigError, key="hydra/launcher", value="submitit_local", valid=["basic", "vitq_local"]):
         launcher_overrides(["hydra/launcher=submitit_local"])
 
 

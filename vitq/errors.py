@@ -56,7 +56,10 @@ def unknown(what: str, value: object, valid: Iterable[str], action: str = "", ke
 
 
 def under(place: str, problem: str) -> Problem:
-    """A problem as one of a key below `place`: `images=0; …` is of `method.steps.a.images` under `method.steps.a`."""
+    """A problem as one of a key below `place`: `images=0; …` is of `method.steps.a.images` under `method.steps.a`.
+
+    One without a key, which lies in how `place` fits the rest of the config, is of `place`.
+    """
     found = as_problem(problem)
     return Problem(f"{place}: {found}", f"{place}.{found.key}" if found.key else place, found.value, found.valid)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.errors import refuses
 from tests.image_folders import Make
 from vitq.data import calibration_set, describe, eval_set, facts, sets, source
 from vitq.errors import DataError
@@ -43,7 +44,7 @@ def test_streams(make: Make, root: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(set(calib.images[:, 0, 0, 0].tolist())) == 6
     assert np.array_equal(calib.images[:, 0, 0, 0] % 4, calib.labels)
     short = source.StreamedSource(_Numbered(), "f" * 16, 50)
-    with pytest.raises(DataError, match="ended 1 images early"):
+    with refuses(DataError, value=49, valid=[50]):
         list(short.pick(np.array([3, 45])))
 
 
@@ -63,7 +64,7 @@ def test_torchvision_folder_and_tar_through_timm(make: Make, root: Path, tmp_pat
 
 
 def test_a_backend_that_is_not_installed_says_so(make: Make, root: Path) -> None:
-    with pytest.raises(DataError, match=r"cannot open data\.dataset='tfds/x'.*package of this prefix"):
+    with refuses(DataError, key="data.dataset", value="tfds/x"):
         describe(make(data={"root": str(root), "dataset": "tfds/x"}))
-    with pytest.raises(DataError, match="needs a path there"):
+    with refuses(DataError, key="data.root", value="/nowhere"):
         describe(make(data={"root": "/nowhere", "dataset": "wds/x"}))

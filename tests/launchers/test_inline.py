@@ -7,6 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
+from tests.errors import refuses
 from tests.fake_engine import FakeEngine
 from vitq.config import RunConfig
 from vitq.errors import VitqError
@@ -97,5 +98,5 @@ def test_ctrl_c_passes_and_keeps_what_is_finished(engine: FakeEngine) -> None:
 
 
 def test_an_unknown_launcher_names_the_valid_ones() -> None:
-    with pytest.raises(VitqError, match="unknown launcher 'locall'; valid: inline"):
+    with refuses(VitqError, value="locall", valid=["inline", "local"]):
         LAUNCHERS["locall"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.errors import is_about, refuses
 from tests.fake_engine import FakeEngine
 from vitq.cli import main
 from vitq.errors import ConfigError
@@ -26,22 +27,22 @@ def make(*words: str) -> Plan:
 
 
 @pytest.mark.parametrize(
-    ("options", "problem"),
+    ("options", "key", "value", "valid"),
     [
-        ({"partitions": "gpu"}, "launcher.options.partitions: unknown key 'partitions'; valid: account, ask, "),
-        ({"mem": "16"}, "launcher.options.mem='16': a number with its unit is expected, e.g. 16GB"),
-        ({"time": 0}, "launcher.options.time=0: Input should be greater than or equal to 1"),
-        ({"extra": {"array": "0"}}, "launcher.options.extra={'array': '0'}: array: vitq sets this itself"),
-        ({"minutes_per_job": 0}, "launcher.options.minutes_per_job=0: Input should be greater than 0"),
+        ({"partitions": "gpu"}, "partitions", "partitions", ["partition"]),
+        ({"mem": "16"}, "mem", "16", []),
+        ({"time": 0}, "time", 0, []),
+        ({"extra": {"array": "0"}}, "extra", {"array": "0"}, []),
+        ({"minutes_per_job": 0}, "minutes_per_job", 0, []),
     ],
-)  # fmt: skip
-def test_bad_options_are_named(options: dict[str, Any], problem: str) -> None:
-    (line,) = Slurm.check(options)
-    assert line.startswith(problem)
+)
+def test_bad_options_are_named(options: dict[str, Any], key: str, value: object, valid: list[str]) -> None:
+    (problem,) = Slurm.check(options)
+    assert is_about(problem, f"launcher.options.{key}", value, valid)
 
 
 def test_they_are_found_when_the_sweep_is_planned(engine: FakeEngine) -> None:
-    with pytest.raises(ConfigError, match="nothing was started"):
+    with refuses(ConfigError, key="launcher.options.time", value=0):
         make("launcher.options.time=0")
     assert Slurm.check(make().launcher.options) == []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tests.errors import is_about
 from tests.tiny import images, part, run, tiny, uniform
 from vitq.config import RunConfig
 from vitq.engine import recipe_checks
+from vitq.errors import Problem
 from vitq.methods import gptq
 from vitq.quant.layout import Axes
 from vitq.quant.model import build
@@ -177,7 +179,7 @@ def test_rows_of_a_convolution_are_its_patches() -> None:
 
 
 def test_options_are_checked_before_anything_starts() -> None:
-    def found(weight: str, **options: Any) -> Sequence[str]:
+    def found(weight: str, **options: Any) -> list[Problem]:
         kinds = {"weight": {"quantizer": weight}, "default": {}}
         method = {"name": "x", "kinds": kinds, "steps": {"all": CALIBRATE, "gptq": {"do": "gptq", **options}}}
         config, problems = RunConfig.parse({"model": {"name": "m"}, "data": {"name": "d"}, "method": method})
@@ -185,6 +187,6 @@ def test_options_are_checked_before_anything_starts() -> None:
         return recipe_checks.problems(config)
 
     assert found("uniform") == []
-    assert any("gptq needs a uniform quantizer for kind weight, not log2" in line for line in found("log2"))
-    assert any("damping=-1" in line for line in found("uniform", damping=-1))
-    assert any("block=0" in line for line in found("uniform", block=0))
+    assert any(is_about(problem, "method.steps.gptq", "log2", ["uniform"]) for problem in found("log2"))
+    assert any(is_about(p, "method.steps.gptq.damping", -1.0) for p in found("uniform", damping=-1))
+    assert any(is_about(p, "method.steps.gptq.block", 0) for p in found("uniform", block=0))

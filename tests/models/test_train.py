@@ -14,6 +14,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from tests.errors import refuses
 from vitq.config import DataConfig, ModelConfig, RunConfig
 from vitq.data import eval_set
 from vitq.errors import ModelError
@@ -118,7 +119,7 @@ def test_stopped_training_leaves_no_weights(tmp_path: Path) -> None:
 
 
 def test_no_recipe(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no training recipe; set model\.train"):
+    with refuses(ModelError, key="model.train"):
         train.trained(dataclasses.replace(small(), train=None), DIGITS, tmp_path, Progress())
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tests.errors import is_about
 from tests.probes.conftest import ledger
 from tests.tiny import tiny
 from vitq.models.structure import Segment
@@ -146,7 +147,7 @@ def test_full_precision_in_the_engine_is_timms_function(subject: Make) -> None:
 def test_options_are_checked(subject: Make) -> None:
     config = subject("minmax").config
     assert len(Hessian(images=0, min_samples=1, top=0, tolerance=0).check(config)) == 4
-    assert "below" in Hessian(max_samples=3).check(config)[0]
+    assert is_about(Hessian(max_samples=3).check(config)[0], "max_samples", 3)
     assert Hessian().check(config) == []
     assert Hessian(eigen="none").passes(config) < Hessian().passes(config)
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.errors import refuses
 from vitq.quant.distribution import Distribution
 from vitq.quant.dual import DualUniformQuantizer, outlier_channels
 from vitq.quant.layout import Axes, Layout
@@ -86,8 +87,8 @@ def test_bytes_count_both_ranges_and_the_mask() -> None:
 
 
 def test_what_is_no_matrix_is_refused() -> None:
-    with pytest.raises(ValueError, match="weights of linear layers"):
+    with refuses(ValueError, key="quantizer", value=(2, 3, 4, 4)):
         fitted(torch.zeros(2, 3, 4, 4))
     layout = Layout.of("tensor", Axes(-1), (2, 3))
-    with pytest.raises(ValueError, match="use quantizer uniform for activations"):
+    with refuses(ValueError, key="quantizer", value="dual_uniform", valid=["uniform"]):
         DualUniformQuantizer(4, "tensor", Axes(-1)).fit(Distribution.from_rows(torch.zeros(1, 6)), layout)

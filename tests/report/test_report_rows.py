@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from tests.errors import refuses
 from tests.report.conftest import correct, finish
 from vitq import report
 from vitq.config import RunConfig
@@ -194,7 +195,7 @@ def test_a_signature_listed_twice_is_one_run(make_config: Make, make_sweep: Swee
 
 
 def test_unknown_sweep(store: Store) -> None:
-    with pytest.raises(StoreError, match="Did you mean 'demo'"):
+    with refuses(StoreError, key="sweep", value="dema", valid=["demo"]):
         report.table(store, "dema")
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.errors import refuses
 from tests.report.conftest import config, correct, finish
 from vitq.errors import VitqError
 from vitq.report.serve import server
@@ -65,7 +66,7 @@ def test_what_is_not_there_is_said(address: str, path: str) -> None:
 def test_a_taken_port_is_named(store: Store) -> None:
     with server(store, "127.0.0.1", 0) as running:
         port = running.server_address[1]
-        with pytest.raises(VitqError, match=f"cannot serve on 127.0.0.1:{port}: Address already in use"):
+        with refuses(VitqError, key="--port", value=port):
             server(store, "127.0.0.1", port)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.errors import is_about
 from tests.tiny import images, linear, part, run, seen, tiny, uniform
 from vitq.config import RunConfig
 from vitq.engine import recipe_checks
@@ -157,21 +158,17 @@ def test_batches_do_not_matter_and_full_precision_is_left_alone(workspace: Make)
 
 
 @pytest.mark.parametrize(
-    ("kinds", "steps", "message"),
+    ("kinds", "steps", "key", "value"),
     [
-        ({}, {"e": {"do": "equalize", "rule": "sqb"}}, "unknown rule of equalize 'sqb'; valid: .*Did you mean 'sq_b'"),
-        ({}, {"e": {"do": "equalize", "strength": 1.5}}, "strength=1.5.*valid: between 0 and 1"),
-        ({}, {"e": {"do": "equalize", "bare": ["post_norm"]}}, "unknown kind without a norm 'post_norm'"),
-        ({}, {"e": {"do": "equalize", "norms": False}}, "nothing to equalize"),
-        ({"post_norm": {"granularity": "channel"}}, {"e": {"do": "equalize"}}, "needs granularity tensor .*post_norm"),
-        (
-            {},
-            {"a": {"do": "calibrate", "sites": "activations"}, "e": {"do": "equalize"}},
-            "put equalize before calibrate",
-        ),
+        ({}, {"e": {"do": "equalize", "rule": "sqb"}}, "rule", "sqb"),
+        ({}, {"e": {"do": "equalize", "strength": 1.5}}, "strength", 1.5),
+        ({}, {"e": {"do": "equalize", "bare": ["post_norm"]}}, "bare", "post_norm"),
+        ({}, {"e": {"do": "equalize", "norms": False}}, "norms", False),
+        ({"post_norm": {"granularity": "channel"}}, {"e": {"do": "equalize"}}, "strength", "search"),
+        ({}, {"a": {"do": "calibrate", "sites": "activations"}, "e": {"do": "equalize"}}, "", None),
     ],
 )
-def test_mistakes_are_found_at_plan_time(kinds: dict[str, Any], steps: dict[str, Any], message: str) -> None:
+def test_mistakes_are_found_at_plan_time(kinds: dict[str, Any], steps: dict[str, Any], key: str, value: object) -> None:
     raw = {
         "model": {"name": "m"},
         "data": {"name": "d"},
@@ -179,5 +176,5 @@ def test_mistakes_are_found_at_plan_time(kinds: dict[str, Any], steps: dict[str,
     }
     config, problems = RunConfig.parse(raw)
     assert config is not None, problems
-    with pytest.raises(AssertionError, match=message):
-        raise AssertionError("\n".join(recipe_checks.problems(config)))
+    place = f"method.steps.e.{key}" if key else "method.steps.e"
+    assert any(is_about(problem, place, value) for problem in recipe_checks.problems(config))

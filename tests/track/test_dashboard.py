@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.errors import refuses
 from tests.track.runs import KEY, execute, make_config, read_back
 from vitq.cli import main
 from vitq.errors import VitqError
@@ -94,7 +95,7 @@ def test_without_a_login_it_says_how(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dashboard, "find_spec", lambda name: None)
-    with pytest.raises(VitqError, match=r"pip install 'vitq\[dashboard\]'"):
+    with refuses(VitqError, key="package", value="wandb-workspaces"):
         dashboard.need_workspaces()
 
 

@@ -99,10 +99,11 @@ class AdaLogQuantizer(LogQuantizer):
     def fit(self, distribution: Distribution, layout: Layout) -> None:
         if bool((distribution.low + self.shift < -1e-6).any()):
             least = float(distribution.low.min())
-            raise ValueError(
+            text = (
                 f"adalog needs values of at least {-self.shift:g}, the least seen is {least:.3g}; "
                 "set options.shift (0.17 after GELU), or use quantizer uniform for this kind"
             )
+            raise ValueError(Problem(text, "quantizer", least))
         shifted = _shifted(distribution, self.shift)
         high = shifted.high.clamp(min=LEAST_SCALE)
         search = _BestPair(self, shifted)

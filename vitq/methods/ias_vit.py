@@ -50,10 +50,11 @@ class SULQ(Quantizer):
 
     def fit(self, distribution: Distribution, layout: Layout) -> None:
         if bool((distribution.low < -1e-6).any()):
-            raise ValueError(
+            text = (
                 f"SULQ needs non-negative values, the least seen is {float(distribution.low.min()):.3g}; "
                 "use quantizer uniform for this kind"
             )
+            raise ValueError(Problem(text, "quantizer", float(distribution.low.min())))
         low, high = distribution.low.clamp(min=0), distribution.high.clamp(min=0)
         values = distribution.values.clamp(min=0)
         best_eta = torch.ones_like(low)

@@ -59,27 +59,25 @@ class HessianSearch(Step):
     def check(self, config: RunConfig) -> list[Problem]:
         problems: list[Problem] = []
         if self.rounds < 1 or not 2 <= self.coarse <= self.candidates:
-            text = f"rounds={self.rounds}, coarse={self.coarse}, candidates={self.candidates}"
-            key = "rounds" if self.rounds < 1 else "coarse"
-            why = "at least one round, and 2 ≤ coarse ≤ candidates"
-            problems.append(Problem(f"{text}; {why}", key, getattr(self, key)))
+            values = f"rounds={self.rounds}, coarse={self.coarse}, candidates={self.candidates}"
+            wrong = ("rounds", self.rounds) if self.rounds < 1 else ("coarse", self.coarse)
+            problems.append(Problem(f"{values}; at least one round, and 2 ≤ coarse ≤ candidates", *wrong))
         if self.images is not None and self.images < 1:
             problems.append(bad("images", self.images, "at least 1, or null for the whole calibration set"))
         if not 0 < self.alpha < self.beta:
             text = f"alpha={self.alpha}, beta={self.beta}; 0 < alpha < beta is needed, e.g. 0.01 and 1.2"
             problems.append(Problem(text, "alpha", self.alpha))
-        problems += [
-            bad(f"kinds.{kind}.quantizer", wanted.quantizer, "searched are uniform and two-region ones")
-            for kind, wanted in config.method.kinds.items()
-            if not may_be(wanted.quantizer, *_SEARCHED)
-        ]
+        for kind, wanted in config.method.kinds.items():
+            if not may_be(wanted.quantizer, *_SEARCHED):
+                text = f"kinds.{kind}.quantizer={wanted.quantizer}; searched are uniform and two-region ones"
+                problems.append(Problem(text, value=wanted.quantizer))
         weight = config.method.quantizer("weight")
         if weight is not None and (weight.granularity.startswith("group") or weight.quantizer == "dual_uniform"):
             text = (
                 f"kinds.weight has quantizer {weight.quantizer}, granularity {weight.granularity}; an output channel "
                 "has one scale to search: set uniform and channel (or tensor)"
             )
-            problems.append(Problem(text, "kinds.weight", weight.granularity, ("channel", "tensor")))
+            problems.append(Problem(text, value=(weight.quantizer, weight.granularity)))
         return problems
 
     def run(self, work: Workspace) -> None:

@@ -90,7 +90,8 @@ class PredictScales(Step):
         if self.images is not None and not 2 <= self.images <= config.calib.size:
             problems.append(bad("images", self.images, f"valid: 2 to calib.size={config.calib.size}"))
         if self.ranges == "predicted" and (self.images or config.calib.size) < 2:
-            problems.append(bad("calib.size", config.calib.size, "a prediction is fitted to at least 2 images"))
+            text = f"calib.size={config.calib.size}; a prediction is fitted to at least 2 images"
+            problems.append(Problem(text, value=config.calib.size))
         return problems
 
     def check_network(self, network: Network) -> list[Problem]:

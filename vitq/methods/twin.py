@@ -187,10 +187,11 @@ class TwinSoftmaxQuantizer(TwinQuantizer):
     def _check(self, distribution: Distribution) -> None:
         if bool((distribution.low < -1e-6).any()):
             least = float(distribution.low.min())
-            raise ValueError(
+            text = (
                 f"{type(self).__name__} needs non-negative values, the least seen is {least:.3g}; "
                 "use quantizer twin_uniform for this kind"
             )
+            raise ValueError(Problem(text, "quantizer", least))
 
     def _coarse(self, low: Tensor, high: Tensor) -> Tensor:
         return (high / (self.part - 1)).clamp(min=LEAST_SCALE)

@@ -109,7 +109,7 @@ def _refused(model: ModelConfig, name: str, error: RuntimeError) -> Problem:
     tags = timm.list_pretrained(f"{name}.*")
     tag, valid = model.name.partition(".")[2], ", ".join(tags) or "none"
     return Problem(
-        f"timm has no pretrained tag {tag!r} for {name!r} (model.name); valid: {valid}", "model.name", tag, tags
+        f"timm has no pretrained tag {tag!r} for {name!r} (model.name); valid: {valid}", "model.name", model.name, tags
     )
 
 

@@ -107,7 +107,10 @@ def structure_of(model: nn.Module) -> Structure:
 def unsupported(model: nn.Module, part: str, actual: object, valid: str) -> ModelError:
     """The one wording for a variant of a supported family that the engine does not know."""
     return ModelError(
-        f"{type(model).__name__}: {part} is {actual}; valid: {valid}; a variant is added in vitq/models/<family>.py"
+        f"{type(model).__name__}: {part} is {actual}; valid: {valid}; a variant is added in vitq/models/<family>.py",
+        part,
+        actual,
+        [valid],
     )
 
 

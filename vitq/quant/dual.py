@@ -58,7 +58,8 @@ class DualUniformQuantizer(UniformQuantizer):
     kinds = ("weight",)
 
     def fit(self, distribution: Distribution, layout: Layout) -> None:
-        raise ValueError("dual_uniform quantizes weights; use quantizer uniform for activations")
+        text = "dual_uniform quantizes weights; use quantizer uniform for activations"
+        raise ValueError(Problem(text, "quantizer", "dual_uniform", ["uniform"]))
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         if not self.axes.weight or len(shape) != 2:

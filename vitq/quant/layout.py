@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vitq.errors import Problem
+
 
 @dataclass(frozen=True)
 class Axes:
@@ -50,20 +52,22 @@ class Layout:
             kept = (axes.channel % ndim,)
         elif granularity == "head":
             if axes.head is None:
-                raise ValueError(
+                text = (
                     f"granularity 'head' needs a head dimension; shape {shape} has none (query, key, probs, value have)"
                 )
+                raise ValueError(Problem(text, "granularity", granularity))
             kept = (axes.head,)
         elif granularity == "token":
             if not axes.token:
-                raise ValueError(
-                    f"granularity 'token' needs a token dimension; a weight or image of shape {shape} has none"
-                )
+                text = f"granularity 'token' needs a token dimension; a weight or image of shape {shape} has none"
+                raise ValueError(Problem(text, "granularity", granularity))
             kept = (axes.head + 1,) if axes.head is not None else tuple(range(1, ndim - 1))
         elif granularity.startswith("group:"):
             return Layout._grouped(granularity, axes, shape)
         else:
-            raise ValueError(f"unknown granularity {granularity!r}; valid: tensor, channel, head, token, group:N")
+            valid = ("tensor", "channel", "head", "token", "group:N")
+            text = f"unknown granularity {granularity!r}; valid: {', '.join(valid)}"
+            raise ValueError(Problem(text, "granularity", granularity, valid))
         params = tuple(size if dim in kept else 1 for dim, size in enumerate(shape))
         groups = 1
         for size in params:
@@ -79,16 +83,16 @@ class Layout:
             for extent in shape[1:]:
                 inputs *= extent
             if inputs % size:
-                raise ValueError(
+                text = (
                     f"granularity {granularity!r}: {inputs} inputs per output channel (shape {shape}) "
                     f"are no multiple of {size}"
                 )
+                raise ValueError(Problem(text, "granularity", granularity))
             return Layout(granularity, axes, rows * inputs // size, (rows, inputs // size, 1), size)
         channel = axes.channel % len(shape)
         if shape[channel] % size:
-            raise ValueError(
-                f"granularity {granularity!r}: {shape[channel]} channels (shape {shape}) are no multiple of {size}"
-            )
+            text = f"granularity {granularity!r}: {shape[channel]} channels (shape {shape}) are no multiple of {size}"
+            raise ValueError(Problem(text, "granularity", granularity))
         groups = shape[channel] // size
         params = [1] * (len(shape) + 1)
         params[channel] = groups

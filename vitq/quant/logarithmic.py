@@ -48,10 +48,11 @@ class LogQuantizer(Quantizer):
     def fit(self, distribution: Distribution, layout: Layout) -> None:
         if bool((distribution.low < -1e-6).any()):
             least = float(distribution.low.min())
-            raise ValueError(
+            text = (
                 f"{type(self).__name__} needs non-negative values, the least seen is {least:.3g}; "
                 "use quantizer uniform for this kind"
             )
+            raise ValueError(Problem(text, "quantizer", least))
         tried = candidates(distribution, self.range_search, self.settings["percentiles"], self.settings["candidates"])
 
         def roundtrip(low: Tensor, high: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vitq.errors import unknown
+from vitq.errors import Problem, unknown
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Axes, Layout
 from vitq.quant.quantizer import register_quantizer, straight_through
@@ -51,10 +51,11 @@ class IntScores(UniformQuantizer):
         super().fit(distribution, layout)
         step = float(self.scale.max())
         if self.settings["arithmetic"] == "integer" and step**2 > _C1:
-            raise ValueError(
+            text = (
                 f"int_scores: a step of {step:.3g} between scores is too coarse for arithmetic=integer, at most "
                 f"{_C1**0.5:.3g} is valid; give scores more bits (bits.kinds.scores=8) or set arithmetic=real"
             )
+            raise ValueError(Problem(text, "options.arithmetic", "integer", ["real"]))
 
     def powers(self, below: Tensor) -> Tensor:
         """exp of scores below their row's maximum, up to one factor for all. (B, heads, N, M), ≤ 0."""

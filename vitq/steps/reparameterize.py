@@ -101,7 +101,8 @@ def reparameterize_link(work: Workspace, link: Link, rounded: bool = True) -> No
     quantizers = [_channelwise(site.quantizer, link) for site in sites]
     first = quantizers[0]
     if len({quantizer.bits for quantizer in quantizers}) > 1:
-        raise ValueError(f"reparameterize: {_unequal(link, [quantizer.bits for quantizer in quantizers])}")
+        problem = _unequal(link, [quantizer.bits for quantizer in quantizers])
+        raise ValueError(problem.reworded(f"reparameterize: {problem}"))
     scale, zero, constant = first.scale, first.zero_point, ~first.constants.isnan()
     varying = ~constant
     if not bool(varying.any()):

@@ -153,5 +153,8 @@ def _reserve(file: int, size: int) -> None:
         raise VitqError(
             f"calib.cache=disk: {size / 1e6:.1f} MB for one stream of activations do not fit into "
             f"{tempfile.gettempdir()} ({error.strerror}); set TMPDIR to a folder with more space, take "
-            "calib.cache=host, or fewer images (calib.size)"
+            "calib.cache=host, or fewer images (calib.size)",
+            "calib.cache",
+            "disk",
+            ["host"],
         ) from error

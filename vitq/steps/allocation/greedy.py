@@ -105,7 +105,7 @@ def uniform(names: Mapping[str, bool], budget: Budget, widths: Sequence[int]) ->
             if not budget.excess(bits) and (best is None or rank > best[0]):
                 best = (rank, bits)
     if best is None:
-        raise VitqError("allocate: no single width fits the budget")
+        raise VitqError("allocate: no single width fits the budget", "widths", tuple(widths))
     return best[1]
 
 

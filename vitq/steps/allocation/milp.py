@@ -30,7 +30,9 @@ def milp(losses: Losses, budget: Budget, seconds: float) -> Bits:
         bits = program.solve(seconds, margin)
         if not budget.excess(bits):
             return bits
-    raise VitqError(f"allocate: the solver exceeds the budget by {budget.excess(bits)}; use policy greedy")
+    excess = budget.excess(bits)
+    text = f"allocate: the solver exceeds the budget by {excess}; use policy greedy"
+    raise VitqError(text, "policy", excess, ["greedy"])
 
 
 class _Program:
