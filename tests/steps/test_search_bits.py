@@ -87,7 +87,7 @@ def test_lazy_measuring_is_cheaper_and_about_as_good(calibrated: Make) -> None:
             ends[recompute] = greedy(trial, budget, WIDTHS, recompute, work.progress)[-1]
         assert ends["lazy"]["evaluations"] < 0.2 * ends["always"]["evaluations"]
         ratios.append(ends["lazy"]["loss"] / ends["always"]["loss"])
-    # One ratio is 0.5 to 2.4 by chance, and the mean over seven depends on how a CPU rounds: 1.33 on one with AVX2 alone.
+    # One ratio is 0.5 to 2.4 by chance, and the mean over seven goes by how a CPU rounds: 1.33 with AVX2 alone.
     assert np.exp(np.mean(np.log(ratios))) < 1.5, ratios
 
 
