@@ -47,7 +47,7 @@ def refused(*overrides: str) -> list[Problem]:
         (["model=swin_digits", "model.input_size=64"], "model.input_size", 64, [32]),
         (["+model.kwargs.colour=red"], "model.kwargs", ..., []),
         (["model.kwargs.num_heads=5"], "model.kwargs", ..., []),
-        (["+model.kwargs.in_chans=1"], "model.kwargs", ..., []),
+        (["+model.kwargs.in_chans=2"], "model.kwargs.in_chans", 2, [1, 3]),
         (["+model.kwargs.global_pool=''"], "model.kwargs", (1, 17, 10), [(1, 10)]),
         (["model=timm", "model.name=resnet18", "model.pretrained=false"], "", "ResNet", []),
         (["model=deit_tiny"], "data.num_classes", 10, [1000]),
@@ -185,7 +185,7 @@ def test_a_network_that_reads_numbers_is_asked_itself(monkeypatch: pytest.Monkey
     with pytest.raises(RuntimeError, match="meta"):
         network_of(config()).shapes  # noqa: B018
     assert network_checks.network_problems(config()) == []
-    (problem,) = refused("+model.kwargs.in_chans=1")
+    (problem,) = refused("+model.kwargs.global_pool=''")
     assert problem.key == "model.kwargs"
 
 
