@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_job import Planner
+from tests.job.test_execute import Planner
 from vitq import signals
 from vitq.job import worker
 from vitq.store import Run, RunDir

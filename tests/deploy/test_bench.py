@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.test_job import Planner
+from tests.job.test_execute import Planner
 from vitq import cli
 from vitq.deploy.bench import Timing, race
 from vitq.machine import int8_products_are_exact

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.errors import is_about, refuses
-from tests.test_job import Planner
+from tests.job.test_execute import Planner
 from vitq import cli, data
 from vitq.deploy.packed.packed import load_packed
 from vitq.engine.recipe_checks import problems

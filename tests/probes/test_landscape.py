@@ -237,7 +237,7 @@ def test_switched_sites_come_back(subject: Make) -> None:
 def _recipe(name: str) -> dict[str, object]:
     import yaml
 
-    from tests.test_job import CONF
+    from tests.job.test_execute import CONF
 
     loaded: dict[str, object] = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())
     return loaded

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from pydantic.dataclasses import dataclass
 
 from tests.errors import is_about, refuses
-from tests.test_job import Planner
+from tests.job.test_execute import Planner
 from vitq import cli
 from vitq.config import ProbeConfig, RunConfig
 from vitq.config.base import RULES

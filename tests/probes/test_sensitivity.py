@@ -14,8 +14,8 @@ import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.job.test_execute import CONF, Planner
 from tests.probes.conftest import ledger
-from tests.test_job import CONF, Planner
 from vitq.config import RunConfig
 from vitq.probes.probed_model import Subject
 from vitq.probes.sensitivity import Sensitivity, grouped, own_kl

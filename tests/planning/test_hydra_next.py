@@ -34,6 +34,6 @@ def test_composition_on_the_next_hydra(hydra_next: Path, repo: Path) -> None:
     which = [sys.executable, "-c", "import hydra; print(hydra.__version__)"]
     version = subprocess.run(which, env=env, capture_output=True, text=True, check=True).stdout
     assert version.startswith("1.4")
-    tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_compose.py"]
+    tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/planning/test_compose.py"]
     done = subprocess.run([sys.executable, *tests], env=env, cwd=repo, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_validate import CALIBRATE, KINDS, found
+from tests.engine.test_recipe_checks import CALIBRATE, KINDS, found
 
 
 def test_an_override_of_a_step_that_the_recipe_does_not_have() -> None:

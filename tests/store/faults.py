@@ -1,4 +1,4 @@
-"""Kills a writer before every system call of a write, and says what a reader finds. Run by tests/test_store.py.
+"""Kills a writer before every system call of a write, and says what a reader finds. Run by tests/store/test_atomic.py.
 
     python store_faults.py ROOT      prints one JSON list of {op, when, found, leftovers}
 

@@ -15,7 +15,7 @@ from vitq.config.search_path import ConfigPath, sweep_file
 from vitq.errors import ConfigError
 from vitq.planning import compose
 
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parents[2]
 # docs/extending.md builds what it names; test_extending.py follows it. Notes say what was typed then.
 PAGES = [
     page

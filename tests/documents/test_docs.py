@@ -17,7 +17,7 @@ from vitq.config import RunConfig
 from vitq.engine.recipe_checks import problems
 from vitq.planning import compose
 
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parents[2]
 RECIPES = sorted(path.stem for path in (REPO / "conf" / "method").glob("*.yaml"))
 # What was true when it was written, and is not mended.
 DATED = REPO / "docs" / "notes"

@@ -17,7 +17,7 @@ import pytest
 from tests.environments import environment, vitq_wheel
 from vitq.store import Run, Store
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FENCE = re.compile(r"^```(\w+)(?: +(\w+)=(\S+))?\n(.*?)^```$", re.M | re.S)
 
 # One environment for all of them.

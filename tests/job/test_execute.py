@@ -34,7 +34,7 @@ from vitq.progress import Progress
 from vitq.store import RunDir, Store
 from vitq.store.records import Status
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 KWARGS = {"depth": 2, "img_size": 32, "patch_size": 8, "embed_dim": 48, "num_heads": 3}
 
 

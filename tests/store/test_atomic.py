@@ -36,8 +36,8 @@ def leftovers(path: Path) -> list[str]:
 
 
 def test_a_killed_write_leaves_the_old_record_or_the_new_one(tmp_path: Path) -> None:
-    script = Path(__file__).with_name("store_faults.py")
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    script = Path(__file__).with_name("faults.py")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path / "runs")],
         check=False,
