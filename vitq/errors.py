@@ -116,6 +116,11 @@ class StoreError(VitqError):
     """A record under `runs_dir` cannot be read or written."""
 
 
+def shortened(names: Sequence[object], most: int) -> str:
+    """The first names of a list, with `…` where there are more: `a, b, c …`."""
+    return ", ".join(map(str, names[:most])) + (" …" if len(names) > most else "")
+
+
 def brief(error: BaseException) -> str:
     """An error on one line: the message alone where vitq raised it on purpose, with the class before it otherwise."""
     text = str(error) if isinstance(error, VitqError) else f"{type(error).__name__}: {error}"

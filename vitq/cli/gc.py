@@ -14,13 +14,10 @@ EXAMPLES = """\
 
 
 def parser() -> argparse.ArgumentParser:
-    """Arguments of `vitq gc`."""
-    usage = "[--orphans] [--yes] [--runs-dir DIR]"
-    parser = options.parser("gc", "Remove what a store can do without, never a run under way.", EXAMPLES, usage)
+    parser = options.parser("gc", "Remove what a store can do without, never a run under way.", EXAMPLES)
     parser.add_argument("--orphans", action="store_true", help="runs that no sweep lists too, even finished ones")
     parser.add_argument("--yes", action="store_true", help="remove; without it, only list")
-    options.runs_dir(parser)
-    return parser
+    return options.add(parser, "--runs-dir")
 
 
 def main(args: argparse.Namespace) -> int:

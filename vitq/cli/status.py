@@ -34,16 +34,10 @@ _ASK = 15.0
 
 
 def parser() -> argparse.ArgumentParser:
-    """Arguments of `vitq status`."""
-    usage = "[SWEEP] [--watch [SECONDS]] [--runs-dir DIR] [--json]"
-    parser = options.parser("status", "Where the runs of a sweep stand.", EXAMPLES, usage)
-    parser.add_argument(
-        "sweep", metavar="SWEEP", nargs="?", help="name of a sweep that was started (`multirun` for `vitq run -m`)"
-    )
+    parser = options.parser("status", "Where the runs of a sweep stand.", EXAMPLES)
+    parser.add_argument("sweep", nargs="?", **options.SHARED["sweep"])
     parser.add_argument("--watch", metavar="SECONDS", nargs="?", type=float, const=2.0, help="redraw until it ends")
-    options.runs_dir(parser)
-    options.as_json(parser, "states")
-    return parser
+    return options.add(parser, "--runs-dir", json="states")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -129,12 +123,7 @@ def _left(seconds: float | None) -> str:
 
 
 def _all(store: Store, as_json: bool) -> int:
-    from vitq.store import Run
-
-    counts = {
-        name: _counts([Run(store.run(signature)).read_state() for signature in store.read_sweep(name).signatures])
-        for name in store.sweeps()
-    }
+    counts = {name: _counts([run.read_state() for run in store.runs_of(name)]) for name in store.sweeps()}
     if as_json:
         print(json.dumps(counts))
         return 0

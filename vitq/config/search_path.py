@@ -46,15 +46,13 @@ class ConfigPath:
     folders: tuple[Path, ...]
 
     @staticmethod
-    def of(*extra: str | Path) -> ConfigPath:
-        """`extra` folders before those that plug-ins and vitq ship. Raises ConfigError for one that does not exist."""
-        missing = [str(e) for e in extra if not Path(e).is_dir()]
-        if missing:
-            action = "--config-dir names an existing folder"
-            raise ConfigError(
-                [Problem(f"config folder {m!r} does not exist; {action}", "--config-dir", m) for m in missing]
-            )
-        return ConfigPath((*(Path(e).resolve() for e in extra), *installed("conf")))
+    def of(config_dir: str | Path | None = None) -> ConfigPath:
+        """A folder of the user's before those that plug-ins and vitq ship. Raises ConfigError where it is none."""
+        own = (Path(config_dir).resolve(),) if config_dir else ()
+        if own and not own[0].is_dir():
+            text = f"config folder {str(config_dir)!r} does not exist; --config-dir names an existing folder"
+            raise ConfigError([Problem(text, "--config-dir", str(config_dir))])
+        return ConfigPath((*own, *installed("conf")))
 
     def is_group(self, name: str) -> bool:
         """True for `model`, `bits`, … and for folders that the user's own config dirs add."""

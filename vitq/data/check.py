@@ -6,7 +6,7 @@ from vitq.config import RunConfig
 from vitq.data.facts import describe
 from vitq.data.opening import open_source
 from vitq.data.overlap import overlap
-from vitq.errors import DataError, Problem, unknown
+from vitq.errors import DataError, Problem, shortened, unknown
 
 INTERPOLATIONS = ("bicubic", "bilinear", "box", "hamming", "lanczos", "nearest")
 
@@ -21,10 +21,8 @@ def problems(config: RunConfig) -> list[Problem]:
     data = config.data
     if config.method.quantizes:
         if config.calib.size > facts.calib_images:
-            text = (
-                f"calib.size={config.calib.size} exceeds the {facts.calib_images} images of split "
-                f"{data.calib_split!r} (data.calib_split); lower calib.size"
-            )
+            split = f"the {facts.calib_images} images of split {data.calib_split!r} (data.calib_split)"
+            text = f"calib.size={config.calib.size} exceeds {split}; lower calib.size"
             found.append(Problem(text, "calib.size", config.calib.size))
         shared, _ = overlap(config)
         if shared and not data.allow_overlap:
@@ -41,8 +39,8 @@ def problems(config: RunConfig) -> list[Problem]:
             one_sided = sorted(calib.names ^ evaluation.names)
             text = (
                 f"splits {data.calib_split!r} and {data.eval_split!r} have different class folders (in one of them "
-                f"alone: {', '.join(one_sided[:5])}{' …' if len(one_sided) > 5 else ''}), so the folder's rank is no "
-                "label; set data.class_map to a file with one class folder name per line"
+                f"alone: {shortened(one_sided, 5)}), so the folder's rank is no label; set data.class_map to a file "
+                "with one class folder name per line"
             )
             found.append(Problem(text, "data.class_map", one_sided))
     return found

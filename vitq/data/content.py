@@ -26,8 +26,8 @@ def file_hash(path: Path, cache_dir: str | Path | None = None, key: str = "") ->
         kept = None if cache_dir is None or facts.st_size < _LARGE else str(cache_dir)
         return _hash(known, kept)
     except OSError as error:
-        place = f"{key}={str(path)!r}" if key else repr(str(path))
-        raise DataError(f"{place} cannot be read: {error.strerror or error}", key, str(path)) from error
+        file = f"{key}={str(path)!r}" if key else repr(str(path))
+        raise DataError(f"{file} cannot be read: {error.strerror or error}", key, str(path)) from error
 
 
 @lru_cache(maxsize=4096)

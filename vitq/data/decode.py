@@ -71,17 +71,8 @@ def decode(
         # PIL decodes and resizes outside Python's lock, so threads do. Augmentation draws from global generators.
         threads = workers if source.threads and augment is None else 1
         with ThreadPoolExecutor(max(1, threads)) as pool:
-            jobs = [
-                pool.submit(lambda slot: write(slot, source.image(int(indices[slot]), mode)), s)
-                for s in range(len(indices))
-            ]
-            try:
-                for job in jobs:
-                    job.result()
-                    progress.advance()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+            for _ in pool.map(lambda slot: write(slot, source.image(int(indices[slot]), mode)), range(len(indices))):
+                progress.advance()
     return labels
 
 

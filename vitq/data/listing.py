@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vitq.errors import DataError
+from vitq.errors import DataError, shortened
 
 EXTENSIONS = frozenset((".png", ".jpg", ".jpeg"))
 SYNONYMS = (("train", "training"), ("val", "valid", "validation", "eval", "evaluation"))
@@ -71,21 +71,16 @@ def split_folder(root: str, split: str) -> Path:
         text = f"data.root={root!r} is not a folder; set data.root to the folder that holds the splits"
         raise DataError(text, "data.root", root)
     for name in synonyms(split):
-        place = base / name
-        if place.is_dir():
-            return place
+        if (base / name).is_dir():
+            return base / name
     raise no_split(root, split)
 
 
 def no_split(root: str, split: str) -> DataError:
     """The error of a root without a folder for a split; it lists the folders that exist."""
-    found = sorted(entry.name for entry in _entries(str(Path(root).expanduser())) if _is_dir(entry))
-    return DataError(
-        f"data.root={root!r} has no split {split!r}; folders there: {', '.join(found[:20]) or 'none'}; "
-        "set data.calib_split and data.eval_split",
-        value=split,
-        valid=found,
-    )
+    folders = sorted(entry.name for entry in _entries(str(Path(root).expanduser())) if _is_dir(entry))
+    text = f"data.root={root!r} has no split {split!r}; folders there: {', '.join(folders[:20]) or 'none'}"
+    return DataError(f"{text}; set data.calib_split and data.eval_split", value=split, valid=folders)
 
 
 def synonyms(split: str) -> list[str]:
@@ -113,11 +108,9 @@ def list_folder(place: Path, named: Collection[str] = ()) -> Listing:
     start = len(folder.rstrip(os.sep)) + 1
     broken = sorted(path[start:] for part in parts for path in part.broken)
     if broken:
-        raise DataError(
-            f"{folder!r}: {len(broken)} links lead to no file: {_some(broken)}; bring back what they point to (`git "
-            "annex get`, `dvc pull`, a purged scratch), or remove them",
-            value=broken,
-        )
+        text = f"{folder!r}: {len(broken)} links lead to no file: {shortened(broken, _SHOWN)}"
+        action = "bring back what they point to (`git annex get`, `dvc pull`, a purged scratch), or remove them"
+        raise DataError(f"{text}; {action}", value=broken)
     images = sorted(image for part in parts for image in part.images)
     _some_images(images, folder)
     others: Counter[str] = sum((part.others for part in parts), Counter())
@@ -177,11 +170,9 @@ def list_tar(path: Path, split: str) -> Listing:
 
 def _some_images(images: list[tuple[str, int, str]], place: str) -> None:
     if not images:
-        raise DataError(
-            f"no image below {place!r}; expected <class folder>/<name> with one of {', '.join(sorted(EXTENSIONS))}",
-            value=place,
-            valid=sorted(EXTENSIONS),
-        )
+        valid = sorted(EXTENSIONS)
+        text = f"no image below {place!r}; expected <class folder>/<name> with one of {', '.join(valid)}"
+        raise DataError(text, value=place, valid=valid)
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
@@ -189,11 +180,9 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return list(entries)
     except OSError as error:
-        raise DataError(
-            f"folder {folder!r} cannot be read: {error.strerror or error}; give it back its permissions (chmod -R "
-            "u+rX), or take it out of the split",
-            value=folder,
-        ) from error
+        action = "give it back its permissions (chmod -R u+rX), or take it out of the split"
+        text = f"folder {folder!r} cannot be read: {error.strerror or error}; {action}"
+        raise DataError(text, value=folder) from error
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:
@@ -267,9 +256,5 @@ def _left_out(others: Counter[str], hidden: list[str]) -> tuple[str, ...]:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
         words.append(f"{sum(others.values())} files are no PNG or JPEG by their names and are left out ({kinds})")
     if hidden:
-        words.append(f"{len(hidden)} hidden files and folders are left out: {_some(hidden)}")
+        words.append(f"{len(hidden)} hidden files and folders are left out: {shortened(hidden, _SHOWN)}")
     return tuple(words)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")

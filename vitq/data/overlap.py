@@ -44,10 +44,10 @@ def overlap(config: RunConfig) -> tuple[str | None, str | None]:
 
 
 def _both(config: RunConfig, what: str) -> str:
+    splits = f"data.calib_split={config.data.calib_split!r} and data.eval_split={config.data.eval_split!r}"
     return (
-        f"data.calib_split={config.data.calib_split!r} and data.eval_split={config.data.eval_split!r} share images "
-        f"({what}): a model must not be scored on images that calibrated it; name two splits of different images, or "
-        "say that it is meant with data.allow_overlap=true"
+        f"{splits} share images ({what}): a model must not be scored on images that calibrated it; name two splits of "
+        "different images, or say that it is meant with data.allow_overlap=true"
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from vitq.config import DataConfig, ModelConfig
 from vitq.data.cache import locked, publish
-from vitq.data.facts import split_fingerprint
+from vitq.data.opening import open_source
 from vitq.errors import ModelError
 from vitq.models.build import classes, create
 from vitq.progress import Progress
@@ -63,7 +63,7 @@ def _key(model: ModelConfig, data: DataConfig, cache_dir: str | Path) -> str:
         del plain[name]
     plain |= {
         "recipe": RECIPE,
-        "split": split_fingerprint(data, SPLIT, cache_dir),
+        "split": open_source(data, SPLIT, cache_dir).fingerprint,
         "classes": classes(model, data),
         "mean": data.mean or model.mean,
         "std": data.std or model.std,

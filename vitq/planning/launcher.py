@@ -50,8 +50,7 @@ class Launcher(ABC):
 
     def __init__(self, options: Mapping[str, Any]):
         """Raises ConfigError for options that `check` finds wrong."""
-        problems = self.check(options)
-        if problems:
+        if problems := self.check(options):
             raise ConfigError(problems)
         self.options: Any = TypeAdapter(self.Options).validate_python(dict(options))
 

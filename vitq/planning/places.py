@@ -50,26 +50,20 @@ def move(run_dir: RunDir, words: Sequence[str]) -> None:
     """
     if not words:
         return
-    valid = ", ".join(PLACES)
-    problems = [
-        Problem(f"{word}: a stored run stays what it is; valid: {valid}", _key(word), word, PLACES)
-        for word in words
-        if not is_place(word)
-    ]
-    if problems:
-        raise ConfigError(problems)
+    if foreign := [word for word in words if not is_place(word)]:
+        why = f"a stored run stays what it is; valid: {', '.join(PLACES)}"
+        raise ConfigError(Problem(f"{word}: {why}", _key(word), word, PLACES) for word in foreign)
     stored = Run(run_dir).config
     config = absolute(_with(stored, words))
-    asked = engine()
+    sections = {_key(word).partition(".")[0] for word in words}
     try:
-        model = asked.identify(config.model) if any(_key(word).startswith("model.") for word in words) else config.model
-        # Decoded images of the cache are enough for most: where no place of theirs is given, none is asked for.
-        data = any(_key(word).startswith("data.") for word in words)
-        fingerprint = asked.describe(config).fingerprint if data else config.data.fingerprint
+        model = engine().identify(config.model) if "model" in sections else config.model
+        # Decoded images of the cache are enough for most: where no path of theirs is given, none is asked for.
+        fingerprint = engine().describe(config).fingerprint if "data" in sections else config.data.fingerprint
     except (ModelError, DataError) as error:
         raise ConfigError(error.problems) from error
-    found = dataclasses.replace(config, model=model, data=dataclasses.replace(config.data, fingerprint=fingerprint))
-    if signature(found) != run_dir.signature:
+    moved = dataclasses.replace(config, model=model, data=dataclasses.replace(config.data, fingerprint=fingerprint))
+    if signature(moved) != run_dir.signature:
         other = "weights" if model.weights != stored.model.weights else "images or labels"
         said = " ".join(words)
         text = f"{said}: other {other} than those of run {run_dir.signature}; give the place of the same"

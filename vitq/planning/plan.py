@@ -71,14 +71,10 @@ class Plan:
             elif known.warnings != told and known.state != "running":
                 run_dir.write_status(known.model_copy(update={"warnings": told}))
         if self.sweep:
+            about = {key: getattr(self.sweep, key) for key in ("name", "description", "baseline")}
+            labels = {run.signature: run.label for run in self.runs}
+            launcher = dataclasses.asdict(self.launcher)
             record = SweepRecord(
-                name=self.sweep.name,
-                description=self.sweep.description,
-                signatures=[run.signature for run in self.runs],
-                baseline=self.sweep.baseline,
-                command=command,
-                axes=self.axes,
-                launcher=dataclasses.asdict(self.launcher),
-                labels={run.signature: run.label for run in self.runs},
+                **about, signatures=list(labels), labels=labels, command=command, axes=self.axes, launcher=launcher
             )
             self.store.write_sweep(record)

@@ -54,8 +54,7 @@ class Planner:
         self._facts = _Facts(engine())
         self._unread = Unread()
         self._cells = 0
-        # (label of a run, problem); problems of the sweep itself have no run.
-        self._problems: list[tuple[str, Problem]] = []
+        self._problems: list[tuple[str, Problem]] = []  # with the label of a run, '' for the sweep itself
         self._runs: dict[str, PlannedRun] = {}
         self._refused: list[tuple[str, str]] = []
         self._again = again
@@ -147,7 +146,7 @@ class Planner:
 
     def _check_one(self, key: str, several: list[str]) -> None:
         if len(several) > 1:
-            text = f"one sweep uses one, found {', '.join(several)}; start them as separate sweeps"
+            text = f"one sweep uses one, not {', '.join(several)}; start them as separate sweeps"
             self._reject("", [under(key, Problem(text, value=several))])
 
     def _idle_exclusions(self) -> list[str]:

@@ -11,7 +11,17 @@ import yaml
 
 from vitq.errors import StoreError
 from vitq.store.atomic import write_bytes
-from vitq.store.files import arrays_of, read_bytes, read_record, table_of, unreadable, write_arrays, write_table
+from vitq.store.files import (
+    arrays_of,
+    read_bytes,
+    read_hint,
+    read_record,
+    remove,
+    table_of,
+    unreadable,
+    write_arrays,
+    write_table,
+)
 from vitq.store.records import Result, Status, utc_now
 
 if TYPE_CHECKING:
@@ -57,31 +67,23 @@ class RunDir:
         try:
             text = yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
         except yaml.YAMLError as error:
-            raise StoreError(
-                f"cannot write {self.config_path}: not a plain config ({error}); pass RunConfig.to_dict()",
-                value=self.config_path,
-            ) from error
+            text = f"cannot write {self.config_path}: not a plain config ({error}); pass RunConfig.to_dict()"
+            raise StoreError(text, value=self.config_path) from error
         write_bytes(self.config_path, text.encode())
 
     def read_config(self) -> dict[str, Any]:
         """The stored config. Raises StoreError when there is none (the run was never planned) or it is unreadable."""
         data = read_bytes(self.config_path)
         if data is None:
-            raise StoreError(
-                f"no config at {self.config_path}: run {self.signature} was never planned; "
-                "plan it with `vitq run` or `vitq sweep`",
-                value=self.config_path,
-            )
+            text = f"no config at {self.config_path}: run {self.signature} was never planned"
+            raise StoreError(f"{text}; plan it with `vitq run` or `vitq sweep`", value=self.config_path)
+        remedy = "remove the file and plan the run again"
         try:
             config = yaml.load(data, Loader=_Loader)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise unreadable(self.config_path, error, "remove the file and plan the run again") from error
+            raise unreadable(self.config_path, error, remedy) from error
         if not isinstance(config, dict):
-            raise unreadable(
-                self.config_path,
-                f"a mapping is expected, found {type(config).__name__}",
-                "remove the file and plan the run again",
-            )
+            raise unreadable(self.config_path, f"a mapping is expected, not a {type(config).__name__}", remedy)
         return config
 
     def write_status(self, status: Status) -> None:
@@ -94,10 +96,7 @@ class RunDir:
 
     def status_hint(self) -> Status | None:
         """The stored status, None when it is absent or unreadable: a hint never stops a run."""
-        try:
-            return self.read_status()
-        except StoreError:
-            return None
+        return read_hint(self.status_path, Status)
 
     @property
     def attempt(self) -> int:
@@ -127,12 +126,8 @@ class RunDir:
     def write_result(self, result: Result) -> None:
         """Store the result; from then on the run is done. Raises StoreError when it is of another run."""
         if result.signature != self.signature:
-            raise StoreError(
-                f"cannot write {self.result_path}: the result is of run {result.signature}, this is {self.signature}",
-                "signature",
-                result.signature,
-                [self.signature],
-            )
+            text = f"cannot write {self.result_path}: the result is of run {result.signature}"
+            raise StoreError(f"{text}, this is {self.signature}", "signature", result.signature, [self.signature])
         write_bytes(self.result_path, result.to_json().encode())
 
     def read_result(self) -> Result | None:
@@ -150,11 +145,8 @@ class RunDir:
         """The stored result. Raises StoreError when there is none, or none that is valid."""
         result = self.read_result()
         if result is None:
-            text = (
-                f"run {self.signature} has no result yet; `vitq logs {self.signature}` shows what it wrote, `vitq run` "
-                "and `vitq retry` execute it"
-            )
-            raise StoreError(text, "result", self.signature)
+            shown = f"`vitq logs {self.signature}` shows what it wrote, `vitq run` and `vitq retry` execute it"
+            raise StoreError(f"run {self.signature} has no result yet; {shown}", "result", self.signature)
         return result
 
     def is_done(self) -> bool:
@@ -261,11 +253,8 @@ class RunDir:
             with self.log_path.open("a", encoding="utf-8") as log:
                 log.write(text)
         except OSError as error:
-            raise StoreError(
-                f"cannot write {self.log_path}: {error.strerror or error}; free space or permissions there, and start "
-                "again",
-                value=self.log_path,
-            ) from error
+            why = f"{error.strerror or error}; free space or permissions there, and start again"
+            raise StoreError(f"cannot write {self.log_path}: {why}", value=self.log_path) from error
 
     def read_log(self) -> str:
         """What the attempts of the run wrote, empty before the first. Raises StoreError when it cannot be read."""
@@ -273,13 +262,7 @@ class RunDir:
 
     def clear_state(self) -> None:
         """Remove what a killed run would have gone on from. Raises StoreError when the disk refuses."""
-        try:
-            shutil.rmtree(self.state_dir)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            text = f"cannot remove {self.state_dir}: {error.strerror or error}; remove it by hand"
-            raise StoreError(text, value=self.state_dir) from error
+        remove(self.state_dir)
 
     @property
     def _again(self) -> str:
@@ -291,8 +274,6 @@ class RunDir:
     def _required(self, path: Path) -> bytes:
         data = read_bytes(path)
         if data is None:
-            raise StoreError(
-                f"no {path.name} in {self.path}: the run is not finished, or the file was removed; {self._again}",
-                value=path,
-            )
+            why = "the run is not finished, or the file was removed"
+            raise StoreError(f"no {path.name} in {self.path}: {why}; {self._again}", value=path)
         return data

@@ -15,9 +15,8 @@ def with_errors(ended: list[JobReturn], first: int) -> list[JobReturn]:
     """The same jobs; failed ones raise, when they are asked for their value, the errors of all that failed."""
     failed = {number: job for number, job in enumerate(ended, first) if job.status != JobStatus.COMPLETED}
     if failed:
-        lines = [
-            f"  #{number} {' '.join(job.overrides or [])}: {brief(job._return_value)}" for number, job in failed.items()
-        ]
+        names = {number: " ".join(job.overrides or []) for number, job in failed.items()}
+        lines = [f"  #{number} {names[number]}: {brief(job._return_value)}" for number, job in failed.items()]
         error = JobsError("\n".join([f"{len(failed)} of {len(ended)} jobs failed:", *lines]))
         for job in failed.values():
             job.return_value = _caused(error, job._return_value)
