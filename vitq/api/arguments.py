@@ -40,11 +40,9 @@ def config_of(
 
     Raises ConfigError with everything that a plan of the same recipe would refuse before it looks at the network.
     """
-    foreign = [word for word in overrides if not word.lstrip("+~").startswith(_CHANGEABLE)]
-    if foreign:
-        valid = ", ".join(_CHANGEABLE)
-        text = f"override {{!r}}: not for a model of the caller; valid: {valid}"
-        raise ConfigError([Problem(text.format(word), "overrides", word, _CHANGEABLE) for word in foreign])
+    if foreign := [word for word in overrides if not word.lstrip("+~").startswith(_CHANGEABLE)]:
+        why = f"not for a model of the caller; valid: {', '.join(_CHANGEABLE)}"
+        raise ConfigError(Problem(f"override {word!r}: {why}", "overrides", word, _CHANGEABLE) for word in foreign)
     raw = _composed({"method": method, "bits": bits}, overrides)
     data = {"name": GIVEN, "num_classes": classes, "fingerprint": images.fingerprint}
     calib = {**raw["calib"], "size": len(images)}
@@ -87,8 +85,7 @@ def _composed(groups: Mapping[str, Option], overrides: Sequence[str]) -> dict[st
     """The config with these options, composed as the command line does: Hydra's grammar, `base`, plug-ins' files."""
     with tempfile.TemporaryDirectory(prefix="vitq-") as folder:
         words = [f"{group}={_name(group, option, Path(folder))}" for group, option in groups.items()]
-        file, roots = compose.root_config(folder)
-        (cell,) = compose.expand(compose.load(file, roots, [*words, *overrides]))
+        (cell,) = compose.expand(compose.load(*compose.root_config(folder), [*words, *overrides]))
     if cell.problem is not None:
         raise ConfigError([cell.problem])
     return cell.raw

@@ -22,7 +22,7 @@ from vitq.deploy.packed.packed import load_packed, save_packed
 from vitq.engine import recipe, recipe_checks
 from vitq.engine.network_checks import misfits
 from vitq.errors import ConfigError, DataError, DeployError, ModelError, VitqError, first_line
-from vitq.models.build import settle
+from vitq.models.build import required_size, settle
 from vitq.models.structure import structure_of
 from vitq.progress import Progress
 from vitq.quant.model import QuantizedModel
@@ -236,16 +236,11 @@ def _own_copy(model: nn.Module, images: TensorImages) -> nn.Module:
         text = f"model: a {type(model).__name__}; a torch.nn.Module of a supported family is needed"
         raise ModelError(text, "model", model)
     structure_of(model)
-    embed = getattr(model, "patch_embed", None)
-    size = getattr(embed, "img_size", None)
-    if size is not None and getattr(embed, "strict_img_size", True) and tuple(size) != (images.size, images.size):
-        raise DataError(
-            f"images: {images.size}x{images.size} pixels, {type(model).__name__} is built for {size[0]}x{size[1]}; "
-            f"resize the images, or build the model with img_size={images.size}",
-            "images",
-            images.size,
-            size,
-        )
+    size, side = required_size(model), images.size
+    if size not in (None, (side, side)):
+        text = f"images: {side}x{side} pixels, {type(model).__name__} is built for {size[0]}x{size[1]}"
+        action = f"resize the images, or build the model with img_size={side}"
+        raise DataError(f"{text}; {action}", "images", side, size)
     return copy.deepcopy(model).float().eval()
 
 

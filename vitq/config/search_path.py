@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,7 @@ class ConfigPath:
     folders: tuple[Path, ...]
 
     @staticmethod
-    def of(config_dir: str | Path | None = None) -> ConfigPath:
+    def of(config_dir: str | os.PathLike[str] | None = None) -> ConfigPath:
         """A folder of the user's before those that plug-ins and vitq ship. Raises ConfigError where it is none."""
         own = (Path(config_dir).resolve(),) if config_dir else ()
         if own and not own[0].is_dir():

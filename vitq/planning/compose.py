@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -64,7 +65,9 @@ class Primary:
         return {key.lstrip("+"): values for key, values in self.axes.items() if len(values) > 1}
 
 
-def root_config(config_dir: str | None = None, config_name: str | None = None) -> tuple[Path, ConfigPath]:
+def root_config(
+    config_dir: str | os.PathLike[str] | None = None, config_name: str | None = None
+) -> tuple[Path, ConfigPath]:
     """Primary file and search folders for Hydra's `--config-dir` and `--config-name`. Raises ConfigError."""
     search_path = ConfigPath.of(config_dir)
     name = (config_name or "config").removesuffix(".yaml")
@@ -103,7 +106,7 @@ def load(file: Path, search_path: ConfigPath, overrides: Sequence[str] = (), mul
         raise ConfigError(
             Problem(f"{key}={','.join(values)}: {action}", key.lstrip("+"), values) for key, values in several.items()
         )
-    settings = OmegaConf.to_container(OmegaConf.select(OmegaConf.load(file), "hydra") or OmegaConf.create())
+    settings: Any = OmegaConf.to_container(OmegaConf.select(OmegaConf.load(file), "hydra") or OmegaConf.create())
     ignored = [f"{file}: {line}" for line in without_effect(settings)] if isinstance(settings, dict) else []
     return Primary(file, search_path, multirun, {str(k): v for k, v in sweep.items()}, axes, tuple(ignored))
 

@@ -13,13 +13,13 @@ import pandas as pd
 from vitq.published.cell import METRICS, MODELS, TAGS, Cell
 from vitq.published.figures import Figures
 from vitq.published.protocol import LABELS
-from vitq.published.source import Claim
+from vitq.published.source import Statement
 from vitq.published.spread import JOIN, Difference, Spread, differences
 
 FORMATS = ("text", "csv", "latex", "json")
 
 
-def figures(chosen: Figures, claims: Sequence[tuple[str, Claim]], form: str) -> str:
+def figures(chosen: Figures, claims: Sequence[tuple[str, Statement]], form: str) -> str:
     """The chosen cells with their spreads and statements, in one of FORMATS; CSV and LaTeX hold the cells alone."""
     if form == "csv":
         return _long(chosen.cells).to_csv(index=False)
@@ -28,7 +28,7 @@ def figures(chosen: Figures, claims: Sequence[tuple[str, Claim]], form: str) -> 
     if form == "json":
         spreads = [_spread_record(spread) for spread in chosen.spreads()]
         said = [{"source": source, **dataclasses.asdict(claim)} for source, claim in claims]
-        return _json({"cells": [_record(cell) for cell in chosen.cells], "spreads": spreads, "claims": said})
+        return _json({"cells": [dataclasses.asdict(cell) for cell in chosen.cells], "spreads": spreads, "claims": said})
     parts = [f"{title}\n{_text(frame)}" for title, frame in _tables(chosen.cells)] or ["no figure in our sources"]
     parts += [*_reasons(chosen.spreads()), *_notes(chosen.cells), *_sources(chosen)]
     parts += [f"{claim.method} ({source}, {_tags(claim.tags)}): {claim.text}" for source, claim in claims]
@@ -44,21 +44,15 @@ def overview(all_figures: Figures, form: str) -> str:
     if form == "latex":
         return _latex("Baselines with the widest spread of published top-1, %", frame)
     read = {cell.source for cell in all_figures.cells}
-    counts = {
-        "cells": len(all_figures.cells),
-        "sources": len(read),
-        "claims_only": len(all_figures.sources) - len(read),
-    }
+    others = len(all_figures.sources) - len(read)
+    counts = {"cells": len(all_figures.cells), "sources": len(read), "claims_only": others}
     if form == "json":
         return _json(counts | {"widest": [_spread_record(spread) for spread in widest]})
     methods, several = {cell.method for cell in all_figures.cells}, all_figures.spreads()
-    head = (
-        f"{counts['cells']} cells of {counts['sources']} sources ({counts['claims_only']} more have statements alone), "
-        f"{len(methods)} methods; {len(several)} baselines at one model and bit-width have several rows"
-    )
-    return (
-        f"{head}\n\nwidest spread of top-1, points:\n{_text(frame)}\n\nvitq published METHOD says why the rows differ"
-    )
+    read_from = f"{counts['cells']} cells of {len(read)} sources ({others} more have statements alone)"
+    rows = f"{len(several)} baselines at one model and bit-width have several rows"
+    head = f"{read_from}, {len(methods)} methods; {rows}\n\nwidest spread of top-1, points:"
+    return f"{head}\n{_text(frame)}\n\nvitq published METHOD says why the rows differ"
 
 
 def _row(spread: Spread) -> dict[str, object]:
@@ -203,10 +197,6 @@ def _tags(tags: Iterable[str]) -> str:
     return "; ".join(f"{tag} {TAGS[tag]}" for tag in tags)
 
 
-def _record(cell: Cell) -> dict[str, Any]:
-    return dataclasses.asdict(cell)
-
-
 def _spread_record(spread: Spread) -> dict[str, Any]:
     first = spread.cells[0]
     return {
@@ -217,10 +207,7 @@ def _spread_record(spread: Spread) -> dict[str, Any]:
         "metric": first.metric,
         "spread": spread.width,
         "rows": [{"label": cell.label, "value": cell.value} for cell in spread.cells],
-        "differences": [
-            {"field": d.field, "values": d.values, "unknown": d.unknown, "settled": d.settled}
-            for d in spread.differences()
-        ],
+        "differences": [dataclasses.asdict(d) | {"settled": d.settled} for d in spread.differences()],
     }
 
 
@@ -228,7 +215,7 @@ def _long(cells: Iterable[Cell]) -> pd.DataFrame:
     """One row for each cell, the facts of its protocol as columns."""
     rows = []
     for cell in cells:
-        record = _record(cell)
+        record = dataclasses.asdict(cell)
         facts = record.pop("facts")
         record["tags"] = "".join(cell.tags)
         rows.append(record | {f"protocol.{name}": facts.get(name) for name in LABELS})

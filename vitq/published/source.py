@@ -37,7 +37,7 @@ class Publication:
 
 
 @dataclass(frozen=True, config=RULES)
-class Claim:
+class Statement:
     """A statement that is no cell of a table."""
 
     method: str
@@ -126,13 +126,13 @@ class Table:
 
 
 @dataclass(frozen=True, config=RULES)
-class Source:
+class SourceFile:
     """A file of figures. protocols: task → method (or `method/variant`, or `all` rows that its authors ran) → facts."""
 
     source: Publication
     protocols: dict[Literal["classification", "detection"], dict[str, Protocol]] = field(default_factory=dict)
     tables: list[Table] = field(default_factory=list)
-    claims: list[Claim] = field(default_factory=list)
+    claims: list[Statement] = field(default_factory=list)
 
     def facts(self, row: str, task: str, model: str, bits: str | None) -> dict[str, int | float | str]:
         """What the source says about the protocol of a row that its authors ran; the narrower statement wins."""
