@@ -1,4 +1,4 @@
-"""Runs that other processes execute, as far as the store tells: progress, results, failures."""
+"""Runs that other processes execute, as far as the store shows: progress, results, failures."""
 
 from __future__ import annotations
 

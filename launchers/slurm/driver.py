@@ -78,7 +78,7 @@ class Driver:
                     if not self._queued:
                         raise
                     queue.appendleft(array)
-                    self._print(f"{error}; the rest is submitted when jobs have ended")
+                    self._print(f"{error}; the others are submitted when jobs have ended")
                     break
         except commands.AwayError as error:
             if not self._queued:

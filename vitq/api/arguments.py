@@ -55,14 +55,14 @@ def config_of(
 
 
 def describe(model: nn.Module, size: int, classes: int, name: str | None, kwargs: Mapping[str, Any] | None) -> Any:
-    """The `model` section: how timm builds the architecture, as far as the model tells it, and its weights' sha256.
+    """The `model` section: how timm builds the architecture, as far as the model knows it, and its weights' sha256.
 
-    size: pixels of a side; classes: outputs, where the model does not tell (a backbone tells 0). name, kwargs: what the
-    caller says in place of what the model tells.
+    size: pixels of a side; classes: outputs, where the model does not say (a backbone says 0). name, kwargs: what the
+    caller says in place of what the model says.
     Raises ConfigError for keyword arguments that JSON cannot hold.
     """
     known: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
-    told = ".".join(filter(None, (known.get("architecture"), known.get("tag"))))
+    own_name = ".".join(filter(None, (known.get("architecture"), known.get("tag"))))
     own = dict(kwargs or {})
     if kwargs is None and name is None and known.get("input_size", (3, size, size))[-1] != size:
         own["img_size"] = size
@@ -72,7 +72,7 @@ def describe(model: nn.Module, size: int, classes: int, name: str | None, kwargs
         text = f"model_kwargs={own}: {error}; valid: numbers, texts, lists and mappings"
         raise ConfigError([Problem(text, "model_kwargs", own)]) from error
     return {
-        "name": name or told or type(model).__name__,
+        "name": name or own_name or type(model).__name__,
         "kwargs": {"num_classes": getattr(model, "num_classes", classes), **own},
         "pretrained": False,
         "weights": _sha256(model),
@@ -108,8 +108,8 @@ def _name(group: str, option: Option, folder: Path) -> str:
 
 
 def _sha256(model: nn.Module) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
-        found.update(f"\0{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
-        found.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
+        digest.update(f"\0{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

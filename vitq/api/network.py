@@ -109,9 +109,9 @@ class QuantizedNetwork(nn.Module):
                 f"{what} ({str(error).partition(': ')[2]}); {action}", "architecture", model.name
             ) from error
         x = torch.randn(2, *model.image_shape, generator=torch.Generator().manual_seed(0)).to(self._device())
-        mine, theirs = self.model(x), again(x)
-        difference = float((mine - theirs).abs().max())
-        if not difference <= _EQUAL * float(mine.abs().max()):
+        before, after = self.model(x), again(x)
+        difference = float((before - after).abs().max())
+        if not difference <= _EQUAL * float(before.abs().max()):
             raise DeployError(
                 f"{model.name!r} with {model.kwargs} has this model's tensors and gives other logits (largest "
                 f"difference {difference:.3g}): another number of heads, activation or norm; {action}",
@@ -145,7 +145,7 @@ def quantize(
         input size; or a DataLoader (any iterable) of such batches. Labels beside them, (images, labels), are not read.
     seed: of every random step. device: where to compute; None for where the model is.
     overrides: as on the command line, `method.steps.stage1.iterations=100`, `bits.kinds.probs=8`, `calib.cache=disk`.
-    architecture, model_kwargs: what `timm.create_model` was given, for `save`; needed where the model does not tell.
+    architecture, model_kwargs: what `timm.create_model` was given, for `save`; needed where the model does not know.
 
     Deterministic: equal arguments on one kind of machine give equal logits. Raises DataError for images that do not
     fit, ModelError for a model outside the supported families, ConfigError (with `problems`) for a recipe or bits that
@@ -202,7 +202,7 @@ def evaluate(
     Raises DataError for images without labels or of another form, VitqError for logits that are not finite.
     """
     models = [model] if reference is None else [model, reference]
-    found: list[list[Tensor]] = [[] for _ in models]
+    outputs: list[list[Tensor]] = [[] for _ in models]
     truth: list[Tensor] = []
     training = [m.training for m in models]
     try:
@@ -210,7 +210,7 @@ def evaluate(
             if y is None:
                 raise DataError("images: no labels; give (images, labels), or a DataLoader that does", "images.labels")
             truth.append(y)
-            for scores, each in zip(found, models, strict=True):
+            for scores, each in zip(outputs, models, strict=True):
                 where = torch.device(device) if device is not None else next(each.parameters()).device
                 each.to(where).eval()
                 size = batch_size if isinstance(images, tuple) else len(x)
@@ -220,7 +220,7 @@ def evaluate(
     finally:
         for each, mode in zip(models, training, strict=True):
             each.train(mode)
-    logits, labels = [torch.cat(scores) for scores in found], torch.cat(truth)
+    logits, labels = [torch.cat(scores) for scores in outputs], torch.cat(truth)
     for name, each_logits in zip(("model", "reference"), logits, strict=False):
         if bad := int((~each_logits.isfinite()).any(dim=1).sum()):
             raise VitqError(f"{name}: NaN or infinity in the logits of {bad} of {len(labels)} images", name)

@@ -32,14 +32,14 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--repeats", type=int, default=10, metavar="N", help="of batch 32; five times as many of batch 1"
     )
-    return options.add(parser, "places", "--runs-dir", json="the figures")
+    return options.add(parser, "paths", "--runs-dir", json="the figures")
 
 
 def main(args: argparse.Namespace) -> int:
     """Measure and print. Raises VitqError for a run that cannot be exported."""
     from vitq.errors import VitqError, bad
     from vitq.machine import int8_products_are_exact, usable_cores
-    from vitq.planning import places
+    from vitq.planning import paths
     from vitq.store import Store
 
     threads = usable_cores() if args.threads is None else args.threads
@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
         text = "8-bit products saturate on this CPU (no VNNI): accuracy of the integer model is not that of its codes"
         print(f"vitq: {text}", file=sys.stderr)
     run = Store(args.runs_dir).find(args.signature)
-    places.move(run.dir, args.places)
+    paths.move(run.dir, args.paths)
     with redirect_stdout(sys.stderr):  # libraries that print must not reach the reader of the JSON
         from vitq.deploy.bench import bench
         from vitq.job.packed_run import packed_run

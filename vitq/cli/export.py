@@ -36,18 +36,18 @@ def parser() -> argparse.ArgumentParser:
         "--int8-weights", action="store_true", help="ONNX: weights of 4 bits and less in int8, not in int4"
     )
     parser.add_argument("--output", metavar="FILE", type=Path, help="default: a file in the run's folder")
-    return options.add(parser, "places", "--runs-dir", json="path and sizes")
+    return options.add(parser, "paths", "--runs-dir", json="path and sizes")
 
 
 def main(args: argparse.Namespace) -> int:
     """Export. Raises VitqError for a run that cannot be exported."""
     from vitq.job.export import export
-    from vitq.planning import places
+    from vitq.planning import paths
     from vitq.progress import Progress
     from vitq.store import Store
 
     run = Store(args.runs_dir).find(args.signature)
-    places.move(run.dir, args.places)
+    paths.move(run.dir, args.paths)
     with redirect_stdout(sys.stderr):  # libraries that print must not reach the reader of the JSON
         done = export(run.dir, args.format, args.output, Progress(), args.compress, not args.int8_weights)
     if args.json:

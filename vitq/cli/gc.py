@@ -32,5 +32,5 @@ def main(args: argparse.Namespace) -> int:
         print(f"{item.path}  {item.size / 1e6:.2f} MB, {item.reason}")
     total = sum(item.size for item in items) / 1e6
     done = "removed" if args.yes else "could go; `vitq gc --yes` removes"
-    print(f"{len(items)} found, {total:.2f} MB; {done}" if items else "nothing to remove")
+    print(f"{len(items)} items, {total:.2f} MB; {done}" if items else "nothing to remove")
     return 0

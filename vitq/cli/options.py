@@ -13,12 +13,12 @@ SHARED: dict[str, dict[str, Any]] = {
         "metavar": "OVERRIDE",
         "help": "GROUP=OPTION (method=repq_vit) or KEY=VALUE (calib.size=64, bits.kinds.probs=8), in Hydra's grammar",
     },
-    "places": {
+    "paths": {
         "nargs": "*",
         "metavar": "KEY=PATH",
         "help": "where its images or weights lie now: data.root=DIR, data.class_map=FILE, model.checkpoint=FILE",
     },
-    "--config-dir": {"metavar": "DIR", "help": "your own config groups, e.g. DIR/method/mine.yaml"},
+    "--config-dir": {"metavar": "DIR", "help": "your own config groups, e.g. DIR/method/NAME.yaml"},
     "--dry-run": {"action": "store_true", "help": "check every run and list them; start and write nothing"},
     "--again": {
         "action": "store_true",

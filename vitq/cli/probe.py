@@ -41,13 +41,13 @@ def main(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from vitq.errors import ConfigError, unknown
-    from vitq.planning import places
+    from vitq.planning import paths
     from vitq.planning.display import Show
     from vitq.store import Store
 
     if args.name.startswith(("probe=", "probe.")):
         raise ConfigError(["name a run or a sweep first: vitq probe SIGNATURE probe=[landscape]"])
-    moved = [word for word in args.overrides if places.is_place(word)]
+    moved = [word for word in args.overrides if paths.is_path(word)]
     wanted, changes = _wanted([word for word in args.overrides if word not in moved], args.config_dir)
     if not wanted.wanted:
         from vitq.probes.probe import PROBES
@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
     named = store.runs_of(args.name) if args.name in store.sweeps() else [store.find(args.name)]
     finished = [run for run in named if run.is_done]
     for run in finished:
-        places.move(run.dir, moved)
+        paths.move(run.dir, moved)
     runs = [(run.dir, dataclasses.replace(run.config, probe=wanted, **changes)) for run in finished]
     if not runs:
         raise ConfigError([f"{args.name} has no finished run; `vitq run … probe=[…]` probes a run as it is executed"])

@@ -29,12 +29,12 @@ def parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> int:
     """Execute. Raises VitqError for an unknown sweep or run, and when nothing is left to do."""
     from vitq.cli import execute
-    from vitq.planning import places
+    from vitq.planning import paths
     from vitq.planning.resume import stored_plan
     from vitq.store import Store
 
     store = Store(args.runs_dir)
-    moved = [word for word in args.words if places.is_place(word)]
+    moved = [word for word in args.words if paths.is_path(word)]
     overrides = [word for word in args.words if "=" in word and word not in moved]
     only: set[str] | None = {store.find(name).signature for name in args.words if "=" not in name} or None
     if args.failed or args.timeout:
@@ -44,5 +44,5 @@ def main(args: argparse.Namespace) -> int:
         only = chosen if only is None else only & chosen
     for run in store.runs_of(args.sweep) if moved else ():
         if not run.is_done and (only is None or run.signature in only):
-            places.move(run.dir, moved)
+            paths.move(run.dir, moved)
     return execute.perform(stored_plan(store, args.sweep, only, overrides), args)

@@ -12,7 +12,7 @@ EXAMPLES = """\
   vitq run model=swin_digits method=repq_vit bits=w4a4 seed=1
   vitq run bits.weight=3 bits.activation=4 bits.kinds.probs=8
   vitq run -m method=minmax,mse,repq_vit bits=w4a4 'seed=range(3)'
-  vitq run --config-dir my_conf method=mine                   with my_conf/method/mine.yaml
+  vitq run --config-dir my_conf method=ours                   with my_conf/method/ours.yaml
   vitq run --json method=fp32 | python -m json.tool           the content of result.json
 """
 

@@ -27,7 +27,7 @@ EXAMPLES = """\
 """
 
 _STYLE = {"done": "green", "failed": "red", "unreadable": "red", "running": "cyan", "interrupted": "yellow"}
-# Runs that are listed before the rest is only counted; a live table has to fit a screen.
+# Runs that a live table lists; further ones are only counted, so that it fits a screen.
 _WATCHED = 30
 # Seconds between two questions to a scheduler.
 _ASK = 15.0
@@ -54,7 +54,7 @@ def main(args: argparse.Namespace) -> int:
 
     def read() -> list[RunState]:
         rows = [Run(store.run(name), known.get(name)).read_state() for name in record.signatures]
-        # A run's config does not tell what the sweep varies; its plan does.
+        # A run's config does not say what the sweep varies; its plan does.
         return [dataclasses.replace(row, run=record.labels.get(row.signature, row.run)) for row in rows]
 
     def ask() -> float:
@@ -96,7 +96,7 @@ def _counts(rows: Sequence[RunState]) -> dict[str, int]:
 
 
 def table(name: str, rows: Sequence[RunState], most: int | None = None) -> RenderableType:
-    """The runs for rich's console; with `most`, what is under way or went wrong first, and the rest only counted."""
+    """The runs for rich's console; with `most`, what is under way or went wrong first, the others only counted."""
     from rich.console import Group
     from rich.markup import escape
     from rich.table import Table
@@ -111,8 +111,8 @@ def table(name: str, rows: Sequence[RunState], most: int | None = None) -> Rende
         out.add_row(escape(row.run), state, escape(stage), _left(row.eta), row.signature)
     reasons = [Text(f"{row.signature}  {row.error}", overflow="fold") for row in shown if row.error]
     total = ", ".join(f"{count} {state}" for state, count in _counts(rows).items())
-    rest = f"; {len(rows) - len(shown)} more are not listed" if len(shown) < len(rows) else ""
-    return Group(out, *reasons, Text(f"{total} of {len(rows)} runs{rest}"))
+    more = f"; {len(rows) - len(shown)} more are not listed" if len(shown) < len(rows) else ""
+    return Group(out, *reasons, Text(f"{total} of {len(rows)} runs{more}"))
 
 
 def _left(seconds: float | None) -> str:

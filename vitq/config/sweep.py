@@ -70,13 +70,13 @@ class SweepConfig:
 
         options: group → names of its options; empty for a key that is no group.
         """
-        found = []
+        problems = []
         for key, want in ((key, want) for entry in self.exclude for key, want in entry.items()):
             valid = options(key)
             for name in want if isinstance(want, list | tuple) else [want]:
                 if valid and not any(_matches(option, name) for option in valid):
-                    found.append(under("sweep.exclude", unknown(key, str(name), valid)))
-        return found
+                    problems.append(under("sweep.exclude", unknown(key, str(name), valid)))
+        return problems
 
 
 def lookup(key: str, choices: Mapping[str, str], config: Mapping[str, Any]) -> Any:

@@ -10,7 +10,7 @@ from vitq.errors import DataError
 def choose(labels: np.ndarray, size: int, seed: int, balanced: bool) -> np.ndarray:
     """Positions of `size` different images, int64, in the (random) order in which they are fed.
 
-    labels: int64 (N,); -1 where a split does not tell its labels. balanced: classes take turns, one image each in a
+    labels: int64 (N,); -1 where a split does not have its labels. balanced: classes take turns, one image each in a
     random order of classes, until `size` are chosen; so 32 images of 1,000 classes are 32 classes, and class counts
     differ by at most one unless a class runs out. The first k of a choice of n are not the choice of k.
     Raises DataError when the split has fewer than `size` images.

@@ -64,7 +64,7 @@ def labels_of(split: Listing, mapping: dict[str, int] | None) -> dict[str, int]:
         mapping = first
     if strange := sorted(present - mapping.keys()):
         what = f"{len(strange)} class folders that data.class_map does not name: {shortened(strange, 5)}"
-        text = f"{split.place!r} has {what}; add them to the map or move them away"
+        text = f"{split.path!r} has {what}; add them to the map or move them away"
         raise DataError(text, "data.class_map", strange, mapping)
     return {name: mapping[name] for name in present}
 
@@ -83,10 +83,10 @@ def with_classes(split: Listing, root: str, labels: str | None) -> Listing:
     loose = [name for name, label in zip(split.names, split.classes, strict=True) if not label]
     if not loose:
         return split
-    file = Path(labels).expanduser() if labels else _label_file(split.place, root)
+    file = Path(labels).expanduser() if labels else _label_file(split.path, root)
     if len(loose) < len(split.names) or file is None:
         raise DataError(
-            f"{len(loose)} images lie in {split.place!r} itself, not in class folders ({', '.join(loose[:2])} …); move "
+            f"{len(loose)} images lie in {split.path!r} itself, not in class folders ({', '.join(loose[:2])} …); move "
             f"them into folders named by class, or set data.labels=FILE: ImageNet's {DEVKIT} (with meta.mat beside it) "
             f"or {KAGGLE}, or lines `name class`",
             "data.labels",
@@ -117,18 +117,18 @@ def _classes(file: Path, split: Listing) -> list[str]:
             order = sorted(range(len(stems)), key=lambda index: natural(stems[index]))
             lines = [line for _, line in sorted(zip(order, range(1, len(order) + 1), strict=True))]
         else:
-            text = f"{what} has {len(words)} lines for {len(stems)} images of {split.place!r}; one line each is needed"
+            text = f"{what} has {len(words)} lines for {len(stems)} images of {split.path!r}; one line each is needed"
             raise DataError(text, "data.labels", len(words), [len(stems)])
         if min(lines) < 1 or max(lines) > len(words):
             number = max(lines)
-            text = f"{what} has {len(words)} lines, but {split.place!r} has image number {number}; give the whole file"
+            text = f"{what} has {len(words)} lines, but {split.path!r} has image number {number}; give the whole file"
             raise DataError(text, "data.labels", len(words), [number])
         names = [words[line - 1] for line in lines]
     else:
         table = {os.path.splitext(row[0])[0]: row[1] for row in rows if len(row) > 1}
         missing = [name for name, stem in zip(split.names, stems, strict=True) if stem not in table]
         if missing:
-            text = f"{what} does not name {len(missing)} images of {split.place!r}: {', '.join(missing[:3])}"
+            text = f"{what} does not name {len(missing)} images of {split.path!r}: {', '.join(missing[:3])}"
             raise DataError(text, "data.labels", missing)
         names = [table[stem] for stem in stems]
     if not all(name.isdecimal() for name in names):

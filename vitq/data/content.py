@@ -16,7 +16,7 @@ _LARGE = 64 * 2**20
 def file_hash(path: Path, cache_dir: str | Path | None = None, key: str = "") -> str:
     """sha256 of a file's content, 64 hex digits.
 
-    Read again only when the file's place, size, inode or times differ. cache_dir: where the hashes of large files are
+    Read again only when the file's path, size, inode or times differ. cache_dir: where the hashes of large files are
     kept for later processes; None: in this process alone. Raises DataError, of this config key, when the file cannot
     be read.
     """

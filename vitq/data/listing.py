@@ -33,12 +33,12 @@ _PNG_HEAD = 26
 class Listing:
     """Images of one split, sorted by name.
 
-    place: the split's folder, or the archive and the folder in it. names: paths below it; sizes: in bytes; classes:
+    path: the split's folder, or the archive and the folder in it. names: paths below it; sizes: in bytes; classes:
     folder names. sixteen: names of gray images with 16 bits, which are scaled to 8. left_out: what was not taken, in
     words. archive: the .tar and where in it each image begins; None for a folder.
     """
 
-    place: str
+    path: str
     names: list[str]
     sizes: list[int]
     classes: list[str]
@@ -49,14 +49,14 @@ class Listing:
     def read(self, index: int) -> bytes:
         """The file of one image. Raises OSError."""
         if self.archive is None:
-            return Path(self.place, self.names[index]).read_bytes()
+            return Path(self.path, self.names[index]).read_bytes()
         with open(self.archive[0], "rb") as file:
             file.seek(self.archive[1][index])
             return file.read(self.sizes[index])
 
 
 @dataclass
-class _Found:
+class _Contents:
     images: list[tuple[str, int, str]] = field(default_factory=list)  # path, size, class
     sixteen: set[str] = field(default_factory=set)
     others: Counter[str] = field(default_factory=Counter)
@@ -95,16 +95,16 @@ def stamp(folder: Path) -> tuple[int, int]:
     return (folder.stat().st_mtime_ns, sum(e.stat().st_mtime_ns for e in entries if _is_dir(e)))
 
 
-def list_folder(place: Path, named: Collection[str] = ()) -> Listing:
+def list_folder(path: Path, named: Collection[str] = ()) -> Listing:
     """All images below a folder. named: classes of a map, which count even where their folder is hidden.
 
     Raises DataError: no image, a folder that cannot be read, links that lead nowhere or back.
     """
-    folder = str(place)
+    folder = str(path)
     hidden: list[str] = []
-    places = list(_folders(folder, (), named, hidden))
+    folders = list(_folders(folder, (), named, hidden))
     with ThreadPoolExecutor(_THREADS) as pool:
-        parts = list(pool.map(lambda place: _look(place, folder), places))
+        parts = list(pool.map(lambda inner: _look(inner, folder), folders))
     start = len(folder.rstrip(os.sep)) + 1
     broken = sorted(path[start:] for part in parts for path in part.broken)
     if broken:
@@ -112,7 +112,7 @@ def list_folder(place: Path, named: Collection[str] = ()) -> Listing:
         action = "bring back what they point to (`git annex get`, `dvc pull`, a purged scratch), or remove them"
         raise DataError(f"{text}; {action}", value=broken)
     images = sorted(image for part in parts for image in part.images)
-    _some_images(images, folder)
+    _require_images(images, folder)
     others: Counter[str] = sum((part.others for part in parts), Counter())
     hidden = sorted(path[start:] for path in [*hidden, *(path for part in parts for path in part.hidden)])
     return Listing(
@@ -139,7 +139,7 @@ def list_tar(path: Path, split: str) -> Listing:
         raise DataError(text, "data.root", str(path)) from error
     names = {os.path.normpath(member.name): member for member in members}
     top = next((n for n in synonyms(split) if any(name.startswith(f"{n}/") for name in names)), None)
-    found, begins, others, hidden = [], {}, Counter[str](), []
+    images, begins, others, hidden = [], {}, Counter[str](), []
     for name, member in names.items():
         inside = name if top is None else name.removeprefix(f"{top}/")
         if top is not None and inside == name:
@@ -154,13 +154,13 @@ def list_tar(path: Path, split: str) -> Listing:
         if not member.isfile():
             text = f"{str(path)!r}: {name} is a link in the archive; pack the files themselves (tar --dereference)"
             raise DataError(text, value=name)
-        found.append((inside, member.size, os.path.basename(os.path.dirname(inside))))
+        images.append((inside, member.size, os.path.basename(os.path.dirname(inside))))
         begins[inside] = member.offset_data
-    place = str(path) if top is None else f"{path}:{top}"
-    images = sorted(found)
-    _some_images(images, place)
+    images.sort()
+    inner_path = str(path) if top is None else f"{path}:{top}"
+    _require_images(images, inner_path)
     listing = Listing(
-        place, [n for n, _, _ in images], [s for _, s, _ in images], [c for _, _, c in images],
+        inner_path, [n for n, _, _ in images], [s for _, s, _ in images], [c for _, _, c in images],
         left_out=_left_out(others, hidden), archive=(str(path), [begins[n] for n, _, _ in images]),
     )  # fmt: skip
     pngs = (i for i, name in enumerate(listing.names) if name.lower().endswith(".png"))
@@ -168,11 +168,11 @@ def list_tar(path: Path, split: str) -> Listing:
     return Listing(**{**vars(listing), "sixteen": deep})
 
 
-def _some_images(images: list[tuple[str, int, str]], place: str) -> None:
+def _require_images(images: list[tuple[str, int, str]], path: str) -> None:
     if not images:
         valid = sorted(EXTENSIONS)
-        text = f"no image below {place!r}; expected <class folder>/<name> with one of {', '.join(valid)}"
-        raise DataError(text, value=place, valid=valid)
+        text = f"no image below {path!r}; expected <class folder>/<name> with one of {', '.join(valid)}"
+        raise DataError(text, value=path, valid=valid)
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
@@ -212,28 +212,28 @@ def _folders(
         yield from _folders(entry.path, (*above, own), named, hidden)
 
 
-def _look(place: str, top: str) -> _Found:
+def _look(folder: str, top: str) -> _Contents:
     """What lies directly in a folder; the class of an image beside the class folders is ''."""
-    label = "" if place == top else os.path.basename(place)
-    found = _Found()
-    for entry in _entries(place):
+    label = "" if folder == top else os.path.basename(folder)
+    contents = _Contents()
+    for entry in _entries(folder):
         suffix = os.path.splitext(entry.name)[1].lower()
         try:
             facts = entry.stat()
         except OSError:
-            found.broken.append(entry.path)
+            contents.broken.append(entry.path)
             continue
         if stat.S_ISDIR(facts.st_mode):
             continue
         if entry.name.startswith("._"):  # macOS keeps what its file system cannot beside each file
-            found.hidden.append(entry.path)
+            contents.hidden.append(entry.path)
         elif suffix in EXTENSIONS and stat.S_ISREG(facts.st_mode):
-            found.images.append((entry.path, facts.st_size, label))
+            contents.images.append((entry.path, facts.st_size, label))
             if suffix == ".png" and _is_sixteen(_head(entry.path)):
-                found.sixteen.add(entry.path)
+                contents.sixteen.add(entry.path)
         elif not entry.name.startswith(".") and entry.name.lower() not in _LITTER:
-            found.others[suffix or "no suffix"] += 1
-    return found
+            contents.others[suffix or "no suffix"] += 1
+    return contents
 
 
 def _head(path: str) -> bytes:

@@ -80,9 +80,9 @@ def _decoder(reader: Any) -> Any:
 
     def image(index: int) -> Image.Image:
         with reader[index][0] as file:
-            found = Image.open(file)
-            found.load()
-            return found
+            opened = Image.open(file)
+            opened.load()
+            return opened
 
     return image
 
@@ -125,8 +125,8 @@ def _files(paths: list[str], cache_dir: str | Path | None, prefix: str = "") -> 
 def _paths(dataset: Any) -> list[str] | None:
     """Files of a torchvision data set that keeps them by path."""
     for name in ("samples", "imgs"):
-        if isinstance(found := getattr(dataset, name, None), list):
-            return [str(path) for path, _ in found]
+        if isinstance(pairs := getattr(dataset, name, None), list):
+            return [str(path) for path, _ in pairs]
     if isinstance(index := getattr(dataset, "index", None), list) and hasattr(dataset, "all_categories"):  # iNaturalist
         return [os.path.join(dataset.root, dataset.all_categories[category], file) for category, file in index]
     return None

@@ -130,9 +130,9 @@ def _under(content: Mapping[Any, Any], key: str, path: Path, holders: list[str])
     if _has_tensors(node):
         return dict(node)
     for names in (content, *(content[name] for name in _USUAL if name in holders)):
-        found = {name[len(key) + 1 :]: value for name, value in names.items() if str(name).startswith(f"{key}.")}
-        if _has_tensors(found):
-            return found
+        below = {name[len(key) + 1 :]: value for name, value in names.items() if str(name).startswith(f"{key}.")}
+        if _has_tensors(below):
+            return below
     name = "model.checkpoint_key"
     wrong = unknown(name, key, holders or map(str, content), key=name)
     raise ModelError(wrong.reworded(f"checkpoint {str(path)!r}: {wrong}"))
@@ -154,21 +154,21 @@ def _without_prefix(
         several = f"several networks, under {', '.join(best)}"
         text = f"checkpoint {str(path)!r} holds {several}; set model.checkpoint_key to one"
         raise ModelError(text, "model.checkpoint_key", valid=best)
-    found = {name.removeprefix(f"{best[0]}."): state[name] for name in state if name.startswith(f"{best[0]}.")}
-    beside = {name: state[name] for name in state if name in own and name not in found}
+    bare = {name.removeprefix(f"{best[0]}."): state[name] for name in state if name.startswith(f"{best[0]}.")}
+    beside = {name: state[name] for name in state if name in own and name not in bare}
     left = [name for name in state if not name.startswith(f"{best[0]}.") and name not in beside]
     notes = [f"the prefix {best[0]!r} of its names is taken off"]
     if left:
         notes.append(f"{len(left)} entries of other names are left out: {shortened(left, _SHOWN)}")
-    return found | beside, notes
+    return bare | beside, notes
 
 
 def _filter(network: nn.Module) -> Any:
     """timm's `checkpoint_filter_fn` for this class or one that it derives from, else None."""
     for kind in type(network).__mro__:
-        found = getattr(sys.modules[kind.__module__], "checkpoint_filter_fn", None)
-        if found is not None:
-            return found
+        function = getattr(sys.modules[kind.__module__], "checkpoint_filter_fn", None)
+        if function is not None:
+            return function
     return None
 
 

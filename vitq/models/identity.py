@@ -1,4 +1,4 @@
-"""What stands for a model's weights in a run's identity: content or a fixed revision, never a place. No torch."""
+"""What stands for a model's weights in a run's identity: content or a fixed revision, never a path. No torch."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class Engine:
         return misfits(config)
 
     def warnings(self, config: RunConfig) -> list[str]:
-        """What is done to images and weights that nobody asked for, one line each; `config` has no problems."""
+        """What is done to images and weights that a config without problems does not ask for, one line each."""
         from vitq.data import warnings
         from vitq.engine.network_checks import weight_warnings
 

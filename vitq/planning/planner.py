@@ -13,7 +13,7 @@ from vitq.config.problems import merge
 from vitq.config.sweep import SweepConfig
 from vitq.errors import ConfigError, DataError, ModelError, Problem, under, unknown
 from vitq.job import provenance
-from vitq.planning import baseline, compose, places
+from vitq.planning import baseline, compose, paths
 from vitq.planning.compose import ConfigCell, Primary
 from vitq.planning.engine import Engine, engine
 from vitq.planning.launcher import LAUNCHERS
@@ -192,7 +192,7 @@ def _parse(cell: ConfigCell, engine: Engine) -> tuple[RunConfig | None, list[Pro
     choice = None if config.data.eval_limit is None else config.data.eval_choice or "spread"
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, eval_choice=choice))
     runs_dir = str(Path(config.runs_dir).expanduser().absolute())
-    return dataclasses.replace(places.absolute(config), runs_dir=runs_dir), problems
+    return dataclasses.replace(paths.absolute(config), runs_dir=runs_dir), problems
 
 
 class _Facts:
@@ -228,7 +228,7 @@ class _Facts:
         return [*recipe, *network] or self._once("misfits", asked, lambda: self.engine.misfits(config))
 
     def warnings(self, config: RunConfig) -> tuple[str, ...]:
-        """What is done to images and weights that nobody asked for, of a config that has no problems."""
+        """What is done to images and weights that a config without problems does not ask for."""
         asked = (config.model, config.data, config.calib, config.seed, config.method.quantizes)
         return tuple(self._once("warnings", asked, lambda: self.engine.warnings(config)))
 

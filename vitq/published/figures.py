@@ -85,12 +85,12 @@ class Figures:
     def widest(self, count: int = 10) -> list[Spread]:
         """The baselines with the widest spread of top-1, widest first: each method (and variant) once for a bit-width,
         at the model where its rows lie farthest apart."""
-        found: dict[tuple[object, ...], Spread] = {}
+        widest: dict[tuple[object, ...], Spread] = {}
         for spread in sorted(self.spreads(), key=lambda spread: -spread.width):
             cell = spread.cells[0]
             if cell.metric == "top1":
-                found.setdefault((cell.baseline, cell.bits), spread)
-        return list(found.values())[:count]
+                widest.setdefault((cell.baseline, cell.bits), spread)
+        return list(widest.values())[:count]
 
 
 def _order(cell: Cell) -> tuple[object, ...]:
@@ -126,7 +126,7 @@ def _cells_of(name: str, table: Table, row: str, column: int, sources: Mapping[s
             metric=metric,
             value=number,
             std=std,
-            decimals=table.places(metric),
+            decimals=table.decimals_of(metric),
             full_precision=full[k][0] if full else None,
             full_precision_source=table.full_precision_source if full else None,
             run_by=runner,

@@ -91,10 +91,10 @@ def _table(cells: Sequence[Cell]) -> pd.DataFrame:
         of_baseline = [cell for line in lines.values() for cell in line.values()]
         for line in sorted(lines.values(), key=lambda line: -max(cell.value for cell in line.values())):
             first = next(iter(line.values()))
-            place = f"{first.source}, {first.table}" if first.table else first.source
+            printed = f"{first.source}, {first.table}" if first.table else first.source
             about = {
                 "method": first.name,
-                "printed in": place,
+                "printed in": printed,
                 "run by": first.run_by or "",
                 "tag": "".join(first.tags),
             }
@@ -107,11 +107,11 @@ def _table(cells: Sequence[Cell]) -> pd.DataFrame:
 
 
 def _widths(cells: Sequence[Cell], models: Sequence[str]) -> dict[str, str]:
-    found = {}
+    widths = {}
     for model in models:
         values = [cell.value for cell in cells if cell.model == model]
-        found[model] = f"{max(values) - min(values):.{cells[0].decimals}f}" if len(values) > 1 else ""
-    return found
+        widths[model] = f"{max(values) - min(values):.{cells[0].decimals}f}" if len(values) > 1 else ""
+    return widths
 
 
 def _full_precision(cells: Sequence[Cell], model: str) -> str:
@@ -156,8 +156,8 @@ def _headline(group: Sequence[Spread]) -> str:
 
 
 def _differing(group: Sequence[Spread]) -> list[Difference]:
-    found = differences([cell for spread in group for cell in spread.cells])
-    return sorted(found, key=lambda difference: not difference.settled)
+    differing = differences([cell for spread in group for cell in spread.cells])
+    return sorted(differing, key=lambda difference: not difference.settled)
 
 
 def _reason(difference: Difference) -> str:
@@ -187,8 +187,8 @@ def _sources(chosen: Figures) -> list[str]:
     lines = []
     for name in names:
         about = chosen.sources[name].source
-        place = [about.venue, f"arXiv {about.arxiv}" if about.arxiv else None, about.doi, about.repository]
-        lines.append(f"  {name}: {', '.join([about.name, *filter(None, place)])}. {about.about}")
+        where = [about.venue, f"arXiv {about.arxiv}" if about.arxiv else None, about.doi, about.repository]
+        lines.append(f"  {name}: {', '.join([about.name, *filter(None, where)])}. {about.about}")
     tags = sorted({tag for cell in chosen.cells for tag in cell.tags})
     return ["\n".join(["sources:", *lines, f"tags: {_tags(tags)}"])] if lines else []
 

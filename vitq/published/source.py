@@ -96,7 +96,7 @@ class Table:
         """`ap_box/ap_mask` → both."""
         return self.metric.split("/")
 
-    def places(self, metric: str) -> int:
+    def decimals_of(self, metric: str) -> int:
         """Decimals that are printed."""
         return METRICS[metric][1] if self.decimals is None else self.decimals
 
@@ -111,7 +111,7 @@ class Table:
         parts = str(value).split("/")
         if len(parts) != len(self.metrics):
             raise ValueError(f"{value!r}: {len(parts)} numbers for {self.metric}")
-        found = []
+        numbers = []
         for metric, part in zip(self.metrics, parts, strict=True):
             match = re.fullmatch(rf"({NUMBER})(?:±({NUMBER}))?", part)
             if match is None:
@@ -119,10 +119,12 @@ class Table:
             number = float(match[1])
             if metric != "minutes" and number > 100:
                 raise ValueError(f"{value!r} is no percentage")
-            if round(number, self.places(metric)) != number:
-                raise ValueError(f"{value!r} has more than {self.places(metric)} decimals; `decimals` says how many")
-            found.append((number, None if match[2] is None else float(match[2])))
-        return found
+            if round(number, self.decimals_of(metric)) != number:
+                raise ValueError(
+                    f"{value!r} has more than {self.decimals_of(metric)} decimals; `decimals` says how many"
+                )
+            numbers.append((number, None if match[2] is None else float(match[2])))
+        return numbers
 
 
 @dataclass(frozen=True, config=RULES)
