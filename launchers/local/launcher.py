@@ -39,5 +39,4 @@ class Local(Launcher):
             queue.work()
         finally:
             queue.stop()
-        failed: list[str] = queue.failed
-        return failed
+        return list(queue.failed)

@@ -55,8 +55,7 @@ class Slurm(Launcher):
                 driver.cancel()
             raise
         _tidy(plan)
-        failed: list[str] = driver.failed
-        return failed
+        return list(driver.failed)
 
     def detach(self, plan: Plan, show: Show) -> str:
         """What the cluster does not accept yet is left to a driver in the background."""
@@ -78,8 +77,7 @@ class Slurm(Launcher):
 
     @classmethod
     def state(cls, store: Store, signatures: set[str]) -> dict[str, JobState]:
-        states: dict[str, JobState] = state.job_states(store, signatures)
-        return states
+        return dict(state.job_states(store, signatures))
 
 
 def _tidy(plan: Plan) -> None:

@@ -108,35 +108,20 @@ class Sweep:
         return [*ended, *elsewhere]
 
 
-class RunStore:
+class RunStore(Store):
     """The runs and sweeps under one folder. Nothing is created by looking."""
-
-    def __init__(self, runs_dir: Folder):
-        self._store = Store(Path(runs_dir))
-
-    def __repr__(self) -> str:
-        return f"RunStore({str(self._store.root)!r})"
 
     def find(self, beginning: str) -> Run:
         """The one run whose signature begins so. Raises StoreError where there is none, or more than one."""
-        return Run(self._store.find(beginning).dir)
+        return Run(super().find(beginning).dir)
 
     def runs(self) -> list[Run]:
         """All planned runs, by signature."""
-        return [Run(self._store.run(signature)) for signature in self._store.signatures()]
+        return [Run(self.run(signature)) for signature in self.signatures()]
 
     def sweep(self, name: str) -> Sweep:
         """A sweep by its name. Raises StoreError for one that was never started."""
-        return Sweep(self._store, name)
-
-    def sweeps(self) -> list[str]:
-        """Names of all sweeps, sorted."""
-        return self._store.sweeps()
-
-
-def store(runs_dir: Folder = "runs") -> RunStore:
-    """The runs and sweeps under a folder."""
-    return RunStore(runs_dir)
+        return Sweep(self, name)
 
 
 def run(

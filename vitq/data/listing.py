@@ -7,6 +7,7 @@ drops is named (other suffixes), and what cannot be read at all is an error (lin
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import stat
 import tarfile
@@ -15,6 +16,7 @@ from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from vitq.errors import DataError, shortened
 
@@ -111,18 +113,11 @@ def list_folder(path: Path, named: Collection[str] = ()) -> Listing:
         text = f"{folder!r}: {len(broken)} links lead to no file: {shortened(broken, _SHOWN)}"
         action = "bring back what they point to (`git annex get`, `dvc pull`, a purged scratch), or remove them"
         raise DataError(f"{text}; {action}", value=broken)
-    images = sorted(image for part in parts for image in part.images)
-    _require_images(images, folder)
+    images = [(path[start:], size, label) for part in parts for path, size, label in part.images]
     others: Counter[str] = sum((part.others for part in parts), Counter())
     hidden = sorted(path[start:] for path in [*hidden, *(path for part in parts for path in part.hidden)])
-    return Listing(
-        folder,
-        [path[start:] for path, _, _ in images],
-        [size for _, size, _ in images],
-        [label for _, _, label in images],
-        frozenset(path[start:] for part in parts for path in part.sixteen),
-        _left_out(others, hidden),
-    )
+    sixteen = frozenset(path[start:] for part in parts for path in part.sixteen)
+    return _listing(folder, images, sixteen=sixteen, left_out=_left_out(others, hidden))
 
 
 def list_tar(path: Path, split: str) -> Listing:
@@ -156,23 +151,22 @@ def list_tar(path: Path, split: str) -> Listing:
             raise DataError(text, value=name)
         images.append((inside, member.size, os.path.basename(os.path.dirname(inside))))
         begins[inside] = member.offset_data
-    images.sort()
-    inner_path = str(path) if top is None else f"{path}:{top}"
-    _require_images(images, inner_path)
-    listing = Listing(
-        inner_path, [n for n, _, _ in images], [s for _, s, _ in images], [c for _, _, c in images],
-        left_out=_left_out(others, hidden), archive=(str(path), [begins[n] for n, _, _ in images]),
-    )  # fmt: skip
+    inner_path, left_out = str(path) if top is None else f"{path}:{top}", _left_out(others, hidden)
+    listing = _listing(inner_path, images, left_out=left_out)
+    listing = dataclasses.replace(listing, archive=(str(path), [begins[name] for name in listing.names]))
     pngs = (i for i, name in enumerate(listing.names) if name.lower().endswith(".png"))
     deep = frozenset(listing.names[i] for i in pngs if _is_sixteen(listing.read(i)[:_PNG_HEAD]))
-    return Listing(**{**vars(listing), "sixteen": deep})
+    return dataclasses.replace(listing, sixteen=deep)
 
 
-def _require_images(images: list[tuple[str, int, str]], path: str) -> None:
+def _listing(path: str, images: list[tuple[str, int, str]], **more: Any) -> Listing:
+    """The images (name, size, class), sorted by name. Raises DataError where there is none."""
     if not images:
         valid = sorted(EXTENSIONS)
         text = f"no image below {path!r}; expected <class folder>/<name> with one of {', '.join(valid)}"
         raise DataError(text, value=path, valid=valid)
+    names, sizes, classes = (list(column) for column in zip(*sorted(images), strict=True))
+    return Listing(path, names, sizes, classes, **more)
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:

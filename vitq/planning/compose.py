@@ -100,15 +100,13 @@ def load(file: Path, search_path: ConfigPath, overrides: Sequence[str] = (), mul
         raise ConfigError([Problem(f"{file}: `sweep` and `hydra.sweeper.params` must be mappings", "sweep", sweep)])
     given = [f"{key}={value}" for key, value in params.items()] if multirun else []
     axes = parse_axes([*given, *(o for o in overrides if o not in own)], search_path)
-    several = {key: values for key, values in axes.items() if len(values) > 1}
-    if several and not multirun:
-        action = "several values need a sweep; `vitq run -m` runs them all"
-        raise ConfigError(
-            Problem(f"{key}={','.join(values)}: {action}", key.lstrip("+"), values) for key, values in several.items()
-        )
     settings: Any = OmegaConf.to_container(OmegaConf.select(OmegaConf.load(file), "hydra") or OmegaConf.create())
     ignored = [f"{file}: {line}" for line in without_effect(settings)] if isinstance(settings, dict) else []
-    return Primary(file, search_path, multirun, {str(k): v for k, v in sweep.items()}, axes, tuple(ignored))
+    primary = Primary(file, search_path, multirun, {str(k): v for k, v in sweep.items()}, axes, tuple(ignored))
+    if primary.swept and not multirun:
+        why = "several values need a sweep; `vitq run -m` runs them all"
+        raise ConfigError(Problem(f"{k}={','.join(v)}: {why}", k, v) for k, v in primary.swept.items())
+    return primary
 
 
 def single_config(config_dir: str | None, overrides: Sequence[str]) -> RunConfig:

@@ -16,7 +16,7 @@ from vitq.job import provenance
 from vitq.planning import baseline, compose, paths
 from vitq.planning.compose import ConfigCell, Primary
 from vitq.planning.engine import Engine, engine
-from vitq.planning.launcher import LAUNCHERS
+from vitq.planning.launcher import launcher_problems
 from vitq.planning.plan import Plan, PlannedRun
 from vitq.planning.unread import Unread
 from vitq.store import RunDir, Store
@@ -176,11 +176,7 @@ def _parse(cell: ConfigCell, engine: Engine) -> tuple[RunConfig | None, list[Pro
     config, problems = RunConfig.parse(cell.raw)
     if config is None:
         return None, problems
-    name = config.launcher.name
-    if name in LAUNCHERS:
-        problems += LAUNCHERS[name].check(config.launcher.options)
-    else:
-        problems.append(unknown("launcher", name, LAUNCHERS, key="launcher.name"))
+    problems += launcher_problems(config.launcher)
     if not config.method.quantizes:
         # One full-precision run, whichever cell of bits x calibration x seeds it comes from.
         fp = BitsConfig(weight="fp", activation="fp")

@@ -87,7 +87,6 @@ class RunDir:
         return config
 
     def write_status(self, status: Status) -> None:
-        """Store the state of the run."""
         write_bytes(self.status_path, status.to_json().encode())
 
     def read_status(self) -> Status | None:
@@ -196,11 +195,9 @@ class RunDir:
         return arrays_of(self._required(self.predictions_path), self.predictions_path, self._again)
 
     def probe_path(self, name: str) -> Path:
-        """Where the arrays of a probe lie."""
         return self.probes_dir / f"{name}.npz"
 
     def probe_picture_path(self, name: str) -> Path:
-        """Where the picture of a probe lies."""
         return self.probes_dir / f"{name}.png"
 
     def probes(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -20,7 +21,7 @@ _SIGNATURE = re.compile(r"(?!(sweeps|slurm)$)[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 class Store:
     """All runs and sweeps under one root (`~` is expanded). Nothing is created before the first write."""
 
-    def __init__(self, root: str | Path):
+    def __init__(self, root: str | os.PathLike[str]):
         # Absolute, so that a change of the working directory cannot move the store.
         self.root = Path(root).expanduser().absolute()
         self.sweeps_path = self.root / "sweeps"

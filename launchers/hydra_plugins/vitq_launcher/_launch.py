@@ -35,5 +35,4 @@ def launch(launcher: VitqLauncher, job_overrides: Sequence[Sequence[str]], first
         from hydra_plugins.vitq_launcher._array import launch as execute
     else:
         from hydra_plugins.vitq_launcher._slots import launch as execute
-    ended: list[JobReturn] = with_errors(execute(launcher, job_overrides, first), first)
-    return ended
+    return list(with_errors(execute(launcher, job_overrides, first), first))
