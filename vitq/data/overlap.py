@@ -8,7 +8,7 @@ import numpy as np
 
 from vitq.config import RunConfig
 from vitq.data import digits
-from vitq.data.chosen import calibration_indices
+from vitq.data.choose import calibration_indices
 from vitq.data.location import form
 from vitq.data.opening import open_source
 from vitq.data.source import Source

@@ -12,7 +12,7 @@ import numpy as np
 
 from vitq.config import DataConfig, ModelConfig, RunConfig
 from vitq.data.cache import locked, published_folder
-from vitq.data.chosen import calibration_indices, evaluation_indices
+from vitq.data.choose import calibration_indices, evaluation_indices
 from vitq.data.decode import decode
 from vitq.data.images import ImageSet
 from vitq.data.opening import open_source

@@ -34,28 +34,28 @@ def absolute(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, data=data, model=model)
 
 
-def is_path(word: str) -> bool:
+def is_path(override: str) -> bool:
     """Whether an override moves images or weights: `data.root=…`, `model.checkpoint=…`."""
-    return _key(word) in PATHS
+    return _key(override) in PATHS
 
 
-def _key(word: str) -> str:
-    return word.lstrip("+").partition("=")[0]
+def _key(override: str) -> str:
+    return override.lstrip("+").partition("=")[0]
 
 
-def move(run_dir: RunDir, words: Sequence[str]) -> None:
+def move(run_dir: RunDir, overrides: Sequence[str]) -> None:
     """Give a stored run the new paths of its images and weights, after checking that these are the same.
 
-    words: `data.root=PATH` and so on. Raises ConfigError for other keys, and where the content is another one.
+    overrides: `data.root=PATH` and so on. Raises ConfigError for other keys, and where the content is another one.
     """
-    if not words:
+    if not overrides:
         return
-    if foreign := [word for word in words if not is_path(word)]:
+    if foreign := [override for override in overrides if not is_path(override)]:
         why = f"a stored run stays what it is; valid: {', '.join(PATHS)}"
-        raise ConfigError(Problem(f"{word}: {why}", _key(word), word, PATHS) for word in foreign)
+        raise ConfigError(Problem(f"{override}: {why}", _key(override), override, PATHS) for override in foreign)
     stored = Run(run_dir).config
-    config = absolute(_with(stored, words))
-    sections = {_key(word).partition(".")[0] for word in words}
+    config = absolute(_with(stored, overrides))
+    sections = {_key(override).partition(".")[0] for override in overrides}
     try:
         model = engine().identify(config.model) if "model" in sections else config.model
         # Decoded images of the cache are enough for most: where no path of theirs is given, none is asked for.
@@ -65,16 +65,16 @@ def move(run_dir: RunDir, words: Sequence[str]) -> None:
     moved = dataclasses.replace(config, model=model, data=dataclasses.replace(config.data, fingerprint=fingerprint))
     if signature(moved) != run_dir.signature:
         other = "weights" if model.weights != stored.model.weights else "images or labels"
-        given = " ".join(words)
+        given = " ".join(overrides)
         text = f"{given}: other {other} than those of run {run_dir.signature}; give the path of the same"
-        raise ConfigError([Problem(text, _key(words[0]), given)])
+        raise ConfigError([Problem(text, _key(overrides[0]), given)])
     run_dir.write_config(config.to_dict())
 
 
-def _with(config: RunConfig, words: Sequence[str]) -> RunConfig:
+def _with(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     new: dict[str, dict[str, Any]] = {"data": {}, "model": {}}
-    for word in words:
-        key, _, value = word.lstrip("+").partition("=")
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
         section, _, name = key.partition(".")
         new[section][name] = None if value in ("", "null") else value.strip("'\"")
     data, model = dataclasses.replace(config.data, **new["data"]), dataclasses.replace(config.model, **new["model"])

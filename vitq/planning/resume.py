@@ -17,12 +17,12 @@ from vitq.store import Store, claim
 
 
 def stored_plan(
-    store: Store, sweep: str, only: Collection[str] | None = None, launcher_words: Sequence[str] = ()
+    store: Store, sweep: str, only: Collection[str] | None = None, launcher_overrides: Sequence[str] = ()
 ) -> Plan:
     """The unfinished runs of a stored sweep, or those of `only`. Raises StoreError, and VitqError when none is left.
 
-    launcher_words: `launcher=NAME`, `launcher.options.KEY=VALUE`, in place of what the sweep was started with. Raises
-    ConfigError for other words.
+    launcher_overrides: `launcher=NAME`, `launcher.options.KEY=VALUE`, in place of what the sweep was started with.
+    Raises ConfigError for other keys.
     """
     record = store.read_sweep(sweep)
     runs: list[PlannedRun] = []
@@ -45,27 +45,27 @@ def stored_plan(
     if not runs or launcher is None:
         text = f"sweep {sweep!r} has no run to do; `vitq status {sweep}` shows where its runs stand"
         raise VitqError(Problem(text, "sweep", sweep))
-    launcher = changed(launcher, launcher_words)
+    launcher = changed(launcher, launcher_overrides)
     about = SweepConfig(name=record.name, description=record.description, baseline=record.baseline)
     return Plan(tuple(runs), store, launcher, len(runs), about, record.axes)
 
 
-def changed(launcher: LauncherConfig, words: Sequence[str]) -> LauncherConfig:
+def changed(launcher: LauncherConfig, overrides: Sequence[str]) -> LauncherConfig:
     """A launcher with overrides. `launcher=NAME` starts from that one's own defaults. Raises ConfigError."""
-    if not words:
+    if not overrides:
         return launcher
-    if foreign := [word for word in words if not word.startswith(("launcher=", "launcher.options."))]:
+    if foreign := [override for override in overrides if not override.startswith(("launcher=", "launcher.options."))]:
         valid = ("launcher=…", "launcher.options.…")
         why = f"retry goes by the stored configs; valid: {', '.join(valid)}"
-        raise ConfigError([Problem(f"{word}: {why}", value=word, valid=valid) for word in foreign])
-    chosen = [word for word in words if word.startswith("launcher=")]
+        raise ConfigError([Problem(f"{override}: {why}", value=override, valid=valid) for override in foreign])
+    chosen = [override for override in overrides if override.startswith("launcher=")]
     raw: Any = {"name": launcher.name, "options": launcher.options}
     if chosen:
         name, files = chosen[-1].partition("=")[2], ConfigPath.of().files("launcher")
         if name not in files:
             raise ConfigError([unknown("launcher", name, files, key="launcher")])
         raw = OmegaConf.load(files[name])
-    options = OmegaConf.from_dotlist([word for word in words if word not in chosen])
+    options = OmegaConf.from_dotlist([override for override in overrides if override not in chosen])
     merged: Any = OmegaConf.to_container(OmegaConf.merge({"launcher": raw}, options))
     made = LauncherConfig(**merged["launcher"])
     if problems := launcher_problems(made):
