@@ -82,7 +82,7 @@ class Worker:
             reason = said[0] if said else "the worker says it is done, but no valid result is stored"
         run, self.run = self.run, None
         if run is None or word == "busy":
-            return run and Ended(run, word)
+            return None if run is None else Ended(run, word)
         has_result = run.look(ended=True)
         if has_result is None and word == "died":
             return Ended(run, word, reason)

@@ -237,7 +237,7 @@ def _own_copy(model: nn.Module, images: TensorImages) -> nn.Module:
         raise ModelError(text, "model", model)
     structure_of(model)
     size, side = required_size(model), images.size
-    if size not in (None, (side, side)):
+    if size is not None and size != (side, side):
         text = f"images: {side}x{side} pixels, {type(model).__name__} is built for {size[0]}x{size[1]}"
         action = f"resize the images, or build the model with img_size={side}"
         raise DataError(f"{text}; {action}", "images", side, size)

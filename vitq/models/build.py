@@ -114,7 +114,7 @@ def settle(network: nn.Module, model: ModelConfig) -> nn.Module:
         elif isinstance(module, DropPath):
             module.drop_prob = 0.0
     size, given = required_size(network), model.input_size
-    if size not in (None, model.image_shape[1:]):
+    if size is not None and size != model.image_shape[1:]:
         side = size[0] if size[0] == size[1] else f"[{size[0]},{size[1]}]"
         text = f"{model.name!r} is built for {size[0]}x{size[1]} images, but model.input_size={given}"
         action = f"set model.kwargs.img_size={given}, or model.input_size={side}"
