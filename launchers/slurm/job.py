@@ -17,8 +17,8 @@ from vitq.launchers.slurm import commands
 from vitq.store import Store, claim
 from vitq.store.submissions import Submission
 
-# How often a worker may die before it begins any run.
-_STILLBORN = 2
+# How often a worker of one job may die before it begins a run.
+_MOST_IDLE_DEATHS = 2
 
 
 class Allocation:
@@ -29,7 +29,7 @@ class Allocation:
         self.tries = store.submissions.read_tries(submission.token, index)
         self.stop_signal: int | None = None
         self._child: subprocess.Popen[bytes] | None = None
-        self._stillborn = 0
+        self._idle_deaths = 0
 
     def work(self) -> int:
         """Execute what has no result. Returns 0 when every run has ended or is executed by another process."""
@@ -72,8 +72,8 @@ class Allocation:
             return [name for name in left if name != begun]
         if code in (0, 1):  # the others are executed by living processes
             return []
-        self._stillborn += 1
-        if self._stillborn >= _STILLBORN:
+        self._idle_deaths += 1
+        if self._idle_deaths >= _MOST_IDLE_DEATHS:
             raise VitqError(f"the worker ended with exit code {code} before it began a run")
         return left
 

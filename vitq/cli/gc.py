@@ -8,7 +8,7 @@ from vitq.cli import options
 
 EXAMPLES = """\
   vitq gc                         what could go; nothing is removed
-  vitq gc --yes                   remove it: leavings of dead processes, resume state of finished runs
+  vitq gc --yes                   remove it: leftovers of dead processes, resume state of finished runs
   vitq gc --orphans               runs that belong to no sweep as well
 """
 

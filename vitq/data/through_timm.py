@@ -1,7 +1,7 @@
 """Sources that timm opens: torchvision's, Hugging Face's and TensorFlow's data sets, WebDatasets.
 
 What stands for such a split is its content: the hash of the files that hold it, or of its arrays. A data set whose
-content cannot be hashed is refused, because another one would pass for it.
+content cannot be hashed is refused, because another one would be taken for it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def open_with_timm(data: DataConfig, split: str, kind: str, cache_dir: str | Pat
     if content is None:
         text = (
             f"data.dataset={data.dataset!r}, split {split!r}: its images cannot be identified before a run (no files, "
-            "arrays or revision to hash): others would pass for them; convert it to an image folder"
+            "arrays or revision to hash): others would be taken for them; convert it to an image folder"
         )
         raise DataError(text, "data.dataset", data.dataset)
     known = f"{data.dataset}\0{content}"

@@ -166,7 +166,7 @@ def make(console: Console, name: str, total: int) -> Show:
 
 def _scores(result: Result) -> str:
     top1, drop = result.metrics.top1, result.metrics.drop
-    # A job that waited in a queue meets the code of the day; its result says so (`provenance.code`), and so do we.
+    # A job that waited in a queue runs the code of the moment when it starts; its result notes both.
     other = any(key.startswith("planned_") for key in result.provenance.code)
     changed = "; the code has changed since it was planned" if other else ""
     if top1 is None:

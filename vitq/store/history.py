@@ -9,8 +9,8 @@ from vitq.errors import StoreError
 from vitq.store.claim import Claim
 from vitq.store.rundir import RunDir
 
-# What is not moved: the run's plan, its claim, where its mirror is, and its history.
-_STAYS = ("config.yaml", "status.json", "claim", "tracker.json", "log.txt", "history")
+# The run's plan, its claim, where its mirror is, and its history.
+_NOT_MOVED = ("config.yaml", "status.json", "claim", "tracker.json", "log.txt", "history")
 
 
 def set_aside(run_dir: RunDir) -> Path | None:
@@ -37,7 +37,7 @@ def set_aside(run_dir: RunDir) -> Path | None:
                 part.rename(kept)
             run_dir.result_path.unlink()
             for path in run_dir.path.iterdir():
-                if path.name in _STAYS or path.name.startswith("claim"):
+                if path.name in _NOT_MOVED or path.name.startswith("claim"):
                     continue
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             status = run_dir.status_hint()
