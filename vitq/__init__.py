@@ -37,7 +37,7 @@ from vitq.errors import VitqError
 
 if TYPE_CHECKING:
     from vitq.api.network import evaluate, load, quantize
-    from vitq.api.runs import Run, RunStore, Sweep, list_methods, list_models, run, sweep
+    from vitq.api.runs import Run, RunStore, Sweep, list_methods, list_models, run, store, sweep
 
 __version__ = "0.2.0.dev0"
 
@@ -79,9 +79,9 @@ class _Store(ModuleType):
     """The package `vitq.store`, which is a function of the public API as well: `vitq.store("runs").find("3f09")`."""
 
     def __call__(self, runs_dir: str = "runs") -> RunStore:
-        from vitq.api.runs import RunStore
+        from vitq.api.runs import store
 
-        return RunStore(runs_dir)
+        return store(runs_dir)
 
 
 class _Package(ModuleType):

@@ -124,6 +124,11 @@ class RunStore(Store):
         return Sweep(self, name)
 
 
+def store(runs_dir: Folder = "runs") -> RunStore:
+    """The runs and sweeps under a folder."""
+    return RunStore(runs_dir)
+
+
 def run(
     *overrides: str, config_dir: Folder | None = None, launcher: str | None = None, progress: Progress | None = None
 ) -> Run:

@@ -107,9 +107,9 @@ def _preview(runs: list[tuple[RunDir, RunConfig]], as_json: bool) -> int:
         for name, chosen in config.probe.wanted.items():
             probe, _ = parse_probe(name, chosen)
             assert probe is not None  # checked before
-            row = {"run": run_label(config), "signature": run_dir.signature, "probe": name}
-            seconds = estimate(probe, run_dir, config.probe.images)
-            rows.append(row | {"passes": probe.passes(config), "seconds": seconds})
+            about: dict[str, Any] = {"run": run_label(config), "signature": run_dir.signature, "probe": name}
+            cost = estimate(probe, run_dir, config.probe.images)
+            rows.append(about | {"passes": probe.passes(config), "seconds": cost})
     if as_json:
         print(json.dumps(rows, indent=2))
         return 0
