@@ -143,7 +143,7 @@ def test_gc_keeps_what_is_needed(store: Store, capsys: pytest.CaptureFixture[str
     held = claimed(store.run(alive))
 
     assert main(["gc"]) == 0
-    assert "6 found" in capsys.readouterr().out
+    assert "6 items" in capsys.readouterr().out
     assert len(list(store.root.rglob("*.tmp"))) == len(leavings)
     assert main(["gc", "--yes"]) == 0
     assert not list(store.root.rglob("*.tmp"))

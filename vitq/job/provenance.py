@@ -129,7 +129,7 @@ def source() -> str:
     for plugin in plugins():
         spec = importlib.util.find_spec(plugin.module.partition(".")[0])
         roots += map(Path, (spec.submodule_search_locations or [str(spec.origin)]) if spec else [])
-    files = [path for root in roots for path in (root.rglob("*.py") if root.is_dir() else [root])]
+    files = [path for root in roots for path in ([root] if root.is_file() else root.rglob("*.py"))]
     content = hashlib.sha256()
     for path in sorted(files):
         content.update(f"{path.parent.name}/{path.name}\0".encode() + path.read_bytes() + b"\0")
