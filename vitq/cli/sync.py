@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
     from vitq.store import Store
     from vitq.track.base import need_wandb
     from vitq.track.upload import Sync
-    from vitq.track.upload_plan import Destination
+    from vitq.track.upload_plan import Destination, look
 
     need_wandb("vitq sync")
     if args.jobs < 1:
@@ -53,10 +53,9 @@ def main(args: argparse.Namespace) -> int:
     store = Store(args.runs_dir)
     run_dirs = [store.run(signature) for signature, _ in chosen(store, args.names)]
     out = sys.stderr if args.json else sys.stdout
-    sync = Sync(
-        store, Destination(args.entity, args.project), args.jobs, lambda line: print(line, file=out, flush=True)
-    )
-    items = sync.look(run_dirs)
+    destination = Destination(args.entity, args.project)
+    sync = Sync(store, destination, args.jobs, lambda line: print(line, file=out, flush=True))
+    items = look(run_dirs, destination, args.jobs)
     counts: Counter[str] = Counter(item.state for item in items)
     failed: list[str] = []
     if not args.dry_run:
