@@ -78,8 +78,8 @@ def discover(package: str) -> None:
     Raises VitqError where torch cannot make the folder of its compiler, which it does when it is imported.
     """
     try:
-        found = importlib.import_module(package)
-        for module in pkgutil.iter_modules(found.__path__, f"{package}."):
+        root = importlib.import_module(package)
+        for module in pkgutil.iter_modules(root.__path__, f"{package}."):
             if module.ispkg:
                 discover(module.name)
             else:

@@ -42,7 +42,7 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("kind", ["digits", "folder"])
 def test_second_use_decodes_nothing(make: Make, root: Path, no_decoding: Any, kind: str) -> None:
-    config = make() if kind == "digits" else make(data={"root": str(root)})
+    config = _planned(make() if kind == "digits" else make(data={"root": str(root)}))
     first = eval_set(config, Progress()), calibration_set(config, Progress())
     no_decoding()
     second = eval_set(config, Progress()), calibration_set(config, Progress())

@@ -53,11 +53,13 @@ def test_eta_follows_the_pace_of_the_stage(store: Store) -> None:
     running = Status(state="running", stage="reconstruct", done=10, total=40, host="elsewhere", pid=1, **times)
     run = Run(store.run(planned(store, "a", running)))
     with claimed(run.dir):
-        assert (run.state, run.stage, run.eta) == ("running", "reconstruct 10/40", 90.0)
-    assert (run.state, run.stage, run.eta) == ("interrupted", "reconstruct 10/40", None)
+        state = run.read_state()
+        assert (state.state, state.stage, state.eta) == ("running", "reconstruct 10/40", 90.0)
+    state = run.read_state()
+    assert (state.state, state.stage, state.eta) == ("interrupted", "reconstruct 10/40", None)
     unknown = Run(store.run(planned(store, "b", running.model_copy(update={"done": 0}))))
     with claimed(unknown.dir):
-        assert (unknown.state, unknown.eta) == ("running", None)
+        assert (unknown.state, unknown.read_state().eta) == ("running", None)
 
 
 def test_status_lists_all_sweeps(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,7 +143,7 @@ def test_gc_keeps_what_is_needed(store: Store, capsys: pytest.CaptureFixture[str
     held = claimed(store.run(alive))
 
     assert main(["gc"]) == 0
-    assert "6 found" in capsys.readouterr().out
+    assert "6 items" in capsys.readouterr().out
     assert len(list(store.root.rglob("*.tmp"))) == len(leavings)
     assert main(["gc", "--yes"]) == 0
     assert not list(store.root.rglob("*.tmp"))

@@ -37,7 +37,7 @@ class Publication:
 
 
 @dataclass(frozen=True, config=RULES)
-class Claim:
+class Statement:
     """A statement that is no cell of a table."""
 
     method: str
@@ -96,7 +96,7 @@ class Table:
         """`ap_box/ap_mask` → both."""
         return self.metric.split("/")
 
-    def places(self, metric: str) -> int:
+    def decimals_of(self, metric: str) -> int:
         """Decimals that are printed."""
         return METRICS[metric][1] if self.decimals is None else self.decimals
 
@@ -111,7 +111,7 @@ class Table:
         parts = str(value).split("/")
         if len(parts) != len(self.metrics):
             raise ValueError(f"{value!r}: {len(parts)} numbers for {self.metric}")
-        found = []
+        numbers = []
         for metric, part in zip(self.metrics, parts, strict=True):
             match = re.fullmatch(rf"({NUMBER})(?:±({NUMBER}))?", part)
             if match is None:
@@ -119,20 +119,22 @@ class Table:
             number = float(match[1])
             if metric != "minutes" and number > 100:
                 raise ValueError(f"{value!r} is no percentage")
-            if round(number, self.places(metric)) != number:
-                raise ValueError(f"{value!r} has more than {self.places(metric)} decimals; `decimals` says how many")
-            found.append((number, None if match[2] is None else float(match[2])))
-        return found
+            if round(number, self.decimals_of(metric)) != number:
+                raise ValueError(
+                    f"{value!r} has more than {self.decimals_of(metric)} decimals; `decimals` says how many"
+                )
+            numbers.append((number, None if match[2] is None else float(match[2])))
+        return numbers
 
 
 @dataclass(frozen=True, config=RULES)
-class Source:
+class SourceFile:
     """A file of figures. protocols: task → method (or `method/variant`, or `all` rows that its authors ran) → facts."""
 
     source: Publication
     protocols: dict[Literal["classification", "detection"], dict[str, Protocol]] = field(default_factory=dict)
     tables: list[Table] = field(default_factory=list)
-    claims: list[Claim] = field(default_factory=list)
+    claims: list[Statement] = field(default_factory=list)
 
     def facts(self, row: str, task: str, model: str, bits: str | None) -> dict[str, int | float | str]:
         """What the source says about the protocol of a row that its authors ran; the narrower statement wins."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import zipfile
 import zlib
 from pathlib import Path
@@ -44,6 +45,28 @@ def read_record(path: Path, kind: type[R], remedy: str) -> R | None:
         raise unreadable(path, problems, remedy) from error
     except (ValueError, RecursionError) as error:
         raise unreadable(path, f"not JSON ({error})", remedy) from error
+
+
+def read_hint(path: Path, kind: type[R]) -> R | None:
+    """As `read_record`, but None where it is unreadable, too: for what must not stop anything."""
+    try:
+        return read_record(path, kind, "")
+    except StoreError:
+        return None
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that it holds, where it exists. Raises StoreError when the disk refuses."""
+    try:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except FileNotFoundError:
+        return  # another process has removed it meanwhile
+    except OSError as error:
+        text = f"cannot remove {path}: {error.strerror or error}; remove it by hand"
+        raise StoreError(text, value=path) from error
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
