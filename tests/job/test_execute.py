@@ -76,7 +76,7 @@ class Planner:
         return run_dir
 
     def execute(self, run_dir: RunDir) -> Any:
-        return execute.execute(run_dir, Progress(), track.NullTracker())
+        return execute.execute(run_dir, Progress(), track.Tracker())
 
 
 @pytest.fixture

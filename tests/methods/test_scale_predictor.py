@@ -14,13 +14,15 @@ from torch import Tensor, nn
 
 from tests.errors import is_about
 from tests.tiny import images, run, tiny
-from vitq.methods.scale_predictor import PredictScales, solve
+from vitq.errors import under
+from vitq.methods.scale_predictor import solve
 from vitq.planning import compose
 from vitq.quant.layout import Axes, Layout
 from vitq.quant.per_image import Batch, Extrema, Percentile, PerImageUniform
 from vitq.quant.predictor import Predicted, Predictor
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps import Workspace
+from vitq.steps.step import parse_step
 
 Make = Callable[..., Workspace]
 BASE = {
@@ -233,8 +235,9 @@ def test_predicted_scales_of_a_site_are_its_own() -> None:
 )
 def test_options_are_checked_at_plan_time(workspace: Make, options: dict[str, Any], key: str, value: object) -> None:
     work = workspace(tiny("vit"), BASE)
-    (found,) = PredictScales(do="predict_scales", **options).check(work.config)
-    assert is_about(found, key, value)
+    step, problems = parse_step("p", {"do": "predict_scales", **options})
+    (problem,) = problems if step is None else [under("method.steps.p", text) for text in step.check(work.config)]
+    assert is_about(problem, f"method.steps.p.{key}", value)
 
 
 def cells(*overrides: str) -> list[compose.ConfigCell]:

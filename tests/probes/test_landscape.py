@@ -128,7 +128,7 @@ def test_full_precision_in_folded_coordinates_has_folded_channels(subject: Make)
         },
     }
     found = subject("minmax", method=recipe)
-    assert any(getattr(layer, "balance", None) is not None for layer in found.layers().values())
+    assert any(getattr(layer, "balance", None) is not None for layer in found.model.layers().values())
     arrays = Landscape(views=("path",), line_points=3).measure(found, ledger())
     assert arrays["path.fp"][0] == pytest.approx(full_precision_loss(found), abs=1e-4)
 

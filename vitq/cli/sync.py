@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> int:
     from vitq.store import Store
     from vitq.track.base import need_wandb
     from vitq.track.upload import Sync
-    from vitq.track.upload_plan import Destination
+    from vitq.track.upload_plan import Destination, look
 
     need_wandb("vitq sync")
     if args.jobs < 1:
@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
     out = sys.stderr if args.json else sys.stdout
     destination = Destination(args.entity, args.project)
     sync = Sync(store, destination, args.jobs, lambda line: print(line, file=out, flush=True))
-    items = sync.look(run_dirs)
+    items = look(run_dirs, destination, args.jobs)
     counts: Counter[str] = Counter(item.state for item in items)
     wanted = [item for item in items if item.state in ("upload", "rebuild")]
     failed = [] if args.dry_run else sync.upload(wanted)

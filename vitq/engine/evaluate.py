@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
+from vitq.data import ImageSet
 from vitq.device import CPU_ELEMENTS, at_once
 from vitq.progress import Progress
-
-if TYPE_CHECKING:
-    from vitq.data import ImageSet
 
 
 @torch.no_grad()

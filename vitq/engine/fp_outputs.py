@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import timm
 import torch
@@ -14,12 +13,10 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from vitq.config import SCHEMA_VERSION, RunConfig, canonical
+from vitq.data import ImageSet
 from vitq.engine.evaluate import logits
 from vitq.progress import Progress
 from vitq.store.atomic import write_bytes
-
-if TYPE_CHECKING:
-    from vitq.data import ImageSet
 
 
 def reference_logits(
@@ -59,9 +56,6 @@ def cache_path(config: RunConfig, images: ImageSet, device: torch.device) -> Pat
 def _read(path: Path, count: int) -> Tensor | None:
     try:
         cached = load(path.read_bytes())["logits"]
-    except FileNotFoundError:
-        return None
-    except (SafetensorError, KeyError):
-        # A damaged cache entry is not a record: it is computed and written anew.
+    except (FileNotFoundError, SafetensorError, KeyError):  # a damaged entry of the cache is computed and written anew
         return None
     return cached if len(cached) == count else None

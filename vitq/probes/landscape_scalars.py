@@ -5,6 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 
+def of_plane(name: str, x: np.ndarray, y: np.ndarray, values: np.ndarray, radius: float) -> dict[str, np.ndarray]:
+    """The numbers of (N, M) values around a point as `name.scalar.…`: sharpness within a radius, the curvatures along
+    both axes, roughness, number of minima."""
+    numbers: dict[str, object] = {
+        "sharpness": sharpness(x, y, values, radius),
+        "curvature": [curvature(x, values[zero(y)]), curvature(y, values[:, zero(x)])],
+        "roughness": roughness(values),
+        "minima": minima(values),
+    }
+    return {f"{name}.scalar.{number}": np.array(value) for number, value in numbers.items()}
+
+
 def sharpness(x: np.ndarray, y: np.ndarray, values: np.ndarray, radius: float) -> float:
     """Largest rise above the centre within a distance: max over x² + y² ≤ ρ² of L(x, y) − L(0, 0), never negative.
 

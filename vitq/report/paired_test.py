@@ -104,12 +104,12 @@ def _key(row: pd.Series) -> tuple[object, ...]:
 
 def _compare_runs(row: pd.Series, reference: pd.Series, predictions: Predictions) -> dict[str, object]:
     try:
-        mine, theirs = (predictions.read(str(r["signature"])) for r in (row, reference))
+        one, other = (predictions.read(str(r["signature"])) for r in (row, reference))
     except StoreError as error:
         return {"note": str(error)}
-    if not np.array_equal(mine["label"], theirs["label"]):
-        return {"note": f"not the same images: {len(mine['label'])} and {len(theirs['label'])} labels differ"}
-    return vars(compare(mine["correct"], theirs["correct"])).copy()
+    if not np.array_equal(one["label"], other["label"]):
+        return {"note": f"not the same images: {len(one['label'])} and {len(other['label'])} labels differ"}
+    return vars(compare(one["correct"], other["correct"])).copy()
 
 
 class Predictions:
@@ -124,12 +124,13 @@ class Predictions:
         if signature not in self._known:
             run = self._store.run(signature)
             arrays = run.read_predictions()
-            missing = {"correct", "label"} - set(arrays)
+            missing, wrong = {"correct", "label"} - set(arrays), ""
             if missing:
-                text = f"{run.predictions_path} lacks {', '.join(sorted(missing))}; start the run again"
-                raise StoreError(text, value=run.predictions_path)
-            if arrays["correct"].shape != arrays["label"].shape or not arrays["correct"].size:
-                text = f"{run.predictions_path} has no or uneven predictions; start the run again"
+                wrong = f"lacks {', '.join(sorted(missing))}"
+            elif arrays["correct"].shape != arrays["label"].shape or not arrays["correct"].size:
+                wrong = "has no or uneven predictions"
+            if wrong:
+                text = f"{run.predictions_path} {wrong}; start the run again"
                 raise StoreError(text, value=run.predictions_path)
             self._known[signature] = {"correct": arrays["correct"], "label": arrays["label"]}
         return self._known[signature]

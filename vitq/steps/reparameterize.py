@@ -11,7 +11,6 @@ from torch import Tensor
 from vitq.config import RunConfig
 from vitq.errors import Problem
 from vitq.models.structure import Link
-from vitq.quant.layers import QuantLinear
 from vitq.quant.layout import Layout
 from vitq.quant.quantizer import Quantizer
 from vitq.quant.uniform import UniformQuantizer
@@ -93,7 +92,7 @@ def reparameterize_link(work: Workspace, link: Link, rounded: bool = True) -> No
     rounded: whether z̃ is an integer.
     """
     norm = work.model.model.get_submodule(link.norm)
-    consumers = [_linear(work, name) for name in link.consumers]
+    consumers = [work.model.layer(name) for name in link.consumers]
     # One that reads the norm in floating point is folded like the others, and goes on reading it so.
     sites = [layer.input_site for layer in consumers if layer.input_site.quantizer is not None]
     if not sites or all(site.quantizer is not None and site.quantizer.granularity == "tensor" for site in sites):
@@ -113,7 +112,8 @@ def reparameterize_link(work: Workspace, link: Link, rounded: bool = True) -> No
         even = torch.where(usual, scale, target)
         low, high = -zero[usual].max() * target, (first.codes - 1 - zero[usual].min()) * target
         alone = varying & ~usual
-        for values in (first.constants[constant], *_ends(scale[alone], zero[alone], first.codes)):
+        lows, highs = -zero[alone] * scale[alone], (first.codes - 1 - zero[alone]) * scale[alone]
+        for values in (first.constants[constant], lows, highs):
             if len(values):
                 low, high = torch.minimum(low, values.min()), torch.maximum(high, values.max())
         new_scale = (high - low) / (first.codes - 1)
@@ -133,10 +133,6 @@ def _usual(zero: Tensor, varying: Tensor, codes: int) -> Tensor:
     """Which of the `varying` channels have a zero point no more than 16 ranges off; all of them where none has. (C,)"""
     near = varying & ((zero - codes / 2).abs() <= _FAR * codes)
     return near if bool(near.any()) else varying
-
-
-def _ends(scale: Tensor, zero: Tensor, codes: int) -> tuple[Tensor, Tensor]:
-    return -zero * scale, (codes - 1 - zero) * scale
 
 
 def _unequal(link: Link, bits: list[int]) -> Problem:
@@ -160,10 +156,3 @@ def _tensorwise(old: UniformQuantizer, scale: Tensor, zero: Tensor) -> UniformQu
     new = old.unfitted(UniformQuantizer, granularity="tensor")
     new.assign(Layout("tensor", old.axes, 1, ()), scale.reshape(1), zero.reshape(1))
     return new
-
-
-def _linear(work: Workspace, name: str) -> QuantLinear:
-    layer = work.model.model.get_submodule(name)
-    if not isinstance(layer, QuantLinear):
-        raise TypeError(f"reparameterize: {name} is a {type(layer).__name__}, not a linear layer")
-    return layer

@@ -21,7 +21,7 @@ _FISHER_NEEDS = f"losses {', '.join(FISHER)} need the task's gradient at the seg
 
 @LOSSES.register("mse")
 def mse(output: Tensor, target: Tensor, gradient: Tensor | None = None) -> Tensor:
-    """Squared error summed over tokens (rows and columns for Swin; classes at the head) and averaged over the rest.
+    """Squared error summed over tokens (rows and columns for Swin; classes at the head) and averaged over the others.
 
     I&S-ViT's and BRECQ's reduction. Adam hardly minds the constant, but weight decay and the rounding loss do.
     """
