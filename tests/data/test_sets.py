@@ -149,9 +149,8 @@ def test_preprocessing_is_part_of_the_key(make: Make, root: Path) -> None:
 
 def test_a_broken_image_is_named_and_nothing_is_left(make: Make, root: Path, tmp_path: Path) -> None:
     (root / "val" / "n2" / "img8.png").write_bytes(b"\x89PNG not really")
-    with refuses(DataError) as raised:
+    with refuses(DataError, value="n2/img8.png"):
         eval_set(make(data={"root": str(root)}), Progress())
-    assert "n2/img8.png" in str(raised.value)
     assert [p.name for p in (tmp_path / "cache" / "images").iterdir() if p.suffix != ".lock"] == []
 
 
@@ -240,7 +239,7 @@ def test_take_keeps_the_order_asked_for(make: Make) -> None:
     assert np.array_equal(some.images, images.images[[5, 2, 5]])
     assert some.labels.tolist() == images.labels[[5, 2, 5]].tolist()
     assert some.fingerprint not in (images.fingerprint, images.take([5, 2]).fingerprint)
-    with pytest.raises(ValueError, match="batch_size=0"):
+    with refuses(ValueError, key="batch_size", value=0):
         next(images.batches(0, "cpu"))
 
 

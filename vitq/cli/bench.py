@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> int:
     """Measure and print. Raises VitqError for a run that cannot be exported."""
-    from vitq.errors import VitqError
+    from vitq.errors import VitqError, bad
     from vitq.machine import int8_products_are_exact, usable_cores
     from vitq.planning import places
     from vitq.store import Store
@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
     threads = usable_cores() if args.threads is None else args.threads
     for name, value in (("--threads", threads), ("--repeats", args.repeats)):
         if value < 1:
-            raise VitqError(f"{name}={value}; a whole number of at least 1 is needed")
+            raise VitqError(bad(name, value, "a whole number of at least 1 is needed"))
     if not int8_products_are_exact():
         text = "8-bit products saturate on this CPU (no VNNI): accuracy of the integer model is not that of its codes"
         print(f"vitq: {text}", file=sys.stderr)

@@ -39,9 +39,8 @@ def main(args: argparse.Namespace) -> int:
     if args.overrides:
         from vitq.errors import VitqError
 
-        raise VitqError(
-            f"`vitq list {args.what}` takes no overrides, found {' '.join(args.overrides)}; `vitq list sites` does"
-        )
+        text = f"`vitq list {args.what}` takes no overrides, found {' '.join(args.overrides)}; `vitq list sites` does"
+        raise VitqError(text, "overrides", args.overrides)
     search_path = ConfigPath.of(*([args.config_dir] if args.config_dir else []))
     files = sweep_files() if args.what == "sweeps" else search_path.files(args.what.removesuffix("s"))
     if args.json:

@@ -44,19 +44,21 @@ def main(args: argparse.Namespace) -> int:
     """Probe; exit code 1 when a probe failed. Raises VitqError for whatever is wrong before the start."""
     from rich.console import Console
 
-    from vitq.errors import ConfigError, unknown
+    from vitq.errors import ConfigError, Problem, unknown
     from vitq.planning import places
     from vitq.planning.display import Show
     from vitq.store import Run, Store
 
     if args.name.startswith(("probe=", "probe.")):
-        raise ConfigError(["name a run or a sweep first: vitq probe SIGNATURE probe=[landscape]"])
+        text = "name a run or a sweep first: vitq probe SIGNATURE probe=[landscape]"
+        raise ConfigError([Problem(text, "SIGNATURE", args.name)])
     moved = [word for word in args.overrides if places.is_place(word)]
     wanted, changes = _wanted([word for word in args.overrides if word not in moved], args.config_dir)
     if not wanted.wanted:
         from vitq.probes.probe import PROBES
 
-        raise ConfigError([f"no probe is named; add e.g. probe=[landscape]. {unknown('probe', '', PROBES)}"])
+        unnamed = unknown("probe", "", PROBES, key="probe")
+        raise ConfigError([unnamed.reworded(f"no probe is named; add e.g. probe=[landscape]. {unnamed}")])
     store = Store(args.runs_dir)
     if args.name in store.sweeps():
         named = [Run(store.run(signature)) for signature in store.read_sweep(args.name).signatures]
@@ -67,7 +69,8 @@ def main(args: argparse.Namespace) -> int:
         places.move(run.dir, moved)
     runs = [(run.dir, dataclasses.replace(run.config, probe=wanted, **changes)) for run in finished]
     if not runs:
-        raise ConfigError([f"{args.name} has no finished run; `vitq run … probe=[…]` probes a run as it is executed"])
+        text = f"{args.name} has no finished run; `vitq run … probe=[…]` probes a run as it is executed"
+        raise ConfigError([Problem(text, "SIGNATURE", args.name)])
     _check(runs)
     if args.dry_run:
         return _preview(runs, args.json)
@@ -81,14 +84,15 @@ def main(args: argparse.Namespace) -> int:
 def _wanted(overrides: list[str], config_dir: str | None) -> tuple[ProbeConfig, dict[str, Any]]:
     """The probes that are asked for, and where to compute: device, cache_dir."""
     from vitq.config import RunConfig
-    from vitq.errors import ConfigError
+    from vitq.errors import ConfigError, Problem
     from vitq.planning import compose
 
     allowed = ("probe=", "probe.", "device=", "cache_dir=")
     bad = [o for o in overrides if not o.lstrip("+").startswith(allowed)]
     if bad:
         valid = f"{', '.join(allowed)}…, and where its images and weights lie now: data.root=, model.checkpoint="
-        raise ConfigError([f"{o}: a finished run stays what it is; valid: {valid}" for o in bad])
+        why = f"a finished run stays what it is; valid: {valid}"
+        raise ConfigError([Problem(f"{o}: {why}", o.partition("=")[0], o, allowed) for o in bad])
     file, search_path = compose.root_config(config_dir)
     (cell,) = compose.expand(compose.load(file, search_path, overrides))
     if cell.problem is not None:
@@ -152,7 +156,8 @@ def _probe(run_dir: RunDir, config: RunConfig, show: Show, args: argparse.Namesp
 
     claim = Claim.take(run_dir)
     if claim is None:
-        raise StoreError(f"another process works on run {run_dir.signature}; try again when it is through")
+        text = f"another process works on run {run_dir.signature}; try again when it is through"
+        raise StoreError(text, "SIGNATURE", run_dir.signature)
     progress = show.running(PlannedRun(run_dir.signature, config, run_label(config), (), done=True))
 
     def subject() -> Subject:

@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> int:
     """Upload; exit code 1 when a run did not arrive. The same command goes on from there."""
     from vitq.cli.track import chosen
-    from vitq.errors import VitqError
+    from vitq.errors import VitqError, bad
     from vitq.store import Store
     from vitq.track.base import need_wandb
     from vitq.track.upload import Sync
@@ -49,7 +49,7 @@ def main(args: argparse.Namespace) -> int:
 
     need_wandb("vitq sync")
     if args.jobs < 1:
-        raise VitqError(f"--jobs={args.jobs}; a number from 1 is needed")
+        raise VitqError(bad("--jobs", args.jobs, "a number from 1 is needed"))
     store = Store(args.runs_dir)
     run_dirs = [store.run(signature) for signature, _ in chosen(store, args.names)]
     out = sys.stderr if args.json else sys.stdout

@@ -33,7 +33,7 @@ def installed(folder: str) -> tuple[Path, ...]:
             first = owner.setdefault(name, place)
             if first != place:
                 text = f"{name} lies in {first} and in {place}; rename that of the plug-in, or uninstall it"
-                problems.append(Problem(text, str(name), str(place)))
+                problems.append(Problem(text, str(name), (str(first), str(place))))
     if problems:
         raise ConfigError(problems)
     return folders

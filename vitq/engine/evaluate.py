@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vitq.device import CPU_ELEMENTS, at_once
+from vitq.errors import Problem
 from vitq.progress import Progress
 
 if TYPE_CHECKING:
@@ -26,5 +27,6 @@ def logits(
     scores = torch.cat(parts)
     if not torch.isfinite(scores).all():
         bad = int((~torch.isfinite(scores)).any(dim=1).sum())
-        raise ValueError(f"{stage}: the model gives NaN or infinity for {bad} of {len(scores)} images")
+        text = f"{stage}: the model gives NaN or infinity for {bad} of {len(scores)} images"
+        raise ValueError(Problem(text, "logits", bad))
     return scores

@@ -62,7 +62,7 @@ def changed(launcher: LauncherConfig, words: Sequence[str]) -> LauncherConfig:
     if foreign:
         valid = ("launcher=…", "launcher.options.…")
         why = f"retry goes by the stored configs; valid: {', '.join(valid)}"
-        raise ConfigError([Problem(f"{word}: {why}", value=word, valid=valid) for word in foreign])
+        raise ConfigError([Problem(f"{word}: {why}", word.partition("=")[0], word, valid) for word in foreign])
     chosen = [word for word in words if word.startswith("launcher=")]
     raw: Any = {"name": launcher.name, "options": launcher.options}
     if chosen:

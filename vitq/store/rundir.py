@@ -143,7 +143,7 @@ class RunDir:
         remedy = "move the file away and start the run again"
         result = read_record(self.result_path, Result, remedy)
         if result is not None and result.signature != self.signature:
-            raise unreadable(self.result_path, f"it is of run {result.signature}", remedy)
+            raise unreadable(self.result_path, f"it is of run {result.signature}", remedy, "signature")
         return result
 
     def require_result(self) -> Result:
