@@ -202,7 +202,7 @@ def test_retry_of_what_time_limits_ended_and_with_another_launcher(
     assert stored_plan(store, "mine", None, ["launcher.options.slots=3"]).launcher.options["slots"] == 3
     assert stored_plan(store, "mine", None, ["launcher=slurm", "launcher.options.time=9"]).launcher.options["time"] == 9
     command_refuses(["retry", "mine", "launcher=slurmm"], key="launcher", value="slurmm", valid=["slurm"])
-    command_refuses(["retry", "mine", "launcher.options.slots=0"], key="launcher.options.slots", value="0")
+    command_refuses(["retry", "mine", "launcher.options.slots=0"], key="launcher.options.slots", value=0)
     command_refuses(["retry", "mine", "calib.size=3"], key="calib.size", value="calib.size=3", valid=["launcher=…"])
 
 
