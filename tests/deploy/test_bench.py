@@ -36,6 +36,8 @@ def test_median_quartiles_and_throughput() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("bench")  # where the exported models are kept
+@pytest.mark.usefixtures("exports_once")
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
 def test_bench_of_a_run(tmp_path: Path, capsys: Any, runtime: str) -> None:
     planner = Planner(tmp_path)
