@@ -105,6 +105,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("exports_once")
 @pytest.mark.parametrize("case", list(CASES))
 def test_runtimes_compute_what_they_do_with_int8(workspace: Make, tmp_path: Path, case: str) -> None:
     family, name, bits = CASES[case]

@@ -92,7 +92,8 @@ CASES = {
 MADE: dict[str, Exported] = {}
 
 
-@pytest.fixture(params=list(CASES))
+# Each on one worker of pytest-xdist, where it is kept.
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.xdist_group(f"exported {name}")) for name in CASES])
 def exported(request: pytest.FixtureRequest, workspace: Make, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     if request.param not in MADE:
         family, name, bits = CASES[request.param]

@@ -30,8 +30,8 @@ def main(args: argparse.Namespace) -> int:
     from vitq.errors import VitqError
 
     if args.overrides:
-        given = " ".join(args.overrides)
-        raise VitqError(f"`vitq list {args.what}` takes no overrides, not {given}; `vitq list sites` does")
+        text = f"`vitq list {args.what}` takes no overrides, not {' '.join(args.overrides)}; `vitq list sites` does"
+        raise VitqError(text, "overrides", args.overrides)
     search_path = ConfigPath.of(args.config_dir)
     files = sweep_files() if args.what == "sweeps" else search_path.files(args.what.removesuffix("s"))
     if args.json:

@@ -40,19 +40,21 @@ def main(args: argparse.Namespace) -> int:
     """Probe; exit code 1 when a probe failed. Raises VitqError for whatever is wrong before the start."""
     from rich.console import Console
 
-    from vitq.errors import ConfigError, unknown
+    from vitq.errors import ConfigError, Problem, unknown
     from vitq.planning import paths
     from vitq.planning.display import Show
     from vitq.store import Store
 
     if args.name.startswith(("probe=", "probe.")):
-        raise ConfigError(["name a run or a sweep first: vitq probe SIGNATURE probe=[landscape]"])
+        text = "name a run or a sweep first: vitq probe SIGNATURE probe=[landscape]"
+        raise ConfigError([Problem(text, "SIGNATURE", args.name)])
     moved = [word for word in args.overrides if paths.is_path(word)]
     wanted, changes = _wanted([word for word in args.overrides if word not in moved], args.config_dir)
     if not wanted.wanted:
         from vitq.probes.probe import PROBES
 
-        raise ConfigError([f"no probe is named; add e.g. probe=[landscape]. {unknown('probe', '', PROBES)}"])
+        unnamed = unknown("probe", "", PROBES, key="probe")
+        raise ConfigError([unnamed.reworded(f"no probe is named; add e.g. probe=[landscape]. {unnamed}")])
     store = Store(args.runs_dir)
     named = store.runs_of(args.name) if args.name in store.sweeps() else [store.find(args.name)]
     finished = [run for run in named if run.is_done]
@@ -60,7 +62,8 @@ def main(args: argparse.Namespace) -> int:
         paths.move(run.dir, moved)
     runs = [(run.dir, dataclasses.replace(run.config, probe=wanted, **changes)) for run in finished]
     if not runs:
-        raise ConfigError([f"{args.name} has no finished run; `vitq run … probe=[…]` probes a run as it is executed"])
+        text = f"{args.name} has no finished run; `vitq run … probe=[…]` probes a run as it is executed"
+        raise ConfigError([Problem(text, "SIGNATURE", args.name)])
     _check(runs)
     if args.dry_run:
         return _preview(runs, args.json)
@@ -73,14 +76,15 @@ def main(args: argparse.Namespace) -> int:
 
 def _wanted(overrides: list[str], config_dir: str | None) -> tuple[ProbeConfig, dict[str, Any]]:
     """The probes that are asked for, and where to compute: device, cache_dir."""
-    from vitq.errors import ConfigError
+    from vitq.errors import ConfigError, Problem
     from vitq.planning import compose
 
     allowed = ("probe=", "probe.", "device=", "cache_dir=")
     bad = [o for o in overrides if not o.lstrip("+").startswith(allowed)]
     if bad:
         valid = f"{', '.join(allowed)}…, and where its images and weights lie now: data.root=, model.checkpoint="
-        raise ConfigError([f"{o}: a finished run stays what it is; valid: {valid}" for o in bad])
+        why = f"a finished run stays what it is; valid: {valid}"
+        raise ConfigError([Problem(f"{o}: {why}", o.partition("=")[0], o, allowed) for o in bad])
     config = compose.single_config(config_dir, overrides)
     named = {o.lstrip("+").partition("=")[0] for o in overrides}
     changes: dict[str, Any] = {key: getattr(config, key) for key in ("device", "cache_dir") if key in named}
@@ -132,7 +136,8 @@ def _probe(run_dir: RunDir, config: RunConfig, show: Show, args: argparse.Namesp
 
     claim = Claim.take(run_dir)
     if claim is None:
-        raise StoreError(f"another process works on run {run_dir.signature}; try again when it is through")
+        text = f"another process works on run {run_dir.signature}; try again when it is through"
+        raise StoreError(text, "SIGNATURE", run_dir.signature)
     progress = show.running(PlannedRun(run_dir.signature, config, run_label(config), (), done=True))
 
     def subject() -> Subject:

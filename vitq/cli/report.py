@@ -55,12 +55,14 @@ def _compare(store: Store, sweep: str, a: str, b: str) -> int:
     methods = {*pairs["a"], *pairs["b"]}
     valid = f"valid: {', '.join(sorted(methods))}" if methods else f"sweep {sweep!r} has no two finished methods yet"
     if a == b:
-        raise VitqError(f"--compare {a} {b}: two different methods are needed; {valid}")
+        text = f"--compare {a} {b}: two different methods are needed; {valid}"
+        raise VitqError(text, "--compare", (a, b), methods)
     for name in (a, b):
         if name not in methods and name in {*table.loc[table["bits"] == "FP", "method"]}:
-            raise VitqError(
+            text = (
                 f"--compare {a} {b}: {name} is full precision, the reference of all runs; the report's tables have the "
                 f"change from it beside each accuracy. Two quantized methods are compared; {valid}"
             )
+            raise VitqError(text, "--compare", name, methods)
     print("\n".join(answers(pairs, a, b)) or f"{a} and {b} never met under the same model, bits and calibration size")
     return 0

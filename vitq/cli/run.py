@@ -35,7 +35,8 @@ def main(args: argparse.Namespace) -> int:
     from vitq.planning import compose
 
     if args.name is not None and not args.multirun:
-        raise VitqError(f"`vitq run` --name {args.name}: a single run has no name; add -m, or leave --name out")
+        text = f"`vitq run` --name {args.name}: a single run has no name; add -m, or leave --name out"
+        raise VitqError(text, "--name", args.name)
     file, search_path = compose.root_config(args.config_dir, args.config_name)
     primary = compose.load(file, search_path, args.overrides, multirun=args.multirun)
     if args.name is not None:

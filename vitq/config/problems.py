@@ -50,14 +50,13 @@ def _problem(entry: Any, key: str, valid: list[str], what: str) -> Problem:
 
 
 def _invalid(key: str, entry: Any) -> Problem:
-    """A value that pydantic, or a validator of ours, refuses."""
-    context = entry.get("ctx", {})
-    if entry["type"] == "literal_error":
-        valid: Any = re.findall(r"'([^']*)'", context["expected"])
-    else:
-        valid = problem_of(context["error"]).valid if "error" in context else ()
-    text = f"{key}={entry['input']!r}: {entry['msg'].removeprefix('Value error, ')}"
-    return Problem(text, key, entry["input"], valid)
+    """A value that pydantic, or a validator of ours, refuses; such a one may name what of it is wrong."""
+    context, value = entry.get("ctx", {}), entry["input"]
+    ours = problem_of(context["error"]) if "error" in context else Problem("")
+    valid = re.findall(r"'([^']*)'", context["expected"]) if entry["type"] == "literal_error" else ours.valid
+    if ours.key:
+        key, value = f"{key}.{ours.key}", ours.value
+    return Problem(f"{key}={value!r}: {entry['msg'].removeprefix('Value error, ')}", key, value, valid)
 
 
 def option_problems(error: ValidationError, parent: str, kind: type, what: str = "option") -> list[Problem]:

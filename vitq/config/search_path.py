@@ -34,7 +34,7 @@ def installed(folder: str) -> tuple[Path, ...]:
             first = owner.setdefault(name, path)
             if first != path:
                 text = f"{name} lies in {first} and in {path}; rename that of the plug-in, or uninstall it"
-                problems.append(Problem(text, str(name), str(path)))
+                problems.append(Problem(text, str(name), (str(first), str(path))))
     if problems:
         raise ConfigError(problems)
     return folders

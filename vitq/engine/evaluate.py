@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from vitq.data import ImageSet
 from vitq.device import CPU_ELEMENTS, at_once
+from vitq.errors import Problem
 from vitq.progress import Progress
 
 
@@ -22,5 +23,6 @@ def logits(
     scores = torch.cat(parts)
     if not torch.isfinite(scores).all():
         bad = int((~torch.isfinite(scores)).any(dim=1).sum())
-        raise ValueError(f"{stage}: the model gives NaN or infinity for {bad} of {len(scores)} images")
+        text = f"{stage}: the model gives NaN or infinity for {bad} of {len(scores)} images"
+        raise ValueError(Problem(text, "logits", bad))
     return scores

@@ -164,7 +164,7 @@ def aqer(weight: Tensor, seen: Moments, penalty: float, bias: bool) -> tuple[Ten
 
     weight: (O, I) float64; returns (O, I) and (O,).
     """
-    factor = cholesky(damped(seen.gram(bias), penalty), "raise the penalty")
+    factor = cholesky(damped(seen.gram(bias), penalty), "penalty")
     change = torch.cholesky_solve((weight @ seen.mixed(bias)).T, factor).T
     shift = weight @ seen.difference - change @ seen.mean
     return weight + change, shift if bias else torch.zeros_like(shift)
@@ -184,7 +184,7 @@ def wqer(weight: Tensor, gram: Tensor, grid: Grid, penalty: float | None, flips:
         if penalty is not None and len(left):
             # argmin over δ of ‖(after − before)x̄_half + δx̄_left‖² + λ‖δ‖².
             pull = (after - before) @ gram[half][:, left]
-            factor = cholesky(damped(gram[left][:, left], penalty), "raise the penalty")
+            factor = cholesky(damped(gram[left][:, left], penalty), "penalty")
             updated[:, left] -= torch.cholesky_solve(pull.T, factor).T
     return updated
 

@@ -84,7 +84,7 @@ def solve(
     order = order.to(weight.device)
     grid, H = grid.columns(order), H[order][:, order]
     damped_H = damped(H, damping * float(H.diagonal().mean()))
-    inverse = torch.cholesky_inverse(cholesky(damped_H, "raise damping"))
+    inverse = torch.cholesky_inverse(cholesky(damped_H, "damping"))
     U = torch.linalg.cholesky(inverse, upper=True)
     # Columns as rows: each one is contiguous.
     left, scale, zero = (m.T.contiguous() for m in (weight[:, order], grid.scale, grid.zero))

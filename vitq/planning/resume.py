@@ -57,7 +57,7 @@ def changed(launcher: LauncherConfig, overrides: Sequence[str]) -> LauncherConfi
     if foreign := [override for override in overrides if not override.startswith(("launcher=", "launcher.options."))]:
         valid = ("launcher=…", "launcher.options.…")
         why = f"retry goes by the stored configs; valid: {', '.join(valid)}"
-        raise ConfigError([Problem(f"{override}: {why}", value=override, valid=valid) for override in foreign])
+        raise ConfigError([Problem(f"{word}: {why}", word.partition("=")[0], word, valid) for word in foreign])
     chosen = [override for override in overrides if override.startswith("launcher=")]
     raw: Any = {"name": launcher.name, "options": launcher.options}
     if chosen:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from vitq.errors import Problem
+
 
 def of_plane(name: str, x: np.ndarray, y: np.ndarray, values: np.ndarray, radius: float) -> dict[str, np.ndarray]:
     """The numbers of (N, M) values around a point as `name.scalar.…`: sharpness within a radius, the curvatures along
@@ -77,7 +79,8 @@ def zero(x: np.ndarray) -> int:
     """Position of the coordinate that is zero. Raises ValueError where there is none."""
     middle = int(np.abs(x).argmin())
     if abs(float(x[middle])) > 1e-12:
-        raise ValueError("a landscape around a point needs a grid that contains it; give an odd number of points")
+        text = "a landscape around a point needs a grid that contains it; give an odd number of points"
+        raise ValueError(Problem(text, "points", len(x)))
     return middle
 
 

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from yaml import YAMLError
 
 from vitq.config.problems import config_problems
-from vitq.errors import ConfigError, VitqError, unknown
+from vitq.errors import ConfigError, Problem, VitqError, unknown
 from vitq.published.cell import MODELS, Cell, bits_order, task_of
 from vitq.published.source import SourceFile, Statement, Table
 from vitq.published.spread import Spread, spreads
@@ -33,18 +33,21 @@ class Figures:
     def load(folder: Path = Path(__file__).parent) -> Figures:
         """Read and check all files of a folder. Raises ConfigError with every problem of every file."""
         sources: dict[str, SourceFile] = {}
-        problems: list[str] = []
+        problems: list[Problem] = []
         for path in sorted(folder.glob("*.yaml")):
             try:
                 # OmegaConf refuses a key that is there twice, which PyYAML drops in silence.
                 sources[path.stem] = _ADAPTER.validate_python(OmegaConf.to_container(OmegaConf.load(path)))
             except YAMLError as error:
-                problems.append(f"{path.name}: {' '.join(str(error).split())}")
+                problems.append(Problem(f"{path.name}: {' '.join(str(error).split())}", "YAML", path.name))
             except ValidationError as error:
-                problems += [f"{path.name}: {problem}" for problem in config_problems(error, SourceFile)]
+                problems += [
+                    problem.reworded(f"{path.name}: {problem}") for problem in config_problems(error, SourceFile)
+                ]
         for name, source in sources.items():
             runners = {table.runner(row) for table in source.tables for row in table.rows} - {None}
-            problems += [f"{name}.yaml: {unknown('source in run_by', r, sources)}" for r in runners if r not in sources]
+            strange = [unknown("source in run_by", r, sources, key="run_by") for r in runners if r not in sources]
+            problems += [problem.reworded(f"{name}.yaml: {problem}") for problem in strange]
         if problems:
             raise ConfigError(problems)
         cells = [cell for name in sources for cell in _cells(name, sources)]
@@ -73,7 +76,7 @@ class Figures:
         }
         for what, name in wanted.items():
             if name is not None and name not in valid[what]:
-                raise VitqError(unknown(what, name, valid[what]))
+                raise VitqError(unknown(what, name, valid[what], key=what))
         given = {what: name for what, name in wanted.items() if name is not None}
         cells = tuple(cell for cell in self.cells if all(getattr(cell, what) == name for what, name in given.items()))
         return Figures(self.sources, cells)

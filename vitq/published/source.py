@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from vitq.config.base import RULES
+from vitq.errors import Problem
 from vitq.published.cell import BITS, METRICS, MODELS
 from vitq.published.protocol import Protocol
 
@@ -72,23 +73,27 @@ class Table:
     @classmethod
     def _known(cls, models: list[str]) -> list[str]:
         if wrong := [model for model in models if model not in MODELS]:
-            raise ValueError(f"unknown model {', '.join(wrong)}; valid: {', '.join(MODELS)}")
+            raise ValueError(Problem(f"unknown model {', '.join(wrong)}; valid: {', '.join(MODELS)}", valid=MODELS))
         if len(set(models)) < len(models):
             raise ValueError("a model is there twice")
         return models
 
     @model_validator(mode="after")
     def _shape(self) -> Table:
-        for name, values in {**self.rows, "full_precision": self.full_precision}.items():
-            if values is None:
-                continue
+        places = {f"rows.{name}": values for name, values in self.rows.items()}
+        if self.full_precision is not None:
+            places["full_precision"] = self.full_precision
+        for place, values in places.items():
             if len(values) != len(self.models):
-                raise ValueError(f"{name}: {len(values)} values for {len(self.models)} models")
+                raise ValueError(Problem(f"{len(values)} values for {len(self.models)} models", place, values))
             for value in values:
-                self.numbers(value)
+                try:
+                    self.numbers(value)
+                except ValueError as error:
+                    raise ValueError(Problem(str(error), place, value)) from error
         stray = [row for row in (self.run_by if isinstance(self.run_by, dict) else ()) if row not in self.rows]
         if stray:
-            raise ValueError(f"run_by names {', '.join(stray)}; rows: {', '.join(self.rows)}")
+            raise ValueError(Problem(f"no such row; rows: {', '.join(self.rows)}", "run_by", stray, self.rows))
         return self
 
     @property
@@ -110,19 +115,17 @@ class Table:
             return []
         parts = str(value).split("/")
         if len(parts) != len(self.metrics):
-            raise ValueError(f"{value!r}: {len(parts)} numbers for {self.metric}")
+            raise ValueError(f"{len(parts)} numbers for {self.metric}")
         numbers = []
         for metric, part in zip(self.metrics, parts, strict=True):
             match = re.fullmatch(rf"({NUMBER})(?:±({NUMBER}))?", part)
             if match is None:
-                raise ValueError(f"{value!r} is no figure; valid: 67.34, 67.34±.12, and 37.5/36.6 for two metrics")
+                raise ValueError("no figure; valid: 67.34, 67.34±.12, and 37.5/36.6 for two metrics")
             number = float(match[1])
             if metric != "minutes" and number > 100:
-                raise ValueError(f"{value!r} is no percentage")
+                raise ValueError("no percentage")
             if round(number, self.decimals_of(metric)) != number:
-                raise ValueError(
-                    f"{value!r} has more than {self.decimals_of(metric)} decimals; `decimals` says how many"
-                )
+                raise ValueError(f"more than {self.decimals_of(metric)} decimals; `decimals` says how many")
             numbers.append((number, None if match[2] is None else float(match[2])))
         return numbers
 

@@ -12,6 +12,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from vitq.errors import Problem
+
 
 @dataclass
 class Distribution:
@@ -30,7 +32,8 @@ class Distribution:
     def from_rows(rows: Tensor) -> Distribution:
         """Exact distribution of a (G, N) matrix."""
         if rows.numel() == 0:
-            raise ValueError(f"cannot fit a quantizer to an empty tensor of shape {tuple(rows.shape)}")
+            text = f"cannot fit a quantizer to an empty tensor of shape {tuple(rows.shape)}"
+            raise ValueError(Problem(text, "rows", tuple(rows.shape)))
         values = rows.detach().float()
         low, high = values.aminmax(dim=1)
         return Distribution(values, None, low, high)
@@ -43,7 +46,7 @@ class Distribution:
     def quantile(self, p: float) -> Tensor:
         """(G,) p-quantile, 0 ≤ p ≤ 1, linearly interpolated between order statistics as in torch.quantile."""
         if not 0.0 <= p <= 1.0:
-            raise ValueError(f"quantile {p} is outside [0, 1]")
+            raise ValueError(Problem(f"quantile {p} is outside [0, 1]", "quantile", p))
         if self.counts is None:
             return _sorted_quantile(self._sorted, p)
         cumulative = self.counts.cumsum(dim=1)

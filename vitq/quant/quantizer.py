@@ -107,9 +107,8 @@ class Quantizer(nn.Module):
     def layout(self) -> Layout:
         """Which elements share a parameter, fixed by `fit`. Raises RuntimeError before."""
         if self._layout is None:
-            raise RuntimeError(
-                f"{type(self).__name__} was used before it was fitted; add a `calibrate` step for its site"
-            )
+            text = f"{type(self).__name__} was used before it was fitted; add a `calibrate` step for its site"
+            raise RuntimeError(Problem(text, "layout"))
         return self._layout
 
     def check_shape(self, shape: tuple[int, ...]) -> None:

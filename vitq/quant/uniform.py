@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from vitq.errors import Problem
 from vitq.quant.affine import LEAST_SCALE, round_trip
 from vitq.quant.distribution import Distribution
 from vitq.quant.integer import IntegerPart, NotIntegerError
@@ -96,10 +97,11 @@ class UniformQuantizer(ElementwiseQuantizer):
 
     def encode(self, x: Tensor) -> Tensor:
         if self.layout.groups == 1 and not float(self.zero_point[0]).is_integer():
-            raise ValueError(
+            text = (
                 f"zero point {float(self.zero_point[0])} is not an integer: there are 2^b + 1 levels, as public "
                 "I&S-ViT code has them, and no b-bit codes; use zero_point=integer in the step reparameterize"
             )
+            raise ValueError(Problem(text, "zero_point", float(self.zero_point[0]), ["integer"]))
         return super().encode(x)
 
     def _codes(self, x: Tensor, *parameters: Tensor) -> Tensor:

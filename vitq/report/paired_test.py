@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from vitq.errors import StoreError
+from vitq.errors import Problem, StoreError
 from vitq.store import Store
 
 RESAMPLES = 10_000
@@ -41,7 +41,8 @@ def compare(method: np.ndarray, baseline: np.ndarray, resamples: int = RESAMPLES
 
     method, baseline = np.asarray(method, bool), np.asarray(baseline, bool)
     if method.shape != baseline.shape or method.ndim != 1 or not method.size:
-        raise ValueError(f"paired comparison of shapes {method.shape} and {baseline.shape}; both must be (N,), N > 0")
+        text = f"paired comparison of shapes {method.shape} and {baseline.shape}; both must be (N,), N > 0"
+        raise ValueError(Problem(text, "shapes", (method.shape, baseline.shape)))
     n = method.size
     gained, lost = int((method & ~baseline).sum()), int((baseline & ~method).sum())
     # Per image the difference is +1, -1 or 0, so N draws with replacement are one multinomial draw of those counts:

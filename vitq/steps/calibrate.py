@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vitq.config import FULL_KINDS, KINDS, RunConfig
-from vitq.errors import Problem, bad, unknown
+from vitq.errors import Problem, bad, problem_of, unknown
 from vitq.quant.histogram import Histogram
 from vitq.quant.layout import Layout
 from vitq.quant.site import Site, watching
@@ -121,4 +121,5 @@ class HistogramObserver:
         try:
             site.quantizer.fit(histogram.distribution(), histogram.layout)
         except ValueError as error:
-            raise ValueError(f"site {site.name}: {error}") from error
+            problem = problem_of(error)
+            raise ValueError(problem.reworded(f"site {site.name}: {problem}")) from error

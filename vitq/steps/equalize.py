@@ -187,10 +187,11 @@ def _targets(step: Equalize, work: Workspace) -> list[EqualizedInput]:
         if isinstance(layer, QuantLinear) and name not in read and layer.input_site.kind in step.bare:
             inputs.append(EqualizedInput([layer], None, False, Histogram(), []))
     if not inputs:
-        raise ValueError(
+        text = (
             f"equalize: this model has no input to equalize for norms={step.norms}, bare={list(step.bare)}; "
             "`vitq list sites` shows the kinds that it has"
         )
+        raise ValueError(Problem(text, "inputs", {"norms": step.norms, "bare": step.bare}))
     return inputs
 
 

@@ -13,6 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from vitq.errors import Problem
 from vitq.models.structure import Segment
 from vitq.quant.layers import QuantConv2d, QuantLinear
 from vitq.steps.step import Workspace
@@ -162,7 +163,7 @@ def reach(forward: Callable[[Tensor], Tensor], layer: nn.Module, batch: Tensor) 
             forward(batch)
         except _ReachedError:
             return inputs_of_layer[0]
-    raise RuntimeError("the segment does not run the layer whose input is asked for")
+    raise RuntimeError(Problem("the segment does not run the layer whose input is asked for", "layer"))
 
 
 @torch.no_grad()

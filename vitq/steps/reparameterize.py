@@ -105,7 +105,8 @@ def reparameterize_link(work: Workspace, link: Link, rounded: bool = True) -> No
     scale, zero, constant = first.scale, first.zero_point, ~first.constants.isnan()
     varying = ~constant
     if not bool(varying.any()):
-        raise ValueError(f"reparameterize: every output channel of {link.norm} is constant; the checkpoint is broken")
+        text = f"reparameterize: every output channel of {link.norm} is constant; the checkpoint is broken"
+        raise ValueError(Problem(text, "norm", link.norm))
     target = scale[varying].mean()
     usual = _usual(zero, varying, first.codes)
     if link.padded or bias_of(norm) is None:
@@ -146,10 +147,11 @@ def _unequal(link: Link, bits: list[int]) -> Problem:
 def _channelwise(quantizer: Quantizer | None, link: Link) -> UniformQuantizer:
     if isinstance(quantizer, UniformQuantizer) and quantizer.granularity == "channel" and quantizer.fitted:
         return quantizer
-    raise ValueError(
+    text = (
         f"reparameterize: the inputs of {', '.join(link.consumers)} need fitted channel-wise uniform quantizers; "
         "calibrate them first"
     )
+    raise ValueError(Problem(text, "inputs", link.consumers))
 
 
 def _tensorwise(old: UniformQuantizer, scale: Tensor, zero: Tensor) -> UniformQuantizer:

@@ -127,7 +127,7 @@ class RunDir:
         remedy = "move the file away and start the run again"
         result = files.read_record(self.result_path, Result, remedy)
         if result is not None and result.signature != self.signature:
-            raise files.unreadable(self.result_path, f"it is of run {result.signature}", remedy)
+            raise files.unreadable(self.result_path, f"it is of run {result.signature}", remedy, "signature")
         return result
 
     def require_result(self) -> Result:

@@ -104,7 +104,8 @@ class Dashboard:
         except Exception as error:  # W&B documents no base class
             raise VitqError(
                 f"dashboard: W&B did not take it ({redacted(f'{type(error).__name__}: {error}')[:500]}); "
-                "look at --entity and --project, at `wandb login`, and at the network; --dry-run needs none"
+                "look at --entity and --project, at `wandb login`, and at the network; --dry-run needs none",
+                "wandb",
             ) from error
 
     def _filter(self) -> str:
@@ -128,7 +129,7 @@ def need_login() -> None:
         wandb.Api()
     except wandb.errors.Error as error:
         advice = "look at `wandb login`, WANDB_API_KEY and the network; --dry-run needs none of them"
-        raise VitqError(f"dashboard: {redacted(str(error))} {advice}") from error
+        raise VitqError(f"dashboard: {redacted(str(error))} {advice}", "wandb") from error
 
 
 def _chapters() -> list[tuple[str, str, list[Any]]]:

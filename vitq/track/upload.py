@@ -48,7 +48,8 @@ class Sync:
             with FileLock(wandb_folder / ".sync.lock", timeout=0):
                 return self._batches(items)
         except Timeout:
-            raise VitqError(f"another `vitq sync` uploads from {self._store.root}; wait for it") from None
+            text = f"another `vitq sync` uploads from {self._store.root}; wait for it"
+            raise VitqError(text, "runs_dir", self._store.root) from None
 
     def _batches(self, items: Sequence[UploadItem]) -> list[str]:
         failed: list[str] = []
@@ -132,9 +133,10 @@ class Sync:
             check=False,
         )
         if done.returncode:
-            hint = "`wandb login`, or set WANDB_API_KEY" if "API key" in done.stdout else "`wandb sync --help`"
+            keyless = "API key" in done.stdout
+            hint = "`wandb login`, or set WANDB_API_KEY" if keyless else "`wandb sync --help`"
             text = f"sync: `wandb sync` stopped with exit code {done.returncode}: {_reason(done.stdout)}; {hint}"
-            raise VitqError(text)
+            raise VitqError(text, "WANDB_API_KEY" if keyless else "wandb sync", None if keyless else done.returncode)
         return done.stdout
 
     def _remember(self, item: UploadItem, output: str, generation: int = 1) -> bool:

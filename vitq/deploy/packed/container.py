@@ -43,7 +43,7 @@ def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except FileNotFoundError as error:
         raise DeployError(
-            "there is no such file; `vitq export SIGNATURE --format packed` writes one", "path"
+            "there is no such file; `vitq export SIGNATURE --format packed` writes one", "path", str(path)
         ) from error
     except (SafetensorError, OSError) as error:
         raise DeployError(f"it is damaged or truncated ({error}); export it again", "safetensors") from error
