@@ -235,7 +235,8 @@ def _own_copy(model: nn.Module, images: TensorImages) -> nn.Module:
     if not isinstance(model, nn.Module):
         text = f"model: a {type(model).__name__}; a torch.nn.Module of a supported family is needed"
         raise ModelError(text, "model", model)
-    structure_of(model)
+    own = copy.deepcopy(model).float().eval()
+    structure_of(own)  # which may join its projections
     embed = getattr(model, "patch_embed", None)
     size = getattr(embed, "img_size", None)
     if size is not None and getattr(embed, "strict_img_size", True) and tuple(size) != (images.size, images.size):
@@ -246,7 +247,7 @@ def _own_copy(model: nn.Module, images: TensorImages) -> nn.Module:
             images.size,
             size,
         )
-    return copy.deepcopy(model).float().eval()
+    return own
 
 
 @torch.no_grad()
