@@ -56,6 +56,10 @@ class FakeEngine(Engine):
             if kind == "prob"
         ]
 
+    def idle_steps(self, config: RunConfig) -> list[str]:
+        """See Engine."""
+        return []
+
     def network_problems(self, config: RunConfig) -> list[Problem]:
         """See Engine."""
         return []

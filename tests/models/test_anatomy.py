@@ -137,12 +137,12 @@ def test_swin_windows_that_pad_are_marked() -> None:
     [
         ("resnet18", {}, "", "ResNet"),
         ("vit_tiny_r_s16_p8_224", {}, "patch embedding", "HybridEmbed"),
-        ("vit_base_patch16_siglip_224", {"depth": 1}, "pooling", "attention pooling"),
+        ("vit_tiny_patch16_224", {**SMALL, "global_pool": "prr"}, "pooling", "AttentionPoolPrr"),
         (
             "vit_tiny_patch16_224",
-            {**SMALL, "block_fn": timm.models.vision_transformer.ResPostBlock},
+            {**SMALL, "block_fn": timm.models.vision_transformer.DiffParallelScalingBlock},
             "blocks.0",
-            "of type ResPostBlock",
+            "of type DiffParallelScalingBlock",
         ),
     ],
 )

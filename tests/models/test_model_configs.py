@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -11,13 +12,15 @@ from pydantic import TypeAdapter
 
 from vitq.config import DataConfig, ModelConfig
 from vitq.models.load import identify
+from vitq.models.pretrained import with_preprocessing
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 
 
 def read(name: str) -> ModelConfig:
-    return TypeAdapter(ModelConfig).validate_python(yaml.safe_load((CONF / "model" / f"{name}.yaml").read_text()))
+    plain = with_preprocessing({"model": yaml.safe_load((CONF / "model" / f"{name}.yaml").read_text())})
+    return TypeAdapter(ModelConfig).validate_python(plain["model"])
 
 
 def test_all_are_there() -> None:
@@ -39,6 +42,29 @@ def test_model(name: str) -> None:
     assert tag.input_size == model.image_shape
     # RepQ-ViT, ERQ and I&S-ViT score DeiT at 0.875, timm at 0.9.
     assert model.crop_pct == (0.875 if name.startswith("deit") else tag.crop_pct)
+
+
+NULL = dict.fromkeys(("input_size", "crop_pct", "interpolation", "mean", "std"))
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+
+
+@pytest.mark.parametrize(
+    ("given", "filled"),
+    [
+        ({"name": "vit_tiny_patch16_224.augreg_in21k_ft_in1k"}, HALF | {"input_size": 224, "crop_pct": 0.9}),
+        ({"name": "swinv2_tiny_window8_256.ms_in1k"}, IMAGENET | {"input_size": 256}),
+        ({"name": "deit_tiny_patch16_224.fb_in1k", "kwargs": {"img_size": 384}}, IMAGENET | {"input_size": 384}),
+        ({"name": "deit_tiny_patch16_224.fb_in1k", "kwargs": {"img_size": [224, 112]}}, {"input_size": [224, 112]}),
+        ({"name": "swinv2_tiny_window8_256", "checkpoint": "x.pth"}, IMAGENET | {"input_size": 256, "crop_pct": 0.9}),
+        ({"name": "vit_tiny_patch16_224.augreg_in21k_ft_in1k", "mean": [0.1, 0.2, 0.3]}, {"mean": [0.1, 0.2, 0.3]}),
+        ({"name": "no_such_model.tag"}, IMAGENET | {"input_size": 224}),
+    ],
+)
+def test_what_is_null_comes_from_the_tag(given: dict[str, Any], filled: dict[str, Any]) -> None:
+    model = with_preprocessing({"model": {**NULL, **given}})["model"]
+    assert {key: model[key] for key in filled} == filled
+    assert None not in (model[key] for key in NULL)
 
 
 @pytest.mark.parametrize("name", ["digits", "imagenet"])

@@ -235,13 +235,14 @@ def _own_copy(model: nn.Module, images: TensorImages) -> nn.Module:
     if not isinstance(model, nn.Module):
         text = f"model: a {type(model).__name__}; a torch.nn.Module of a supported family is needed"
         raise ModelError(text, "model", model)
-    structure_of(model)
+    own = copy.deepcopy(model).float().eval()
+    structure_of(own)  # which may join its projections
     size, side = required_size(model), images.size
     if size is not None and size != (side, side):
         text = f"images: {side}x{side} pixels, {type(model).__name__} is built for {size[0]}x{size[1]}"
         action = f"resize the images, or build the model with img_size={side}"
         raise DataError(f"{text}; {action}", "images", side, size)
-    return copy.deepcopy(model).float().eval()
+    return own
 
 
 @torch.no_grad()

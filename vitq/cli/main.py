@@ -27,6 +27,7 @@ COMMANDS = {
     "export": "write the model of a finished run: bit-packed, ONNX or OpenVINO",
     "bench": "speed and accuracy of a run's integer model beside its float model",
     "list": "models, methods and sweeps that exist, or the quantized sites of a model",
+    "fetch": "download the pretrained weights of a sweep, for nodes without network",
     "published": "what papers report for a method, model and bit-width, and why their figures differ",
 }
 

@@ -11,9 +11,11 @@ from vitq.config import RunConfig
 from vitq.engine.recipe import equipped
 from vitq.errors import ConfigError, ModelError, Problem, first_line, problem_of, under
 from vitq.models.build import classes, create, shell
+from vitq.models.hub_cache import missing
 from vitq.models.identity import HUB
 from vitq.models.load import check_weights
 from vitq.models.pretrained import departures
+from vitq.models.structure import structure_of
 from vitq.quant.dual import DualUniformQuantizer
 from vitq.quant.model import QuantizedModel
 from vitq.quant.quantizer import may_be
@@ -51,7 +53,26 @@ def weight_warnings(config: RunConfig) -> list[str]:
     if model.name.startswith(HUB):
         return []
     resampled = check_weights(shell(model, config.data), model, config.data) if model.checkpoint is not None else []
-    return [*departures(model, config.data), *resampled]
+    absent = missing(model)
+    text = f"the weights of {model.name!r} are not in the hub's local cache ({absent}): the first run downloads them"
+    return [*departures(model, config.data), *resampled, *([] if absent is None else [text])]
+
+
+def idle_steps(config: RunConfig) -> list[str]:
+    """Steps of the recipe that fold into norms, where the config's network has none in front of a layer; and what
+    happens instead."""
+    if config.model.name.startswith(HUB) or not config.method.steps:
+        return []
+    steps = [step.name for step in enabled_steps(config) if step.folds_norms]
+    if not steps or structure_of(shell(config.model, config.data)).links:
+        return []
+    other = config.method.quantizer("other")
+    become = "stay in floating point" if other is None else f"get {other.quantizer}, granularity {other.granularity}"
+    return [
+        f"method.steps.{name}: {config.model.name!r} has no norm in front of a layer, so that nothing is folded; "
+        f"inputs of its layers are of kind `other` and {become}"
+        for name in steps
+    ]
 
 
 def _refusal(config: RunConfig, network: nn.Module, device: str) -> Problem | None:

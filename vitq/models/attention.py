@@ -25,8 +25,11 @@ class AttentionTwin(nn.Module, ABC):
     nothing here. The integer form of a model is made from these methods too (vitq/deploy/onnx/attention.py).
     """
 
-    # Names of the layer's submodules and parameters beside `qkv` and `proj` that the twin uses.
+    # Names of the layer's submodules, parameters and buffers beside `qkv` and `proj` that the twin uses.
     shared: ClassVar[tuple[str, ...]] = ()
+    # Whether `qkv` makes query, key and value of the layer's input, and nothing else, so that the integer form may
+    # round them where they are made. A twin without it names all its layers in `shared`, and has its own forward.
+    joint: ClassVar[bool] = True
     scale: float
     num_heads: int
     qkv: nn.Module
@@ -34,9 +37,14 @@ class AttentionTwin(nn.Module, ABC):
 
     def __init__(self, attention: nn.Module, name: str, parts: Parts):
         super().__init__()
-        self.num_heads, self.scale = attention.num_heads, attention.scale  # type: ignore[assignment]
-        for part in ("qkv", "proj", *self.shared):
-            setattr(self, part, getattr(attention, part))
+        self.num_heads = attention.num_heads  # type: ignore[assignment]
+        self.scale = getattr(attention, "scale", 1.0)
+        for part in (*(("qkv", "proj") if self.joint else ()), *self.shared):
+            value = getattr(attention, part)
+            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+                self.register_buffer(part, value, persistent=False)
+            else:
+                setattr(self, part, value)
         self.scores = parts.matmul(f"{name}.scores", "query", "key")
         self.context = parts.matmul(f"{name}.context", "probs", "value")
         self.softmax = parts.softmax(name)
@@ -45,15 +53,22 @@ class AttentionTwin(nn.Module, ABC):
         batch, tokens, _ = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        heads = self.attend(query, key, value, self.bias(), self.mask(*args, **kwargs))
+        heads = self.attend(query, key, value, self.bias(), *args, **kwargs)
         out: Tensor = self.proj(self.before_proj(heads.transpose(1, 2).reshape(batch, tokens, -1), x))
         return out
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
-        """(B, heads, N, d) of query, key and value of that shape, bias (heads, N, N), and mask (windows, N, N)."""
-        query, key = self.before_scores(query, key)
-        scores = self.scores(query, key, transpose=True) * self.scale
-        out: Tensor = self.context(self.softmax(scores if bias is None else scores + bias, mask), value)
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """(B, heads, N, d) of query, key and value of that shape, and bias (heads, N, N).
+
+        args, kwargs: what the model calls its attention with beside x.
+        """
+        query, key = self.before_scores(query, key, *args, **kwargs)
+        scores = self.scores(query, key, transpose=True) * self.scaling()
+        for added in (bias, self.shared_bias(*args, **kwargs)):
+            scores = scores if added is None else scores + added
+        out: Tensor = self.context(self.softmax(scores, self.mask(*args, **kwargs)), value)
         return out
 
     @abstractmethod
@@ -64,7 +79,15 @@ class AttentionTwin(nn.Module, ABC):
         """(heads, N, N) to add to all scaled scores; None where the family has none."""
         return None
 
-    def before_scores(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    def shared_bias(self, *args: Any, **kwargs: Any) -> Tensor | None:
+        """(heads, N, N) that the model hands to all its attentions, added like `bias`; None where it has none."""
+        return None
+
+    def scaling(self) -> float | Tensor:
+        """What the scores are multiplied by: a number, or (heads, 1, 1), above 0."""
+        return self.scale
+
+    def before_scores(self, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """What is done to query and key, (B, heads, N, d) each, before they become operands."""
         return query, key
 

@@ -10,6 +10,7 @@ from vitq.config import DataConfig, ModelConfig
 from vitq.errors import ModelError, first_line
 from vitq.models.build import classes, create, settle, through_timm
 from vitq.models.checkpoint import fitting
+from vitq.models.hub_cache import missing, offline
 from vitq.models.identity import checkpoint_path, identify, pinned
 from vitq.models.pretrained import configuration
 from vitq.progress import Progress
@@ -59,13 +60,20 @@ def _planned(model: ModelConfig) -> ModelConfig:
 def check_weights(network: nn.Module, model: ModelConfig, data: DataConfig) -> list[str]:
     """What is done to the config's checkpoint to fit the network (any device), in words.
 
-    Raises ModelError where it, or a pretrained head, does not fit. Nothing is downloaded: what only the hub knows is
-    not looked at.
+    Raises ModelError where it, or a pretrained head, does not fit, and where weights of the hub are neither in its
+    local cache nor may be downloaded. Nothing is downloaded: what only the hub knows is not looked at.
     """
     if model.checkpoint is not None:
         return fitting(network, checkpoint_path(model), model.checkpoint_key)[1]
     if model.train is None and model.pretrained:
         _check_head(model, classes(model, data))
+        if offline() and (absent := missing(model)) is not None:
+            text = (
+                f"the weights of {model.name!r} ({absent}) are not in the hub's local cache, and HF_HUB_OFFLINE "
+                "forbids to download them; fetch them where there is a network (`vitq fetch SWEEP`), or set "
+                "model.checkpoint=PATH"
+            )
+            raise ModelError(text, "model.name", model.name)
     return []
 
 
@@ -82,8 +90,8 @@ def _from_hub(model: ModelConfig, data: DataConfig) -> nn.Module:
     except _download_errors() as error:
         raise ModelError(
             f"the weights of {model.name!r} are not in the hub's local cache and cannot be downloaded "
-            f"({type(error).__name__}: {first_line(error, 'no message')}); without network, copy the file here and set "
-            "model.checkpoint=PATH (safetensors or .pth)",
+            f"({type(error).__name__}: {first_line(error, 'no message')}); without network, run `vitq fetch SWEEP` "
+            "where there is one, or copy the file here and set model.checkpoint=PATH (safetensors or .pth)",
             "model.checkpoint",
         ) from error
     _same_head(model, getattr(network, "pretrained_cfg", {}).get("num_classes", wanted), wanted)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from vitq.config import DataConfig, ModelConfig
 from vitq.errors import ModelError
@@ -34,6 +34,54 @@ def configuration(model: ModelConfig) -> Mapping[str, Any] | None:
 
     known = timm.get_pretrained_cfg(model.name.partition(".")[0]) and timm.get_pretrained_cfg(model.name)
     return known.to_dict() if known is not None else None
+
+
+# What stands in a config's section `model` where neither it nor a pretrained tag says otherwise.
+_USUAL = {
+    "input_size": 224,
+    "crop_pct": 0.9,
+    "interpolation": "bicubic",
+    "mean": [0.485, 0.456, 0.406],
+    "std": [0.229, 0.224, 0.225],
+}
+
+
+def with_preprocessing(config: dict[str, Any]) -> dict[str, Any]:
+    """A config as plain values, whose preprocessing keys that are null are filled in.
+
+    `model.input_size` is `model.kwargs.img_size` where that is given. Everything else is what the pretrained tag was
+    trained with; without one (`checkpoint`, weights of the hub) ImageNet's usual, at the size of timm's network.
+    """
+    plain = config.get("model")
+    empty = [key for key in _USUAL if isinstance(plain, dict) and plain.get(key, "") is None]
+    if not empty or not isinstance(plain, dict):
+        return config
+    known = _known(plain)
+    filled = {key: _USUAL[key] if known.get(key) in (None, "random") else known[key] for key in empty}
+    if "input_size" in empty:
+        kwargs = plain.get("kwargs")
+        size = kwargs.get("img_size") if isinstance(kwargs, dict) else None
+        size = known.get("input_size", (3, 224, 224))[1:] if size is None else size
+        sides = [size, size] if isinstance(size, int) else list(cast(Sequence[int], size))
+        filled["input_size"] = sides[0] if len(set(sides)) == 1 else sides
+    filled |= {key: list(cast(Sequence[float], filled[key])) for key in ("mean", "std") if key in filled}
+    return {**config, "model": {**plain, **filled}}
+
+
+def _known(plain: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is known of a section `model` that is not complete yet; of weights of the user's own the size alone."""
+    name = str(plain.get("name"))
+    try:
+        known = configuration(ModelConfig(name))
+    except ModelError:
+        return {}  # `identify` says so, together with all else that is wrong
+    if known is None and ":" not in name:
+        import timm
+
+        usual = timm.get_pretrained_cfg(name.partition(".")[0])
+        known = None if usual is None else usual.to_dict()
+    own = plain.get("checkpoint") is not None or plain.get("train") is not None or not plain.get("pretrained", True)
+    return {key: value for key, value in (known or {}).items() if key == "input_size" or not own}
 
 
 def departures(model: ModelConfig, data: DataConfig) -> list[str]:

@@ -10,10 +10,14 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Writer:
-    """A layer whose output channels are added to the stream. scale: the name of a LayerScale behind it."""
+    """A layer whose output channels are added to the stream. scale: the parameter (width,) that multiplies them.
+
+    also: other layers whose outputs are added to it before the scale.
+    """
 
     layer: str
     scale: str | None = None
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

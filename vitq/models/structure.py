@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vitq.errors import ModelError
 from vitq.models.attention import AttentionTwin
+from vitq.models.join_projections import join_projections
 from vitq.models.rotatable import Rotatable
 from vitq.registry import Registry
 
@@ -45,7 +46,7 @@ class Structure:
     """What a family file reports of a model.
 
     inputs: kind of the input of every Linear and Conv that is quantized, by module name.
-    attentions: names of the attention modules.
+    attentions: names of the attention modules. twins: twins of those that another one than the family's belongs to.
     links: norm → consumers. segments: the chain; composed, it equals the model's forward.
     stem, head: names of the first and the last layers (`bits.first_last`).
     rotatable: residual streams and heads (step `rotate`); empty where the family's file reports none.
@@ -56,6 +57,7 @@ class Structure:
     model: nn.Module
     inputs: dict[str, str] = field(default_factory=dict)
     attentions: list[str] = field(default_factory=list)
+    twins: dict[str, type[AttentionTwin]] = field(default_factory=dict)
     links: list[Link] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
     stem: tuple[str, ...] = ()
@@ -96,10 +98,11 @@ def register_family(
 
 
 def structure_of(model: nn.Module) -> Structure:
-    """Structure of a timm model. Raises ModelError for a model outside the supported families."""
+    """Structure of a timm model, whose query, key and value become one layer. Raises ModelError for other models."""
     families = {FAMILIES[name].model: FAMILIES[name] for name in FAMILIES}
     for kind in type(model).__mro__:  # the most special family first
         if kind in families:
+            join_projections(model)
             return families[kind].structure(model)
     names = ", ".join(f"{kind.__module__}.{kind.__name__}" for kind in families)
     raise ModelError(

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from vitq.config import RunConfig
 from vitq.config.search_path import ConfigPath
 from vitq.errors import ConfigError, Problem, unknown
+from vitq.models.pretrained import with_preprocessing
 from vitq.planning.base_method import with_base
 from vitq.planning.compose_errors import HYDRA_ERRORS, explain
 from vitq.planning.overrides import launcher_overrides, override_text, parse_axes, parse_value, without_effect
@@ -154,7 +155,16 @@ def expand(primary: Primary) -> Iterator[ConfigCell]:
             except ConfigError as error:
                 yield ConfigCell(shown, choices, {}, error.problems[0])  # it names one
                 continue
-            yield ConfigCell(shown, choices, full)
+            yield ConfigCell(shown, choices, with_preprocessing(full))
+
+
+def configs(primary: Primary) -> Iterator[RunConfig]:
+    """The config of every cell. Raises ConfigError for the first cell that has a problem."""
+    for cell in expand(primary):
+        config, problems = RunConfig.parse(cell.raw) if cell.problem is None else (None, [cell.problem])
+        if config is None:
+            raise ConfigError(problems)
+        yield config
 
 
 def _compose(compose: Any, name: str, overrides: list[str]) -> tuple[Any, dict[str, str]]:

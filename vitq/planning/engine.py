@@ -65,6 +65,12 @@ class Engine:
 
         return [*warnings(config), *weight_warnings(config)]
 
+    def idle_steps(self, config: RunConfig) -> list[str]:
+        """Steps that do nothing in the config's network, one line each; `config` has no problems."""
+        from vitq.engine.network_checks import idle_steps
+
+        return idle_steps(config)
+
     def iterates(self, config: RunConfig) -> bool:
         """Whether an enabled step of the recipe reads `method.iterations`."""
         if not config.method.steps:

@@ -224,9 +224,11 @@ class _Facts:
         return [*recipe, *network] or self._once("misfits", asked, lambda: self.engine.misfits(config))
 
     def warnings(self, config: RunConfig) -> tuple[str, ...]:
-        """What is done to images and weights that a config without problems does not ask for."""
+        """What is done to images and weights that a config does not ask for, and what a recipe leaves undone."""
         asked = (config.model, config.data, config.calib, config.seed, config.method.quantizes)
-        return tuple(self._once("warnings", asked, lambda: self.engine.warnings(config)))
+        done: list[str] = self._once("warnings", asked, lambda: self.engine.warnings(config))
+        recipe = (config.model, config.data.num_classes, config.method)
+        return *done, *self._once("idle", recipe, lambda: self.engine.idle_steps(config))
 
     def _once(self, what: str, asked: Any, answer: Callable[[], T]) -> T:
         """The answer to a question already put, or the same error again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
@@ -35,14 +36,21 @@ class QuantizedModel(nn.Module):
         self.halved = False
         for name, kind in self.structure.inputs.items():
             _replace(model, name, _twin(model.get_submodule(name), name, kind))
-        twin = FAMILIES[self.structure.family].attention
+        replaced: dict[object, nn.Module] = {}
+        usual = FAMILIES[self.structure.family].attention
         for name in self.structure.attentions:
+            twin = self.structure.twins.get(name, usual)
             if twin is None:
                 raise TypeError(
                     f"family {self.structure.family!r} reports {name!r} as attention, and has no twin for it"
                 )
-            _replace(model, name, twin(model.get_submodule(name), name, _SiteParts()))
-        # Segments hold bound modules; the surgery replaced children only, so the chain still is the model.
+            layer = model.get_submodule(name)
+            replaced[layer] = twin(layer, name, _SiteParts())
+            _replace(model, name, replaced[layer])
+        # Segments hold bound modules. Where one was replaced itself, and not children of it, the chain has the new one.
+        for index, segment in enumerate(self.structure.segments):
+            if segment.forward in replaced:
+                self.structure.segments[index] = replace(segment, forward=replaced[segment.forward])
         self.sites: dict[str, Site] = {s.name: s for s in model.modules() if isinstance(s, Site)}
 
     def forward(self, x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from vitq.quant.quantizer import Quantizer
 from vitq.quant.site import Site, watching
 from vitq.steps.equalize_rules import BALANCES, pooled, power_of_two
 from vitq.steps.fold_norm import bias_of, fold
-from vitq.steps.step import Step, Workspace, register_step
+from vitq.steps.step import Network, Step, Workspace, register_step
 from vitq.steps.stream import ImageStream, Stream, through
 
 # Kinds of linear inputs that no norm precedes.
@@ -83,6 +83,17 @@ class Equalize(Step):
             text = "activations are calibrated before it moves them; put equalize before calibrate"
             problems.insert(0, Problem(text))
         return problems
+
+    def check_network(self, network: Network) -> list[Problem]:
+        """A network that has nothing to equalize."""
+        model = network.model
+        if (self.norms and model.structure.links) or any(kind in self.bare for kind in model.structure.inputs.values()):
+            return []
+        text = (
+            f"norms={self.norms}, bare={list(self.bare)}: this network has no such input of a layer; `vitq list sites` "
+            "shows the kinds that it has: name some in bare, or set enabled=false"
+        )
+        return [Problem(text, "bare", self.bare, BARE)]
 
     @torch.no_grad()
     def run(self, work: Workspace) -> None:

@@ -164,15 +164,17 @@ def rotate_stream(edit: Edit, stream: ResidualStream, matrix: Tensor) -> None:
 
 
 def _write(edit: Edit, writer: Writer, matrix: Tensor) -> None:
-    rows, bias = edit.rows(writer.layer), edit.find(f"{writer.layer}.bias")
-    matrix = matrix.to(rows.device)
-    if writer.scale is not None:
-        gamma = edit[f"{writer.scale}.gamma"]
-        rows, bias = gamma.unsqueeze(1) * rows, None if bias is None else gamma * bias
-        edit[f"{writer.scale}.gamma"] = torch.ones_like(gamma)
-    edit.put(writer.layer, matrix.T @ rows)
-    if bias is not None:
-        edit[f"{writer.layer}.bias"] = bias @ matrix
+    gamma = None if writer.scale is None else edit[writer.scale]
+    for layer in (writer.layer, *writer.also):
+        rows, bias = edit.rows(layer), edit.find(f"{layer}.bias")
+        if gamma is not None:
+            rows, bias = gamma.unsqueeze(1) * rows, None if bias is None else gamma * bias
+        matrix = matrix.to(rows.device)
+        edit.put(layer, matrix.T @ rows)
+        if bias is not None:
+            edit[f"{layer}.bias"] = bias @ matrix
+    if writer.scale is not None and gamma is not None:
+        edit[writer.scale] = torch.ones_like(gamma)
 
 
 def _read(edit: Edit, reader: Reader, matrix: Tensor) -> None:

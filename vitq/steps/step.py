@@ -125,6 +125,8 @@ class Step(ABC):
     depends_on_bits: ClassVar[bool] = False
     # Steps that leave weights elsewhere than rounding to the nearest code does.
     tunes_weights: ClassVar[bool] = False
+    # Steps that fold into norms, and do nothing in a network without one in front of a layer.
+    folds_norms: ClassVar[bool] = False
     # Steps whose result a packed checkpoint (vitq/deploy/packed/) can hold.
     packable: ClassVar[bool] = True
 

@@ -32,7 +32,7 @@ class IntegerAttention(nn.Module):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         query, key, value = self.heads(x)
-        out = self.twin.attend(query, key, value, self.bias, self.twin.mask(*args, **kwargs))
+        out = self.twin.attend(query, key, value, self.bias, *args, **kwargs)
         if self.twin.bare_proj:
             return join(out, self.proj)
         projected: Tensor = self.proj(self.twin.before_proj(out.transpose(1, 2).flatten(2), x))

@@ -49,7 +49,8 @@ def integer_form(model: QuantizedModel) -> tuple[nn.Module, list[Product]]:
             # Log-type codes stay in float, but are computed another way.
             faster, _ = _attempt(partial(LogContext, module.context))
             module.context = faster or module.context
-        inner.set_submodule(name, IntegerAttention(module))
+        if module.joint:
+            inner.set_submodule(name, IntegerAttention(module))
     return inner.eval(), products
 
 
@@ -69,7 +70,9 @@ def _attempt(make: Callable[[], nn.Module]) -> tuple[nn.Module | None, str | Non
 
 def _makers(inner: nn.Module) -> list[tuple[str, Callable[[], nn.Module]]]:
     """Name of every product, and what makes its integer form or raises NotIntegerError."""
-    fused = {f"{name}.qkv" for name, module in inner.named_modules() if isinstance(module, AttentionTwin)}
+    fused = {
+        f"{name}.qkv" for name, module in inner.named_modules() if isinstance(module, AttentionTwin) and module.joint
+    }
     makers: list[tuple[str, Callable[[], nn.Module]]] = []
     for name, module in inner.named_modules():
         if isinstance(module, QuantLinear):

@@ -1,0 +1,116 @@
+"""Which of timm's transformers vitq quantizes: `python docs/models.py docs/results/models.md`.
+
+Every name of `timm.list_models` whose network is a vision transformer is built on torch's meta device (shapes without
+numbers), its sites are made, and one image passes the chain of its segments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import timm
+import torch
+from timm.models import model_entrypoint
+
+from vitq.errors import VitqError, first_line
+from vitq.quant.model import QuantizedModel
+
+# Modules of timm.models whose networks have attention by products of query, key and value in (nearly) every block.
+TRANSFORMERS = (
+    *("beit", "cait", "coat", "convit", "crossvit", "davit", "deit", "eva", "gcvit", "hiera", "hieradet_sam2", "levit"),
+    *("maxxvit", "metaformer", "mvitv2", "naflexvit", "nest", "nextvit", "pit", "pvt_v2", "swin_transformer"),
+    *("swin_transformer_v2", "swin_transformer_v2_cr", "tiny_vit", "tnt", "twins", "visformer", "vision_transformer"),
+    *("vision_transformer_hybrid", "vision_transformer_relpos", "vision_transformer_sam", "vitamin", "volo", "xcit"),
+)
+# How many of them worked with vitq 0.1.0, before the families of 2026 were added; measured by this script.
+BEFORE = (160, 588)
+
+
+def names() -> list[str]:
+    """timm's names of transformers, in its order."""
+    return [name for name in timm.list_models() if model_entrypoint(name).__module__.rpartition(".")[2] in TRANSFORMERS]
+
+
+@torch.no_grad()
+def attempt(name: str) -> tuple[str, str]:
+    """(family, "") of a name that works, ("", reason) of one that does not."""
+    with torch.device("meta"):
+        model = timm.create_model(name, pretrained=False).eval()
+        size = model.pretrained_cfg["input_size"]
+        try:
+            quantized = QuantizedModel(model)
+        except VitqError as error:
+            return "", reason(error, model)
+        x = torch.zeros(1, *size)
+        for segment in quantized.structure.segments:
+            x = segment.forward(x)
+    if x.ndim != 2:
+        return "", f"its output has shape {tuple(x.shape)}: it is built without pooling"
+    return quantized.structure.family, ""
+
+
+def reason(error: VitqError, model: torch.nn.Module) -> str:
+    """Why a network is refused, without what differs from block to block."""
+    (problem,) = error.problems
+    if not problem.key:
+        return f"class {type(model).__name__}: no family"
+    part = "block" if problem.key.startswith("blocks.") else problem.key
+    return f"class {type(model).__name__}: {part} is {problem.value}"
+
+
+def page(found: dict[str, tuple[str, str]]) -> str:
+    """The page as Markdown."""
+    works, refused = defaultdict(list), defaultdict(list)
+    for name, (family, why) in found.items():
+        (refused[why] if why else works[family]).append(name)
+    count = sum(map(len, works.values()))
+    lines = [
+        "<!-- Written by `python docs/models.py docs/results/models.md`. Do not edit: run the command again. -->",
+        "# Which of timm's transformers work",
+        "",
+        f"**{count} of {len(found)}** names of vision transformers in timm {timm.__version__} can be quantized; with "
+        f"vitq 0.1.0 it was {BEFORE[0]} of {BEFORE[1]}. Each was built on torch's meta device, its sites were made, "
+        "and the shape of an image passed its segments. That quantized networks compute what they should is tested on "
+        "a small instance of each class (`tests/models/`).",
+        "",
+        "| family | names | which |",
+        "|---|---|---|",
+        *(f"| {family} | {len(works[family])} | {listed(works[family])} |" for family in sorted(works)),
+        "",
+        f"## The {len(found) - count} that are refused",
+        "",
+        "A refusal is one message with this reason, before anything is computed. How a family is added: "
+        "[extending](../extending.md#a-model-family).",
+        "",
+        "| reason | names | which |",
+        "|---|---|---|",
+    ]
+    by_size = sorted(refused, key=lambda why: (-len(refused[why]), why))
+    lines += [f"| {why} | {len(refused[why])} | {listed(refused[why])} |" for why in by_size]
+    return "\n".join([*lines, ""])
+
+
+def listed(which: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in which)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, nargs="?", help="the page to write; none: counts alone")
+    out = parser.parse_args().out
+    found: dict[str, tuple[str, str]] = {}
+    for name in names():
+        try:
+            found[name] = attempt(name)
+        except (RuntimeError, NotImplementedError, ValueError, AssertionError, TypeError) as error:
+            found[name] = "", f"not on the meta device ({type(error).__name__}: {first_line(error)})"
+    if out is not None:
+        out.write_text(page(found))
+    print(f"{sum(not why for _, why in found.values())} of {len(found)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
