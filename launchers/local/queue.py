@@ -62,6 +62,11 @@ class Queue:
         else:
             self.fail(run, reason)
 
+    def cancelled(self, run: PlannedRun) -> None:
+        """`vitq cancel SIGNATURE`: the run stays interrupted, and the others go on."""
+        self.show.failed(run, VitqError("told to stop; `vitq retry` goes on from its last finished block"))
+        self.failed.append(run.signature)
+
     def later(self, run: PlannedRun) -> None:
         """Another process executes this run; whether it ends there is looked at again."""
         self._waiting.append(run)

@@ -13,6 +13,7 @@ from typing import IO, Protocol
 from vitq.errors import StoreError
 from vitq.launchers.follow import Follower
 from vitq.launchers.local.slots import LocalOptions
+from vitq.planning.background import same_imports
 from vitq.planning.display import Show
 from vitq.planning.plan import Plan, PlannedRun
 from vitq.progress import Progress
@@ -29,6 +30,9 @@ class Dispatcher(Protocol):
 
     def died(self, run: PlannedRun, reason: str) -> None:
         """A run's process has died before the run ended."""
+
+    def cancelled(self, run: PlannedRun) -> None:
+        """A run was told to stop, and nothing else."""
 
     def later(self, run: PlannedRun) -> None:
         """Another process executes this run."""
@@ -61,8 +65,8 @@ class Worker:
         self.answers: IO[bytes] = os.fdopen(reading, "rb", buffering=0)
         self._process = subprocess.Popen(
             [*dispatcher.options.command, "--runs-dir", str(plan.store.root), *group, "--feed", str(writing)],
-            env=os.environ | environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._errors,
-            pass_fds=[writing],
+            env=os.environ | same_imports() | environment, pass_fds=[writing],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._errors,
             start_new_session=True,  # Ctrl-C reaches the driver alone, which then ends the workers
         )  # fmt: skip
         os.close(writing)
@@ -88,7 +92,10 @@ class Worker:
         if answer == b"":
             self._process.wait()
             if self.run is not None and not self._settle():
-                self._dispatcher.died(self.run, self._reason())
+                if self._process.returncode == 128 + signal.SIGINT:  # Ctrl-C does not reach it; somebody meant this run
+                    self._dispatcher.cancelled(self.run)
+                else:
+                    self._dispatcher.died(self.run, self._reason())
             self.run = None
             self._release()
             return True
