@@ -11,6 +11,7 @@ from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console
 
     from vitq.planning.compose import Primary
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
 
 def execute(primary: Primary, args: argparse.Namespace, name: str | None = None) -> int:
     """Plan, launch and report; returns the exit code. With `args.json`, stdout gets one JSON document alone."""
-    from rich.console import Console
+    from vitq.cli.output import console
 
     out = sys.stdout
     if not args.json:
-        return _execute(primary, args, name, Console(), out)
+        return _execute(primary, args, name, console(), out)
     # Libraries that print must not reach the reader of the JSON.
     with redirect_stdout(sys.stderr):
-        return _execute(primary, args, name, Console(stderr=True), out)
+        return _execute(primary, args, name, console(stderr=True), out)
 
 
 def _execute(primary: Primary, args: argparse.Namespace, name: str | None, console: Console, out: TextIO) -> int:
@@ -35,12 +36,17 @@ def _execute(primary: Primary, args: argparse.Namespace, name: str | None, conso
     from vitq.errors import ConfigError
     from vitq.planning import planner
 
+    typed = shlex.join(["vitq", *args.argv])
     try:
         with console.status("planning") as status:
-            plan = planner.make(
-                primary, name, lambda cells: status.update(f"planning: {cells} configs checked"), args.again
-            )
+
+            def watch(cells: int) -> None:
+                status.update(f"planning: {cells} configs checked")
+
+            plan = planner.make(primary, name, watch, args.again, typed)
     except ConfigError as error:
+        for line in primary.warnings:
+            print(f"vitq: {line}", file=sys.stderr)
         if args.dry_run and not args.json:
             for signature, label in error.refused:
                 print(f"{signature}  refused  {label}", file=out)
@@ -50,19 +56,19 @@ def _execute(primary: Primary, args: argparse.Namespace, name: str | None, conso
         return 0
     for line in plan.warnings:
         print(f"vitq: {line}", file=sys.stderr)
-    plan.commit(shlex.join(["vitq", *args.argv]))
+    plan.commit(typed)
     return _launch(plan, args, console, out)
 
 
 def perform(plan: Plan, args: argparse.Namespace) -> int:
     """Launch a plan that is in its store already, and report; returns the exit code."""
-    from rich.console import Console
+    from vitq.cli.output import console
 
     out = sys.stdout
     if not args.json:
-        return _launch(plan, args, Console(), out)
+        return _launch(plan, args, console(), out)
     with redirect_stdout(sys.stderr):
-        return _launch(plan, args, Console(stderr=True), out)
+        return _launch(plan, args, console(stderr=True), out)
 
 
 def _launch(plan: Plan, args: argparse.Namespace, console: Console, out: TextIO) -> int:
@@ -99,11 +105,14 @@ def _detach(plan: Plan, launcher: Launcher, args: argparse.Namespace, console: C
 
 
 def _announce(plan: Plan, console: Console) -> None:
+    from rich.text import Text
+
     done = sum(run.done for run in plan.runs)
     equal = f", {plan.cells} cells" if plan.cells != len(plan.runs) else ""
     if plan.name:
         runs = f"{len(plan.runs)} run{'s' if len(plan.runs) != 1 else ''}{equal}, {done} finished before"
-        console.print(f"[bold]{plan.name}[/]: {runs}; records under {plan.store.root}", highlight=False, soft_wrap=True)
+        line = Text.assemble((plan.name, "bold"), f": {runs}; records under {plan.store.root}")
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _print_json(plan: Plan, failed: list[str], out: TextIO) -> None:
@@ -112,9 +121,7 @@ def _print_json(plan: Plan, failed: list[str], out: TextIO) -> None:
         if result is not None:
             print(result.to_json(), end="", file=out)
         return
-    from vitq import report
-
-    table = report.table(plan.store, plan.name)
+    table = _table(plan, plan.name)
     rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=15))
     print(
         json.dumps({"sweep": plan.name, "runs_dir": str(plan.store.root), "failed": failed, "runs": rows}, indent=2),
@@ -122,11 +129,19 @@ def _print_json(plan: Plan, failed: list[str], out: TextIO) -> None:
     )
 
 
+def _table(plan: Plan, sweep: str) -> pd.DataFrame:
+    """Of the runs that were asked for; the report is of all that the sweep has."""
+    from vitq import report
+
+    table = report.table(plan.store, sweep)
+    return table[table["signature"].isin([run.signature for run in plan.runs])] if plan.part else table
+
+
 def _print_table(plan: Plan, sweep: str, console: Console) -> None:
     from vitq import report
 
-    console.print(report.rich_table(report.table(plan.store, sweep)))
-    files = report.build(plan.store, sweep)
+    files = report.build(plan.store, sweep)  # first: the output may be full, or closed
+    console.print(report.rich_table(_table(plan, sweep)))
     for kind, path in files.items():
         console.print(f"{_KINDS.get(kind, kind):<9}{path}", highlight=False, markup=False, soft_wrap=True)
     _print_tracker(plan, console)
@@ -136,12 +151,14 @@ _KINDS = {"html": "report", "csv": "CSV", "md": "Markdown", "latex": "LaTeX"}
 
 
 def _print_run(plan: Plan, console: Console) -> None:
+    from vitq.report.numbers import figures
+
     run = plan.runs[0]
     run_dir = plan.store.run(run.signature)
     result = run_dir.read_result()
     if result is None:
         return
-    scores = f"top-1 {result.metrics.top1} %, drop {result.metrics.drop} points"
+    scores = figures(result.metrics.model_dump())
     line = f"{run.label}: {scores}, {result.size.quantized_bytes / 1e6:.2f} MB, {result.timings.total:.1f} s"
     console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(f"record   {run_dir.path}", highlight=False, markup=False, soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from vitq.cli import options
@@ -12,20 +13,21 @@ EXAMPLES = """\
   vitq list models
   vitq list methods --config-dir my_conf
   vitq list sweeps
+  vitq list runs method=repq_vit,mse bits=w4a4 state=done       every run of the store, of sweeps and single ones
   vitq list sites model=swin_digits method=repq_vit bits=w4a4
 """
 
-WHAT = ("models", "methods", "sweeps", "sites")
+WHAT = ("models", "methods", "sweeps", "sites", "runs")
 
 
 def parser() -> argparse.ArgumentParser:
     """Arguments of `vitq list`."""
-    usage = "{models,methods,sweeps,sites} [--json] [OVERRIDE ...]"
-    parser = options.parser(
-        "list", "Models, methods and sweeps that exist; the sites of one configuration.", EXAMPLES, usage
-    )
+    usage = "{models,methods,sweeps,sites,runs} [--json] [--runs-dir DIR] [OVERRIDE|FILTER ...]"
+    text = "Models, methods, sweeps and runs that exist; the sites of one configuration."
+    parser = options.parser("list", text, EXAMPLES, usage)
     parser.add_argument("what", choices=WHAT)
     options.overrides(parser)
+    options.runs_dir(parser)
     options.as_json(parser, "the list")
     return parser
 
@@ -34,6 +36,11 @@ def main(args: argparse.Namespace) -> int:
     """Print one list. Raises ConfigError for an invalid configuration (sites)."""
     if args.what == "sites":
         return _sites(args)
+    if args.what == "runs":
+        from vitq.cli.list_runs import list_runs
+        from vitq.store import Store
+
+        return list_runs(Store(args.runs_dir), args.overrides, args.json)
     from vitq.config.search_path import ConfigPath, headline, sweep_files
 
     if args.overrides:
@@ -43,6 +50,8 @@ def main(args: argparse.Namespace) -> int:
             f"`vitq list {args.what}` takes no overrides, found {' '.join(args.overrides)}; `vitq list sites` does"
         )
     search_path = ConfigPath.of(*([args.config_dir] if args.config_dir else []))
+    for line in search_path.notes:
+        print(f"vitq: {line}", file=sys.stderr)
     files = sweep_files() if args.what == "sweeps" else search_path.files(args.what.removesuffix("s"))
     if args.json:
         print(

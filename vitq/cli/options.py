@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Sequence
 
 
 def parser(command: str, description: str, examples: str, usage: str) -> argparse.ArgumentParser:
@@ -25,7 +27,8 @@ def overrides(parser: argparse.ArgumentParser) -> None:
         metavar="OVERRIDE",
         help="GROUP=OPTION (method=repq_vit) or KEY=VALUE (calib.size=64, bits.kinds.probs=8), in Hydra's grammar",
     )
-    parser.add_argument("--config-dir", metavar="DIR", help="your own config groups, e.g. DIR/method/mine.yaml")
+    text = "your own config groups, e.g. DIR/method/mine.yaml; searched before VITQ_CONFIG_DIR and ./conf"
+    parser.add_argument("--config-dir", metavar="DIR", help=text)
 
 
 def dry_run(parser: argparse.ArgumentParser) -> None:
@@ -58,4 +61,28 @@ def as_json(parser: argparse.ArgumentParser, what: str) -> None:
 
 def runs_dir(parser: argparse.ArgumentParser) -> None:
     """`--runs-dir` of the commands that read a store."""
-    parser.add_argument("--runs-dir", metavar="DIR", default="runs", help="the run store (default: runs)")
+    text = "the run store (default: VITQ_RUNS_DIR, else runs)"
+    parser.add_argument("--runs-dir", metavar="DIR", default=default_store(), help=text)
+
+
+def default_store() -> str:
+    """Where the runs lie when nobody says it."""
+    return os.environ.get("VITQ_RUNS_DIR") or "runs"
+
+
+def one_store(command: str, words: Sequence[str]) -> list[str]:
+    """The words of a command with its store in the spelling that it takes: `--runs-dir DIR`, or the config's key
+    `runs_dir=DIR` where a config is composed."""
+    composes = command in ("run", "sweep")
+    found: list[str] = []
+    left = iter(words)
+    for word in left:
+        key, equals, value = word.partition("=")
+        if composes and key == "--runs-dir":
+            folder = value if equals else next(left, "")
+            found.append(f"runs_dir='{folder}'" if "'" not in folder else f'runs_dir="{folder}"')
+        elif not composes and key.lstrip("+") == "runs_dir" and equals:
+            found += ["--runs-dir", value.strip("'\"")]
+        else:
+            found.append(word)
+    return found

@@ -42,11 +42,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> int:
     """Probe; exit code 1 when a probe failed. Raises VitqError for whatever is wrong before the start."""
-    from rich.console import Console
-
+    from vitq.cli.output import console
     from vitq.errors import ConfigError, unknown
     from vitq.planning import places
-    from vitq.planning.display import Show
+    from vitq.planning.display import make
     from vitq.store import Run, Store
 
     if args.name.startswith(("probe=", "probe.")):
@@ -71,11 +70,26 @@ def main(args: argparse.Namespace) -> int:
     _check(runs)
     if args.dry_run:
         return _preview(runs, args.json)
-    show = Show(Console(stderr=True), args.name, len(runs))
-    by_run = {run_dir.signature: _probe(run_dir, config, show, args) for run_dir, config in runs}
-    if args.json:
+    by_run = {}
+    with make(console(stderr=True), args.name, len(runs)) as show:
+        for run_dir, config in runs:
+            by_run[run_dir.signature] = _probe(run_dir, config, show, args)
+    if not args.json:
+        _print_end(by_run)
+    else:
         print(json.dumps({s: [dataclasses.asdict(o) for o in outcomes] for s, outcomes in by_run.items()}, indent=2))
     return 1 if any(o.state == "failed" for outcomes in by_run.values() for o in outcomes) else 0
+
+
+def _print_end(by_run: dict[str, list[Outcome]]) -> None:
+    """What became of the probes, in a sentence."""
+    from collections import Counter
+
+    words = {"kept": "there before", "unfinished": "not finished within probe.max_seconds"}
+    counts = Counter(outcome.state for outcomes in by_run.values() for outcome in outcomes)
+    said = ", ".join(f"{count} {words.get(state, state)}" for state, count in counts.items())
+    total = sum(counts.values())
+    print(f"{total} probe{'s' if total != 1 else ''} of {len(by_run)} run{'s' if len(by_run) != 1 else ''}: {said}")
 
 
 def _wanted(overrides: list[str], config_dir: str | None) -> tuple[ProbeConfig, dict[str, Any]]:
@@ -153,7 +167,8 @@ def _probe(run_dir: RunDir, config: RunConfig, show: Show, args: argparse.Namesp
     claim = Claim.take(run_dir)
     if claim is None:
         raise StoreError(f"another process works on run {run_dir.signature}; try again when it is through")
-    progress = show.running(PlannedRun(run_dir.signature, config, run_label(config), (), done=True))
+    planned = PlannedRun(run_dir.signature, config, run_label(config), (), done=True)
+    progress = show.running(planned)
 
     def subject() -> Subject:
         # A probe measures: that the sites are the recorded ones is enough, and saves an evaluation.
@@ -170,4 +185,5 @@ def _probe(run_dir: RunDir, config: RunConfig, show: Show, args: argparse.Namesp
         if all(outcome.state in ("done", "kept", "skipped") for outcome in outcomes):
             run_dir.clear_probe_state()
             run_dir.clear_state()
+    show.ended_quietly(planned)
     return outcomes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from vitq.cli import options
+from vitq.cli import composed, options
 
 EXAMPLES = """\
   vitq run                                                    the defaults of conf/config.yaml
@@ -13,6 +13,7 @@ EXAMPLES = """\
   vitq run bits.weight=3 bits.activation=4 bits.kinds.probs=8
   vitq run -m method=minmax,mse,repq_vit bits=w4a4 'seed=range(3)'
   vitq run --config-dir my_conf method=mine                   with my_conf/method/mine.yaml
+  vitq run --cfg job method=mse                               the resolved config; --info says from which files
   vitq run --json method=fp32 | python -m json.tool           the content of result.json
 """
 
@@ -23,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
         "run",
         "Execute one configuration. A run that has its result already is not repeated.",
         EXAMPLES,
-        "[-m] [--dry-run] [--again] [--json] [OVERRIDE ...]",
+        "[-m] [--dry-run] [--cfg job] [--info] [--again] [--json] [OVERRIDE ...]",
     )
     parser.add_argument("-m", "--multirun", action="store_true", help="several values per key: run all combinations")
     parser.add_argument("--name", help="with -m: name of the sweep (default: multirun)")
@@ -31,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
         "--config-name", metavar="NAME", help="primary config in --config-dir or conf/ (default: config)"
     )
     options.overrides(parser)
+    composed.add_options(parser)
     options.dry_run(parser)
     options.again(parser)
     options.as_json(parser, "the run's result.json (with -m: the results of all runs)")
@@ -49,4 +51,6 @@ def main(args: argparse.Namespace) -> int:
     primary = compose.load(file, search_path, args.overrides, multirun=args.multirun)
     if args.name is not None:
         primary = dataclasses.replace(primary, sweep={**primary.sweep, "name": args.name})
+    if composed.wanted(args):
+        return composed.print_composed(primary, args)
     return execute.execute(primary, args, name="multirun" if args.config_name is None else None)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
-from vitq.cli import options
+from vitq.cli import composed, options
 
 EXAMPLES = """\
   vitq sweep demo
@@ -22,12 +23,14 @@ def parser() -> argparse.ArgumentParser:
         "sweep",
         "Execute every run of a sweep that has no result yet, then print the table and write the report.",
         EXAMPLES,
-        "NAME|PATH [--dry-run] [--again] [--detach] [--json] [OVERRIDE ...]",
+        "NAME|PATH [--dry-run] [--cfg job] [--info] [--again] [--detach] [--json] [OVERRIDE ...]",
     )
     parser.add_argument(
         "sweep", metavar="NAME|PATH", help="a sweep of `vitq list sweeps`, or the path of its YAML file"
     )
+    parser.add_argument("--name", help="record it under this name, in place of the sweep's own")
     options.overrides(parser)
+    composed.add_options(parser)
     options.dry_run(parser)
     options.again(parser)
     options.detach(parser)
@@ -43,4 +46,9 @@ def main(args: argparse.Namespace) -> int:
 
     file = sweep_file(args.sweep)
     search_path = ConfigPath.of(*([args.config_dir] if args.config_dir else []))
-    return execute.execute(compose.load(file, search_path, args.overrides, multirun=True), args)
+    primary = compose.load(file, search_path, args.overrides, multirun=True)
+    if args.name is not None:
+        primary = dataclasses.replace(primary, sweep={**primary.sweep, "name": args.name})
+    if composed.wanted(args):
+        return composed.print_composed(primary, args)
+    return execute.execute(primary, args)

@@ -52,6 +52,28 @@ def cancel(store: Store, sweep: str) -> Cancelled:
     return found
 
 
+def cancel_run(store: Store, signature: str) -> Cancelled:
+    """Signal the process that executes one run. A process that drives a whole sweep stops with it, which is said.
+
+    A SLURM job that has this run alone to do is cancelled; of another one the other runs would be lost.
+    """
+    found = Cancelled()
+    records, _ = store.read_sweeps()
+    driven = {owner.pid: record.name for record in records for owner in drivers(store, record.name)}
+    holder = claim.holder(store.run(signature))
+    jobs = [(name, LAUNCHERS[name].cancel_run(store, signature)) for name in LAUNCHERS]
+    for name, ended in jobs:
+        found.ended += [f"cancelled {name.upper()} job {job}" for job in ended]
+    if holder is not None and holder.host == host_id():
+        _signal(holder.pid, signal.SIGINT, set())
+        sweep = driven.get(holder.pid)
+        also = f", which executes sweep {sweep} run by run," if sweep else ""
+        found.ended.append(f"{signature} process {holder.pid}{also} was told to stop")
+    elif holder is not None and not any(ended for _, ended in jobs):
+        found.elsewhere.append(f"{signature} runs on {holder.host}, process {holder.pid}: cancel it there")
+    return found
+
+
 def _signal(pid: int, number: int, signalled: set[int]) -> None:
     if pid not in signalled:
         signalled.add(pid)

@@ -7,8 +7,9 @@ import math
 import pandas as pd
 
 from vitq.report.accuracy_table import Cell, Matrix, standard_error
-
-MINUS = "\u2212"
+from vitq.report.numbers import MINUS as MINUS
+from vitq.report.numbers import number as number
+from vitq.report.numbers import signed
 
 
 def accuracy(cell: Cell) -> str:
@@ -24,21 +25,6 @@ def change(cell: Cell) -> str:
     if 0 < cell.n < cell.runs:
         parts.append(f"{cell.n}/{cell.runs} seeds")
     return ", ".join(parts)
-
-
-def signed(value: float, digits: int = 2) -> str:
-    """A difference with its sign, and no sign on what rounds to zero."""
-    if math.isnan(value):
-        return "–"
-    text = f"{abs(value):.{digits}f}"
-    if float(text) == 0:
-        return text
-    return ("+" if value > 0 else MINUS) + text
-
-
-def number(value: float, digits: int = 2) -> str:
-    """`1.23`, `−0.50`, or a dash for NaN."""
-    return "–" if math.isnan(value) else f"{value:.{digits}f}".replace("-", MINUS)
 
 
 def size(span: tuple[float, float] | None) -> str:

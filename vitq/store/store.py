@@ -71,6 +71,20 @@ class Store:
         """Names of all sweeps, sorted."""
         return self._sweeps.names()
 
+    def read_sweeps(self) -> tuple[list[SweepRecord], dict[str, StoreError]]:
+        """The records of all sweeps, sorted by name, and why some cannot be read, by name: one hides no other."""
+        records, broken = [], {}
+        for name in self.sweeps():
+            try:
+                records.append(self.read_sweep(name))
+            except StoreError as error:
+                broken[name] = error
+        return records, broken
+
+    def earlier_signatures(self) -> set[str]:
+        """Those of runs that sweeps had once, and may have no more."""
+        return self._sweeps.archived()
+
     def sweep_folder(self, name: str) -> Path:
         """Where the reports of a sweep go: `<root>/sweeps/<name>`."""
         return self._sweeps.folder(name)

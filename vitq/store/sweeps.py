@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,15 @@ class Sweeps:
     def names(self) -> list[str]:
         """Names of all sweeps, sorted."""
         return sorted(path.stem for path in self.path.glob("*.json") if NAME.fullmatch(path.stem) and path.is_file())
+
+    def archived(self) -> set[str]:
+        """Signatures of all runs that earlier records list; of the readable ones."""
+        listed: set[str] = set()
+        for path in (self.path / "history").glob("*.json"):
+            with suppress(StoreError):  # it never was readable: it was archived as it was
+                record = read_record(path, SweepRecord, "")
+                listed.update(record.signatures if record else ())
+        return listed
 
     def folder(self, name: str) -> Path:
         """Where the reports of a sweep go."""
