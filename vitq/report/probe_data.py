@@ -39,6 +39,6 @@ def by_model(
         labels: dict[str, Arrays] = {}
         for _, row in part.iterrows():
             told_apart = part["calib"].nunique() > 1 and not pd.isna(row["calib"])
-            calib = f", {row['calib']:g} images" if told_apart else ""
+            calib = f", {row['calib']:g} calibration images" if told_apart else ""
             labels.setdefault(f"{row['method']} {row['bits']}{calib}", probed[str(row["signature"])])
         yield str(model), list(labels.items())[:most], len(labels)

@@ -56,6 +56,18 @@ def p_value(value: float) -> str:
     return "–" if math.isnan(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def answer(matrix: Matrix) -> str:
+    """Which method is the most accurate at each bit-width; '' where fewer than two have a number."""
+    found = []
+    for index, bits in enumerate(matrix.bits):
+        best = [(matrix.label(row), cell) for row in matrix.rows if (cell := row.cells[index]) and cell.best]
+        if best:
+            names = " and ".join(label for label, _ in best)
+            gap = "" if math.isnan(best[0][1].drop) else f", {signed(-best[0][1].drop)} points"
+            found.append(f"at {bits} {names} ({accuracy(best[0][1])} %{gap})")
+    return f"Most accurate: {'; '.join(found)}." if found else ""
+
+
 def caption(matrix: Matrix) -> str:
     """What the numbers of a matrix are."""
     text = (
@@ -106,5 +118,5 @@ def where(row: pd.Series) -> str:
     """A run in words: model, method, bits, calibration and seed."""
     parts = [row["model"], row["method"], row["bits"]]
     if not pd.isna(row["calib"]):
-        parts += [f"{row['calib']} images", f"seed {row['seed']}"]
+        parts += [f"{row['calib']} calibration images", f"seed {row['seed']}"]
     return " · ".join(str(part) for part in parts if part != "?") or str(row["signature"])
