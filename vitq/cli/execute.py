@@ -187,7 +187,8 @@ def _print_unprobed(plan: Plan, console: Console) -> None:
     for run in plan.runs:
         missing = set(run.config.probe.wanted) - set(plan.store.run(run.signature).probes())
         if run.done and missing:
-            words = f"vitq probe {run.signature} probe=[{','.join(sorted(missing))}]"
+            wanted = shlex.quote(f"probe=[{','.join(sorted(missing))}]")
+            words = f"vitq probe {run.signature} {wanted}"
             where = f"--runs-dir {shlex.quote(str(plan.store.root))}"
             line = f"{run.label} was finished before; probe it with: {words} {where}"
             console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from vitq.store import RunDir
 
 EXAMPLES = """\
-  vitq probe 3f2c probe=[landscape]                             a signature, or its beginning
-  vitq probe demo probe=[landscape] probe.max_seconds=60        every finished run of a sweep
-  vitq probe 3f2c probe=[landscape] 'probe.options.landscape.views=[block]' --dry-run
+  vitq probe 3f2c 'probe=[landscape]'                             a signature, or its beginning
+  vitq probe demo 'probe=[landscape]' probe.max_seconds=60        every finished run of a sweep
+  vitq probe 3f2c 'probe=[landscape]' 'probe.options.landscape.views=[block]' --dry-run
 """
 
 
@@ -49,13 +49,13 @@ def main(args: argparse.Namespace) -> int:
     from vitq.store import Run, Store
 
     if args.name.startswith(("probe=", "probe.")):
-        raise ConfigError(["name a run or a sweep first: vitq probe SIGNATURE probe=[landscape]"])
+        raise ConfigError(["name a run or a sweep first: vitq probe SIGNATURE 'probe=[landscape]'"])
     moved = [word for word in args.overrides if places.is_place(word)]
     wanted, changes = _wanted([word for word in args.overrides if word not in moved], args.config_dir)
     if not wanted.wanted:
         from vitq.probes.probe import PROBES
 
-        raise ConfigError([f"no probe is named; add e.g. probe=[landscape]. {unknown('probe', '', PROBES)}"])
+        raise ConfigError([f"no probe is named; add e.g. 'probe=[landscape]'. {unknown('probe', '', PROBES)}"])
     store = Store(args.runs_dir)
     if args.name in store.sweeps():
         named = [Run(store.run(signature)) for signature in store.read_sweep(args.name).signatures]
