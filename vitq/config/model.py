@@ -18,7 +18,8 @@ class TrainConfig:
     """How vitq trains an embedded model on first use. Every value is part of the run's identity.
 
     seed: of initial weights and batches.
-    epochs, batch_size: how long, and how many images in a step.
+    epochs: passes over the training images.
+    batch_size: images in a step.
     lr, weight_decay: of AdamW.
     label_smoothing: of the cross-entropy.
     """
