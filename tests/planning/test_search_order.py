@@ -83,6 +83,16 @@ def test_the_conf_of_another_program_is_left_out_with_a_word(engine: FakeEngine,
     assert (weight(plan), plan.runs[0].config.seed) == (3, 5)
 
 
+def test_a_searchpath_that_leads_nowhere_is_said_once(
+    engine: FakeEngine, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    (tmp_path / "s.yaml").write_text(SWEEP.replace("hydra: {", "hydra: {searchpath: ['file:///no/where'], "))
+    plan = planner.make(compose.load(tmp_path / "s.yaml", ConfigPath.of(), multirun=True))
+    (line,) = plan.warnings
+    assert line.endswith("file:///no/where, which does not exist")
+    assert [str(warning.message) for warning in recwarn if "not available" in str(warning.message)] == []
+
+
 def test_yml_is_read_as_yaml(engine: FakeEngine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = option(tmp_path / "lab", 3, "three.yml")
     (own / "method").mkdir()

@@ -83,6 +83,7 @@ def load(file: Path, search_path: ConfigPath, overrides: Sequence[str] = (), mul
     early = [f"++{o}" if o.startswith("sweep.") else o for o in own]
     try:
         with hydra_session(file, search_path) as session:
+            gone = [f"{file}: hydra.searchpath names {path}, which does not exist" for path in session.gone]
             config = session.compose(early)
             sweep = OmegaConf.to_container(OmegaConf.create(OmegaConf.select(config, "sweep") or {}), resolve=True)
             params = OmegaConf.select(config, "hydra.sweeper.params") or {}
@@ -100,7 +101,7 @@ def load(file: Path, search_path: ConfigPath, overrides: Sequence[str] = (), mul
     own_settings: Any = OmegaConf.to_container(OmegaConf.load(file))
     settings = own_settings.get("hydra") if isinstance(own_settings, dict) else None
     ignored = [f"{file}: {line}" for line in unheeded(settings)] if isinstance(settings, dict) else []
-    warnings = (*search_path.notes, *ignored)
+    warnings = (*search_path.notes, *gone, *ignored)
     return Primary(file, search_path, multirun, {str(k): v for k, v in sweep.items()}, axes, warnings)
 
 

@@ -90,9 +90,9 @@ def _written(
 
 
 def _named(error: BaseException, overrides: Sequence[str]) -> str:
-    """The override whose key a message has in quotes."""
-    quoted = set(re.findall(r"'([^']+)'", str(error)))
-    return next((_override(o) for o in overrides if o.lstrip("+~").partition("=")[0] in quoted or o in str(error)), "")
+    """The override whose key is a word of a message."""
+    words = set(re.findall(r"[\w@/.-]+", str(error)))
+    return next((_override(o) for o in overrides if o.lstrip("+~").partition("=")[0] in words), "")
 
 
 def _override(text: str) -> str:
@@ -109,9 +109,11 @@ def _reason(error: BaseException) -> str:
         return f"it is not UTF-8 ({error.reason}); save it as that"
     if "HydraConfig was not set" in said:
         return "there is no Hydra job that ${hydra:…} could tell of; ${oc.env:PWD} is the folder where vitq was started"
-    if isinstance(error, HydraException | OmegaConfBaseException) and said:
-        return said
-    return _reason(error.__cause__) if not said and error.__cause__ else f"{type(error).__name__}: {said}"
+    cause = _reason(error.__cause__) if isinstance(error, HydraException) and error.__cause__ else ""
+    if cause and cause.rpartition(": ")[2] not in said:
+        return f"{said} ({cause})".removeprefix(" ")
+    known = isinstance(error, HydraException | OmegaConfBaseException) and said
+    return said if known else f"{type(error).__name__}: {said}"
 
 
 def _no_default(group: str, primary: Path, search_path: ConfigPath, overrides: Sequence[str]) -> Problem:

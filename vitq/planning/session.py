@@ -12,6 +12,7 @@ from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException
 from hydra.version import VersionBase
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -22,9 +23,13 @@ VERSION_BASE = "1.3"
 
 @dataclass(frozen=True)
 class Session:
-    """Hydra, initialized with a primary config. name: of that config. search: the override of its search path."""
+    """Hydra, initialized with a primary config.
+
+    name: of that config. gone: folders of its own searchpath that do not exist. search: override of the search path.
+    """
 
     name: str
+    gone: tuple[str, ...]
     search: str
 
     def compose(self, overrides: list[str]) -> Any:
@@ -41,6 +46,7 @@ def hydra_session(file: Path, search_path: ConfigPath) -> Iterator[Session]:
     the folders behind.
     """
     with tempfile.TemporaryDirectory(prefix="vitq-") as made, _beside_a_program(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="provider=.*is not available")  # see `gone`
         # Hydra 1.4 warns that the argument goes away in 1.5; 1.3 needs it.
         warnings.filterwarnings("ignore", message="The version_base parameter is deprecated")
         folders, here = search_path.folders, file.parent
@@ -50,10 +56,11 @@ def hydra_session(file: Path, search_path: ConfigPath) -> Iterator[Session]:
         main = twins[here][0] if file.suffix == ".yml" else here
         content = OmegaConf.load(file)
         if not isinstance(content, DictConfig):
-            raise TypeError("a config is a mapping, and this is a list")
+            raise ConfigCompositionException("a config is a mapping, and this is a list")
         own = OmegaConf.select(content, "hydra.searchpath", default=None) or []
         if not isinstance(own, ListConfig | list):
-            raise TypeError(f"hydra.searchpath is a list of folders, and this is {own!r}")
+            raise ConfigCompositionException(f"hydra.searchpath is a list of folders, and this is {own!r}")
+        gone = [path for path in own if str(path).startswith("file://") and not Path(path[7:]).is_dir()]
         after = [*_urls([here, *twins[here]]), *own]
         after += _urls([place for folder in behind for place in (folder, *twins[folder])])
         after = [url for url in after if url != f"file://{main}"]
@@ -61,7 +68,7 @@ def hydra_session(file: Path, search_path: ConfigPath) -> Iterator[Session]:
             path = GlobalHydra.instance().config_loader().get_search_path()
             for url in _urls([place for folder in ahead for place in (folder, *twins[folder])]):
                 path.prepend("vitq", url, anchor="main")
-            yield Session(file.stem, "hydra.searchpath=[" + ",".join(map(_quoted, after)) + "]")
+            yield Session(file.stem, tuple(gone), "hydra.searchpath=[" + ",".join(map(_quoted, after)) + "]")
 
 
 @contextmanager
