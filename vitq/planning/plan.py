@@ -35,7 +35,7 @@ class PlannedRun:
 class Plan:
     """Runs in order, no two alike. `sweep` is None for a run of its own; `cells`: size of the product before
     exclusions and before equal runs became one; `warnings`: what is likely a mistake and stops nothing; `again`:
-    results that are there are set aside and computed anew."""
+    results that are there are set aside and computed anew; `part`: the sweep's record has other runs too, and stays."""
 
     runs: tuple[PlannedRun, ...]
     store: Store
@@ -45,6 +45,7 @@ class Plan:
     axes: dict[str, list[str]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     again: bool = False
+    part: bool = False
 
     @property
     def name(self) -> str | None:
@@ -70,7 +71,7 @@ class Plan:
                 run_dir.write_status(Status(state="planned", code=provenance.code(), warnings=warnings))
             elif known.warnings != warnings and known.state != "running":
                 run_dir.write_status(known.model_copy(update={"warnings": warnings}))
-        if self.sweep:
+        if self.sweep and not self.part:
             about = {key: getattr(self.sweep, key) for key in ("name", "description", "baseline")}
             labels = {run.signature: run.label for run in self.runs}
             launcher = dataclasses.asdict(self.launcher)

@@ -110,7 +110,9 @@ def sign_flip(values: np.ndarray) -> float:
 
 def sentence(row: Mapping[Any, Any]) -> str:
     """A row of `pairwise` in words."""
-    where = f"{row['model']} at {row['bits']}" + ("" if pd.isna(row["calib"]) else f", {row['calib']} images")
+    where = f"{row['model']} at {row['bits']}" + (
+        "" if pd.isna(row["calib"]) else f", {row['calib']} calibration images"
+    )
     a, b = row["a"], row["b"]
     if row["note"]:
         return f"{where}: {a} and {b} cannot be compared: {row['note']}"
@@ -118,7 +120,7 @@ def sentence(row: Mapping[Any, Any]) -> str:
         f"{wording.signed(float(row['difference']))} points "
         f"[{wording.signed(float(row['low']))}, {wording.signed(float(row['high']))}], "
         f"p (Holm) {wording.p_value(float(row['p_holm']))}, "
-        f"{row['n']} images, {row['seeds']} seed{'' if row['seeds'] == 1 else 's'}"
+        f"{row['n']} evaluation images, {row['seeds']} seed{'' if row['seeds'] == 1 else 's'}"
     )
     answer = verdict(row)
     if answer == SAME:
