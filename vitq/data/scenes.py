@@ -1,0 +1,28 @@
+"""Images with objects in them: what a data set for detection tells beside its pixels, in COCO's own format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vitq.data.source import Source
+
+
+class SceneSource(Source):
+    """A split whose images hold objects.
+
+    ids: int64 (N,), the data set's own numbers. objects: how many there are in all images, at least. categories:
+    COCO's, in the order of the labels. Labels of images are all 0: they have no class, so that whoever chooses images
+    chooses among all of them.
+    """
+
+    def __init__(self, ids: Sequence[int], objects: int, categories: list[dict[str, Any]], *args: Any, **kwargs: Any):
+        super().__init__(np.zeros(len(ids), dtype=np.int64), *args, classes=len(categories), **kwargs)
+        self.ids = np.asarray(ids, dtype=np.int64)
+        self.objects, self.categories = objects, categories
+
+    def truth(self, indices: np.ndarray) -> dict[str, Any]:
+        """`images`, `annotations` and `categories` of the images at these positions, as COCO's files have them."""
+        raise NotImplementedError
