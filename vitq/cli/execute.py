@@ -141,7 +141,11 @@ def _print_run(plan: Plan, console: Console) -> None:
     result = run_dir.read_result()
     if result is None:
         return
-    scores = f"top-1 {result.metrics.top1} %, drop {result.metrics.drop} points"
+    from vitq.store.records import DetectionMetrics
+
+    metrics = result.metrics
+    words = f"top-1 {metrics.top1} %, drop {metrics.drop} points"
+    scores = metrics.words if isinstance(metrics, DetectionMetrics) else words
     line = f"{run.label}: {scores}, {result.size.quantized_bytes / 1e6:.2f} MB, {result.timings.total:.1f} s"
     console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(f"record   {run_dir.path}", highlight=False, markup=False, soft_wrap=True)

@@ -105,6 +105,9 @@ def bench(
     from vitq import data
     from vitq.models.load import load_model
 
+    if config.task != "classification":
+        text = f"bench: a run of task={config.task} has no integer graph yet; `vitq bench` compares classifiers"
+        raise DeployError(text, "task", config.task, ["classification"])
     images = data.eval_set(config, progress)
     float_model = load_model(config.model, config.data, config.cache_dir, progress).eval()
     with tempfile.TemporaryDirectory() as folder:

@@ -181,7 +181,7 @@ def reach(forward: Callable[[Tensor], Tensor], layer: nn.Module, batch: Tensor) 
 
 @torch.no_grad()
 def _order(work: Workspace, walk: NetworkWalk) -> list[str]:
-    """Names of the current segment's layers in the order they run, seen on one image."""
+    """Names of the current segment's layers in the order they run first, seen on one image."""
     seen: list[str] = []
     handles = []
     for name in work.model.structure.inputs:
@@ -192,4 +192,4 @@ def _order(work: Workspace, walk: NetworkWalk) -> list[str]:
     finally:
         for handle in handles:
             handle.remove()
-    return seen
+    return list(dict.fromkeys(seen))
