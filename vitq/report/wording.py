@@ -73,7 +73,7 @@ def p_value(value: float) -> str:
 def caption(matrix: Matrix) -> str:
     """What the numbers of a matrix are."""
     text = (
-        "Top-1 accuracy in %; in brackets the change from full precision"
+        f"{matrix.measure[0].upper()}{matrix.measure[1:]} in %; in brackets the change from full precision"
         f"{'' if math.isnan(matrix.fp_top1) else f' ({matrix.fp_top1:.2f} %)'} in percent points."
     )
     seeds = max((cell.n for row in matrix.rows for cell in row.cells if cell), default=0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,12 +18,14 @@ from vitq.models.structure import Segment
 from vitq.quant.site import Site
 from vitq.steps.reconstruction.compiled import begin, forward_of, pays
 from vitq.steps.reconstruction.fisher import gradients
+from vitq.steps.reconstruction.image_by_image import backward, mixed
 from vitq.steps.reconstruction.learn import Learnt, learnable
 from vitq.steps.reconstruction.loss import FISHER, LOSSES, weights_of
 from vitq.steps.reconstruction.qdrop import Dropping
 from vitq.steps.reconstruction.schedule import anneal, schedule_of
 from vitq.steps.step import Network, Step, Workspace, register_step
 from vitq.steps.stream import ImageStream, Stream, taught, through
+from vitq.steps.value_stream import ValueStream
 
 Group = Literal["weights", "activations"]
 # Sixteen images of a DeiT-tiny block: an iteration takes five sixths of the time that it takes with 64 at once.
@@ -85,11 +88,16 @@ class Reconstruct(Step):
     needs_teacher: ClassVar[bool] = True
     depends_on_bits: ClassVar[bool] = True
     tunes_weights: ClassVar[bool] = True
+    detectors: ClassVar[bool] = True
 
     def check(self, config: RunConfig) -> list[Problem]:
         problems: list[Problem] = []
         if self.loss not in LOSSES:
             problems.append(Problem(f"loss={self.loss!r}; valid: {', '.join(LOSSES)}", "loss", self.loss, LOSSES))
+        if self.loss in FISHER and config.task != "classification":
+            valid = [loss for loss in LOSSES if loss not in FISHER]
+            text = f"loss={self.loss}: gradients of a detector's task are not taken yet; valid: {', '.join(valid)}"
+            problems.append(Problem(text, "loss", self.loss, valid))
         if self.count(config) < 1 or self.batch_size < 1:
             text = f"iterations={self.count(config)}, batch_size={self.batch_size}; both must be at least 1"
             wrong = ("batch_size", self.batch_size) if self.batch_size < 1 else ("iterations", self.count(config))
@@ -171,7 +179,7 @@ class Reconstruct(Step):
             target = taught(work, index, exact)
             work.model.switch(here, on=True)
             # A segment without quantized sites meets its target already.
-            if here:
+            if here and segment.learned:
                 self._learn_or_restore(
                     work, SegmentTask(index, segment, here, exact, noisy, target, gradient_of[index])
                 )
@@ -233,8 +241,20 @@ def learn_segment(step: Reconstruct, work: Workspace, task: SegmentTask) -> Tens
         if step.input == "qdrop" and step.drop_at == "everywhere":
             dropping = stack.enter_context(Dropping(task.sites, step.drop, work.device, seed))
         loss_of, losses = LOSSES[step.loss], []
-        forward = _forward(step, segment, task.exact, iterations)
+        one_by_one = isinstance(task.target, ValueStream)
+        forward = None if one_by_one else _forward(step, segment, task.exact, iterations)
         for number, chosen in enumerate(batches(len(task.target), step.batch_size, iterations, generator)):
+            if forward is None:
+                optimizer.zero_grad(set_to_none=True)
+                images = (_image(step, task, index, masks) for index in chosen.split(1))
+                cast = partial(_autocast, step, work.device)
+                loss = backward(segment, images, len(chosen), step.loss, step.weigh_by, dropping, cast)
+                _settle(step, learnt, loss, number / iterations)
+                optimizer.step()
+                schedule.step()
+                losses.append(loss)
+                work.progress.advance(1, segment.name)
+                continue
             inputs, wanted = task.noisy.select(chosen), task.target.select(chosen)
             if step.input == "qdrop":
                 keep = torch.rand(inputs.shape, generator=masks, device=inputs.device) < step.drop
@@ -258,16 +278,29 @@ def learn_segment(step: Reconstruct, work: Workspace, task: SegmentTask) -> Tens
                 share = share * (len(output) / len(inputs))
                 share.backward()
                 loss += share.detach()
-            beta = anneal(number / iterations, step.annealing)
-            if learnt.roundings and beta is not None:
-                penalty = step.rounding_weight * torch.stack([r.regularizer(beta) for r in learnt.roundings]).sum()
-                penalty.backward()
-                loss += penalty.detach()
+            _settle(step, learnt, loss, number / iterations)
             optimizer.step()
             schedule.step()
             losses.append(loss)
             work.progress.advance(1, segment.name)
     return torch.stack(losses).cpu()
+
+
+def _settle(step: Reconstruct, learnt: Learnt, loss: Tensor, share: float) -> None:
+    """Add what keeps roundings from staying undecided, after a share of the iterations, and its gradients."""
+    beta = anneal(share, step.annealing)
+    if learnt.roundings and beta is not None:
+        penalty = step.rounding_weight * torch.stack([r.regularizer(beta) for r in learnt.roundings]).sum()
+        penalty.backward()
+        loss += penalty.detach()
+
+
+def _image(step: Reconstruct, task: SegmentTask, index: Tensor, masks: torch.Generator) -> tuple[Any, Any]:
+    """What the segment reads and what it is to give, for the image at a position, int64 (1,)."""
+    inputs = task.noisy.select(index)
+    if step.input == "qdrop" and task.noisy is not task.exact:
+        inputs = mixed(inputs, task.exact.select(index), step.drop, masks)
+    return inputs, task.target.select(index)
 
 
 def _forward(step: Reconstruct, segment: Segment, inputs: Stream, iterations: int) -> Callable[[Tensor], Tensor]:
