@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.errors import is_about, refuses
 from vitq.config import RunConfig
-from vitq.data import RaggedImages, calibration_set, describe, problems, scored_scenes
+from vitq.data import RaggedImages, calibration_scenes, describe, problems, scored_scenes
 from vitq.data.coco import open_coco
 from vitq.data.digit_scenes import COUNTS, DigitScenes, draw, run_lengths
 from vitq.data.images import ImageSet
@@ -146,11 +146,9 @@ def test_resizing_is_plain_bilinear(config: Config) -> None:
 
 
 def test_calibration_images_are_chosen_by_seed(config: Config) -> None:
-    one = calibration_set(config(), Progress())
-    assert isinstance(one, RaggedImages)
+    one = calibration_scenes(config(), Progress())
     assert len(one) == 3
-    again = calibration_set(config(), Progress())
-    assert isinstance(again, RaggedImages)
+    again = calibration_scenes(config(), Progress())
     assert np.array_equal(one.pixels, again.pixels)
 
 

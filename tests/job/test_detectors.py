@@ -37,7 +37,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 KWARGS = {
     "embed_dim": 8, "depths": [2, 2, 2, 2], "num_heads": [1, 2, 2, 4], "window_size": 7, "pyramid": 16, "hidden": 32,
 }  # fmt: skip
-LEARNING = {
+LEARNING: dict[str, Any] = {
     "name": "learning",
     "kinds": {"default": {"quantizer": "uniform"}, "weight": {"quantizer": "uniform", "granularity": "channel"}},
     "steps": {
@@ -167,8 +167,8 @@ def test_streams_hold_one_tuple_for_each_image(detectors: Detectors) -> None:
         assert len(inputs) == 2
     (*pyramid, sizes), _ = list(inputs.batches())
     with torch.no_grad():
-        batch = next(work.batches())
-        want = work.model.model.backbone(batch.pixels)  # type: ignore[operator, union-attr]
+        batch: Any = next(work.batches())
+        want = work.model.model.get_submodule("backbone")(batch.pixels)
     assert torch.equal(sizes, batch.sizes)
     assert all(torch.equal(a, b) for a, b in zip(pyramid, want, strict=True))
     chosen = inputs.select(torch.tensor([0]))

@@ -217,7 +217,7 @@ def test_run_length_codes_are_read_back() -> None:
 
 def test_a_record_of_a_detector_has_no_figures_of_a_classifier() -> None:
     figures = dict.fromkeys([f"ap_box{s}" for s in FIGURES] + ["fp_ap_box", "drop_box", "fidelity_box"], 1.0)
-    record = DetectionMetrics(**figures, n_eval=3)  # type: ignore[arg-type]
+    record = DetectionMetrics(**figures, n_eval=3)
     plain = record.model_dump()
     assert "top1" not in plain
     assert plain["n_eval"] == 3

@@ -56,7 +56,8 @@ class DigitScenes(SceneSource):
         )
 
     def truth(self, indices: np.ndarray) -> dict[str, Any]:
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for index in map(int, indices):
             scene = draw(self._split, index)
             height, width = scene.pixels.shape

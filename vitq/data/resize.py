@@ -28,7 +28,7 @@ def resize(image: Image, model: ModelConfig) -> np.ndarray:
     from torch.nn import functional as F
 
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    size = resized(*pixels.shape[1:], model)
+    size = resized(pixels.shape[1], pixels.shape[2], model)
     if size != pixels.shape[1:]:
         scaled = F.interpolate(pixels[None].float(), size, mode="bilinear", align_corners=False)[0]
         pixels = scaled.round().clamp(0, 255).to(torch.uint8)

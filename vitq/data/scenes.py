@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,19 @@ class SceneSource(Source):
     chooses among all of them.
     """
 
-    def __init__(self, ids: Sequence[int], objects: int, categories: list[dict[str, Any]], *args: Any, **kwargs: Any):
-        super().__init__(np.zeros(len(ids), dtype=np.int64), *args, classes=len(categories), **kwargs)
+    def __init__(
+        self,
+        ids: Sequence[int],
+        objects: int,
+        categories: list[dict[str, Any]],
+        fingerprint: str,
+        image: Callable[[int], Any],
+        name: Callable[[int], str],
+        read: Callable[[int], bytes] | None = None,
+        sizes: np.ndarray | None = None,
+    ):
+        labels = np.zeros(len(ids), dtype=np.int64)
+        super().__init__(labels, fingerprint, image, name, read, sizes, classes=len(categories))
         self.ids = np.asarray(ids, dtype=np.int64)
         self.objects, self.categories = objects, categories
 

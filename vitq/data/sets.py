@@ -15,8 +15,7 @@ from vitq.data.cache import locked, published_folder
 from vitq.data.chosen import calibration_indices, evaluation_indices
 from vitq.data.decode import decode
 from vitq.data.facts import split_fingerprint
-from vitq.data.images import Images, ImageSet
-from vitq.data.location import SCENES, form
+from vitq.data.images import ImageSet
 from vitq.data.opening import open_source
 from vitq.data.ragged import RaggedImages
 from vitq.data.ragged_sets import ragged_set
@@ -85,7 +84,14 @@ def _scenes(
     )
 
 
-def calibration_set(config: RunConfig, progress: Progress) -> Images:
+def calibration_scenes(config: RunConfig, progress: Progress) -> RaggedImages:
+    """`calibration_set` of data whose images hold objects."""
+    calib = config.calib
+    choice = {"size": calib.size, "seed": config.seed, "balanced": calib.balanced}
+    return _scenes(config.model, config.data, config.data.calib_split, choice, config.cache_dir, progress, 0)
+
+
+def calibration_set(config: RunConfig, progress: Progress) -> ImageSet:
     """`calib.size` different images of the calibration split, chosen by `seed`; see `vitq.data.choose`.
 
     Only these are decoded. Clean evaluation transform, or timm's training augmentation with `calib.augment`, seeded
@@ -93,8 +99,6 @@ def calibration_set(config: RunConfig, progress: Progress) -> Images:
     """
     calib = config.calib
     choice = {"size": calib.size, "seed": config.seed, "balanced": calib.balanced}
-    if form(config.data) in SCENES:
-        return _scenes(config.model, config.data, config.data.calib_split, choice, config.cache_dir, progress, 0)
     order = _Order(config.data.calib_split, choice, config.seed if calib.augment else None)
     return _image_set(config.model, config.data, order, config.cache_dir, progress, _planned(config.data, 0))
 

@@ -49,6 +49,7 @@ def apply(
     where the config's data do not say them.
     """
     from vitq import data
+    from vitq.data.location import SCENES
     from vitq.models.structure import structure_of
     from vitq.steps import Workspace
     from vitq.steps.curves import Curves
@@ -60,7 +61,8 @@ def apply(
     quantized = equipped(config, model)
     if calib is None:
         with timed("calibration images"):
-            calib = data.calibration_set(config, progress)
+            scenes = config.data.dataset in SCENES
+            calib = data.calibration_scenes(config, progress) if scenes else data.calibration_set(config, progress)
     work = Workspace(quantized, calib, config, where, progress, teacher, checkpoint, memory)
     curves = Curves()
     for step in chosen:

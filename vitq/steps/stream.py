@@ -48,7 +48,7 @@ class ImageStream:
     def batches(self) -> Iterator[Tensor]:
         return self._work.batches(self._count)
 
-    def select(self, indices: Tensor) -> Tensor:
+    def select(self, indices: Tensor) -> Any:
         chosen = self._work.calib.take(indices.tolist())
         return next(iter(chosen.batches(len(chosen), self._work.device)))[0]
 

@@ -150,7 +150,7 @@ class Detection(Task):
         if "mask" in self.forms:
             masks = self._entries(reference, scenes, "segm")
             entries = [box | {"segmentation": mask["segmentation"]} for box, mask in zip(entries, masks, strict=True)]
-        annotations = []
+        annotations: list[dict[str, Any]] = []
         for entry in (entry for entry, yes in zip(entries, sure, strict=True) if yes):
             pixels = entry["bbox"][2] * entry["bbox"][3]
             if code := entry.get("segmentation"):

@@ -74,7 +74,8 @@ class CascadeHeads(nn.Module):
         pooled = self.mask_roi_pool(features, boxes)
         heads = zip(self.mask_head, self.mask_predictor, strict=True)
         probabilities = torch.stack([predictor(head(pooled)).sigmoid() for head, predictor in heads]).mean(dim=0)
-        return _own(probabilities, torch.cat(labels))[:, None].split([len(image) for image in boxes])
+        own = _own(probabilities, torch.cat(labels))[:, None]
+        return tuple(torch.split(own, [len(image) for image in boxes]))
 
 
 def _own(values: Tensor, labels: Tensor) -> Tensor:

@@ -49,7 +49,10 @@ class Proposals(RegionProposalNetwork):
         if proposals.is_meta:
             first = proposals[:, : self.post_nms_top_n()]
             return list(first), list(first[..., 0])
-        return super().filter_proposals(proposals, objectness, list(image_shapes), num_anchors_per_level)
+        found: tuple[list[Tensor], list[Tensor]] = super().filter_proposals(
+            proposals, objectness, list(image_shapes), num_anchors_per_level
+        )
+        return found
 
 
 class BoxHeads(RoIHeads):
