@@ -24,7 +24,7 @@ from vitq import data
 from vitq.deploy.onnx.export_onnx import save_onnx
 from vitq.deploy.packed.packed import Packed, load_packed
 from vitq.deploy.runtimes import openvino as ov
-from vitq.deploy.runtimes.onnxruntime import Session
+from vitq.deploy.runtimes.onnxruntime import OnnxSession
 from vitq.job.packed_run import packed_run
 from vitq.progress import Progress
 from vitq.store import Store
@@ -40,7 +40,7 @@ def form(name: str, packed: Packed, path: Path, folder: Path, threads: int) -> I
         if not onnx.exists():
             save_onnx(packed, onnx)
         if name == "onnxruntime":
-            session = Session(onnx, threads)
+            session = OnnxSession(onnx, threads)
             return lambda x: torch.from_numpy(session.infer(x.numpy()))
         request = ov.Request(ov.compiled(ov.convert(onnx), "f32", threads))
         return lambda x: torch.from_numpy(request.infer(x.numpy()).copy())

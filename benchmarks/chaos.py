@@ -13,7 +13,6 @@ none may have been finished twice, and no claim, temporary file, resume state or
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import signal
@@ -21,21 +20,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 import psutil
+from common import WORKER, differing, options, plan, show
 
 from vitq.store import Store
 from vitq.store.cleanup import garbage
 
 RUNS = 20
 SWEEP = "chaos"
+# Options of the launcher.
+LOCAL = {"slots": 2, "threads": 1, "max_retries": 1000}
 # Seconds that a driver or a worker may take to end by itself: a disk that is flushing gigabytes stalls every write.
 PATIENCE = 400
 
-# The driver of a stored sweep, as `vitq retry` is one, without planning; and the worker it starts.
+# The driver of a stored sweep, as `vitq retry` is one, without planning.
 DRIVER = """\
 import sys
 from rich.console import Console
@@ -52,51 +54,15 @@ except VitqError:
 with open(sys.argv[1] + "/../driver.log", "a") as log, Show(Console(file=log), "chaos", len(plan.runs)) as show:
     sys.exit(1 if launcher_of(plan).launch(plan, show) else 0)
 """
-WORKER = """\
-import sys, time
-import numpy as np
-import pandas as pd
-from vitq.job import execute, worker
-from vitq.store.records import Memory, Metrics, Provenance, Result, Size, Timings, utc_now
-
-def computed(config, run_dir, run_log):
-    number = int(run_dir.signature, 16)
-    for stage in range(3):
-        run_log.stage(f"stage {stage}", 1)
-        time.sleep(0.02 + (number >> (8 * stage)) % 40 / 1000)
-        run_log.advance()
-        run_dir.state_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir.state_dir / f"{stage}.bin").write_bytes(b"state")
-    score = number % 10000 / 100
-    sites = {"site": "head.input", "kind": "head", "shape": "1x1", "elements": 1, "quantizer": "uniform",
-             "granularity": "tensor", "bits": 4, "mse": score, "sqnr_db": 1.0}
-    sites = pd.DataFrame([sites])
-    run_dir.write_sites(sites)
-    run_dir.write_predictions({
-        "correct": np.ones(1, bool), "label": np.zeros(1, np.int64), "topk_index": np.zeros((1, 1), np.int32),
-        "topk_logit": np.full((1, 1), score, np.float32)})
-    result = Result(
-        signature=run_dir.signature, config=config.to_dict(),
-        metrics=Metrics(top1=score, top5=100.0, nll=0.0, fp_top1=100.0, drop=100 - score, agreement=score, kl=0.0,
-                        n_eval=1),
-        size=Size(mean_weight_bits=4, mean_activation_bits=4, fp_bytes=1, quantized_bytes=1),
-        timings=Timings(total=run_log.total(), stages={}), memory=Memory(peak_rss_bytes=1, peak_cuda_bytes=None),
-        provenance=Provenance(versions={}, host={}, code={}, started_at=run_log.started_at, finished_at=utc_now(),
-                              attempt=run_log.attempt))
-    return result, sites, None
-
-execute._measure = computed
-sys.exit(worker.main())
-"""
 
 
-class Round:
+class ChaosRound:
     """One sweep under fire, in a folder of its own."""
 
-    def __init__(self, place: Path, seed: int):
-        self.place, self.random = place, random.Random(seed)
+    def __init__(self, folder: Path, seed: int):
+        self.folder, self.random = folder, random.Random(seed)
         self.kills = 0
-        self.errors = place / "driver.err"
+        self.errors = folder / "driver.err"
         self._drivers: list[subprocess.Popen[bytes]] = []
 
     def play(self, kills: int) -> None:
@@ -113,7 +79,7 @@ class Round:
             if victim in [driver.pid for driver in alive]:
                 for _ in range(self.random.choice((1, 1, 2))):
                     self._start()
-        # Whoever is left may finish; then one more, undisturbed, finds nothing or the rest.
+        # Whoever is left may finish; then one more, undisturbed, executes what is left, if anything.
         for driver in self._drivers:
             driver.wait(PATIENCE)
         self._start().wait(PATIENCE)
@@ -123,6 +89,10 @@ class Round:
                 raise RuntimeError(f"processes are left: {[words(p) for p in self._processes()]}")
             time.sleep(0.05)
 
+    def counts(self) -> dict[str, int]:
+        """What was killed."""
+        return {"kills": self.kills}
+
     def stop(self) -> None:
         """Nothing outlives a round that went wrong."""
         for process in self._processes():
@@ -130,7 +100,7 @@ class Round:
                 process.kill()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, str(self.place / "driver.py"), str(self.place / "runs"), SWEEP]
+        command = [sys.executable, str(self.folder / "driver.py"), str(self.folder / "runs"), SWEEP]
         with self.errors.open("ab") as errors:
             driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
         self._drivers.append(driver)
@@ -146,14 +116,14 @@ class Round:
     def _workers(self) -> Iterator[int]:
         """Workers, those whose driver is dead included."""
         for process in self._processes():
-            if str(self.place / "worker.py") in words(process):
+            if str(self.folder / "worker.py") in words(process):
                 yield process.pid
 
     def _processes(self) -> Iterator[psutil.Process]:
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 alive = process.status() != psutil.STATUS_ZOMBIE
-                if alive and any(str(self.place) in word for word in words(process)):
+                if alive and any(str(self.folder) in word for word in words(process)):
                     yield process
 
 
@@ -165,90 +135,95 @@ def words(process: psutil.Process) -> list[str]:
         return []
 
 
-def prepare(place: Path) -> Store:
-    """A planned sweep in a store of its own, and the two scripts."""
-    from vitq.planning import compose, planner
-
-    place.mkdir(parents=True)
-    (place / "driver.py").write_text(DRIVER)
-    (place / "worker.py").write_text(WORKER)
-    file, roots = compose.root_config()
-    words = [f"seed=range({RUNS})", "tracker=none", f"runs_dir={place}/runs", "launcher=local"]
-    words += ["launcher.options.slots=2", "launcher.options.threads=1", "launcher.options.max_retries=1000"]
-    words.append(f"launcher.options.command=['{sys.executable}','{place}/worker.py']")
-    planned = planner.make(compose.load(file, roots, words, multirun=True), name=SWEEP)
+def prepare(folder: Path, launcher: str, settings: dict[str, object], pause: float = 0.02) -> Store:
+    """A planned sweep in a store of its own, and its two scripts. settings: the launcher's. pause: `common.work`."""
+    folder.mkdir(parents=True)
+    (folder / "driver.py").write_text(DRIVER)
+    (folder / "worker.py").write_text(WORKER.format(pause=pause))
+    words = [f"seed=range({RUNS})", f"runs_dir={folder}/runs", f"launcher={launcher}"]
+    words += [f"++launcher.options.{key}={value}" for key, value in settings.items()]
+    words.append(f"++launcher.options.command=['{sys.executable}','{folder}/worker.py']")
+    planned = plan(words, SWEEP)
     planned.commit()
     return planned.store
 
 
 def compare(store: Store, calm: Store) -> dict[str, list[str]]:
     """What is wrong with a store after its round."""
-    found: dict[str, list[str]] = {"lost": [], "duplicates": [], "left": []}
-    for name in calm.read_sweep(SWEEP).signatures:
-        run, other = store.run(name), calm.run(name)
-        mine, reference = run.read_result() if run.is_done() else None, other.read_result()
-        same = (
-            mine is not None and reference is not None and mine.metrics == reference.metrics
-            and run.predictions_path.read_bytes() == other.predictions_path.read_bytes()
-            and run.read_sites().equals(other.read_sites())
-        )  # fmt: skip
-        if not same:
-            found["lost"].append(name)
+    signatures = calm.read_sweep(SWEEP).signatures
+    wrong: dict[str, list[str]] = {"lost": differing((calm, store), signatures), "duplicates": [], "left": []}
+    for name in signatures:
+        run = store.run(name)
         if run.read_log().count(" done in ") > 1:
-            found["duplicates"].append(name)
-        found["left"] += [str(path) for path in run.path.glob("claim*")] + (
-            [str(run.state_dir)] * run.state_dir.exists()
-        )
+            wrong["duplicates"].append(name)
+        wrong["left"] += [str(path) for path in run.path.glob("claim*")]
+        wrong["left"] += [str(run.state_dir)] * run.state_dir.exists()
     # Logs of finished jobs may go, too, but nobody's death left them.
     logs = store.submissions.path
-    found["left"] += [str(item.path) for item in garbage(store) if item.path.parent != logs]
-    return found
+    wrong["left"] += [str(item.path) for item in garbage(store) if item.path.parent != logs]
+    return wrong
 
 
-def told(store: Store, game: Round) -> str:
-    """What runs and drivers say of themselves, for a round that went wrong."""
+def logs_of(store: Store, game: ChaosRound) -> str:
+    """The logs of runs and drivers, for a round that went wrong."""
     logs = [f"{name}:\n{store.run(name).read_log()}" for name in store.read_sweep(SWEEP).signatures]
-    return "\n".join([f"{game.kills} kills", *logs, "drivers:", game.errors.read_text(encoding="utf-8")])
+    return "\n".join([str(game.counts()), *logs, "drivers:", game.errors.read_text(encoding="utf-8")])
+
+
+def arguments(doc: str | None, rounds: int) -> argparse.Namespace:
+    """What the command line says; rounds: the default."""
+    parser = options(doc)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--seed", type=int, default=0, help="of the first round; the next one has the next")
+    return parser.parse_args()
+
+
+def play(
+    args: argparse.Namespace,
+    prepared: Callable[[Path], Store],
+    made: Callable[[Path, int], ChaosRound],
+    kills: tuple[int, int],
+    around: AbstractContextManager[object] | None = None,
+) -> int:
+    """A calm sweep in local slots, then rounds, compared with it and printed; 1 where something is wrong.
+
+    prepared: the store of a round in a folder. made: the round of a folder and a seed. kills: least and most of one.
+    around: entered before the first round.
+    """
+    total: dict[str, int] = {}
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="vitq-chaos-") as folder:
+        calm = prepare(Path(folder) / "calm", "local", LOCAL)
+        ChaosRound(Path(folder) / "calm", 0).play(kills=0)
+        with around or nullcontext():
+            for seed in range(args.seed, args.seed + args.rounds):
+                store = prepared(Path(folder) / f"round{seed}")
+                game = made(Path(folder) / f"round{seed}", seed)
+                try:
+                    game.play(kills=game.random.randint(*kills))
+                except (subprocess.TimeoutExpired, RuntimeError):
+                    print(f"round {seed}: {logs_of(store, game)}", file=sys.stderr)
+                    raise
+                finally:
+                    game.stop()
+                wrong = compare(store, calm)
+                counts = {"rounds": 1, **game.counts(), "runs": RUNS} | {
+                    key: len(names) for key, names in wrong.items()
+                }
+                total = {key: total.get(key, 0) + count for key, count in counts.items()}
+                for key, names in wrong.items():
+                    if names:
+                        print(f"round {seed}: {key}: {', '.join(names)}", file=sys.stderr)
+                if any(wrong.values()):
+                    print(logs_of(store, game), file=sys.stderr)
+                if not args.json:
+                    print(f"round {seed}: {game.counts()}", flush=True)
+    show(total | {"seconds": round(time.perf_counter() - start)}, args.json)
+    return 1 if total["lost"] or total["duplicates"] or total["left"] else 0
 
 
 def main() -> int:
-    """Calm sweep, rounds, comparison, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--rounds", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0, help="of the first round; the next one has the next")
-    args = parser.parse_args()
-    total: dict[str, int] = {"rounds": 0, "kills": 0, "runs": 0, "lost": 0, "duplicates": 0, "left": 0}
-    start = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="vitq-chaos-") as folder:
-        calm = prepare(Path(folder) / "calm")
-        Round(Path(folder) / "calm", 0).play(kills=0)
-        for seed in range(args.seed, args.seed + args.rounds):
-            place = Path(folder) / f"round{seed}"
-            store = prepare(place)
-            game = Round(place, seed)
-            try:
-                game.play(kills=game.random.randint(4, 8))
-            except (subprocess.TimeoutExpired, RuntimeError):
-                print(f"round {seed}: {told(store, game)}", file=sys.stderr)
-                raise
-            finally:
-                game.stop()
-            wrong = compare(store, calm)
-            total["rounds"] += 1
-            total["kills"] += game.kills
-            total["runs"] += RUNS
-            for key, names in wrong.items():
-                total[key] += len(names)
-                if names:
-                    print(f"round {seed}: {key}: {', '.join(names)}", file=sys.stderr)
-            if any(wrong.values()):
-                print(told(store, game), file=sys.stderr)
-            if not args.json:
-                print(f"round {seed}: {game.kills} kills", flush=True)
-    found = total | {"seconds": round(time.perf_counter() - start)}
-    print(json.dumps(found) if args.json else "\n".join(f"{key:<11}{value}" for key, value in found.items()))
-    return 1 if total["lost"] or total["duplicates"] or total["left"] else 0
+    return play(arguments(__doc__, rounds=50), lambda folder: prepare(folder, "local", LOCAL), ChaosRound, kills=(4, 8))
 
 
 if __name__ == "__main__":

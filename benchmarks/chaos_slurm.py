@@ -9,13 +9,11 @@ get SIGKILL; it comes back after its jobs were queued again. What must hold afte
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
-import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -25,7 +23,6 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 import chaos  # noqa: E402
 
 from tests.slurm.cluster import NODES, Cluster, missing  # noqa: E402
-from vitq.planning import compose, planner  # noqa: E402
 from vitq.store import Store, claim  # noqa: E402
 
 OPTIONS = {
@@ -33,17 +30,17 @@ OPTIONS = {
 }  # fmt: skip
 
 
-class SlurmRound(chaos.Round):
+class SlurmRound(chaos.ChaosRound):
     """A round whose workers run in jobs."""
 
-    def __init__(self, place: Path, seed: int, cluster: Cluster):
-        super().__init__(place, seed)
+    def __init__(self, folder: Path, seed: int, cluster: Cluster):
+        super().__init__(folder, seed)
         self.cluster = cluster
         self.nodes = 0
         self._dark: str | None = None  # the node without power
 
     def play(self, kills: int) -> None:
-        """See Round; after the first kill a node dies, with all that it had."""
+        """See ChaosRound; after the first kill a node dies, with all that it had."""
         driver = self._start()
         self._until(lambda: list(self._workers()), "a worker")
         while self.kills < kills:
@@ -68,6 +65,13 @@ class SlurmRound(chaos.Round):
         self._until(lambda: driver.poll() is not None, "the last driver ends")
         self._until(lambda: not list(self._processes()), "no process is left")
 
+    def counts(self) -> dict[str, int]:
+        return {"kills": self.kills, "nodes": self.nodes}
+
+    def stop(self) -> None:
+        super().stop()
+        self.cluster.settle()
+
     def _lose_node(self, node: str) -> None:
         self.cluster.kill_node(node)
         self.kills += 1
@@ -86,13 +90,12 @@ class SlurmRound(chaos.Round):
         assert node is not None
         self.cluster.start_node(node)
         self.cluster.wait(lambda: "down" not in self.cluster.states()[node], f"{node} is back")
-        # The controller now tells the node to end the jobs that it had lost. One of these, started there anew within
+        # The controller now asks the node to end the jobs that it had lost. One of these, started there anew within
         # the same second, would be ended instead and stay RUNNING (seen with 22.05). SLURM's own delay of requeued jobs
         # is two minutes, which `hurry` takes away.
         time.sleep(3)
 
-    def _until(self, ready: object, what: str) -> None:
-        assert callable(ready)
+    def _until(self, ready: Callable[[], object], what: str) -> None:
         deadline = time.monotonic() + 120
         while not ready():
             self.cluster.hurry()
@@ -101,10 +104,10 @@ class SlurmRound(chaos.Round):
             time.sleep(0.2)
 
     def _scene(self) -> str:
-        """What a wait that was too long looks like: queue, nodes, processes, unfinished runs, last words of drivers."""
-        store = Store(self.place / "runs")
+        """The state after too long a wait: queue, nodes, processes, unfinished runs, end of the drivers' log."""
+        store = Store(self.folder / "runs")
         runs = [store.run(name) for name in store.signatures()]
-        log = self.place / "driver.log"
+        log = self.folder / "driver.log"
         return "\n".join(
             [
                 self.cluster.run("squeue", "-r", "-t", "all", "-o", "%i %T %r %S %k", check=False),
@@ -117,80 +120,40 @@ class SlurmRound(chaos.Round):
             ]
         )
 
-    def _processes(self):  # type: ignore[no-untyped-def]
-        mine = {os.getpid(), os.getppid()}
+    def _processes(self) -> Iterator[psutil.Process]:
+        own = {os.getpid(), os.getppid()}
         for process in super()._processes():
             with suppress(psutil.Error):
-                if process.pid not in mine and process.name() not in ("squeue", "sbatch"):
+                if process.pid not in own and process.name() not in ("squeue", "sbatch"):
                     yield process
 
 
-def slow(worker: str) -> str:
-    """Stages of 0.4 s: a job takes seconds to start, and the sweep must not be through before the kills are done."""
-    assert worker.count("time.sleep(0.02") == 1
-    return worker.replace("time.sleep(0.02", "time.sleep(0.4")
-
-
-def prepare(place: Path) -> Store:
-    """A planned sweep of `launcher=slurm`."""
-    place.mkdir(parents=True)
-    (place / "driver.py").write_text(chaos.DRIVER)
-    (place / "worker.py").write_text(slow(chaos.WORKER))
-    file, roots = compose.root_config()
-    words = [f"seed=range({chaos.RUNS})", "tracker=none", f"runs_dir={place}/runs", "launcher=slurm"]
-    words += [f"++launcher.options.{key}={value}" for key, value in OPTIONS.items()]
-    words.append(f"++launcher.options.command=['{sys.executable}','{place}/worker.py']")
-    planned = planner.make(compose.load(file, roots, words, multirun=True), name=chaos.SWEEP)
-    planned.commit()
-    return planned.store
+@contextmanager
+def running(cluster: Cluster) -> Iterator[None]:
+    """The cluster, and the variables by which SLURM's commands find it."""
+    try:
+        cluster.start()
+        os.environ.update(cluster.env)
+        yield
+    finally:
+        cluster.stop()
 
 
 def main() -> int:
-    """Calm sweep in local slots, rounds on the cluster, comparison, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0, help="of the first round; the next one has the next")
-    args = parser.parse_args()
+    args = chaos.arguments(__doc__, rounds=10)
     reason = missing()
     if reason:
         print(reason, file=sys.stderr)
         return 2
-    keys = ("rounds", "kills", "nodes", "runs", "lost", "duplicates", "left")
-    total = dict.fromkeys(keys, 0)
-    start = time.perf_counter()
     cluster = Cluster(accounting=False)
-    with tempfile.TemporaryDirectory(prefix="vitq-chaos-") as folder:
-        calm = chaos.prepare(Path(folder) / "calm")
-        chaos.Round(Path(folder) / "calm", 0).play(kills=0)
-        try:
-            cluster.start()
-            os.environ.update(cluster.env)
-            for seed in range(args.seed, args.seed + args.rounds):
-                place = Path(folder) / f"round{seed}"
-                store = prepare(place)
-                game = SlurmRound(place, seed, cluster)
-                try:
-                    game.play(kills=game.random.randint(5, 8))
-                finally:
-                    game.stop()
-                    cluster.settle()
-                wrong = chaos.compare(store, calm)
-                total["rounds"] += 1
-                total["kills"] += game.kills
-                total["nodes"] += game.nodes
-                total["runs"] += chaos.RUNS
-                for key, names in wrong.items():
-                    total[key] += len(names)
-                    if names:
-                        print(f"round {seed}: {key}: {', '.join(names)}", file=sys.stderr)
-                if not args.json:
-                    print(f"round {seed}: {game.kills} kills, {game.nodes} of them nodes", flush=True)
-        finally:
-            cluster.stop()
-    found = total | {"seconds": round(time.perf_counter() - start)}
-    print(json.dumps(found) if args.json else "\n".join(f"{key:<11}{value}" for key, value in found.items()))
-    return 1 if total["lost"] or total["duplicates"] or total["left"] else 0
+    return chaos.play(
+        args,
+        # Stages of 0.4 s: a job takes seconds to start, and the sweep must not be through before the kills are done.
+        lambda folder: chaos.prepare(folder, "slurm", OPTIONS, pause=0.4),
+        lambda folder, seed: SlurmRound(folder, seed, cluster),
+        kills=(5, 8),
+        around=running(cluster),
+    )
 
 
 if __name__ == "__main__":

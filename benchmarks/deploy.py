@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import numpy as np
 import openvino
 import torch
 import yaml
+from reconstruction import Noise
 
 from vitq import data
 from vitq.config import RunConfig
@@ -30,12 +30,12 @@ from vitq.deploy.bench import Infer, forms, race
 from vitq.deploy.onnx.export_onnx import export, save_onnx
 from vitq.deploy.packed.packed import load_packed, save_packed
 from vitq.deploy.runtimes import openvino as ov
+from vitq.engine.recipe import equipped
 from vitq.job.packed_run import packed_run
 from vitq.models.build import create
 from vitq.models.load import load_model
 from vitq.planning import base_method
 from vitq.progress import Progress
-from vitq.quant.model import QuantizedModel
 from vitq.quant.site_table import model_bytes
 from vitq.steps import Workspace
 from vitq.steps.step import enabled_steps
@@ -44,22 +44,8 @@ from vitq.store import RunDir, Store
 CPU = torch.device("cpu")
 
 
-class Noise:
-    """Random images with the interface of an ImageSet."""
-
-    def __init__(self, count: int, size: int):
-        self.x = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def batches(self, batch_size: int, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for part in self.x.to(device).split(batch_size):
-            yield part, torch.zeros(len(part), dtype=torch.int64)
-
-
 def with_nncf(
-    model: torch.nn.Module, image: tuple[int, int, int], images: list[np.ndarray], threads: int, folder: Path
+    model: torch.nn.Module, image: tuple[int, int, int], images: list[torch.Tensor], threads: int, folder: Path
 ) -> dict[str, Infer]:
     """NNCF's int8 of a float model, the rest in float32 and in bfloat16."""
     import nncf
@@ -68,7 +54,7 @@ def with_nncf(
     path.write_bytes(export(model, image))
     quantized = nncf.quantize(
         ov.convert(path),
-        nncf.Dataset(images),
+        nncf.Dataset([image.numpy() for image in images]),
         model_type=nncf.ModelType.TRANSFORMER,
         subset_size=len(images),
     )
@@ -98,29 +84,29 @@ def onnx_of(run_dir: RunDir) -> Path:
 
 def compare(args: argparse.Namespace) -> None:
     store, progress = Store(args.runs_dir), Progress()
-    found = [store.find(signature) for signature in args.signatures]
-    config = found[0].config
+    runs = [store.find(signature) for signature in args.signatures]
+    config = runs[0].config
     images = data.eval_set(config, progress)
     model = load_model(config.model, config.data, config.cache_dir, progress).eval()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "float.onnx").write_bytes(export(model, config.model.image_shape))
         graphs = {"float": ov.convert(folder / "float.onnx")}
-        graphs |= {run.signature[:4]: ov.convert(onnx_of(run.dir)) for run in found}
+        graphs |= {run.signature[:4]: ov.convert(onnx_of(run.dir)) for run in runs}
         models = {
             f"{graph}:{precision}": ov.Request(ov.compiled(graphs[graph], precision, args.threads)).infer
             for graph in graphs
             for precision in ("f32", "bf16")
         }
         if args.nncf:
-            calibration = [x.numpy() for x, _ in data.calibration_set(config, progress).batches(1, CPU)]
+            calibration = [x for x, _ in data.calibration_set(config, progress).batches(1, CPU)]
             models |= with_nncf(model, config.model.image_shape, calibration, args.threads, folder)
         if not args.no_speed:
             first = next(x for x, _ in images.batches(32, CPU)).numpy()
             show(models, first, (32, 1), args.repeats)
         if args.no_accuracy:
             return
-        recorded = {run.signature[:4]: run.predictions["topk_index"][:, 0] for run in found}
+        recorded = {run.signature[:4]: run.predictions["topk_index"][:, 0] for run in runs}
         reference: np.ndarray | None = None
         for form, infer in models.items():
             classes = np.concatenate([infer(x.numpy()).argmax(1) for x, _ in images.batches(32, CPU)])
@@ -156,7 +142,7 @@ def profile(args: argparse.Namespace) -> None:
 
 
 def base(args: argparse.Namespace) -> None:
-
+    """DeiT-base with random weights, quantized on noise."""
     below: dict[str, Any] = yaml.safe_load(ConfigPath.of().files("method")["integer"].read_text())
     method = base_method.with_base({"method": {**below, "base": "minmax"}}, ConfigPath.of())["method"]
     raw = {
@@ -169,10 +155,9 @@ def base(args: argparse.Namespace) -> None:
     config, problems = RunConfig.parse(raw)
     if config is None:
         raise SystemExit("\n".join(problems))
-    model, noise = create(config.model, config.data), Noise(8, 224)
+    model, noise = create(config.model, config.data), Noise(8)
     plain = create(config.model, config.data)
-    work = Workspace(QuantizedModel(model), noise, config, CPU, Progress())  # type: ignore[arg-type]
-    work.model.equip(config.method, config.bits)
+    work = Workspace(equipped(config, model), noise, config, CPU, Progress())  # type: ignore[arg-type]
     for step in enabled_steps(config):
         step.run(work)
     with tempfile.TemporaryDirectory() as name:
@@ -180,7 +165,7 @@ def base(args: argparse.Namespace) -> None:
         save_packed(work.model, config, model_bytes(plain), folder / "model.safetensors")
         models = forms(load_packed(folder / "model.safetensors"), plain, "openvino", args.threads, folder)
         if args.nncf:
-            models |= with_nncf(plain, 224, [x.numpy() for x, _ in noise.batches(1, CPU)], args.threads, folder)
+            models |= with_nncf(plain, config.model.image_shape, list(noise.x.split(1)), args.threads, folder)
         show(models, noise.x.numpy(), (8, 1), args.repeats)
 
 

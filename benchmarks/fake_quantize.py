@@ -8,14 +8,13 @@ for each channel, all with gradients; in turns, medians over --rounds. Reconstru
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
 
 import torch
+from common import options, show
 from torch import Tensor
 
 from vitq.quant.affine import lsq_round_trip
@@ -44,14 +43,12 @@ def seconds(operation: Operation, x: Tensor, scale: Tensor, zero: Tensor, gradie
 
 
 def main() -> int:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.manual_seed(0)
     operations: dict[str, Operation] = {"fused": fused, "ours": ours, "compiled": torch.compile(ours, dynamic=False)}
-    found: dict[str, dict[str, float]] = {}
+    medians: dict[str, dict[str, float]] = {}
     for granularity, groups in (("tensor", 1), ("channel", _SHAPE[-1])):
         x, gradient = torch.randn(_SHAPE), torch.randn(_SHAPE)
         taken: dict[str, list[float]] = {name: [] for name in operations}
@@ -63,13 +60,13 @@ def main() -> int:
                 spent = seconds(operation, leaves[0], leaves[1], leaves[2], gradient)
                 if turn > 1:  # the first turns compile and warm up
                     taken[name].append(spent)
-        found[granularity] = {name: statistics.median(values) for name, values in taken.items()}
+        medians[granularity] = {name: statistics.median(values) for name, values in taken.items()}
     if args.json:
-        print(json.dumps(found))
-        return 0
-    for granularity, medians in found.items():
-        for name, spent in medians.items():
-            print(f"{granularity:8} {name:9} {spent * 1e3:7.2f} ms  {spent / medians['fused']:.2f} of torch's")
+        show(medians, as_json=True)
+    else:
+        for granularity, of_names in medians.items():
+            for name, spent in of_names.items():
+                print(f"{granularity:8} {name:9} {spent * 1e3:7.2f} ms  {spent / of_names['fused']:.2f} of torch's")
     return 0
 
 

@@ -10,8 +10,6 @@ Exit code 1 where the landscape takes more than 10 % longer than the passes.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -19,7 +17,8 @@ from contextlib import suppress
 from statistics import median
 
 import torch
-from predictor_overhead import workspace
+from common import options, show
+from predictor_overhead import minmax
 from reconstruction import Noise
 
 from vitq.probes.budget import BudgetSpentError, Ledger
@@ -53,41 +52,39 @@ class Turns(Ledger):
             raise BudgetSpentError
 
 
-def subject(images: int) -> Subject:
+def on_noise(images: int) -> Subject:
     """The model of the other benchmarks, looked at on noise."""
-    work = workspace()
-    found = Subject(work.model, Noise(images), work.config, work.device, Progress())  # type: ignore[arg-type]
-    found.__dict__["batches"] = [
+    work = minmax()
+    seen = Subject(work.model, Noise(images), work.config, work.device, Progress())  # type: ignore[arg-type]
+    seen.__dict__["batches"] = [
         (batch, torch.arange(len(batch)) % 1000)
         for batch, _ in Noise(images).batches(work.config.data.batch_size, work.device)
     ]
-    return found
+    return seen
 
 
 @torch.no_grad()
-def plain(found: Subject) -> None:
+def plain(subject: Subject) -> None:
     """A forward pass of all images."""
-    for batch, _labels in found.batches:
-        found.model(batch)
+    for batch, _labels in subject.batches:
+        subject.model(batch)
 
 
 def main() -> int:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--points", type=int, default=21, help="of each axis")
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--measure", type=int, help="only so many points of the grid")
     parser.add_argument("--wall", action="store_true", help="wall-clock seconds, on a machine that does nothing else")
-    parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    probe, found = Landscape(views=("random",), points=args.points), subject(args.images)
+    probe, subject = Landscape(views=("random",), points=args.points), on_noise(args.images)
     grid = args.points**2
     total = min(args.measure or grid, grid)
     clock: Clock = time.perf_counter if args.wall else time.process_time
-    plain(found)
-    turns = Turns(lambda: plain(found), total, clock)
+    plain(subject)
+    turns = Turns(lambda: plain(subject), total, clock)
     with suppress(BudgetSpentError):
-        probe.measure(found, turns)
+        probe.measure(subject, turns)
     of_points, of_passes = sum(turns.points), sum(turns.passes)
     ratios = sorted(point / pass_ for point, pass_ in zip(turns.points, turns.passes, strict=True))
     result = {
@@ -103,7 +100,7 @@ def main() -> int:
         "limit": LIMIT,
     }
     if args.json:
-        print(json.dumps(result, indent=2))
+        show(result, as_json=True)
     else:
         print(f"{total} of {grid} points: {of_points:.1f} s; passes: {of_passes:.1f} s; {of_points / of_passes:.3f}")
     return 0 if of_points <= LIMIT * of_passes else 1

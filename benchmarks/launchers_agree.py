@@ -10,15 +10,14 @@ the predictions of every image, bit for bit. The cluster is that of tests/slurm/
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+
+from common import differing, options, show
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -44,25 +43,9 @@ def launch(sweep: str, name: str, runs_dir: Path) -> float:
     return time.perf_counter() - begin
 
 
-def facts(store: Store, sweep: str) -> dict[str, Any]:
-    """All that has to be equal: the table, and each run by its signature."""
-    table = report.table(store, sweep).drop(columns=["seconds"])
-    found: dict[str, Any] = {"table": table.to_json(double_precision=15)}
-    for signature in store.read_sweep(sweep).signatures:
-        run = store.run(signature)
-        result = run.read_result()
-        sites = run.read_sites().to_json(double_precision=15)
-        found[signature] = result and (
-            result.metrics, result.size, result.cost, sites, run.predictions_path.read_bytes()
-        )  # fmt: skip
-    return found
-
-
 def main() -> int:
-    """Launch three times, compare, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--sweep", default="demo", help="name or path of a sweep (default: demo)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     reason = missing()
     if reason:
@@ -70,7 +53,7 @@ def main() -> int:
         return 2
     os.environ["OMP_NUM_THREADS"] = "1"
     cluster = Cluster(accounting=False)
-    seconds, found, nodes = {}, {}, set()
+    seconds, stores, tables, nodes = {}, [], [], set()
     with tempfile.TemporaryDirectory(prefix="vitq-agree-") as folder:
         try:
             cluster.start()
@@ -78,19 +61,20 @@ def main() -> int:
             for name in LAUNCHES:
                 store = Store(Path(folder) / name)
                 seconds[name] = round(launch(args.sweep, name, store.root), 1)
-                found[name] = facts(store, store.sweeps()[0])
+                table = report.table(store, store.sweeps()[0]).drop(columns=["seconds"])
+                stores.append(store)
+                tables.append(table.to_json(double_precision=15))
             for log in store.submissions.path.glob("*/*.log"):
                 nodes.add(log.read_text().partition(" on ")[2].partition(",")[0])
         finally:
             cluster.stop()
-    first = found["inline"]
-    differing = sorted(key for key in first if any(found[name].get(key) != first[key] for name in LAUNCHES))
+        signatures = stores[0].read_sweep(stores[0].sweeps()[0]).signatures
+        wrong = differing(stores, signatures) + (["table"] if len(set(tables)) > 1 else [])
     out = {
-        "runs": len(first) - 1, "identical": not differing and None not in first.values(), "differing": differing,
-        "nodes": sorted(nodes), "seconds": seconds,
+        "runs": len(signatures), "identical": not wrong, "differing": wrong, "nodes": sorted(nodes), "seconds": seconds,
     }  # fmt: skip
-    print(json.dumps(out) if args.json else "\n".join(f"{key:<10}{value}" for key, value in out.items()))
-    return 0 if out["identical"] else 1
+    show(out, args.json)
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -8,19 +8,19 @@ finished runs get a made-up result each, so that reading 2,000 results counts.
 
 from __future__ import annotations
 
-import argparse
-import json
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from common import made_up, no_provenance, options, show
+
 from vitq.config import RunConfig
 from vitq.config.search_path import ConfigPath
 from vitq.planning import compose, planner
 from vitq.store import Store
-from vitq.store.records import Memory, Metrics, Provenance, Result, Size, Status, Timings, utc_now
+from vitq.store.records import Memory, Status
 
 SWEEP = """\
 defaults: [config, _self_]
@@ -51,25 +51,13 @@ def finish(store: Store) -> None:
         run = store.run(signature)
         config, problems = RunConfig.parse(run.read_config())
         assert config is not None, problems
-        run.write_result(
-            Result(
-                signature=signature, config=config.to_dict(), timings=Timings(total=1.0),
-                metrics=Metrics(
-                    top1=90.0, top5=99.0, nll=0.1, fp_top1=91.0, drop=1.0, agreement=98.0, kl=0.1, n_eval=596
-                ),
-                size=Size(mean_weight_bits=8, mean_activation_bits=8, fp_bytes=8, quantized_bytes=2),
-                memory=Memory(peak_rss_bytes=1),
-                provenance=Provenance(versions={}, host={}, code={}, started_at=utc_now(), finished_at=utc_now()),
-            )
-        )  # fmt: skip
+        run.write_result(made_up(signature, config, 90.0, 1.0, Memory(peak_rss_bytes=1), no_provenance()))
         run.write_status(Status(state="done"))
 
 
 def main() -> int:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--seeds", type=int, default=25, help="80 runs each (default: 25, 2,000 runs)")
-    parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         file, runs_dir = Path(folder, "big.yaml"), Path(folder, "runs")
@@ -81,11 +69,7 @@ def main() -> int:
         seconds["replan"] = dry_run(file, runs_dir)
         finish(made.store)
         seconds["replan_done"] = dry_run(file, runs_dir)
-    if args.json:
-        print(json.dumps(seconds))
-    else:
-        print(f"{seconds['runs']} runs: planned and written in {seconds['plan']:.1f} s, planned again in "
-              f"{seconds['replan']:.1f} s, with all of them finished in {seconds['replan_done']:.1f} s")  # fmt: skip
+    show(seconds, args.json)
     return 0
 
 

@@ -8,58 +8,34 @@ reverse order, and compared within a round: medians over --rounds.
 
 from __future__ import annotations
 
-import argparse
-import copy
-import json
 import statistics
 import sys
 import time
 
-import timm
 import torch
-from reconstruction import MODEL, Noise
+from common import config, options, show
+from reconstruction import workspace
 
 from vitq.methods.scale_predictor import PredictScales
-from vitq.models.structure import structure_of
-from vitq.planning import compose
-from vitq.planning.planner import make
-from vitq.progress import Progress
-from vitq.quant.model import QuantizedModel
 from vitq.quant.predictor import Predictor
 from vitq.steps import Workspace
-from vitq.steps.step import parse_step
 
 
-def workspace() -> Workspace:
+def minmax() -> Workspace:
     """DeiT-tiny, all quantizers fitted and on."""
-
-    file, roots = compose.root_config(None, None)
-    words = ["method=minmax", "bits=w4a4", "calib.size=16", "tracker=none"]
-    config = make(compose.load(file, roots, words, multirun=False)).runs[0].config
-    torch.manual_seed(0)
-    model = timm.create_model(MODEL, pretrained=False).eval()
-    teacher = structure_of(copy.deepcopy(model))
-    quantized = QuantizedModel(model)
-    quantized.equip(config.method, config.bits)
-    work = Workspace(quantized, Noise(16), config, torch.device("cpu"), Progress(), teacher)  # type: ignore[arg-type]
-    for name, raw in config.method.steps.items():
-        step, problems = parse_step(name, raw)
-        assert step is not None, problems
-        step.run(work)
-    return work
+    recipe = config("method=minmax", "bits=w4a4", "calib.size=16")
+    return workspace(recipe, recipe.method.steps, torch.device("cpu"))
 
 
 @torch.no_grad()
 def main() -> int:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     works = {}
     for ranges in ("static", "predicted", "minmax", "percentile"):
-        works[ranges] = workspace()
+        works[ranges] = minmax()
         PredictScales(do="predict_scales", ranges=ranges).run(works[ranges])
     x = torch.randn(args.batch, 3, 224, 224)
     seconds: dict[str, list[float]] = {name: [] for name in works}
@@ -83,7 +59,7 @@ def main() -> int:
         "operations_per_image": predictor.flops(197, 192),
     }
     if args.json:
-        print(json.dumps(out))
+        show(out, as_json=True)
     else:
         for name, value in medians.items():
             print(f"{name:<11} {value:.3f} s a batch of {args.batch}, {ratios[name]:.3f} of static")

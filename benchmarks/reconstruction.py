@@ -12,24 +12,23 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import statistics
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
 import timm
 import torch
+from common import config, options, show
 from torch import Tensor
 
 from vitq.config import RunConfig
+from vitq.engine.recipe import equipped
 from vitq.models.structure import structure_of
-from vitq.planning.planner import make
 from vitq.progress import Progress
-from vitq.quant.model import QuantizedModel
 from vitq.steps import Workspace
-from vitq.steps.calibrate import Calibrate
 from vitq.steps.reconstruction.reconstruct import Reconstruct, SegmentTask, learn_segment
 from vitq.steps.step import parse_step
 from vitq.steps.stream import TensorStream
@@ -42,41 +41,27 @@ class Noise:
     """Calibration images that hold nothing."""
 
     def __init__(self, count: int):
-        self._x = torch.randn(count, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+        self.x = torch.randn(count, 3, 224, 224, generator=torch.Generator().manual_seed(0))
 
     def __len__(self) -> int:
-        return len(self._x)
+        return len(self.x)
 
-    def batches(self, size: int, device: torch.device) -> Any:
+    def batches(self, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         """As ImageSet."""
-        for batch in self._x.split(size):
+        for batch in self.x.split(size):
             yield batch.to(device), torch.zeros(len(batch), dtype=torch.int64)
 
 
-def recipe(bits: int) -> RunConfig:
-    """The composed config of `method=ias_vit`."""
-    from vitq.planning import compose
-
-    file, roots = compose.root_config(None, None)
-    words = ["method=ias_vit", f"bits.weight={bits}", f"bits.activation={bits}", "calib.size=64", "tracker=none"]
-    return make(compose.load(file, roots, words, multirun=False)).runs[0].config
-
-
-def workspace(bits: int, device: torch.device) -> Workspace:
-    """DeiT-tiny with calibrated quantizers, all of them on."""
-
-    config = recipe(bits)
+def workspace(config: RunConfig, steps: Iterable[str], device: torch.device) -> Workspace:
+    """DeiT-tiny with random weights after these steps of the recipe."""
     torch.manual_seed(0)
     model = timm.create_model(MODEL, pretrained=False).to(device).eval()
     teacher = structure_of(copy.deepcopy(model))
-    quantized = QuantizedModel(model)
-    quantized.equip(config.method, config.bits)
-    work = Workspace(quantized, Noise(16), config, device, Progress(), teacher)  # type: ignore[arg-type]
-    for name in ("ranges", "stage2", "weights"):
+    work = Workspace(equipped(config, model), Noise(16), config, device, Progress(), teacher)  # type: ignore[arg-type]
+    for name in steps:
         step, problems = parse_step(name, config.method.steps[name])
         assert step is not None, problems
         step.run(work)
-    assert isinstance(step, Calibrate)
     return work
 
 
@@ -131,19 +116,18 @@ def measure(autocast: str, args: argparse.Namespace, work: Workspace) -> dict[st
 
 
 def main() -> int:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--iterations", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--compile", choices=("on", "off"), default="on")
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    work = workspace(args.bits, torch.device(args.device))
+    recipe = config("method=ias_vit", f"bits.weight={args.bits}", f"bits.activation={args.bits}", "calib.size=64")
+    work = workspace(recipe, ("ranges", "stage2", "weights"), torch.device(args.device))
     results = {name: measure("none" if name == "float32" else "bf16", args, work) for name in ("float32", "bf16")}
     if args.json:
-        print(json.dumps(results))
+        show(results, as_json=True)
     else:
         for name, r in results.items():
             print(f"{name}: plain {r['plain']:.3f} s, ours {r['ours']:.3f} s an iteration, ratio {r['ratio']:.2f}")

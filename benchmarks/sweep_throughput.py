@@ -12,9 +12,7 @@ thread. The results of both are compared before a figure is printed.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -22,6 +20,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from common import differing, options, show
+
+from vitq.config.search_path import shipped
 from vitq.store import Store
 
 AXES = ["method=minmax,percentile,mse,repq_vit", "bits=w8a8,w6a6,w4a4,w3a3", "seed=0,1"]
@@ -49,9 +50,7 @@ main()
 
 
 def main() -> int:
-    """Run both, compare the results, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser = options(__doc__)
     parser.add_argument("--batch", type=int, default=8, help="jobs that the stock launcher starts at once")
     parser.add_argument("--slots", type=int, default=max(1, len(os.sched_getaffinity(0))), help="workers of vitq")
     args = parser.parse_args()
@@ -59,40 +58,30 @@ def main() -> int:
         print("this benchmark needs the stock launcher: pip install hydra-submitit-launcher", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        warm_up(place / "warm")
-        ours_s = timed(ours(place / "ours", args.slots), place)
-        stock_s = timed(stock(place, args.batch), place)
-        differing = compare(Store(place / "ours"), Store(place / "stock"))
-    found = {
+        root = Path(folder)
+        for seed in (0, 1):  # train and decode what both need
+            timed([VITQ, "run", "method=minmax", f"seed={seed}", *FIXED, f"runs_dir={root / 'warm'}"], root)
+        local = ["launcher=local", f"launcher.options.slots={args.slots}", "launcher.options.threads=1"]
+        ours_s = timed([VITQ, "run", "-m", *AXES, *FIXED, *local, f"runs_dir={root / 'ours'}"], root)
+        stock_s = timed(stock(root, args.batch), root)
+        stores = [Store(root / name) for name in ("ours", "stock")]
+        names = sorted({path.name for store in stores for path in store.root.iterdir() if len(path.name) == 16})
+        wrong = differing(stores, names) + ([] if len(names) == RUNS else [f"{len(names)} runs instead of {RUNS}"])
+    facts = {
         "ratio": round(stock_s / ours_s, 2), "stock_s": round(stock_s, 1), "ours_s": round(ours_s, 1), "runs": RUNS,
-        "batch": args.batch, "slots": args.slots, "differing": differing,
+        "batch": args.batch, "slots": args.slots, "differing": wrong,
     }  # fmt: skip
-    print(json.dumps(found) if args.json else "\n".join(f"{key:<10}{value}" for key, value in found.items()))
-    return 1 if differing else 0
+    show(facts, args.json)
+    return 1 if wrong else 0
 
 
-def warm_up(runs_dir: Path) -> None:
-    """Train and decode what both need."""
-    for seed in (0, 1):
-        timed([VITQ, "run", "method=minmax", f"seed={seed}", *FIXED, f"runs_dir={runs_dir}"], runs_dir.parent)
-
-
-def ours(runs_dir: Path, slots: int) -> list[str]:
-    """The command of vitq."""
-    local = ["launcher=local", f"launcher.options.slots={slots}", "launcher.options.threads=1"]
-    return [VITQ, "run", "-m", *AXES, *FIXED, *local, f"runs_dir={runs_dir}"]
-
-
-def stock(place: Path, batch: int) -> list[str]:
+def stock(folder: Path, batch: int) -> list[str]:
     """The command of the application that the stock launcher drives."""
-    from vitq.config.search_path import shipped
-
-    app = place / "app.py"
+    app = folder / "app.py"
     app.write_text(APP.format(conf=str(shipped("conf"))))
-    hydra = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=60", f"hydra.sweep.dir={place / 'multirun'}"]
+    hydra = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=60", f"hydra.sweep.dir={folder / 'multirun'}"]
     hydra += [f"hydra.sweeper.max_batch_size={batch}", "hydra.launcher.cpus_per_task=1"]
-    return [sys.executable, str(app), "-m", *AXES, *FIXED, *hydra, f"runs_dir={place / 'stock'}"]
+    return [sys.executable, str(app), "-m", *AXES, *FIXED, *hydra, f"runs_dir={folder / 'stock'}"]
 
 
 def timed(command: list[str], folder: Path) -> float:
@@ -106,17 +95,6 @@ def timed(command: list[str], folder: Path) -> float:
             f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
         )
     return time.perf_counter() - start
-
-
-def compare(one: Store, other: Store) -> list[str]:
-    """Signatures whose result is missing in a store, or whose metrics are not equal."""
-    names = sorted({path.name for store in (one, other) for path in Path(store.root).iterdir() if len(path.name) == 16})
-    wrong = []
-    for name in names:
-        first, second = one.run(name).read_result(), other.run(name).read_result()
-        if first is None or second is None or first.metrics != second.metrics:
-            wrong.append(name)
-    return wrong if len(names) == RUNS else [*wrong, f"{len(names)} runs instead of {RUNS}"]
 
 
 if __name__ == "__main__":

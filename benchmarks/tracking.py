@@ -13,7 +13,6 @@ Exit code 1, and a list of problems, where anything is otherwise.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from common import options, show
 
 from vitq.errors import StoreError
 from vitq.store import RunDir, Store, claim
@@ -80,10 +80,8 @@ KILLED = {"method": "ias_vit", "bits": 3, "seed": 2}
 
 
 def main() -> int:
-    """Run, read, compare, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--runs-dir", type=Path, help="keep the runs there (default: a temporary folder)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         runs_dir = (args.runs_dir or Path(folder) / "runs").absolute()
@@ -95,13 +93,10 @@ def main() -> int:
         sweep(Path(folder), runs_dir)
         ran = time.perf_counter() - start
         start = time.perf_counter()
-        found = read(Store(runs_dir))
-        found |= {"seconds_to_run": round(ran, 1), "seconds_to_read": round(time.perf_counter() - start, 1)}
-    if args.json:
-        print(json.dumps(found, indent=2))
-    else:
-        print("\n".join(f"{name:<16} {value}" for name, value in found.items()))
-    return 1 if found["problems"] else 0
+        facts = read(Store(runs_dir))
+        facts |= {"seconds_to_run": round(ran, 1), "seconds_to_read": round(time.perf_counter() - start, 1)}
+    show(facts, args.json)
+    return 1 if facts["problems"] else 0
 
 
 def sweep(folder: Path, runs_dir: Path) -> None:
@@ -118,11 +113,15 @@ def sweep(folder: Path, runs_dir: Path) -> None:
 
 
 def kill(store: Store, driver: subprocess.Popen[bytes]) -> bool:
-    """SIGKILL to the worker of the run that is to be killed, once it optimizes and W&B has its config; whether it
-    came to that."""
+    """Send SIGKILL to the worker of the run KILLED once it optimizes and W&B has its config; whether that happened."""
     while driver.poll() is None and "forty" not in store.sweeps():
         time.sleep(0.1)
-    (run_dir,) = (store.run(s) for s in store.read_sweep("forty").signatures if matches(store.run(s)))
+    configs = {s: store.run(s).read_config() for s in store.read_sweep("forty").signatures}
+    (run_dir,) = (
+        store.run(s)
+        for s, config in configs.items()
+        if {"method": config["method"]["name"], "bits": config["bits"]["weight"], "seed": config["seed"]} == KILLED
+    )
     while driver.poll() is None:
         holder, status, known = claim.read(run_dir), run_dir.status_hint(), mirror_record.read(run_dir)
         optimizes = holder is not None and status is not None and status.stage == "reconstruct"
@@ -132,13 +131,6 @@ def kill(store: Store, driver: subprocess.Popen[bytes]) -> bool:
             return True
         time.sleep(0.05)
     return False
-
-
-def matches(run_dir: RunDir) -> bool:
-    """Whether a run is the one that is to be killed."""
-    config = run_dir.read_config()
-    mine = {"method": config["method"]["name"], "bits": config["bits"]["weight"], "seed": config["seed"]}
-    return mine == KILLED
 
 
 def vitq(words: list[str]) -> str:
@@ -187,10 +179,15 @@ def inspect(store: Store, signature: str) -> dict[str, Any]:
     known = mirror_record.read(store.run(signature))
     if known is None:
         return {}
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", known.sync_dir]
-    done = subprocess.run(command, capture_output=True, check=False)
+    done = leet("--summary", known.sync_dir)
     run: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
     return {**run, "folder": known.sync_dir}
+
+
+def leet(*words: str) -> subprocess.CompletedProcess[str]:
+    """`wandb leet inspect`, W&B's own reader."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def check(store: Store, signature: str, run: dict[str, Any]) -> list[str]:
@@ -229,7 +226,7 @@ def _allocation(run_dir: RunDir, run: dict[str, Any], sites: pd.DataFrame) -> li
     problems = []
     if len(table(run, "allocation_path")) != len(path):
         problems.append("the allocation's path is another one")
-    figure = json.loads((Path(run["folder"]) / "files" / run["summary"]["bits"]["path"]).read_text())
+    figure = media(run, "bits")
     drawn = sorted(int(text) for row in figure["data"][0]["text"] for text in row if text.isdigit())
     if drawn != sorted(int(bits) for bits in sites["bits"] if bits < 32):
         problems.append("the chart of bits differs from the table of sites")
@@ -244,16 +241,18 @@ def probes(run: dict[str, Any]) -> list[str]:
 
 def curves(run: dict[str, Any]) -> bool:
     """Whether the mirror's history holds reconstruction losses."""
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", run["folder"]]
-    return (
-        run["exit_code"] == 0 and b"curves/iteration" in subprocess.run(command, capture_output=True, check=True).stdout
-    )
+    return run["exit_code"] == 0 and "curves/iteration" in leet(run["folder"]).stdout
 
 
 def table(run: dict[str, Any], name: str) -> pd.DataFrame:
     """A table of the mirror."""
-    plain = json.loads((Path(run["folder"]) / "files" / run["summary"][name]["path"]).read_text())
+    plain = media(run, name)
     return pd.DataFrame(plain["data"], columns=plain["columns"])
+
+
+def media(run: dict[str, Any], name: str) -> Any:
+    """A JSON file of the mirror."""
+    return json.loads((Path(run["folder"]) / "files" / run["summary"][name]["path"]).read_text())
 
 
 if __name__ == "__main__":

@@ -31,18 +31,18 @@ class InlineOptions:
 
 @LAUNCHERS.register("inline")
 class Inline(Launcher):
-    """Executes runs in this process. A failed run is recorded in its folder, shown, and the next one is started."""
+    """Executes runs in this process. A failed run is recorded in its folder, shown, and the next one is started.
+
+    A run that another living process has claimed (the same sweep started twice, two sweeps that share runs) is left to
+    it; at the end this one waits for those, and takes over what a process that died left.
+    """
 
     Options: ClassVar[type] = InlineOptions
 
     def preview(self, runs: Sequence[PlannedRun], history: History) -> Preview:
-        """See Launcher."""
         return Preview(min(1, len(runs)), 1, min(1, len(visible_gpus())), "inline: this process, one run after another")
 
     def launch(self, plan: Plan, show: Show) -> list[str]:
-        """See Launcher. A run that another living process has claimed (the same sweep started twice, two sweeps that
-        share runs) is left to it; at the end this one waits for those, and takes over what a process that died left.
-        """
         failed = []
         trackers: dict[object, track.Tracker] = {}
         for run, claim in _claimed(plan, show):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import Forked
 from tests.job.test_execute import Planner
 from vitq import signals
 from vitq.job import worker
@@ -137,17 +138,11 @@ def test_forked_children_end_by_sigterm() -> None:
 def test_a_run_that_is_told_to_stop(tmp_path: Path, number: signal.Signals) -> None:
     planner = Planner(tmp_path)
     run_dir = planner.plan("qdrop", calib={"size": 32}, method=method("qdrop", iterations=4000))
-    command = [sys.executable, "-m", "vitq.job", "--runs-dir", str(planner.store.root), run_dir.signature]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    until = time.monotonic() + 120
-    while (status := run_dir.status_hint()) is None or status.stage != "reconstruct":
-        assert process.poll() is None
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    process = Forked(tmp_path, worker.main, ["--runs-dir", str(planner.store.root), run_dir.signature])
+    process.wait_until(lambda: (status := run_dir.status_hint()) is not None and status.stage == "reconstruct")
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
-    assert "finished blocks are kept" in said
+    assert process.wait() == 128 + number
+    assert "finished blocks are kept" in process.err
     run = Run(run_dir)
     assert (run.state, run.reason) == ("interrupted", f"told to stop by {number.name}")
     assert not list(run_dir.path.glob("claim*"))

@@ -67,7 +67,7 @@ def __getattr__(name: str) -> Any:
     if name == "store":
         return importlib.import_module("vitq.store")
     if name not in _HOME:
-        raise AttributeError(f"module 'vitq' has no attribute {name!r}")
+        raise AttributeError(f"module 'vitq' has no attribute {name!r}", name=name)
     return getattr(importlib.import_module(_HOME[name]), name)
 
 

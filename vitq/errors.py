@@ -9,7 +9,7 @@ class Problem(str):
     """One thing that is wrong: a line of text for people, which carries its fields for programs.
 
     key: what it is about: a dotted config key, an option of the command line, an entry of a file; '' for none of these.
-    value: what was found there, None where nothing was. valid: what may stand there, as far as it can be listed.
+    value: what is there, None where nothing is. valid: what may be there, as far as it can be listed.
     """
 
     key: str
@@ -55,13 +55,13 @@ def unknown(what: str, value: object, valid: Iterable[str], action: str = "", ke
     return Problem(text, key, value, names)
 
 
-def under(place: str, problem: str) -> Problem:
-    """A problem as one of a key below `place`: `images=0; …` is of `method.steps.a.images` under `method.steps.a`.
+def under(parent: str, problem: str) -> Problem:
+    """A problem as one of a key below `parent`: `images=0; …` is of `method.steps.a.images` under `method.steps.a`.
 
-    One without a key, which lies in how `place` fits the rest of the config, is of `place`.
+    One without a key, which lies in how `parent` fits the whole config, is of `parent`.
     """
-    found = as_problem(problem)
-    return Problem(f"{place}: {found}", f"{place}.{found.key}" if found.key else place, found.value, found.valid)
+    inner = as_problem(problem)
+    return Problem(f"{parent}: {inner}", f"{parent}.{inner.key}" if inner.key else parent, inner.value, inner.valid)
 
 
 class VitqError(Exception):
@@ -114,6 +114,11 @@ class DeployError(VitqError):
 
 class StoreError(VitqError):
     """A record under `runs_dir` cannot be read or written."""
+
+
+def shortened(names: Sequence[object], most: int) -> str:
+    """The first names of a list, with `…` where there are more: `a, b, c …`."""
+    return ", ".join(map(str, names[:most])) + (" …" if len(names) > most else "")
 
 
 def brief(error: BaseException) -> str:

@@ -46,10 +46,10 @@ def visible_gpus() -> list[str]:
     if listed is not None:
         return [name.strip() for name in listed.split(",") if name.strip() and name.strip() != "-1"]
     try:
-        found = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return []
-    return [str(number) for number, line in enumerate(found.splitlines()) if line.startswith("GPU ")]
+    return [str(number) for number, line in enumerate(listing.splitlines()) if line.startswith("GPU ")]
 
 
 def free_memory(device: torch.device) -> int:
@@ -62,24 +62,24 @@ def free_memory(device: torch.device) -> int:
     return min(int(psutil.virtual_memory().available), *_cgroup_room())
 
 
-def _cgroup_room(root: Path = Path("/sys/fs/cgroup"), mine: Path = Path("/proc/self/cgroup")) -> list[int]:
+def _cgroup_room(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
     """Bytes left below each memory limit that this process is under; a scheduler sets one for a job."""
     try:
-        lines = mine.read_text().splitlines()
+        lines = own.read_text().splitlines()
     except OSError:
         return [_NO_LIMIT]  # not Linux
-    found = [_NO_LIMIT]
+    rooms = [_NO_LIMIT]
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "memory"):
             continue
         base = root / controllers
         folder = base / path.strip("/")
-        for place in (folder, *folder.parents):
-            if not place.is_relative_to(base):
+        for group in (folder, *folder.parents):
+            if not group.is_relative_to(base):
                 break
-            found += [left for limit, used in _CGROUPS if (left := _left(place / limit, place / used)) is not None]
-    return found
+            rooms += [left for limit, used in _CGROUPS if (left := _left(group / limit, group / used)) is not None]
+    return rooms
 
 
 def _left(limit: Path, used: Path) -> int | None:

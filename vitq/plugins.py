@@ -43,8 +43,8 @@ class Plugin:
         spec = find_spec(package)
         if spec is None:
             raise self._broken(f"cannot be found: there is no package {package!r}")
-        places = [Path(place) / name for place in spec.submodule_search_locations or ()]
-        return [place for place in places if place.is_dir()]
+        folders = [Path(location) / name for location in spec.submodule_search_locations or ()]
+        return [folder for folder in folders if folder.is_dir()]
 
     def _broken(self, why: str) -> VitqError:
         action = f"mend it, or pip uninstall {self.distribution}"
@@ -55,11 +55,11 @@ class Plugin:
 @cache
 def plugins() -> tuple[Plugin, ...]:
     """All that are installed here, by distribution and name."""
-    found = []
+    installed = []
     for point in metadata.entry_points(group=GROUP):
         owner = ("an unknown package", "unknown") if point.dist is None else (point.dist.name, point.dist.version)
-        found.append(Plugin(point.name, point.module, *owner))
-    return tuple(sorted(found, key=lambda plugin: (plugin.distribution, plugin.name)))
+        installed.append(Plugin(point.name, point.module, *owner))
+    return tuple(sorted(installed, key=lambda plugin: (plugin.distribution, plugin.name)))
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What a long operation tells the outside. The engine calls it; the terminal and `status.json` listen."""
+"""How a long operation reports its progress. The engine calls it; the terminal and `status.json` listen."""
 
 from __future__ import annotations
 

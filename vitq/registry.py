@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Generic, TypeVar, cast
 
-from vitq.errors import VitqError, unknown
+from vitq.errors import Problem, VitqError, unknown
 from vitq.plugins import load_plugins
 
 T = TypeVar("T")
@@ -41,9 +41,8 @@ class Registry(Generic[T]):
 
         def add(item: C) -> C:
             if name in self._items:
-                raise ValueError(
-                    f"{self.what} {name!r} is already registered by {self._items[name]!r}; pick another name"
-                )
+                text = f"{self.what} {name!r} is already registered by {self._items[name]!r}; pick another name"
+                raise ValueError(Problem(text, self.what, name))
             self._items[name] = cast(T, item)
             return item
 
@@ -78,8 +77,8 @@ def discover(package: str) -> None:
     Raises VitqError where torch cannot make the folder of its compiler, which it does when it is imported.
     """
     try:
-        found = importlib.import_module(package)
-        for module in pkgutil.iter_modules(found.__path__, f"{package}."):
+        root = importlib.import_module(package)
+        for module in pkgutil.iter_modules(root.__path__, f"{package}."):
             if module.ispkg:
                 discover(module.name)
             else:

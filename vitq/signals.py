@@ -31,7 +31,7 @@ _acknowledged = threading.Event()
 
 
 def acknowledge() -> None:
-    """Called by whoever catches an Interrupted: it is not raised again, and what cleans up is left in peace."""
+    """Called by whoever catches an Interrupted: it is not raised again, so that cleaning up is not interrupted."""
     _acknowledged.set()
 
 

@@ -24,7 +24,6 @@ class Local(Launcher):
     options: slots.LocalOptions
 
     def preview(self, runs: Sequence[PlannedRun], history: History) -> Preview:
-        """See Launcher."""
         environments, devices = slots.slot_environments(self.options), len(visible_gpus())
         count_ = len(environments)
         parallel = min(count_, len(runs))
@@ -35,11 +34,9 @@ class Local(Launcher):
         return Preview(processes, parallel, share, text)
 
     def launch(self, plan: Plan, show: Show) -> list[str]:
-        """See Launcher."""
         queue = Queue(plan, show, self.options)
         try:
             queue.work()
         finally:
             queue.stop()
-        failed: list[str] = queue.failed
-        return failed
+        return list(queue.failed)

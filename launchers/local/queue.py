@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from multiprocessing import connection
 
-from vitq.errors import VitqError
 from vitq.launchers.local.slots import LocalOptions, slot_environments
-from vitq.launchers.local.worker import Worker
+from vitq.launchers.local.worker import Ended, Worker
 from vitq.planning.display import Show
 from vitq.planning.plan import Plan, PlannedRun
 from vitq.store import claim
@@ -20,10 +19,10 @@ class Queue:
     """Runs that wait, and the slots that take them one by one."""
 
     def __init__(self, plan: Plan, show: Show, options: LocalOptions):
-        self.plan, self.show, self.options = plan, show, options
+        self._plan, self._show, self._options = plan, show, options
         self.failed: list[str] = []
         self._waiting: deque[PlannedRun] = deque()
-        self._deaths: dict[str, int] = {}
+        self._deaths: Counter[str] = Counter()
         # Runs of one model side by side, so that what a process holds of it (caches, compiled blocks) serves them all.
         models = list(dict.fromkeys(run.config.model.name for run in plan.runs))
         for run in sorted(plan.runs, key=lambda run: models.index(run.config.model.name)):
@@ -45,7 +44,9 @@ class Queue:
                     self._give(number, run)
             connection.wait([worker.answers.fileno() for worker in self._slots.values()], _LOOK)
             for number, worker in list(self._slots.items()):
-                if worker.look():
+                if (ended := worker.look()) is not None:
+                    self._note(ended)
+                if worker.gone:
                     del self._slots[number]
             self._ending = [worker for worker in self._ending if not worker.ended()]
 
@@ -54,31 +55,25 @@ class Queue:
         for worker in [*self._slots.values(), *self._ending]:
             worker.stop()
 
-    def died(self, run: PlannedRun, reason: str) -> None:
-        """A run's process has died before the run ended."""
-        self._deaths[run.signature] = self._deaths.get(run.signature, 0) + 1
-        if self._deaths[run.signature] <= self.options.max_retries:
+    def _note(self, ended: Ended) -> None:
+        """What becomes of a run: one whose process died is tried again, one that another process executes waits."""
+        run = ended.run.run
+        self._deaths[run.signature] += ended.how == "died"
+        if self._deaths[run.signature] > self._options.max_retries and ended.how == "died":
+            ended.run.fail(ended.reason)
+            self.failed.append(run.signature)
+        elif ended.how in ("died", "busy"):
             self._waiting.append(run)
-        else:
-            self.fail(run, reason)
-
-    def later(self, run: PlannedRun) -> None:
-        """Another process executes this run; whether it ends there is looked at again."""
-        self._waiting.append(run)
-
-    def fail(self, run: PlannedRun, reason: str) -> None:
-        """A run has ended without a result."""
-        self.plan.store.run(run.signature).fail(reason)
-        self.show.failed(run, VitqError(reason))
-        self.failed.append(run.signature)
+        elif ended.how == "failed":
+            self.failed.append(run.signature)
 
     def _take(self) -> PlannedRun | None:
         """The next run that no other process executes; those that are executed go to the end."""
         for _ in range(len(self._waiting)):
             run = self._waiting.popleft()
-            run_dir = self.plan.store.run(run.signature)
+            run_dir = self._plan.store.run(run.signature)
             if run_dir.is_done():
-                self.show.skipped(run)
+                self._show.skipped(run)
             elif claim.is_held(run_dir):
                 self._waiting.append(run)
             else:
@@ -87,10 +82,11 @@ class Queue:
 
     def _give(self, number: int, run: PlannedRun) -> None:
         worker = self._slots.get(number)
-        if worker is not None and worker.given >= self.options.runs_per_process:
+        if worker is not None and worker.given >= self._options.runs_per_process:
             worker.close()
             self._ending.append(worker)
             worker = None
         if worker is None:
-            worker = self._slots[number] = Worker(self, self._environments[number])
+            environment = self._environments[number]
+            worker = self._slots[number] = Worker(self._plan, self._show, self._options, environment)
         worker.give(run)

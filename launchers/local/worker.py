@@ -8,34 +8,12 @@ import subprocess
 import tempfile
 import time
 from contextlib import suppress
-from typing import IO, Protocol
+from typing import IO, NamedTuple
 
-from vitq.errors import StoreError
-from vitq.launchers.follow import Follower
+from vitq.launchers.follow import FollowedRun, ending
 from vitq.launchers.local.slots import LocalOptions
 from vitq.planning.display import Show
 from vitq.planning.plan import Plan, PlannedRun
-from vitq.progress import Progress
-from vitq.store import RunDir
-from vitq.store.records import Result
-
-
-class Dispatcher(Protocol):
-    """What gives a worker its runs, and is called when they have ended."""
-
-    plan: Plan
-    show: Show
-    options: LocalOptions
-
-    def died(self, run: PlannedRun, reason: str) -> None:
-        """A run's process has died before the run ended."""
-
-    def later(self, run: PlannedRun) -> None:
-        """Another process executes this run."""
-
-    def fail(self, run: PlannedRun, reason: str) -> None:
-        """A run has ended without a result."""
-
 
 # How often a run under way is looked at, in seconds.
 _WATCH = 0.5
@@ -43,68 +21,74 @@ _WATCH = 0.5
 _GRACE = 10.0
 
 
+class Ended(NamedTuple):
+    """A run that a worker no longer executes. how: done, failed, busy (another process executes it), or died, with
+    the reason: its process ended before the run did."""
+
+    run: FollowedRun
+    how: str
+    reason: str = ""
+
+
 class Worker:
     """A process that executes one run after another: signatures go in, a line comes back when one has ended.
 
-    Whether a run is done is read from the store, never from that line.
+    Whether a run is done is read from the store, never from that line. gone: the process has ended.
     """
 
-    def __init__(self, dispatcher: Dispatcher, environment: dict[str, str]):
-        self._dispatcher = dispatcher
-        self.run: PlannedRun | None = None
-        self.given = 0
-        plan = dispatcher.plan
+    def __init__(self, plan: Plan, show: Show, options: LocalOptions, environment: dict[str, str]):
+        self._plan, self._show = plan, show
+        self.run: FollowedRun | None = None
+        self.given, self.gone = 0, False
         group = ["--group", plan.name] if plan.name else []
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
         reading, writing = os.pipe()
         os.set_blocking(reading, False)
         self.answers: IO[bytes] = os.fdopen(reading, "rb", buffering=0)
         self._process = subprocess.Popen(
-            [*dispatcher.options.command, "--runs-dir", str(plan.store.root), *group, "--feed", str(writing)],
+            [*options.command, "--runs-dir", str(plan.store.root), *group, "--feed", str(writing)],
             env=os.environ | environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._errors,
             pass_fds=[writing],
             start_new_session=True,  # Ctrl-C reaches the driver alone, which then ends the workers
         )  # fmt: skip
         os.close(writing)
-        self._progress: Progress | None = None
         self._unread = b""
-        self._attempt, self._stderr_start, self._looked = 0, 0, 0.0
-        self._follower = Follower()
+        self._stderr_start, self._looked = 0, 0.0
 
     def give(self, run: PlannedRun) -> None:
         """The next run; the one before has ended."""
-        self.run, self.given = run, self.given + 1
-        self._progress, self._follower = None, Follower()
-        self._attempt = self._dispatcher.plan.store.run(run.signature).attempt
+        self.run, self.given = FollowedRun(self._plan.store, self._show, run), self.given + 1
         self._stderr_start = self._errors.seek(0, os.SEEK_END)
         # look() notices a process that has ended already.
         with suppress(BrokenPipeError):
             self._input.write(f"{run.signature}\n".encode())
             self._input.flush()
 
-    def look(self) -> bool:
-        """Show what has moved. True when the process has ended and its run is accounted for."""
+    def look(self) -> Ended | None:
+        """Show what has moved; how its run has ended, once."""
         answer = self.answers.read()
         if answer == b"":
             self._process.wait()
-            if self.run is not None and not self._settle():
-                self._dispatcher.died(self.run, self._reason())
-            self.run = None
+            self.gone, word, reason = True, "died", self._reason()
             self._release()
-            return True
-        *lines, self._unread = (self._unread + (answer or b"")).split(b"\n")
-        if lines and self.run is not None:
-            _, word, *reason = lines[-1].decode(errors="replace").split(" ", 2)
-            if word == "busy":
-                self._dispatcher.later(self.run)
-            elif not self._settle():
-                self._dispatcher.fail(
-                    self.run, reason[0] if reason else "the worker says it is done, but no valid result is stored"
-                )
-            self.run = None
-        elif self.run is not None and time.monotonic() - self._looked > _WATCH:
-            self._watch()
-        return False
+        else:
+            *lines, self._unread = (self._unread + (answer or b"")).split(b"\n")
+            if not lines:
+                if self.run is not None and time.monotonic() - self._looked > _WATCH:
+                    self._looked = time.monotonic()
+                    self.run.show_progress()
+                return None
+            _, word, *said = lines[-1].decode(errors="replace").split(" ", 2)
+            reason = said[0] if said else "the worker says it is done, but no valid result is stored"
+        run, self.run = self.run, None
+        if run is None or word == "busy":
+            return None if run is None else Ended(run, word)
+        has_result = run.look(ended=True)
+        if has_result is None and word == "died":
+            return Ended(run, word, reason)
+        if has_result is None:
+            run.fail(reason)
+        return Ended(run, "done" if has_result else "failed")
 
     def close(self) -> None:
         """Nothing more is given: the process ends by itself."""
@@ -141,48 +125,8 @@ class Worker:
         self.answers.close()
         self._errors.close()
 
-    def _settle(self) -> bool:
-        """Whether the run has ended; shows how."""
-        assert self.run is not None
-        run_dir = self._dispatcher.plan.store.run(self.run.signature)
-        if (result := _result(run_dir)) is not None:
-            self._begin()
-            self._dispatcher.show.finished(self.run, result)
-            return True
-        if (failure := run_dir.failure_after(self._attempt)) is not None:
-            self._begin()
-            self._dispatcher.fail(self.run, failure.error or "no reason was recorded")
-            return True
-        return False
-
-    def _watch(self) -> None:
-        assert self.run is not None
-        self._looked = time.monotonic()
-        status = self._dispatcher.plan.store.run(self.run.signature).status_hint()
-        if status is None or status.state != "running" or status.attempt <= self._attempt:
-            return
-        self._follower.follow(status, self._begin())
-
-    def _begin(self) -> Progress:
-        assert self.run is not None
-        if self._progress is None:
-            self._progress = self._dispatcher.show.running(self.run)
-        return self._progress
-
     def _reason(self) -> str:
-        code = self._process.returncode
         self._errors.seek(self._stderr_start)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         last = f": {lines[-1]}" if lines else ""
-        if code >= 0:
-            return f"the worker ended with exit code {code} before this run had a result{last}"
-        name = signal.Signals(-code).name
-        memory = "; the kernel ends processes so when memory runs out" if name == "SIGKILL" else ""
-        return f"the worker was ended by {name}{memory}{last}"
-
-
-def _result(run_dir: RunDir) -> Result | None:
-    try:
-        return run_dir.read_result()
-    except StoreError:
-        return None
+        return f"the worker {ending(self._process.returncode)}, and this run has no result{last}"

@@ -70,7 +70,10 @@ def require() -> None:
     if not available():
         raise SlurmError(
             "launcher=slurm: sbatch and srun are not on PATH; start this on a login node of the cluster, or choose "
-            "launcher=local"
+            "launcher=local",
+            "launcher",
+            "slurm",
+            ["local"],
         )
 
 

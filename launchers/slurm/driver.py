@@ -78,7 +78,7 @@ class Driver:
                     if not self._queued:
                         raise
                     queue.appendleft(array)
-                    self._print(f"{error}; the rest is submitted when jobs have ended")
+                    self._print(f"{error}; the others are submitted when jobs have ended")
                     break
         except commands.AwayError as error:
             if not self._queued:
@@ -163,8 +163,8 @@ class Driver:
             for run in runs:
                 self._follow(run, (token, index))
                 self._runs[run.signature].begin_anew()
-        runs_ = sum(map(len, array.jobs))
-        self._print(f"submitted job array {job}: {len(array.jobs)} jobs for {runs_} runs, logs in {folder}")
+        counts = f"{len(array.jobs)} jobs for {sum(map(len, array.jobs))} runs"
+        self._print(f"submitted job array {job}: {counts}, logs in {folder}")
 
     def _look(self) -> None:
         """Read the store: what has ended, what has moved."""
@@ -211,9 +211,8 @@ class Driver:
             if element is None or element.state != "PENDING" or element.reason in _USUAL | self._warned:
                 continue
             self._warned.add(element.reason)
-            self._print(
-                f"job {element.job} cannot start: {element.reason}; `scontrol show job {element.job}` says more"
-            )
+            more = f"`scontrol show job {element.job}` says more"
+            self._print(f"job {element.job} cannot start: {element.reason}; {more}")
 
     def _handle_lost(self, name: str, element_id: tuple[str, int], element: commands.Element | None) -> None:
         submission = self.submissions.read(element_id[0])

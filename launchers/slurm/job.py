@@ -9,14 +9,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from types import FrameType
+from typing import Any
 
 from vitq.errors import VitqError
+from vitq.launchers.follow import ending
 from vitq.launchers.slurm import commands
 from vitq.store import Store, claim
 from vitq.store.submissions import Submission
 
-# How often a worker may die before it begins any run.
-_STILLBORN = 2
+# How often a worker of one job may die before it begins a run.
+_MOST_IDLE_DEATHS = 2
 
 
 class Allocation:
@@ -27,7 +29,7 @@ class Allocation:
         self.tries = store.submissions.read_tries(submission.token, index)
         self.stop_signal: int | None = None
         self._child: subprocess.Popen[bytes] | None = None
-        self._stillborn = 0
+        self._idle_deaths = 0
 
     def work(self) -> int:
         """Execute what has no result. Returns 0 when every run has ended or is executed by another process."""
@@ -63,16 +65,15 @@ class Allocation:
         begun = next((name for name in left if self._has_died_at(name, before[name])), None)
         if begun is not None:
             deaths = self.tries.deaths.get(begun, 0) + 1
-            self.tries = self.tries.model_copy(update={"deaths": self.tries.deaths | {begun: deaths}})
-            self.store.submissions.write_tries(self.submission.token, self.index, self.tries)
+            self._record_tries(deaths=self.tries.deaths | {begun: deaths})
             if deaths <= self.submission.max_retries:
                 return left
-            self._fail(begun, _reason(code))
+            self._fail(begun, f"its process {ending(code)}")
             return [name for name in left if name != begun]
         if code in (0, 1):  # the others are executed by living processes
             return []
-        self._stillborn += 1
-        if self._stillborn >= _STILLBORN:
+        self._idle_deaths += 1
+        if self._idle_deaths >= _MOST_IDLE_DEATHS:
             raise VitqError(f"the worker ended with exit code {code} before it began a run")
         return left
 
@@ -87,20 +88,19 @@ class Allocation:
         if self.stop_signal != signal.SIGUSR2:
             return 128 + self.stop_signal
         timeouts = self.tries.timeouts + 1
-        self.tries = self.tries.model_copy(update={"timeouts": timeouts})
-        self.store.submissions.write_tries(self.submission.token, self.index, self.tries)
+        self._record_tries(timeouts=timeouts)
         if timeouts > self.submission.max_timeouts:
+            action = "raise launcher.options.time, or launcher.options.max_timeouts where each gets further"
             for name in left:
-                self._fail(
-                    name,
-                    f"the time limit ended its job {timeouts} times; raise launcher.options.time, or "
-                    "launcher.options.max_timeouts when it gets on from one to the next",
-                    timed_out=True,
-                )
+                self._fail(name, f"the time limit ended its job {timeouts} times; {action}", timed_out=True)
             return 1
         print(f"queued again before the time limit, for the {timeouts}. time", flush=True)
         commands.requeue()
         return 0
+
+    def _record_tries(self, **changes: Any) -> None:
+        self.tries = self.tries.model_copy(update=changes)
+        self.store.submissions.write_tries(self.submission.token, self.index, self.tries)
 
     def _settled(self, name: str, before: int) -> bool:
         run_dir = self.store.run(name)
@@ -116,13 +116,6 @@ def _threads() -> dict[str, str]:
     """As many threads as the job has cores: not every cluster keeps a job from seeing the whole node."""
     cores = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE")
     return {"OMP_NUM_THREADS": cores, "MKL_NUM_THREADS": cores} if cores else {}
-
-
-def _reason(code: int) -> str:
-    if code >= 0:
-        return f"its process ended with exit code {code} and recorded no reason"
-    name = signal.Signals(-code).name
-    return f"its process was ended by {name}" + ("; the kernel ends processes so when memory runs out" * (code == -9))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

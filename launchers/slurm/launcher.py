@@ -27,7 +27,6 @@ class Slurm(Launcher):
     options: options.SlurmOptions
 
     def preview(self, runs: Sequence[PlannedRun], history: History) -> Preview:
-        """See Launcher."""
         jobs = list(packing.pack(runs, self.options, history))
         parallel = min(self.options.max_parallel or len(jobs), len(jobs))
         try:
@@ -41,7 +40,7 @@ class Slurm(Launcher):
         return Preview(len(jobs), parallel, gpus, text)
 
     def launch(self, plan: Plan, show: Show) -> list[str]:
-        """See Launcher. Ctrl-C cancels the jobs. A driver that ends in any other way leaves them running, and the next
+        """Ctrl-C cancels the jobs. A driver that ends in any other way leaves them running, and the next
         start of the sweep finds them."""
         if all(plan.store.run(run.signature).is_done() for run in plan.runs):
             for run in plan.runs:
@@ -56,11 +55,10 @@ class Slurm(Launcher):
                 driver.cancel()
             raise
         _tidy(plan)
-        failed: list[str] = driver.failed
-        return failed
+        return list(driver.failed)
 
     def detach(self, plan: Plan, show: Show) -> str:
-        """See Launcher. What the cluster does not accept yet is left to a driver in the background."""
+        """What the cluster does not accept yet is left to a driver in the background."""
         if all(plan.store.run(run.signature).is_done() for run in plan.runs):
             return "all runs are finished"
         driver = Driver(plan, show, self.options)
@@ -72,16 +70,14 @@ class Slurm(Launcher):
 
     @classmethod
     def cancel(cls, store: Store, sweep: str) -> list[str]:
-        """See Launcher. Raises SlurmError when the scheduler cannot be asked."""
+        """Raises SlurmError when the scheduler cannot be asked."""
         jobs: list[str] = state.jobs_of(store, sweep)
         commands.cancel(jobs)
         return jobs
 
     @classmethod
     def state(cls, store: Store, signatures: set[str]) -> dict[str, JobState]:
-        """See Launcher. Empty where nothing was submitted, SLURM is not here, or it does not answer."""
-        states: dict[str, JobState] = state.job_states(store, signatures)
-        return states
+        return dict(state.job_states(store, signatures))
 
 
 def _tidy(plan: Plan) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import vitq
+from tests.errors import refuses
 from tests.tiny import tiny
 from vitq.api.network import QuantizedNetwork
 from vitq.engine.memory_cache import MEMORY
@@ -230,7 +231,7 @@ def test_save_names_a_class_that_timm_does_not_build(images: Tensor) -> None:
 
 
 def test_load_names_the_file_that_is_not_there() -> None:
-    with pytest.raises(DeployError, match=r"none\.safetensors"):
+    with refuses(DeployError, key="path", value="none.safetensors"):
         vitq.load("none.safetensors")
 
 

@@ -5,28 +5,41 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.fake_engine import FakeEngine
+from tests.forked import Forked
 from vitq.cli import main
+from vitq.config import RunConfig
 from vitq.store import Store
 
 WORDS = ["run", "-m", "--name", "cut", "tracker=none", "method=minmax,mse", "bits=w8a8,w6a6,w4a4,w3a3"]
 
-# The same command line with the fake engine, a tenth of a second for each run.
-SCRIPT = """
-import sys, time
-import pytest
-from tests.fake_engine import FakeEngine
-from vitq.cli import main
-FakeEngine(fail=lambda config: time.sleep(0.1)).install(pytest.MonkeyPatch())
-sys.exit(main(sys.argv[1:]))
-"""
+
+def pause(config: RunConfig) -> None:
+    """A tenth of a second for each run."""
+    time.sleep(0.1)
+
+
+def note(config: RunConfig) -> None:
+    with open("executed", "a") as file:
+        file.write(f"{config.method.name}{config.bits.label}\n")
+    pause(config)
+
+
+def fail(config: RunConfig) -> None:
+    time.sleep(0.3)
+    raise ZeroDivisionError
+
+
+def command(words: list[str], each: Callable[[RunConfig], None]) -> int:
+    """The command line with the fake engine; `each` is called with each config."""
+    FakeEngine(fail=each).install(pytest.MonkeyPatch())
+    return main(words)
 
 
 def table(root: Path) -> list[object]:
@@ -37,35 +50,19 @@ def table(root: Path) -> list[object]:
     return [(r.signature, r.metrics, r.size, {**r.config, "runs_dir": ""}) for r in results if r]
 
 
-def start_and_signal(folder: Path, repo: Path, after: int, number: signal.Signals) -> tuple[int, str]:
+def start_and_signal(folder: Path, after: int, number: signal.Signals) -> tuple[int, str]:
     """Start the sweep in `folder`, send a signal once `after` runs are done; its exit code and stderr."""
-    env = os.environ | {"PYTHONPATH": str(repo)}
-    command = [sys.executable, "-c", SCRIPT, *WORDS]
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=env,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Where the tests run in the background of a shell, SIGINT is ignored and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    deadline = time.monotonic() + 60
-    while len(list(folder.glob("runs/*/result.json"))) < after:
-        assert process.poll() is None, "the sweep ended before the signal"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    process = Forked(folder, command, WORDS, pause)
+    process.wait_until(lambda: len(list(folder.glob("runs/*/result.json"))) >= after)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    return process.returncode, err
+    return process.wait(), process.err
 
 
 @pytest.mark.parametrize("after", [1, 4, 7])
-def test_sigkill_and_start_again(engine: FakeEngine, tmp_path: Path, repo: Path, after: int) -> None:
+def test_sigkill_and_start_again(engine: FakeEngine, tmp_path: Path, after: int) -> None:
     folder = tmp_path / "killed"
     folder.mkdir()
-    code, _ = start_and_signal(folder, repo, after, signal.SIGKILL)
+    code, _ = start_and_signal(folder, after, signal.SIGKILL)
     assert code == -signal.SIGKILL
     finished = list(folder.glob("runs/*/result.json"))
     assert after <= len(finished) < 8
@@ -79,42 +76,26 @@ def test_sigkill_and_start_again(engine: FakeEngine, tmp_path: Path, repo: Path,
     assert table(folder / "runs") == table(tmp_path / "runs")
 
 
-def test_ctrl_c_stops_cleanly(tmp_path: Path, repo: Path) -> None:
-    code, err = start_and_signal(tmp_path, repo, 2, signal.SIGINT)
+def test_ctrl_c_stops_cleanly(tmp_path: Path) -> None:
+    code, err = start_and_signal(tmp_path, 2, signal.SIGINT)
     assert code == 130
     assert "stopped; finished runs are kept" in err
     assert "Traceback" not in err
 
 
-def test_two_drivers_of_one_sweep_execute_each_run_once(tmp_path: Path, repo: Path) -> None:
+def test_two_drivers_of_one_sweep_execute_each_run_once(tmp_path: Path) -> None:
     """Both start at once; whoever claims a run executes it, the other one waits for it and prints the same table."""
-    script = SCRIPT.replace(
-        "time.sleep(0.1)",
-        "(open('executed', 'a').write(f'{config.method.name}{config.bits.label}\\n'), time.sleep(0.1))",
-    )
-    env = os.environ | {"PYTHONPATH": str(repo)}
-    command = [sys.executable, "-c", script, *WORDS]
-    drivers = [
-        subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    outs = [driver.communicate(timeout=120) for driver in drivers]
-    assert [driver.returncode for driver in drivers] == [0, 0], outs
+    drivers = [Forked(tmp_path, command, WORDS, note) for _ in range(2)]
+    assert [driver.wait() for driver in drivers] == [0, 0], [driver.err for driver in drivers]
     executed = (tmp_path / "executed").read_text().split()
     assert len(executed) == len(set(executed)) == 8
     assert len(table(tmp_path / "runs")) == 8
     assert not list(tmp_path.glob("runs/*/claim*"))
 
 
-def test_a_failure_in_the_other_driver_is_reported_by_both(tmp_path: Path, repo: Path) -> None:
-    script = SCRIPT.replace("time.sleep(0.1)", "(time.sleep(0.3), 1 / 0)")
-    env = os.environ | {"PYTHONPATH": str(repo)}
-    command = [sys.executable, "-c", script, "run", "-m", "--name", "cut", "tracker=none", "bits=w8a8,w4a4"]
-    drivers = [
-        subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    outs = [driver.communicate(timeout=120) for driver in drivers]
-    assert [driver.returncode for driver in drivers] == [1, 1], outs
-    assert all("2 of 2 runs failed" in out for out, _ in outs)
+def test_a_failure_in_the_other_driver_is_reported_by_both(tmp_path: Path) -> None:
+    words = ["run", "-m", "--name", "cut", "tracker=none", "bits=w8a8,w4a4"]
+    drivers = [Forked(tmp_path, command, words, fail) for _ in range(2)]
+    assert [driver.wait() for driver in drivers] == [1, 1], [driver.err for driver in drivers]
+    assert all("2 of 2 runs failed" in driver.out for driver in drivers)
     assert not list(tmp_path.glob("runs/*/claim*"))

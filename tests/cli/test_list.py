@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.errors import command_refuses
 from vitq.cli import main
 
 
@@ -25,10 +26,8 @@ def test_list_takes_own_groups_and_refuses_stray_overrides(tmp_path: Path, capsy
     (tmp_path / "method" / "mine.yaml").write_text("# My own\nname: mine\n")
     assert main(["list", "methods", "--config-dir", str(tmp_path)]) == 0
     assert "My own" in capsys.readouterr().out
-    assert main(["list", "methods", "bits=w4a4"]) == 2
-    assert "takes no overrides" in capsys.readouterr().err
+    command_refuses(["list", "methods", "bits=w4a4"], key="overrides", value=["bits=w4a4"])
 
 
-def test_list_sites_reports_problems(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["list", "sites", "bits.weight=99"]) == 2
-    assert "bits.weight=99" in capsys.readouterr().err
+def test_list_sites_reports_problems() -> None:
+    command_refuses(["list", "sites", "bits.weight=99"], key="bits.weight", value=99, valid=[4, "fp"])

@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from tests.errors import is_about, refuses
 from vitq import plugins
 from vitq.cli import main
 from vitq.config.search_path import ConfigPath, shipped, sweep_file
-from vitq.errors import ConfigError, VitqError
+from vitq.errors import ConfigError, VitqError, brief
 from vitq.job import provenance
 
 Install = Callable[..., Path]
@@ -73,25 +75,27 @@ def test_a_name_belongs_to_one_plugin_or_to_vitq(install: Install, other: str) -
     packages = [install("lab_c", {f"conf/method/{name}.yaml": ""})]
     if other != "vitq":
         packages.append(install(other, {f"conf/method/{name}.yaml": ""}))
+    folders = [shipped("conf"), packages[0] / "conf"] if other == "vitq" else [package / "conf" for package in packages]
     with pytest.raises(ConfigError) as error:
         ConfigPath.of()
     (problem,) = error.value.problems
-    assert problem.key == f"method/{name}.yaml"
-    assert all(str(package / "conf") in problem for package in packages)
+    assert is_about(problem, f"method/{name}.yaml")
+    assert {*cast(tuple[str, str], problem.value)} == {*map(str, folders)}
 
 
 def test_a_plugin_that_cannot_be_imported_stops(install: Install) -> None:
     install("lab_e", {"wrong.py": "raise RuntimeError('out of luck')"}, "lab_e.wrong")
-    with pytest.raises(VitqError, match="out of luck") as error:
+    with refuses(VitqError, key=plugins.GROUP, value="lab_e") as error:
         plugins.load_plugins()
-    assert (error.value.problems[0].key, error.value.problems[0].value) == (plugins.GROUP, "lab_e")
+    cause = error.value.__cause__
+    assert isinstance(cause, RuntimeError)
+    assert brief(cause) in error.value.problems[0]
 
 
 def test_a_plugin_whose_package_is_gone_stops(install: Install) -> None:
     install("lab_f", {}, "lab_g.plugin")
-    with pytest.raises(VitqError) as error:
+    with refuses(VitqError, key=plugins.GROUP, value="lab_f"):
         ConfigPath.of()
-    assert (error.value.problems[0].key, error.value.problems[0].value) == (plugins.GROUP, "lab_f")
 
 
 def test_a_plugin_registers_and_its_version_is_recorded(install: Install) -> None:

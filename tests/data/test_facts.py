@@ -82,7 +82,6 @@ def test_listing_agrees_with_timm(root: Path, class_map: Path, mapped: bool) -> 
 def test_every_fault_of_the_data_is_named_at_once(make: Make, root: Path) -> None:
     with refuses(DataError, value="calib", valid=["train", "val"]) as raised:
         describe(make(data={"root": str(root), "calib_split": "calib", "eval_split": "holdout"}))
-    assert "; also: " in str(raised.value)
     assert "'holdout'" in str(raised.value)
     with refuses(DataError, key="data.root", value=None):
         describe(make(data={}))

@@ -14,7 +14,7 @@ from tests.errors import is_about, refuses
 from tests.image_folders import Make, write_image
 from vitq.config import RunConfig, signature
 from vitq.data import content, describe, eval_set, problems, warnings
-from vitq.data.chosen import evaluation_indices
+from vitq.data.choose import evaluation_indices
 from vitq.data.source import Source
 from vitq.errors import DataError
 from vitq.progress import Progress

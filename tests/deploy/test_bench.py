@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.errors import command_refuses
 from tests.job.test_execute import Planner
 from vitq import cli
 from vitq.deploy.bench import Timing, race
@@ -35,6 +36,8 @@ def test_median_quartiles_and_throughput() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("bench")  # where the exported models are kept
+@pytest.mark.usefixtures("exports_once")
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
 def test_bench_of_a_run(tmp_path: Path, capsys: Any, runtime: str) -> None:
     planner = Planner(tmp_path)
@@ -56,11 +59,9 @@ def test_bench_of_a_run(tmp_path: Path, capsys: Any, runtime: str) -> None:
         assert forms["integer"]["agreement"] > 99
 
 
-def test_bad_arguments_start_nothing(tmp_path: Path, capsys: Any) -> None:
+def test_bad_arguments_start_nothing(tmp_path: Path) -> None:
     planner = Planner(tmp_path)
     run_dir = planner.plan("minmax")
     words = ["bench", run_dir.signature, "--runs-dir", str(planner.store.root)]
-    assert cli.main([*words, "--threads", "0"]) == 2
-    assert "--threads=0" in capsys.readouterr().err
-    assert cli.main(words) == 2
-    assert "has no result" in capsys.readouterr().err
+    command_refuses([*words, "--threads", "0"], key="--threads", value=0)
+    command_refuses(words, key="result", value=run_dir.signature)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from tests.deploy.kernels import products
 from tests.deploy.test_integer import packed_model
 from tests.tiny import images
 from vitq.deploy.onnx.export_onnx import save_onnx
@@ -104,6 +105,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("exports_once")
 @pytest.mark.parametrize("case", list(CASES))
 def test_runtimes_compute_what_they_do_with_int8(workspace: Make, tmp_path: Path, case: str) -> None:
     family, name, bits = CASES[case]
@@ -119,7 +121,7 @@ def test_runtimes_compute_what_they_do_with_int8(workspace: Make, tmp_path: Path
             "onnxruntime": OnnxSession(path, 1).infer(x),
             "openvino": openvino.Request(graph).infer(x).copy(),
         }
-        kernels[int4] = sorted((node.kind, node.precision) for node in openvino.products(graph))
+        kernels[int4] = sorted((node.kind, node.precision) for node in products(graph))
     for runtime, expected in found[False].items():
         assert np.array_equal(found[True][runtime], expected), runtime
     assert kernels[True] == kernels[False]

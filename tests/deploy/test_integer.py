@@ -14,6 +14,7 @@ import onnx
 import pytest
 import torch
 
+from tests.deploy.kernels import float_products, products
 from tests.deploy.test_packed import logits, quantized, recipe
 from tests.errors import refuses
 from tests.tiny import images, tiny
@@ -91,7 +92,8 @@ CASES = {
 MADE: dict[str, Exported] = {}
 
 
-@pytest.fixture(params=list(CASES))
+# Each on one worker of pytest-xdist, where it is kept.
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.xdist_group(f"exported {name}")) for name in CASES])
 def exported(request: pytest.FixtureRequest, workspace: Make, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     if request.param not in MADE:
         family, name, bits = CASES[request.param]
@@ -125,10 +127,10 @@ def test_runtimes_agree_with_the_simulated_model(exported: Exported, request: py
         # Asymmetric codes of a convolution leave int8.
         assert exported.floats == {"patch_embed.proj"}
     # What the compiled graph says itself: no product runs in float but those that are named.
-    floats = openvino.float_products(graph)
+    floats = float_products(graph)
     assert len(floats) == len(exported.floats), floats
     assert all(node.kind == "Convolution" or case == "swin" for node in floats)
-    assert len(openvino.products(graph)) >= len(exported.products) - len(exported.floats)
+    assert len(products(graph)) >= len(exported.products) - len(exported.floats)
 
 
 def _providers() -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.errors import is_about, refuses
+from tests.errors import command_refuses, is_about, refuses
 from tests.job.test_execute import Planner
 from vitq import cli, data
 from vitq.deploy.packed.packed import load_packed
@@ -46,10 +46,8 @@ def test_kept_or_repeated_the_model_is_the_same(planner: Planner, capsys: Any) -
     assert small["forms"] == printed["forms"]
     assert small["forms"]["compressed"]["bytes"] == small["bytes"] == path.stat().st_size < len(bytes_kept)
     assert small["forms"]["plain"]["bytes"] == len(bytes_kept)
-    assert cli.main([*words, "--format", "onnx"]) == 2
-    assert "--compress is of packed checkpoints" in capsys.readouterr().err
-    assert cli.main([*words[:-1], "--int8-weights"]) == 2
-    assert "--int8-weights is of ONNX files" in capsys.readouterr().err
+    command_refuses([*words, "--format", "onnx"], key="--compress")
+    command_refuses([*words[:-1], "--int8-weights"], key="--int8-weights")
 
 
 @pytest.mark.slow

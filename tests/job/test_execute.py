@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -20,10 +19,11 @@ from safetensors.torch import save_file
 
 from tests.errors import refuses
 from tests.fake_engine import FakeEngine, result_of
+from tests.forked import Forked
 from tests.tiny import tiny
 from vitq import data, track
 from vitq.config import RunConfig, signature
-from vitq.errors import ConfigError
+from vitq.errors import ConfigError, brief
 from vitq.job import execute, provenance
 from vitq.job.worker import main
 from vitq.models.load import identify
@@ -75,7 +75,7 @@ class Planner:
         return run_dir
 
     def execute(self, run_dir: RunDir) -> Any:
-        return execute.execute(run_dir, Progress(), track.NullTracker())
+        return execute.execute(run_dir, Progress(), track.Tracker())
 
 
 @pytest.fixture
@@ -230,12 +230,12 @@ def test_a_failure_is_recorded_and_raised(planner: Planner) -> None:
     broken["blocks.0.norm1.bias"][0] = float("nan")
     save_file(broken, planner.checkpoint)
     run_dir = planner.plan()
-    with pytest.raises(ValueError, match="NaN or infinity"):
+    with refuses(ValueError, key="logits") as raised:
         planner.execute(run_dir)
     status = run_dir.read_status()
     assert status is not None
     assert status.state == "failed"
-    assert "NaN or infinity" in str(status.error)
+    assert status.error == brief(raised.value)
     assert "Traceback" in str(status.traceback)
     assert "Traceback" in run_dir.log_path.read_text()
     assert not run_dir.is_done()
@@ -263,8 +263,9 @@ def test_the_module_records_a_config_that_it_refuses(planner: Planner) -> None:
     assert main(["--runs-dir", str(planner.store.root), run_dir.signature]) == 1
     status = run_dir.read_status()
     assert status is not None
-    assert status.state == "failed"
-    assert "the file was edited" in str(status.error)
+    with refuses(ConfigError, key="signature", valid=[run_dir.signature]) as raised:
+        planner.execute(run_dir)
+    assert (status.state, status.error) == ("failed", brief(raised.value))
 
 
 def test_missing_cuda_is_an_error_and_never_the_cpu(planner: Planner) -> None:
@@ -273,33 +274,33 @@ def test_missing_cuda_is_an_error_and_never_the_cpu(planner: Planner) -> None:
         planner.execute(run_dir)
 
 
-def test_the_module_runs_signatures_and_skips_finished_ones(planner: Planner) -> None:
+def test_the_module_runs_signatures_and_skips_finished_ones(
+    planner: Planner, capsys: pytest.CaptureFixture[str]
+) -> None:
     signatures = [planner.plan(m).signature for m in ("fp32", "minmax")]
-    command = [sys.executable, "-m", "vitq.job", "--runs-dir", str(planner.store.root), *signatures]
+    words = ["--runs-dir", str(planner.store.root), *signatures]
+    command = [sys.executable, "-m", "vitq.job", *words]
     first = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert first.returncode == 0, first.stderr
     assert all(planner.store.run(s).is_done() for s in signatures)
-    second = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert second.stderr.count("is finished; skipped") == 2
+    assert main(words) == 0
+    assert capsys.readouterr().err.count("is finished; skipped") == 2
 
 
-def test_a_killed_run_shows_no_result_and_repeats_to_the_same_one(planner: Planner) -> None:
+def test_a_killed_run_shows_no_result_and_repeats_to_the_same_one(planner: Planner, tmp_path: Path) -> None:
     """SIGKILL at four moments: the reader sees no result or the whole one, and the next attempt ends the same."""
     undisturbed = planner.plan()
     expected = planner.execute(undisturbed).metrics
     for path in undisturbed.path.iterdir():
         if path != undisturbed.config_path:
             path.unlink()
-    command = [sys.executable, "-m", "vitq.job", "--runs-dir", str(planner.store.root), undisturbed.signature]
-    # The run proper begins when its status appears; imports before it take seconds.
+    words = ["--runs-dir", str(planner.store.root), undisturbed.signature]
     for delay in (0.0, 0.1, 0.3, 0.6):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-        until = time.monotonic() + 120
-        while not undisturbed.status_path.exists() and process.poll() is None and time.monotonic() < until:
-            time.sleep(0.005)
+        process = Forked(tmp_path, main, words)
+        process.wait_until(undisturbed.status_path.exists)
         time.sleep(delay)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() in (0, -signal.SIGKILL)
         if undisturbed.result_path.exists():
             record = json.loads(undisturbed.result_path.read_text())
             assert record["metrics"]["top1"] == expected.top1

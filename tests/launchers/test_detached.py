@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.fake_engine import FakeEngine
+from tests.fake_worker import until
 from tests.launchers.test_local import make
 from vitq.cli import main
-
-
-def until(ready: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 90
-    while not ready():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def detach(capsys: pytest.CaptureFixture[str], *words: str) -> psutil.Process:
@@ -57,7 +49,7 @@ def test_cancel_ends_the_driver_and_its_workers(
 ) -> None:
     planned = make(repo, tmp_path, "bits=w8a8,w6a6,w4a4", fail="time.sleep(600)", slots=2)
     driver = detach(capsys)
-    until(lambda: len(list(planned.store.root.glob("*/claim"))) == 2)
+    until(lambda: len(list(planned.store.root.glob("*/claim"))) == 2, "both slots work")
     workers = driver.children(recursive=True)
     assert len(workers) == 2
     assert main(["cancel", "test"]) == 0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,22 +11,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, IntegrationTestSuite, LauncherTestSuite
 from hydra_plugins.vitq_launcher import LocalConf, SlurmConf
 
+from tests import hydra_app
 from vitq.launchers.local.launcher import Local
 from vitq.launchers.slurm.launcher import Slurm
-
-APP = """\
-import os, signal, hydra
-
-@hydra.main(version_base=None)
-def main(config):
-    if config.x == 2:
-        raise ValueError("two is bad")
-    if config.x == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    print("x is", config.x)
-
-main()
-"""
 
 
 def test_hydra_finds_it() -> None:
@@ -71,21 +56,15 @@ class TestIntegration(IntegrationTestSuite):
 
 @pytest.mark.slow
 def test_failures_are_raised_at_the_end_all_of_them(tmp_path: Path) -> None:
-    app = tmp_path / "app.py"
-    app.write_text(APP)
-    words = ["-m", "+x=1,2,3,4", "hydra/launcher=vitq_local", "hydra.launcher.slots=2"]
-    done = subprocess.run([sys.executable, app, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = hydra_app.start(tmp_path, "+x=1,2,3,4", "hydra/launcher=vitq_local", "hydra.launcher.slots=2")
     assert done.returncode == 1
-    assert sorted(line for line in done.stdout.splitlines() if line.startswith("x is")) == ["x is 1", "x is 4"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1", "4"]
     assert "2 of 4 jobs failed:" in done.stderr
     assert "#1 +x=2: ValueError: two is bad" in done.stderr
     assert "#2 +x=3: the process ended with SIGKILL before the job had returned" in done.stderr
 
 
 def test_a_wrong_option_is_named(tmp_path: Path) -> None:
-    app = tmp_path / "app.py"
-    app.write_text(APP)
-    words = ["-m", "+x=1,4", "hydra/launcher=vitq_local", "hydra.launcher.slots=0"]
-    done = subprocess.run([sys.executable, app, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = hydra_app.start(tmp_path, "+x=1,4", "hydra/launcher=vitq_local", "hydra.launcher.slots=0")
     assert done.returncode == 1
     assert "hydra.launcher.slots=0: Input should be greater than or equal to 1" in done.stderr

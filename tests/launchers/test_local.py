@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -14,8 +13,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from tests import fake_worker
 from tests.errors import is_about, refuses
 from tests.fake_engine import FakeEngine
+from tests.fake_worker import launch
 from vitq import report
 from vitq.errors import ConfigError
 from vitq.launchers.local.launcher import Local
@@ -27,36 +28,10 @@ from vitq.planning.launcher import launcher_of
 from vitq.planning.plan import Plan
 from vitq.store import Store
 
-# A worker whose engine weighs nothing; `{fail}` is called with each config.
-WORKER = """
-import os, signal, sys, time
-import pytest
-sys.path.insert(0, {repo!r})
-from vitq.job import worker
-from tests.fake_engine import FakeEngine
-engine = FakeEngine(fail=lambda config: ({fail}))
-worker.execute = engine.execute
-sys.exit(worker.main(sys.argv[1:]))
-"""
 
-
-def make(repo: Path, tmp_path: Path, *overrides: str, fail: str = "time.sleep(0.05)", **options: Any) -> Plan:
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER.format(repo=str(repo), fail=fail))
-    file, roots = compose.root_config()
-    words = ["tracker=none", "launcher=local", *overrides]
-    words += [f"launcher.options.{key}={value}" for key, value in options.items()]
-    words.append(f"launcher.options.command=['{sys.executable}','{script}']")
-    planned = planner.make(compose.load(file, roots, words, multirun=True), name="test")
-    planned.commit()
-    return planned
-
-
-def launch(planned: Plan) -> tuple[list[str], str]:
-    text = io.StringIO()
-    with Show(Console(file=text, width=200), "test", len(planned.runs)) as show:
-        failed = launcher_of(planned).launch(planned, show)
-    return failed, text.getvalue()
+def make(repo: Path, folder: Path, *words: str, fail: str = "time.sleep(0.05)", **options: Any) -> Plan:
+    """A committed plan of `launcher=local` whose workers execute the fake engine."""
+    return fake_worker.make(repo, folder, "local", *words, fail=fail, **options)
 
 
 def test_all_runs_end_with_a_result_and_no_claim(engine: FakeEngine, repo: Path, tmp_path: Path) -> None:
@@ -78,7 +53,7 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(engine: FakeEngine, repo:
     status = planned.store.run(failed[0]).read_status()
     assert status is not None
     assert status.state == "failed"
-    assert "ZeroDivisionError" in str(status.error) or "division by zero" in str(status.error)
+    assert status.error == "ZeroDivisionError: division by zero"
     assert text.count("done in") == 2
 
 
@@ -89,7 +64,7 @@ def test_a_worker_that_is_killed_takes_its_own_run_alone(engine: FakeEngine, rep
     assert len(failed) == 1
     status = planned.store.run(failed[0]).read_status()
     assert status is not None
-    assert "ended by SIGKILL; the kernel ends processes so when memory runs out" in str(status.error)
+    assert "SIGKILL" in str(status.error)
     assert sum(planned.store.run(run.signature).is_done() for run in planned.runs) == 3
     assert text.count("done in") == 3
 
@@ -155,10 +130,10 @@ def test_the_table_is_that_of_the_inline_launcher(tmp_path: Path) -> None:
     for launcher in ("inline", "local"):
         file, roots = compose.root_config()
         words = ["tracker=none", f"launcher={launcher}", f"runs_dir={tmp_path / launcher}", "data.eval_limit=64"]
-        words += ["method=minmax,repq_vit", "bits=w8a8,w4a4"]
+        words += ["method=minmax,repq_vit", "bits=w4a4"]
         planned = planner.make(compose.load(file, roots, words, multirun=True), name="test")
         planned.commit()
-        with Show(Console(file=io.StringIO()), "test", 4) as show:
+        with Show(Console(file=io.StringIO()), "test", 2) as show:
             assert launcher_of(planned).launch(planned, show) == []
         table = report.table(planned.store, "test")
         tables.append(table.drop(columns=["seconds"]))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.errors import is_about, refuses
+from tests.errors import command_refuses, is_about, refuses
 from tests.fake_engine import FakeEngine
 from vitq.cli import main
 from vitq.errors import ConfigError
@@ -47,12 +47,10 @@ def test_they_are_found_when_the_sweep_is_planned(engine: FakeEngine) -> None:
     assert Slurm.check(make().launcher.options) == []
 
 
-def test_a_machine_without_slurm_says_so(
-    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_machine_without_slurm_says_so(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert main(["run", "-m", "tracker=none", "launcher=slurm", "bits=w8a8,w4a4"]) == 2
-    assert "sbatch and srun are not on PATH" in capsys.readouterr().err
+    words = ["run", "-m", "tracker=none", "launcher=slurm", "bits=w8a8,w4a4"]
+    command_refuses(words, key="launcher", value="slurm", valid=["local"])
     assert engine.executed == []
     assert main(["run", "-m", "--dry-run", "tracker=none", "launcher=slurm", "bits=w8a8,w4a4"]) == 0
 

@@ -75,6 +75,14 @@ STEPS: dict[str, dict[str, Values]] = {
         | {"aqer": True, "wqer": True, "refine": True, "ridge": True, "reference": "quantized", "bias": True}
         | {"patch": True}
     },
+    "rols": {
+        "rotate": {"do": "rotate", "stream": True, "heads_qk": True, "heads_vo": True, "seed": 0},
+        "ranges": STREAMED,
+        "reparameterize": FOLD,
+        "search": {"do": "output_search", "images": 8, "rounds": 2, "zero_code": "keep"}
+        | {"kinds": ("post_norm", "value", "probs", "query", "key", "attn_out", "post_gelu")},
+        "weights": {"do": "least_squares", "regress": True, "ranges": 8, "sweeps": 3, "penalty": 1000.0},
+    },
     "adaround": {
         "weights": WEIGHTS,
         "rounding": ROUND
@@ -165,6 +173,8 @@ KINDS: dict[str, dict[str, str]] = {
     "mse": {"weight": CHANNEL_MSE, "default": TENSOR_MSE},
     **dict.fromkeys(("repq_vit", "gptq", "mixed_precision", "scale_predictor"), REPQ_KINDS),
     "erq": REPQ_KINDS | {"weight": CHANNEL_MSE},
+    "rols": {"weight": CHANNEL_MSE, "post_norm": f"{CHANNEL_MSE} include_zero=False", "default": TENSOR_MSE}
+    | {"probs": "adalog tensor mse zero_code=False"},
     "aocq": LEARNED_KINDS | {"probs": REPQ_KINDS["probs"]},
     **dict.fromkeys(("adaround", "brecq", "qdrop"), LEARNED_KINDS),
     "ias_vit": REPQ_KINDS | {"weight": f"uniform channel percentile percentiles={NINE}", "probs": "sulq tensor minmax"},

@@ -12,15 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.errors import is_about
+from tests.errors import is_about, refuses
 from tests.tiny import images, run, tiny
-from vitq.methods.scale_predictor import PredictScales, solve
+from vitq.errors import under
+from vitq.methods.scale_predictor import solve
 from vitq.planning import compose
 from vitq.quant.layout import Axes, Layout
 from vitq.quant.per_image import Batch, Extrema, Percentile, PerImageUniform
 from vitq.quant.predictor import Predicted, Predictor
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps import Workspace
+from vitq.steps.step import parse_step
 
 Make = Callable[..., Workspace]
 BASE = {
@@ -163,7 +165,7 @@ def test_the_factor_is_a_clamped_polynomial() -> None:
     factors, _ = predictor.of(0, 3)
     assert factors.squeeze(1).tolist() == pytest.approx([1.12, 1.28, 1.48])
     assert predictor.of(1, 6)[0].squeeze(1).tolist() == [2.0] * 6  # clamped; two windows an image
-    with pytest.raises(RuntimeError, match="3 images meet a batch of 4"):
+    with refuses(RuntimeError, key="rows", value=4, valid=[3]):
         predictor.of(0, 4)
 
 
@@ -233,8 +235,9 @@ def test_predicted_scales_of_a_site_are_its_own() -> None:
 )
 def test_options_are_checked_at_plan_time(workspace: Make, options: dict[str, Any], key: str, value: object) -> None:
     work = workspace(tiny("vit"), BASE)
-    (found,) = PredictScales(do="predict_scales", **options).check(work.config)
-    assert is_about(found, key, value)
+    step, problems = parse_step("p", {"do": "predict_scales", **options})
+    (problem,) = problems if step is None else [under("method.steps.p", text) for text in step.check(work.config)]
+    assert is_about(problem, f"method.steps.p.{key}", value)
 
 
 def cells(*overrides: str) -> list[compose.ConfigCell]:

@@ -7,7 +7,7 @@ import pytest
 from tests.errors import refuses
 from vitq.errors import ConfigError
 from vitq.planning import compose
-from vitq.planning.overrides import launcher_overrides, unheeded
+from vitq.planning.overrides import launcher_overrides, without_effect
 
 
 def test_launchers_and_their_options() -> None:
@@ -38,15 +38,15 @@ def test_other_settings_of_hydra_are_refused(sign: str, key: str, value: str) ->
         launcher_overrides([f"{sign}{key}={value}", "bits=w4a4"])
 
 
-def test_settings_of_a_file_that_nobody_heeds_are_a_warning() -> None:
-    heeded = {
+def test_settings_of_a_file_without_effect_are_a_warning() -> None:
+    read = {
         "mode": "MULTIRUN",
         "sweeper": {"params": {"seed": "1,2"}, "_target_": "x"},
         "launcher": {},
         "searchpath": [],
     }
-    assert unheeded(heeded) == []
-    found = unheeded({**heeded, "run": {"dir": "out"}, "sweeper": {"max_batch_size": 2}})
+    assert without_effect(read) == []
+    found = without_effect({**read, "run": {"dir": "out"}, "sweeper": {"max_batch_size": 2}})
     assert [line.partition(":")[0] for line in found] == ["hydra.run", "hydra.sweeper.max_batch_size"]
 
 

@@ -13,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 from pydantic.dataclasses import dataclass
 
-from tests.errors import is_about, refuses
+from tests.errors import command_refuses, is_about, refuses
 from tests.job.test_execute import Planner
 from vitq import cli
 from vitq.config import ProbeConfig, RunConfig
@@ -227,7 +227,7 @@ def test_a_record_that_the_recipe_no_longer_gives_is_not_probed(planner: Planner
     requantize(run_dir, config, Progress())
     recorded = run_dir.read_predictions()
     run_dir.write_predictions({**recorded, "topk_index": (recorded["topk_index"] + 1) % 10})
-    with pytest.raises(VitqError, match="predicts other classes than its record"):
+    with refuses(VitqError, key="predictions", value=run_dir.signature):
         requantize(run_dir, config, Progress())
     requantize(run_dir, config, Progress(), compare_predictions=False)
     run_dir.write_predictions(recorded)
@@ -248,25 +248,25 @@ def test_a_record_that_the_recipe_no_longer_gives_is_not_probed(planner: Planner
 
 
 @pytest.mark.parametrize(
-    ("words", "part"),
+    ("words", "key", "value", "valid"),
     [
-        (["probe=[landscape]"], "name a run or a sweep first"),
-        (["SIG"], "no probe is named"),
-        (["SIG", "probe=[landscapes]"], "landscape"),
-        (["SIG", "probe=[landscape]", "probe.options.landscape.points=4"], "odd number"),
-        (["SIG", "probe=[landscape]", "bits=w3a3"], "a finished run stays what it is"),
-        (["SIG", "probe=[landscape]", "probe.image=3"], "did you mean 'images'"),
-        (["ffff", "probe=[landscape]"], "no run of"),
+        (["probe=[landscape]"], "SIGNATURE", "probe=[landscape]", ""),
+        (["SIG"], "probe", "", "landscape"),
+        (["SIG", "probe=[landscapes]"], "probe", "landscapes", "landscape"),
+        (["SIG", "probe=[landscape]", "probe.options.landscape.points=4"], "probe.options.landscape.points", 4, ""),
+        (["SIG", "probe=[landscape]", "bits=w3a3"], "bits", "bits=w3a3", "probe="),
+        (["SIG", "probe=[landscape]", "probe.image=3"], "probe.image", "image", "images"),
+        (["ffff", "probe=[landscape]"], "signature", "ffff", ""),
     ],
 )
 def test_the_command_refuses_before_it_starts(
-    planner: Planner, words: list[str], part: str, capsys: pytest.CaptureFixture[str]
+    planner: Planner, words: list[str], key: str, value: object, valid: str
 ) -> None:
     run_dir = planner.plan()
     planner.execute(run_dir)
     words = [run_dir.signature if word == "SIG" else word for word in words]
-    assert cli.main(["probe", *words, "--runs-dir", str(planner.store.root)]) == 2
-    assert part.lower() in capsys.readouterr().err.lower()
+    words = ["probe", *words, "--runs-dir", str(planner.store.root)]
+    command_refuses(words, key, value, [valid] if valid else [])
     assert run_dir.probes() == []
 
 

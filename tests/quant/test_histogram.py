@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from tests.errors import refuses
 from vitq.quant.distribution import Distribution
 from vitq.quant.histogram import Histogram
 from vitq.quant.layout import Axes, Layout
@@ -53,7 +54,8 @@ def test_values_and_quantiles_are_those_of_the_data(granularity: str) -> None:
     width = torch.exp2(histogram.exponent.float())
     for p in (0.0, 0.01, 0.5, 0.999, 1.0):
         assert bool(((exact.quantile(p) - streamed.quantile(p)).abs() <= width).all()), p
-    assert torch.equal(streamed.total(), exact.total())
+    assert streamed.counts is not None
+    assert streamed.counts.sum(dim=1).tolist() == [exact.values.shape[1]] * layout.groups
 
 
 @settings(max_examples=60, deadline=None)
@@ -90,20 +92,20 @@ def test_memory_does_not_depend_on_the_number_of_images() -> None:
 
 def test_nan_and_infinity_are_refused() -> None:
     for bad in (float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="NaN or infinity"):
+        with refuses(ValueError, key="activations"):
             filled([torch.tensor([[[1.0, bad]]])], "tensor")
 
 
 def test_a_changing_number_of_groups_is_refused() -> None:
-    with pytest.raises(ValueError, match="number of groups changed from 3 to 4"):
+    with refuses(ValueError, key="groups", value=4, valid=[3]):
         filled([torch.rand(2, 3, 4), torch.rand(2, 4, 4)], "token")
 
 
 def test_an_empty_histogram_has_no_distribution() -> None:
-    with pytest.raises(ValueError, match="no calibration image reached"):
+    with refuses(ValueError, key="histogram"):
         Histogram().distribution()
 
 
 def test_quantile_outside_zero_to_one_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"quantile 1.5"):
+    with refuses(ValueError, key="quantile", value=1.5):
         Distribution.from_rows(torch.rand(1, 3)).quantile(1.5)

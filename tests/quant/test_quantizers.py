@@ -199,7 +199,7 @@ def test_errors_name_value_and_remedy() -> None:
         fitted("uniform", 4, torch.rand(1, 2, 2), range_search="percentile", percentiles=[0.3])
     with refuses(ValueError, key="options.shrink_to", value="far", valid=["zero", "near"]):
         fitted("uniform", 4, torch.rand(1, 2, 2), range_search="mse", shrink_to="far")
-    with pytest.raises(RuntimeError, match="before it was fitted"):
+    with refuses(RuntimeError, key="layout"):
         build("uniform", 4, Axes(0), "tensor", "minmax", False, {}).encode(torch.rand(2))
-    with pytest.raises(ValueError, match="empty tensor"):
+    with refuses(ValueError, key="rows", value=(3, 0)):
         fitted("uniform", 4, torch.zeros(0, 3, 4), "channel")

@@ -16,7 +16,7 @@ from vitq import report
 from vitq.config import RunConfig
 from vitq.plots.palette import PALETTE, style
 from vitq.report import figures as drawing
-from vitq.report.accuracy_table import Cell, Matrix, Row
+from vitq.report.accuracy_table import Matrix, MatrixCell, Row
 from vitq.report.figures import _log_ticks
 from vitq.store import Store
 
@@ -121,7 +121,7 @@ def test_figures_hold_the_numbers(seeded: Store) -> None:
 
 def test_axes_of_accuracy_show_differences_that_matter() -> None:
     def axis(*top1: float) -> tuple[float, float]:
-        cells: list[Cell | None] = [Cell(value, nan, 0.0, 1, 1, 0, 1.0, 1.0) for value in top1]
+        cells: list[MatrixCell | None] = [MatrixCell(value, nan, 0.0, 1, 1, 0, 1.0, 1.0) for value in top1]
         bits = [f"W{i}A{i}" for i in range(len(cells))]
         matrix = Matrix("model", "data", bits, [Row("mse", 32, cells, 1.0)], [None] * len(cells), 98.5, 4.0, 100)
         dots, scatter = drawing.dots(matrix), drawing.scatter(matrix)

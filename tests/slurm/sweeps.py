@@ -1,71 +1,24 @@
-"""Sweeps for the cluster: of an engine that weighs nothing, in this process and in the jobs."""
+"""Sweeps for the cluster, of the fake engine (tests/fake_worker.py) and of the real one."""
 
 from __future__ import annotations
 
-import io
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from tests import fake_worker
+from tests.fake_worker import launch, until
 from vitq.planning import compose, planner
-from vitq.planning.display import Show
-from vitq.planning.launcher import launcher_of
 from vitq.planning.plan import Plan
 from vitq.store import Store
-
-# What executes runs inside a job; `{fail}` is called with each config.
-WORKER = """
-import os, signal, sys, time
-from pathlib import Path
-import pytest
-sys.path.insert(0, {repo!r})
-from vitq.job import worker
-from tests.fake_engine import FakeEngine
-from vitq.job.run_log import RunLog
-from vitq.progress import Progress
-engine = FakeEngine(fail=lambda config: ({fail}))
-
-def execute(run_dir, progress, tracker, group=None):
-    run_log = RunLog(run_dir, Progress())
-    run_log.stage("fake")
-    try:
-        engine.execute(run_dir, progress, tracker, group)
-    except BaseException as error:
-        run_log.fail(error)
-        raise
-    run_log.finish()
-
-worker.execute = execute
-sys.exit(worker.main(sys.argv[1:]))
-"""
 
 
 def make(repo: Path, folder: Path, *words: str, fail: str = "None", name: str = "test", **options: Any) -> Plan:
     """A committed plan of `launcher=slurm` whose jobs execute the fake engine."""
-    script = folder / "worker.py"
-    script.write_text(WORKER.format(repo=str(repo), fail=fail))
-    file, roots = compose.root_config()
     asked = {"poll": 0.1, "ask": 1.0, "warning": 60, "time": 30, "mem": "100MB"} | options
-    all_words = ["tracker=none", "launcher=slurm", *words]
-    all_words += [f"++launcher.options.{key}={value}" for key, value in asked.items()]
-    all_words.append(f"++launcher.options.command=['{sys.executable}','{script}']")
-    planned = planner.make(compose.load(file, roots, all_words, multirun=True), name=name)
-    planned.commit()
-    return planned
-
-
-def launch(planned: Plan) -> tuple[list[str], str]:
-    """Blocking: what failed, and what was shown."""
-    text = io.StringIO()
-    with Show(Console(file=text, width=300), "test", len(planned.runs)) as show:
-        failed = launcher_of(planned).launch(planned, show)
-    return failed, text.getvalue()
+    return fake_worker.make(repo, folder, "slurm", *words, fail=fail, name=name, **asked)
 
 
 @contextmanager
@@ -77,14 +30,6 @@ def launched(planned: Plan) -> Iterator[list[tuple[list[str], str]]]:
     yield out  # where this raises, the thread ends with the tests
     thread.join(90)
     assert not thread.is_alive(), "the launch goes on"
-
-
-def until(ready: Callable[[], object], what: str, seconds: float = 90) -> None:
-    """Wait for something to become true."""
-    deadline = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < deadline, f"waited {seconds:.0f} s for: {what}"
-        time.sleep(0.05)
 
 
 def tidy(store: Store) -> bool:

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from tests.fake_engine import FakeEngine
+from tests.fake_worker import launch, until
 from tests.slurm.cluster import Cluster
-from tests.slurm.sweeps import facts, launch, launched, make, real, tidy, until
+from tests.slurm.sweeps import facts, launched, make, real, tidy
 from vitq import report
 from vitq.launchers.slurm import commands
 
@@ -48,7 +49,7 @@ def test_a_run_that_fails_and_one_whose_process_dies(
     assert error is not None
     assert death is not None
     assert (error.state, error.error, error.attempt) == ("failed", "ZeroDivisionError: division by zero", 1)
-    assert "its process was ended by SIGKILL; the kernel ends processes so" in str(death.error)
+    assert "SIGKILL" in str(death.error)
     assert (tmp_path / "tried").read_text() == "86643"
     assert len(planned.store.submissions.all()) == 1
     assert tidy(planned.store)
@@ -161,7 +162,7 @@ def test_a_store_whose_path_has_spaces_and_quotes(
 def test_three_launchers_one_table(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real engine: in this process, in local slots, and on two nodes."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    words = ["method=fp32,minmax,repq_vit", "bits=w8a8,w4a4", "data.eval_limit=64", "calib.size=32"]
+    words = ["method=fp32,minmax,repq_vit", "bits=w4a4", "data.eval_limit=64", "calib.size=32"]
     plans = [real(tmp_path, launcher, *words, **options) for launcher, options in LAUNCHES.items()]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -170,7 +171,7 @@ def test_three_launchers_one_table(cluster: Cluster, tmp_path: Path, monkeypatch
     finally:
         torch.set_num_threads(threads)
     inline, local, cluster_ = (facts(planned) for planned in plans)
-    assert len(inline) == 5
+    assert len(inline) == 3
     assert inline == local == cluster_
     tables = [report.table(planned.store, "test").drop(columns=["seconds"]) for planned in plans]
     assert tables[0].equals(tables[1])

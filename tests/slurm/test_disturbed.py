@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.fake_worker import launch, until
 from tests.slurm.cluster import Cluster
-from tests.slurm.sweeps import facts, launch, launched, real, tidy, until
+from tests.slurm.sweeps import facts, launched, real, tidy
 from vitq.store import Run
 
 # Eight segments of about a second each.

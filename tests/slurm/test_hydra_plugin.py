@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, LauncherTestSuite
 
+from tests import hydra_app
 from tests.slurm.cluster import Cluster
 
 QUICK = ["hydra.launcher.poll=0.2", "hydra.launcher.ask=1", "hydra.launcher.mem=100MB", "hydra.launcher.time=30"]
 
-APP = """\
-import os, signal, hydra
-
-@hydra.main(version_base=None)
-def main(config):
-    if config.x == 2:
-        raise ValueError("two is bad")
-    if config.x == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    with open(f"{config.folder}/{config.x}", "w") as file:
-        file.write(os.environ["SLURM_JOB_ID"])
-
-main()
-"""
-
 
 def test_jobs_run_on_the_cluster_and_all_errors_come_at_the_end(cluster: Cluster, tmp_path: Path) -> None:
-    (tmp_path / "app.py").write_text(APP)
-    (tmp_path / "out").mkdir()
-    words = ["-m", "+x=1,2,3,4,5,6", f"+folder={tmp_path}/out", "hydra/launcher=vitq_slurm"]
-    command = [sys.executable, str(tmp_path / "app.py"), *words, *QUICK]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    done = hydra_app.start(tmp_path, "+x=1,2,3,4,5,6", "hydra/launcher=vitq_slurm", *QUICK)
     assert done.returncode == 1, done.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1", "4", "5", "6"]
     assert all(path.read_text().isdigit() for path in (tmp_path / "out").iterdir())

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from tests.fake_engine import FakeEngine
+from tests.fake_worker import launch, until
 from tests.slurm.cluster import Cluster
-from tests.slurm.sweeps import launch, make, tidy, until
+from tests.slurm.sweeps import make, tidy
 from vitq.cli import main
 from vitq.launchers.slurm import commands, state
 from vitq.launchers.slurm.driver import Driver

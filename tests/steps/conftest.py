@@ -14,10 +14,12 @@ from vitq.steps import Workspace
 
 @pytest.fixture
 def calibrated(workspace: Callable[..., Workspace]) -> Callable[..., Workspace]:
-    """Workspaces of `METHOD` with a calibrated tiny model, at the bits that they are called with."""
+    """Workspaces of `METHOD` with a calibrated tiny model of some `shape`, at the bits that they are called with."""
 
-    def made(family: str = "vit", weight: Any = 4, activation: Any = 4, num_classes: int = 5, **bits: Any) -> Workspace:
-        model = tiny(family, num_classes=num_classes)
+    def made(
+        family: str = "vit", weight: Any = 4, activation: Any = 4, shape: dict[str, Any] | None = None, **bits: Any
+    ) -> Workspace:
+        model = tiny(family, **shape or {})
         work = workspace(model, METHOD, images=8, weight=weight, activation=activation, **bits)
         run(work, CALIBRATE)
         return work

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.errors import refuses
 from tests.tiny import Images, images, part, run, tiny, uniform
 from vitq.steps import Workspace
 
@@ -105,7 +106,7 @@ def test_a_failed_calibration_leaves_the_model_as_it_was(workspace: Make, input_
     work = workspace(tiny("vit"), UNIFORM)
     run(work, {"do": "calibrate", "sites": "weights"})
     part(work.model.model, "blocks.1.norm2").bias.data[0] = float("nan")
-    with pytest.raises(ValueError, match="NaN or infinity"):
+    with refuses(ValueError, key="activations"):
         run(work, {"do": "calibrate", "sites": "activations", "input": input_})
     assert all(site.observer is None for site in work.model.sites.values())
     assert {site.kind for site in work.model.sites.values() if site.on} == {"weight"}
@@ -163,5 +164,5 @@ def test_a_model_that_gives_nan_is_refused_with_the_sites_name(workspace: Make) 
     model = tiny("vit")
     part(model, "blocks.0.norm1").bias.data[0] = float("nan")
     work = workspace(model, UNIFORM)
-    with pytest.raises(ValueError, match="NaN or infinity"):
+    with refuses(ValueError, key="activations"):
         run(work, ALL)

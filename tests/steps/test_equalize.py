@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.errors import is_about
+from tests.errors import is_about, refuses
 from tests.tiny import images, linear, part, run, seen, tiny, uniform
 from vitq.config import RunConfig
 from vitq.engine import recipe_checks
@@ -47,7 +47,7 @@ def test_full_precision_output_is_unchanged(workspace: Make, variant: str, step:
     x = images(work)
     before, weights = work.model(x), {n: p.clone() for n, p in work.model.model.named_parameters()}
     if step == "aocq bare only" and "norms before" in variant:
-        with pytest.raises(ValueError, match=r"no input to equalize for norms=False, bare=\['post_gelu'\]"):
+        with refuses(ValueError, key="inputs", value={"norms": False, "bare": ("post_gelu",)}):
             run(work, {"do": "equalize", **STEPS[step]})
         return
     run(work, {"do": "equalize", **STEPS[step]})

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.errors import refuses
 from tests.tiny import images, tiny
 from vitq.steps import Workspace
 from vitq.steps.reconstruction.fisher import gradients
@@ -86,5 +87,5 @@ def test_losses_are_the_quadratic_forms_of_their_papers() -> None:
 
 @pytest.mark.parametrize("name", ["fisher_diag", "hessian"])
 def test_without_a_gradient_the_loss_says_so(name: str) -> None:
-    with pytest.raises(ValueError, match="need the task's gradient"):
+    with refuses(ValueError, key="gradient"):
         LOSSES[name](torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), None)

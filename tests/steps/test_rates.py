@@ -11,7 +11,6 @@ import torch
 
 from tests.tiny import part, run, tiny
 from vitq.steps import Workspace
-from vitq.steps.reconstruction.reconstruct import Reconstruct
 from vitq.steps.reconstruction.schedule import rate
 
 Make = Callable[..., Workspace]
@@ -20,10 +19,9 @@ UNIFORM = {"kinds": {"weight": {"granularity": "channel"}, "default": {}}}
 
 def test_the_rate_rises_along_a_line_and_falls_along_a_cosine() -> None:
     """Ten of a hundred iterations of warmup, then half a cosine over the ninety that are left."""
-    step = Reconstruct(do="reconstruct", warmup=0.1)
     rising = [(i + 1) / 11 for i in range(10)]
     falling = [0.5 * (1 + math.cos(math.pi * i / 90)) for i in range(90)]
-    assert [rate(step, i, 100) for i in range(100)] == pytest.approx(rising + falling)
+    assert [rate(i, 100, 0.1, "cosine") for i in range(100)] == pytest.approx(rising + falling)
 
 
 def test_each_part_has_its_rate(workspace: Make, monkeypatch: pytest.MonkeyPatch) -> None:

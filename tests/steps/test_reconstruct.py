@@ -16,7 +16,6 @@ from vitq.config import RunConfig
 from vitq.engine import recipe_checks
 from vitq.errors import VitqError
 from vitq.steps import Workspace
-from vitq.steps.reconstruction.reconstruct import Reconstruct
 from vitq.steps.reconstruction.schedule import anneal, rate
 
 Make = Callable[..., Workspace]
@@ -224,11 +223,10 @@ def test_method_iterations_overrides_the_recipe(workspace: Make) -> None:
 
 
 def test_schedules() -> None:
-    step = Reconstruct(do="reconstruct", warmup=0.1)
-    assert [rate(step, i, 100) < rate(step, i + 1, 100) for i in range(9)] == [True] * 9
-    assert rate(step, 10, 100) == 1
-    assert rate(step, 100, 100) == pytest.approx(0)
-    assert rate(Reconstruct(do="reconstruct", schedule="constant"), 77, 100) == 1
+    assert [rate(i, 100, 0.1, "cosine") < rate(i + 1, 100, 0.1, "cosine") for i in range(9)] == [True] * 9
+    assert rate(10, 100, 0.1, "cosine") == 1
+    assert rate(100, 100, 0.1, "cosine") == pytest.approx(0)
+    assert rate(77, 100, 0.0, "constant") == 1
     for along, half in (("cosine", 11), ("linear", 11)):
         assert anneal(0.1, along) is None
         assert anneal(0.2, along) == 20
@@ -251,7 +249,7 @@ def test_rounding_is_learned_at_a_constant_rate(workspace: Make, monkeypatch: py
     run(work, CALIBRATE, reconstruct(learn=["rounding", "activation_scales"], lr_rounding=0.05, iterations=10))
     block = rates[10:20]  # patch embedding first
     assert [round_ for _, round_ in block] == [0.05] * 10
-    assert [scale for scale, _ in block] == pytest.approx([1e-3 * rate(Reconstruct("r"), i, 10) for i in range(10)])
+    assert [scale for scale, _ in block] == pytest.approx([1e-3 * rate(i, 10, 0.0, "cosine") for i in range(10)])
 
 
 def test_sites_that_were_on_are_on_again(workspace: Make) -> None:

@@ -150,7 +150,7 @@ def test_it_helps_where_channels_differ(workspace: Make) -> None:
 
 def test_order_and_missing_calibration_are_refused(workspace: Make) -> None:
     work = workspace(tiny("vit"), CHANNELWISE, activation=4)
-    with pytest.raises(ValueError, match=r"blocks.0.attn.qkv.*calibrate them first"):
+    with refuses(ValueError, key="inputs", value=("blocks.0.attn.qkv",)):
         run(work, REPARAMETERIZE)
 
 
@@ -159,7 +159,7 @@ def test_a_norm_whose_channels_are_all_constant_is_refused(workspace: Make) -> N
     part(model, "blocks.0.norm1").weight.data.zero_()
     work = workspace(model, CHANNELWISE, activation=4)
     run(work, ACTIVATIONS)
-    with pytest.raises(ValueError, match=r"every output channel of blocks\.0\.norm1 is constant"):
+    with refuses(ValueError, key="norm", value="blocks.0.norm1"):
         run(work, REPARAMETERIZE)
 
 
@@ -188,7 +188,7 @@ def test_a_mean_zero_point_is_public_codes_one_and_survives_learning(workspace: 
     # x / s is a tie in float64 where float32 rounds it away.
     assert float(torch.isclose(found.double(), expected, rtol=1e-5).double().mean()) > 0.995
     assert len(found.unique()) == 9
-    with pytest.raises(ValueError, match="zero_point=integer"):
+    with refuses(ValueError, key="zero_point", value=float(quantizer.zero_point[0]), valid=["integer"]):
         quantizer.encode(x)
 
 

@@ -82,12 +82,12 @@ def test_lazy_measuring_is_cheaper_and_about_as_good(calibrated: Make) -> None:
     for classes in range(3, 10):
         ends = {}
         for recompute in ("always", "lazy"):
-            work = calibrated(num_classes=classes)
+            work = calibrated(shape={"num_classes": classes, "depth": 1})
             trial, budget, _ = prepared(work, mean_weight_bits=4, mean_activation_bits=4)
             ends[recompute] = greedy(trial, budget, WIDTHS, recompute, work.progress)[-1]
         assert ends["lazy"]["evaluations"] < 0.2 * ends["always"]["evaluations"]
         ratios.append(ends["lazy"]["loss"] / ends["always"]["loss"])
-    # One ratio is 0.5 to 2.4 by chance, and the mean over seven goes by how a CPU rounds: 1.33 with AVX2 alone.
+    # One ratio is 0.7 to 1.8 by chance, and the mean over seven goes by how a CPU rounds: 1.25 with AVX-512.
     assert np.exp(np.mean(np.log(ratios))) < 1.5, ratios
 
 

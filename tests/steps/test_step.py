@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.errors import refuses
 from vitq.config import RunConfig
 from vitq.engine import recipe_checks
 from vitq.errors import ConfigError
@@ -90,7 +91,7 @@ def test_the_decorator_makes_a_frozen_validated_step(registered: type[Step]) -> 
 
 
 def test_a_name_is_given_once(registered: type[Step]) -> None:
-    with pytest.raises(ValueError, match="test_only"):
+    with refuses(ValueError, key="step", value="test_only"):
 
         @register_step("test_only")
         class Second(Step):

@@ -173,12 +173,10 @@ def test_a_refused_call_is_a_store_error_and_keeps_the_old(
 
     with monkeypatch.context() as patch:
         patch.setattr(atomic.os, call, refuse)
-        with pytest.raises(StoreError) as caught:
+        with refuses(StoreError, value=run.config_path) as caught:
             run.write_config({"version": "new"})
-    message = str(caught.value)
-    assert str(run.config_path) in message
-    assert os.strerror(code) in message
-    assert "runs_dir=" in message
+    assert getattr(caught.value.__cause__, "errno", None) == code
+    assert os.strerror(code) in str(caught.value)
     assert run.read_config() == {"version": "old"}
     assert leftovers(run.path) == []
 

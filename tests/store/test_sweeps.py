@@ -34,7 +34,7 @@ def test_a_broken_sweep_record_is_named_and_kept_when_replaced(tmp_path: Path) -
     store = Store(tmp_path)
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps/demo.json").write_text("{half")
-    with refuses(StoreError, value=tmp_path / "sweeps" / "demo.json"):
+    with refuses(StoreError, key="JSON", value=tmp_path / "sweeps" / "demo.json"):
         store.read_sweep("demo")
     store.write_sweep(SweepRecord(name="demo", signatures=["a"]))
     assert store.read_sweep("demo").signatures == ["a"]

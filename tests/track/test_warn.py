@@ -59,13 +59,16 @@ def test_the_runs_own_error_is_raised_when_wandb_fails_as_well(tmp_path: Path) -
     config = make_config(tmp_path)
     run_dir = Store(config.runs_dir).run(signature(config))
 
+    cause = RuntimeError("the real cause")
+
     def both_fail() -> None:
         with track.make(config.tracker).run(config, signature(config), None, run_dir):
             kill_service()
-            raise RuntimeError("the real cause")
+            raise cause
 
-    with pytest.raises(RuntimeError, match="the real cause"):
+    with pytest.raises(RuntimeError) as raised:
         both_fail()
+    assert raised.value is cause
     assert "finish failed" in log_of(run_dir)
 
 

@@ -40,11 +40,9 @@ def config_of(
 
     Raises ConfigError with everything that a plan of the same recipe would refuse before it looks at the network.
     """
-    foreign = [word for word in overrides if not word.lstrip("+~").startswith(_CHANGEABLE)]
-    if foreign:
-        valid = ", ".join(_CHANGEABLE)
-        text = f"override {{!r}}: not for a model of the caller; valid: {valid}"
-        raise ConfigError([Problem(text.format(word), "overrides", word, _CHANGEABLE) for word in foreign])
+    if foreign := [word for word in overrides if not word.lstrip("+~").startswith(_CHANGEABLE)]:
+        why = f"not for a model of the caller; valid: {', '.join(_CHANGEABLE)}"
+        raise ConfigError(Problem(f"override {word!r}: {why}", "overrides", word, _CHANGEABLE) for word in foreign)
     raw = _composed({"method": method, "bits": bits}, overrides)
     data = {"name": GIVEN, "num_classes": classes, "fingerprint": images.fingerprint}
     calib = {**raw["calib"], "size": len(images)}
@@ -57,14 +55,14 @@ def config_of(
 
 
 def describe(model: nn.Module, size: int, classes: int, name: str | None, kwargs: Mapping[str, Any] | None) -> Any:
-    """The `model` section: how timm builds the architecture, as far as the model tells it, and its weights' sha256.
+    """The `model` section: how timm builds the architecture, as far as the model knows it, and its weights' sha256.
 
-    size: pixels of a side; classes: outputs, where the model does not tell (a backbone tells 0). name, kwargs: what the
-    caller says in place of what the model tells.
+    size: pixels of a side; classes: outputs, where the model does not say (a backbone says 0). name, kwargs: what the
+    caller says in place of what the model says.
     Raises ConfigError for keyword arguments that JSON cannot hold.
     """
     known: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
-    told = ".".join(filter(None, (known.get("architecture"), known.get("tag"))))
+    own_name = ".".join(filter(None, (known.get("architecture"), known.get("tag"))))
     own = dict(kwargs or {})
     if kwargs is None and name is None and known.get("input_size", (3, size, size))[-1] != size:
         own["img_size"] = size
@@ -74,7 +72,7 @@ def describe(model: nn.Module, size: int, classes: int, name: str | None, kwargs
         text = f"model_kwargs={own}: {error}; valid: numbers, texts, lists and mappings"
         raise ConfigError([Problem(text, "model_kwargs", own)]) from error
     return {
-        "name": name or told or type(model).__name__,
+        "name": name or own_name or type(model).__name__,
         "kwargs": {"num_classes": getattr(model, "num_classes", classes), **own},
         "pretrained": False,
         "weights": _sha256(model),
@@ -87,8 +85,7 @@ def _composed(groups: Mapping[str, Option], overrides: Sequence[str]) -> dict[st
     """The config with these options, composed as the command line does: Hydra's grammar, `base`, plug-ins' files."""
     with tempfile.TemporaryDirectory(prefix="vitq-") as folder:
         words = [f"{group}={_name(group, option, Path(folder))}" for group, option in groups.items()]
-        file, roots = compose.root_config(folder)
-        (cell,) = compose.expand(compose.load(file, roots, [*words, *overrides]))
+        (cell,) = compose.expand(compose.load(*compose.root_config(folder), [*words, *overrides]))
     if cell.problem is not None:
         raise ConfigError([cell.problem])
     return cell.raw
@@ -111,8 +108,8 @@ def _name(group: str, option: Option, folder: Path) -> str:
 
 
 def _sha256(model: nn.Module) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
-        found.update(f"\0{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
-        found.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
+        digest.update(f"\0{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -22,7 +22,7 @@ from vitq.deploy.packed.packed import load_packed, save_packed
 from vitq.engine import recipe, recipe_checks
 from vitq.engine.network_checks import misfits
 from vitq.errors import ConfigError, DataError, DeployError, ModelError, VitqError, first_line
-from vitq.models.build import settle
+from vitq.models.build import required_size, settle
 from vitq.models.structure import structure_of
 from vitq.progress import Progress
 from vitq.quant.model import QuantizedModel
@@ -109,9 +109,9 @@ class QuantizedNetwork(nn.Module):
                 f"{what} ({str(error).partition(': ')[2]}); {action}", "architecture", model.name
             ) from error
         x = torch.randn(2, *model.image_shape, generator=torch.Generator().manual_seed(0)).to(self._device())
-        mine, theirs = self.model(x), again(x)
-        difference = float((mine - theirs).abs().max())
-        if not difference <= _EQUAL * float(mine.abs().max()):
+        before, after = self.model(x), again(x)
+        difference = float((before - after).abs().max())
+        if not difference <= _EQUAL * float(before.abs().max()):
             raise DeployError(
                 f"{model.name!r} with {model.kwargs} has this model's tensors and gives other logits (largest "
                 f"difference {difference:.3g}): another number of heads, activation or norm; {action}",
@@ -145,7 +145,7 @@ def quantize(
         input size; or a DataLoader (any iterable) of such batches. Labels beside them, (images, labels), are not read.
     seed: of every random step. device: where to compute; None for where the model is.
     overrides: as on the command line, `method.steps.stage1.iterations=100`, `bits.kinds.probs=8`, `calib.cache=disk`.
-    architecture, model_kwargs: what `timm.create_model` was given, for `save`; needed where the model does not tell.
+    architecture, model_kwargs: what `timm.create_model` was given, for `save`; needed where the model does not know.
 
     Deterministic: equal arguments on one kind of machine give equal logits. Raises DataError for images that do not
     fit, ModelError for a model outside the supported families, ConfigError (with `problems`) for a recipe or bits that
@@ -202,7 +202,7 @@ def evaluate(
     Raises DataError for images without labels or of another form, VitqError for logits that are not finite.
     """
     models = [model] if reference is None else [model, reference]
-    found: list[list[Tensor]] = [[] for _ in models]
+    outputs: list[list[Tensor]] = [[] for _ in models]
     truth: list[Tensor] = []
     training = [m.training for m in models]
     try:
@@ -210,7 +210,7 @@ def evaluate(
             if y is None:
                 raise DataError("images: no labels; give (images, labels), or a DataLoader that does", "images.labels")
             truth.append(y)
-            for scores, each in zip(found, models, strict=True):
+            for scores, each in zip(outputs, models, strict=True):
                 where = torch.device(device) if device is not None else next(each.parameters()).device
                 each.to(where).eval()
                 size = batch_size if isinstance(images, tuple) else len(x)
@@ -220,7 +220,7 @@ def evaluate(
     finally:
         for each, mode in zip(models, training, strict=True):
             each.train(mode)
-    logits, labels = [torch.cat(scores) for scores in found], torch.cat(truth)
+    logits, labels = [torch.cat(scores) for scores in outputs], torch.cat(truth)
     for name, each_logits in zip(("model", "reference"), logits, strict=False):
         if bad := int((~each_logits.isfinite()).any(dim=1).sum()):
             raise VitqError(f"{name}: NaN or infinity in the logits of {bad} of {len(labels)} images", name)
@@ -236,16 +236,11 @@ def _own_copy(model: nn.Module, images: TensorImages) -> nn.Module:
         text = f"model: a {type(model).__name__}; a torch.nn.Module of a supported family is needed"
         raise ModelError(text, "model", model)
     structure_of(model)
-    embed = getattr(model, "patch_embed", None)
-    size = getattr(embed, "img_size", None)
-    if size is not None and getattr(embed, "strict_img_size", True) and tuple(size) != (images.size, images.size):
-        raise DataError(
-            f"images: {images.size}x{images.size} pixels, {type(model).__name__} is built for {size[0]}x{size[1]}; "
-            f"resize the images, or build the model with img_size={images.size}",
-            "images",
-            images.size,
-            size,
-        )
+    size, side = required_size(model), images.size
+    if size is not None and size != (side, side):
+        text = f"images: {side}x{side} pixels, {type(model).__name__} is built for {size[0]}x{size[1]}"
+        action = f"resize the images, or build the model with img_size={side}"
+        raise DataError(f"{text}; {action}", "images", side, size)
     return copy.deepcopy(model).float().eval()
 
 

@@ -79,7 +79,7 @@ class Sweep:
     @property
     def runs(self) -> list[Run]:
         """Of the sweep as it was planned last."""
-        return [Run(self.store.run(signature)) for signature in self.store.read_sweep(self.name).signatures]
+        return [Run(run.dir) for run in self.store.runs_of(self.name)]
 
     def table(self) -> pd.DataFrame:
         """One row a run, failed and unfinished ones too; columns in `vitq.report.runs_table.COLUMNS`."""
@@ -103,35 +103,25 @@ class Sweep:
         return report.build(self.store, self.name, formats, None if out is None else Path(out))
 
     def cancel(self) -> list[str]:
-        """End what executes its runs; one line for each driver, job and process that was told, or is out of reach."""
-        found = cancel(self.store, self.name)
-        return [*found.ended, *found.elsewhere]
+        """End what executes its runs; a line for each driver, job and process that is ended, or is out of reach."""
+        ended, elsewhere = cancel(self.store, self.name)
+        return [*ended, *elsewhere]
 
 
-class RunStore:
+class RunStore(Store):
     """The runs and sweeps under one folder. Nothing is created by looking."""
-
-    def __init__(self, runs_dir: Folder):
-        self._store = Store(Path(runs_dir))
-
-    def __repr__(self) -> str:
-        return f"RunStore({str(self._store.root)!r})"
 
     def find(self, beginning: str) -> Run:
         """The one run whose signature begins so. Raises StoreError where there is none, or more than one."""
-        return Run(self._store.find(beginning).dir)
+        return Run(super().find(beginning).dir)
 
     def runs(self) -> list[Run]:
         """All planned runs, by signature."""
-        return [Run(self._store.run(signature)) for signature in self._store.signatures()]
+        return [Run(self.run(signature)) for signature in self.signatures()]
 
     def sweep(self, name: str) -> Sweep:
         """A sweep by its name. Raises StoreError for one that was never started."""
-        return Sweep(self._store, name)
-
-    def sweeps(self) -> list[str]:
-        """Names of all sweeps, sorted."""
-        return self._store.sweeps()
+        return Sweep(self, name)
 
 
 def store(runs_dir: Folder = "runs") -> RunStore:
@@ -145,13 +135,12 @@ def run(
     """Execute one configuration as `vitq run` does, or find its result where it was computed before.
 
     overrides: `"method=repq_vit"`, `"calib.size=64"` … in Hydra's grammar; `runs_dir=` and `cache_dir=` too.
-    config_dir: folder of config groups of your own. launcher: inline (this process), local or slurm. progress: hears of
-    stages. Raises ConfigError (with `problems`) for what is wrong before the start, VitqError with the recorded reason
-    for a run that failed.
+    config_dir: folder of config groups of your own. launcher: inline (this process), local or slurm. progress: called
+    with the stages. Raises ConfigError (with `problems`) for what is wrong before the start, VitqError with the
+    recorded reason for a run that failed.
     """
-    file, roots = compose.root_config(None if config_dir is None else str(config_dir))
     words = [*overrides, *([f"launcher={launcher}"] if launcher else [])]
-    plan = _planned(compose.load(file, roots, words), ["run", *words])
+    plan = _planned(compose.load(*compose.root_config(config_dir), words), ["run", *words])
     failed = launch(plan, _Quiet(plan, progress))
     done = Run(plan.store.run(plan.runs[0].signature))
     if failed:
@@ -176,9 +165,9 @@ def sweep(
     replaces it. name: to record it under, in place of its own. detach: return at once; a scheduler, or a process in the
     background, executes the runs. Others: see `run`. A run that fails stops no other: its `state` and `reason` say so.
     """
-    roots = ConfigPath.of(*([Path(config_dir)] if config_dir is not None else []))
     words = [*overrides, *([f"launcher={launcher}"] if launcher else [])]
-    primary = compose.load(sweep_file(os.fspath(name_or_path)), roots, words, multirun=True)
+    file = sweep_file(os.fspath(name_or_path))
+    primary = compose.load(file, ConfigPath.of(config_dir), words, multirun=True)
     if name is not None:
         primary = replace(primary, sweep={**primary.sweep, "name": name})
     plan = _planned(primary, ["sweep", os.fspath(name_or_path), *words])
@@ -200,8 +189,7 @@ def list_models(config_dir: Folder | None = None) -> dict[str, str]:
 
 
 def _group(group: str, config_dir: Folder | None) -> dict[str, str]:
-    roots = ConfigPath.of(*([Path(config_dir)] if config_dir is not None else []))
-    return {name: headline(path) for name, path in roots.files(group).items()}
+    return {name: headline(path) for name, path in ConfigPath.of(config_dir).files(group).items()}
 
 
 def _planned(primary: Primary, command: Sequence[str]) -> Plan:
@@ -213,7 +201,7 @@ def _planned(primary: Primary, command: Sequence[str]) -> Plan:
 
 
 class _Quiet(Show):
-    """Prints nothing; the caller's progress hears of every run."""
+    """Prints nothing; the caller's progress is called for every run."""
 
     def __init__(self, plan: Plan, progress: Progress | None):
         from rich.console import Console

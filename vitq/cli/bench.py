@@ -18,15 +18,13 @@ EXAMPLES = """\
 
 
 def parser() -> argparse.ArgumentParser:
-    """Arguments of `vitq bench`."""
     parser = options.parser(
         "bench",
         "Latency (batch 1), throughput (batch 32) and accuracy of a finished run's model in float and in integers, in "
         "one process and in turns. Nothing else should run on the machine.",
         EXAMPLES,
-        "SIGNATURE [--runtime NAME] [--threads N] [--repeats N] [--json] [--runs-dir DIR] [KEY=PATH ...]",
     )
-    parser.add_argument("signature", metavar="SIGNATURE", help="of `vitq status SWEEP`; its beginning is enough")
+    options.add(parser, "signature")
     parser.add_argument(
         "--runtime", default="openvino", metavar="NAME", help="openvino (default), onnxruntime, or tensorrt on a GPU"
     )
@@ -34,30 +32,26 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--repeats", type=int, default=10, metavar="N", help="of batch 32; five times as many of batch 1"
     )
-    options.places(parser)
-    options.as_json(parser, "the figures")
-    options.runs_dir(parser)
-    return parser
+    return options.add(parser, "paths", "--runs-dir", json="the figures")
 
 
 def main(args: argparse.Namespace) -> int:
     """Measure and print. Raises VitqError for a run that cannot be exported."""
-    from vitq.errors import VitqError
+    from vitq.errors import VitqError, bad
     from vitq.machine import int8_products_are_exact, usable_cores
-    from vitq.planning import places
+    from vitq.planning import paths
     from vitq.store import Store
 
     threads = usable_cores() if args.threads is None else args.threads
     for name, value in (("--threads", threads), ("--repeats", args.repeats)):
         if value < 1:
-            raise VitqError(f"{name}={value}; a whole number of at least 1 is needed")
+            raise VitqError(bad(name, value, "a whole number of at least 1 is needed"))
     if not int8_products_are_exact():
         text = "8-bit products saturate on this CPU (no VNNI): accuracy of the integer model is not that of its codes"
         print(f"vitq: {text}", file=sys.stderr)
     run = Store(args.runs_dir).find(args.signature)
-    places.move(run.dir, args.places)
-    # Libraries that print must not reach the reader of the JSON.
-    with redirect_stdout(sys.stderr):
+    paths.move(run.dir, args.paths)
+    with redirect_stdout(sys.stderr):  # libraries that print must not reach the reader of the JSON
         from vitq.deploy.bench import bench
         from vitq.job.packed_run import packed_run
         from vitq.progress import Progress

@@ -13,12 +13,8 @@ EXAMPLES = """\
 
 
 def parser() -> argparse.ArgumentParser:
-    """Arguments of `vitq cancel`."""
     text = "Terminate the processes that execute runs of a sweep. Results and finished blocks are kept."
-    parser = options.parser("cancel", text, EXAMPLES, "SWEEP [--runs-dir DIR]")
-    parser.add_argument("sweep", metavar="SWEEP", help="name of a sweep that was started")
-    options.runs_dir(parser)
-    return parser
+    return options.add(options.parser("cancel", text, EXAMPLES), "sweep", "--runs-dir")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -26,7 +22,6 @@ def main(args: argparse.Namespace) -> int:
     from vitq.planning.cancel import cancel
     from vitq.store import Store
 
-    found = cancel(Store(args.runs_dir), args.sweep)
-    lines = [*found.ended, *found.elsewhere] or [f"nothing of {args.sweep} is being executed"]
-    print("\n".join(lines))
-    return 1 if found.elsewhere else 0
+    ended, elsewhere = cancel(Store(args.runs_dir), args.sweep)
+    print("\n".join([*ended, *elsewhere] or [f"nothing of {args.sweep} is being executed"]))
+    return 1 if elsewhere else 0

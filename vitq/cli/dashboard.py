@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 
 from vitq.cli import options
 
@@ -16,15 +15,12 @@ EXAMPLES = """\
 
 
 def parser() -> argparse.ArgumentParser:
-    """Arguments of `vitq dashboard`."""
-    usage = "--entity E [--project P] [--sweep SWEEP] [--dry-run] [--json]"
-    parser = options.parser("dashboard", "Create a saved view and a report at W&B.", EXAMPLES, usage)
+    parser = options.parser("dashboard", "Create a saved view and a report at W&B.", EXAMPLES)
     parser.add_argument("--entity", required=True, help="W&B user or team")
     parser.add_argument("--project", default="vitq", help="W&B project (default: vitq)")
     parser.add_argument("--sweep", help="show the runs of this sweep alone (its W&B group)")
     parser.add_argument("--dry-run", action="store_true", help="print the spec as JSON and create nothing")
-    options.as_json(parser, "the spec, and the addresses where both were created,")
-    return parser
+    return options.add(parser, json="the spec, and the addresses where both were created,")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -41,5 +37,5 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({**board.spec(), "urls": {"workspace": view, "report": report}}, indent=2))
     else:
-        print(f"view    {view}\nreport  {report}", file=sys.stdout)
+        print(f"view    {view}\nreport  {report}")
     return 0

@@ -7,8 +7,9 @@ import json
 import os
 import shlex
 import sys
-from contextlib import redirect_stdout
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,24 +21,42 @@ if TYPE_CHECKING:
 
 def execute(primary: Primary, args: argparse.Namespace, name: str | None = None) -> int:
     """Plan, launch and report; returns the exit code. With `args.json`, stdout gets one JSON document alone."""
+    with _outputs(args) as (console, out):
+        plan = _planned(primary, args, name, console, out)
+        if args.dry_run:
+            from vitq.cli.preview import preview
+
+            preview(plan, args.json, out)
+            return 0
+        for line in plan.warnings:
+            print(f"vitq: {line}", file=sys.stderr)
+        plan.commit(shlex.join(["vitq", *args.argv]))
+        return _launch(plan, args, console, out)
+
+
+def perform(plan: Plan, args: argparse.Namespace) -> int:
+    """Launch a plan that is in its store already, and report; returns the exit code."""
+    with _outputs(args) as (console, out):
+        return _launch(plan, args, console, out)
+
+
+@contextmanager
+def _outputs(args: argparse.Namespace) -> Iterator[tuple[Console, TextIO]]:
+    """Where text for people goes, and where results go. Nothing else that is printed reaches the reader of a JSON."""
     from rich.console import Console
 
     out = sys.stdout
-    if not args.json:
-        return _execute(primary, args, name, Console(), out)
-    # Libraries that print must not reach the reader of the JSON.
-    with redirect_stdout(sys.stderr):
-        return _execute(primary, args, name, Console(stderr=True), out)
+    with redirect_stdout(sys.stderr) if args.json else nullcontext():
+        yield Console(stderr=args.json), out
 
 
-def _execute(primary: Primary, args: argparse.Namespace, name: str | None, console: Console, out: TextIO) -> int:
-    from vitq.cli.preview import preview
+def _planned(primary: Primary, args: argparse.Namespace, name: str | None, console: Console, out: TextIO) -> Plan:
     from vitq.errors import ConfigError
     from vitq.planning import planner
 
     try:
         with console.status("planning") as status:
-            plan = planner.make(
+            return planner.make(
                 primary, name, lambda cells: status.update(f"planning: {cells} configs checked"), args.again
             )
     except ConfigError as error:
@@ -45,31 +64,17 @@ def _execute(primary: Primary, args: argparse.Namespace, name: str | None, conso
             for signature, label in error.refused:
                 print(f"{signature}  refused  {label}", file=out)
         raise
-    if args.dry_run:
-        preview(plan, args.json, out)
-        return 0
-    for line in plan.warnings:
-        print(f"vitq: {line}", file=sys.stderr)
-    plan.commit(shlex.join(["vitq", *args.argv]))
-    return _launch(plan, args, console, out)
-
-
-def perform(plan: Plan, args: argparse.Namespace) -> int:
-    """Launch a plan that is in its store already, and report; returns the exit code."""
-    from rich.console import Console
-
-    out = sys.stdout
-    if not args.json:
-        return _launch(plan, args, Console(), out)
-    with redirect_stdout(sys.stderr):
-        return _launch(plan, args, Console(stderr=True), out)
 
 
 def _launch(plan: Plan, args: argparse.Namespace, console: Console, out: TextIO) -> int:
     from vitq.planning import display
     from vitq.planning.launcher import launch, launcher_of
+    from vitq.planning.wording import count
 
-    _announce(plan, console)
+    if plan.name:
+        equal = f", {plan.cells} cells" if plan.cells != len(plan.runs) else ""
+        runs = f"{count(len(plan.runs), 'run')}{equal}, {sum(run.done for run in plan.runs)} finished before"
+        console.print(f"[bold]{plan.name}[/]: {runs}; records under {plan.store.root}", highlight=False, soft_wrap=True)
     if getattr(args, "detach", False):
         return _detach(plan, launcher_of(plan), args, console, out)
     failed = launch(plan, display.make(console, plan.name or plan.runs[0].label, len(plan.runs)))
@@ -94,16 +99,12 @@ def _detach(plan: Plan, launcher: Launcher, args: argparse.Namespace, console: C
     if args.json:
         print(json.dumps({"sweep": plan.name, "runs_dir": root, "detached": message}, indent=2), file=out)
     for line in (message, f"vitq status {plan.name} --watch{where}", f"vitq cancel {plan.name}{where}"):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        _print(console, line)
     return 0
 
 
-def _announce(plan: Plan, console: Console) -> None:
-    done = sum(run.done for run in plan.runs)
-    equal = f", {plan.cells} cells" if plan.cells != len(plan.runs) else ""
-    if plan.name:
-        runs = f"{len(plan.runs)} run{'s' if len(plan.runs) != 1 else ''}{equal}, {done} finished before"
-        console.print(f"[bold]{plan.name}[/]: {runs}; records under {plan.store.root}", highlight=False, soft_wrap=True)
+def _print(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_json(plan: Plan, failed: list[str], out: TextIO) -> None:
@@ -115,11 +116,9 @@ def _print_json(plan: Plan, failed: list[str], out: TextIO) -> None:
     from vitq import report
 
     table = report.table(plan.store, plan.name)
-    rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=15))
-    print(
-        json.dumps({"sweep": plan.name, "runs_dir": str(plan.store.root), "failed": failed, "runs": rows}, indent=2),
-        file=out,
-    )
+    rows = json.loads(table.to_json(orient="records", double_precision=15))
+    document = {"sweep": plan.name, "runs_dir": str(plan.store.root), "failed": failed, "runs": rows}
+    print(json.dumps(document, indent=2), file=out)
 
 
 def _print_table(plan: Plan, sweep: str, console: Console) -> None:
@@ -128,7 +127,7 @@ def _print_table(plan: Plan, sweep: str, console: Console) -> None:
     console.print(report.rich_table(report.table(plan.store, sweep)))
     files = report.build(plan.store, sweep)
     for kind, path in files.items():
-        console.print(f"{_KINDS.get(kind, kind):<9}{path}", highlight=False, markup=False, soft_wrap=True)
+        _print(console, f"{_KINDS.get(kind, kind):<9}{path}")
     _print_tracker(plan, console)
 
 
@@ -146,9 +145,8 @@ def _print_run(plan: Plan, console: Console) -> None:
     metrics = result.metrics
     words = f"top-1 {metrics.top1} %, drop {metrics.drop} points"
     scores = metrics.words if isinstance(metrics, DetectionMetrics) else words
-    line = f"{run.label}: {scores}, {result.size.quantized_bytes / 1e6:.2f} MB, {result.timings.total:.1f} s"
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"record   {run_dir.path}", highlight=False, markup=False, soft_wrap=True)
+    size, seconds = f"{result.size.quantized_bytes / 1e6:.2f} MB", f"{result.timings.total:.1f} s"
+    _print(console, f"{run.label}: {scores}, {size}, {seconds}\nrecord   {run_dir.path}")
     _print_tracker(plan, console)
 
 
@@ -162,11 +160,9 @@ def _print_tracker(plan: Plan, console: Console) -> None:
     folder = track.folder(config)
     if not any(folder.glob("offline-run-*")):
         return
-    where = shlex.quote(str(folder))
-    console.print(f"W&B      {folder}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"         look: wandb leet {where}", highlight=False, markup=False, soft_wrap=True)
-    root = shlex.quote(str(plan.store.root))
-    console.print(f"         upload: vitq sync --runs-dir {root}", highlight=False, markup=False, soft_wrap=True)
+    where, root = shlex.quote(str(folder)), shlex.quote(str(plan.store.root))
+    _print(console, f"W&B      {folder}\n         look: wandb leet {where}")
+    _print(console, f"         upload: vitq sync --runs-dir {root}")
 
 
 def _print_unprobed(plan: Plan, console: Console) -> None:
@@ -176,18 +172,14 @@ def _print_unprobed(plan: Plan, console: Console) -> None:
         if run.done and missing:
             words = f"vitq probe {run.signature} probe=[{','.join(sorted(missing))}]"
             where = f"--runs-dir {shlex.quote(str(plan.store.root))}"
-            line = f"{run.label} was finished before; probe it with: {words} {where}"
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            _print(console, f"{run.label} was finished before; probe it with: {words} {where}")
 
 
 def _print_failures(plan: Plan, failed: list[str], console: Console) -> None:
-    console.print(
-        f"{len(failed)} of {len(plan.runs)} runs failed; the same command tries them again:",
-        style="red",
-        highlight=False,
-    )
+    head = f"{len(failed)} of {len(plan.runs)} runs failed; the same command tries them again:"
+    console.print(head, style="red", highlight=False)
     for signature in failed:
         run_dir = plan.store.run(signature)
         status = run_dir.read_status()
         error = status.error if status else "no status was recorded"
-        console.print(f"  {signature}  {error}\n    {run_dir.log_path}", highlight=False, markup=False, soft_wrap=True)
+        _print(console, f"  {signature}  {error}\n    {run_dir.log_path}")

@@ -21,43 +21,34 @@ EXAMPLES = """\
   vitq export 3f09 data.root=/new/imagenet model.checkpoint=/new/w.safetensors      images and weights that were moved
 """
 
-FORMATS = ("packed", "onnx", "openvino")
-
 
 def parser() -> argparse.ArgumentParser:
-    """Arguments of `vitq export`."""
     parser = options.parser(
         "export",
         "Write the model of a finished run as a file to deploy. A run that did not keep its model (keep_model=true) is "
         "repeated once, and checked against its record image by image.",
         EXAMPLES,
-        "SIGNATURE [--format FORMAT] [--compress] [--int8-weights] [--output FILE] [--json] "
-        "[--runs-dir DIR] [KEY=PATH ...]",
     )
-    parser.add_argument("signature", metavar="SIGNATURE", help="of `vitq status SWEEP`; its beginning is enough")
-    parser.add_argument("--format", choices=FORMATS, default="packed", help="default: packed")
+    options.add(parser, "signature")
+    parser.add_argument("--format", choices=("packed", "onnx", "openvino"), default="packed", help="default: packed")
     parser.add_argument("--compress", action="store_true", help="a packed checkpoint in its compressed, lossless form")
     parser.add_argument(
         "--int8-weights", action="store_true", help="ONNX: weights of 4 bits and less in int8, not in int4"
     )
     parser.add_argument("--output", metavar="FILE", type=Path, help="default: a file in the run's folder")
-    options.places(parser)
-    options.as_json(parser, "path and sizes")
-    options.runs_dir(parser)
-    return parser
+    return options.add(parser, "paths", "--runs-dir", json="path and sizes")
 
 
 def main(args: argparse.Namespace) -> int:
     """Export. Raises VitqError for a run that cannot be exported."""
     from vitq.job.export import export
-    from vitq.planning import places
+    from vitq.planning import paths
     from vitq.progress import Progress
     from vitq.store import Store
 
     run = Store(args.runs_dir).find(args.signature)
-    places.move(run.dir, args.places)
-    # Libraries that print must not reach the reader of the JSON.
-    with redirect_stdout(sys.stderr):
+    paths.move(run.dir, args.paths)
+    with redirect_stdout(sys.stderr):  # libraries that print must not reach the reader of the JSON
         done = export(run.dir, args.format, args.output, Progress(), args.compress, not args.int8_weights)
     if args.json:
         print(json.dumps(done, indent=2))

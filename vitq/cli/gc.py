@@ -8,19 +8,16 @@ from vitq.cli import options
 
 EXAMPLES = """\
   vitq gc                         what could go; nothing is removed
-  vitq gc --yes                   remove it: leavings of dead processes, resume state of finished runs
+  vitq gc --yes                   remove it: leftovers of dead processes, resume state of finished runs
   vitq gc --orphans               runs that belong to no sweep as well
 """
 
 
 def parser() -> argparse.ArgumentParser:
-    """Arguments of `vitq gc`."""
-    usage = "[--orphans] [--yes] [--runs-dir DIR]"
-    parser = options.parser("gc", "Remove what a store can do without, never a run under way.", EXAMPLES, usage)
+    parser = options.parser("gc", "Remove what a store can do without, never a run under way.", EXAMPLES)
     parser.add_argument("--orphans", action="store_true", help="runs that no sweep lists too, even finished ones")
     parser.add_argument("--yes", action="store_true", help="remove; without it, only list")
-    options.runs_dir(parser)
-    return parser
+    return options.add(parser, "--runs-dir")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -35,5 +32,5 @@ def main(args: argparse.Namespace) -> int:
         print(f"{item.path}  {item.size / 1e6:.2f} MB, {item.reason}")
     total = sum(item.size for item in items) / 1e6
     done = "removed" if args.yes else "could go; `vitq gc --yes` removes"
-    print(f"{len(items)} found, {total:.2f} MB; {done}" if items else "nothing to remove")
+    print(f"{len(items)} items, {total:.2f} MB; {done}" if items else "nothing to remove")
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from vitq.cli import options
 
@@ -15,19 +14,12 @@ EXAMPLES = """\
   vitq list sites model=swin_digits method=repq_vit bits=w4a4
 """
 
-WHAT = ("models", "methods", "sweeps", "sites")
-
 
 def parser() -> argparse.ArgumentParser:
-    """Arguments of `vitq list`."""
-    usage = "{models,methods,sweeps,sites} [--json] [OVERRIDE ...]"
-    parser = options.parser(
-        "list", "Models, methods and sweeps that exist; the sites of one configuration.", EXAMPLES, usage
-    )
-    parser.add_argument("what", choices=WHAT)
-    options.overrides(parser)
-    options.as_json(parser, "the list")
-    return parser
+    text = "Models, methods and sweeps that exist; the sites of one configuration."
+    parser = options.parser("list", text, EXAMPLES)
+    parser.add_argument("what", choices=("models", "methods", "sweeps", "sites"))
+    return options.add(parser, "overrides", "--config-dir", json="the list")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -35,34 +27,23 @@ def main(args: argparse.Namespace) -> int:
     if args.what == "sites":
         return _sites(args)
     from vitq.config.search_path import ConfigPath, headline, sweep_files
+    from vitq.errors import VitqError
 
     if args.overrides:
-        from vitq.errors import VitqError
-
-        raise VitqError(
-            f"`vitq list {args.what}` takes no overrides, found {' '.join(args.overrides)}; `vitq list sites` does"
-        )
-    search_path = ConfigPath.of(*([args.config_dir] if args.config_dir else []))
+        text = f"`vitq list {args.what}` takes no overrides, not {' '.join(args.overrides)}; `vitq list sites` does"
+        raise VitqError(text, "overrides", args.overrides)
+    search_path = ConfigPath.of(args.config_dir)
     files = sweep_files() if args.what == "sweeps" else search_path.files(args.what.removesuffix("s"))
     if args.json:
-        print(
-            json.dumps(
-                [{"name": name, "about": headline(path), "file": str(path)} for name, path in files.items()], indent=2
-            )
-        )
-    else:
-        _print(files, args.what)
-    return 0
-
-
-def _print(files: dict[str, Path], what: str) -> None:
-    from vitq.config.search_path import headline
-
+        items = [{"name": name, "about": headline(path), "file": str(path)} for name, path in files.items()]
+        print(json.dumps(items, indent=2))
+        return 0
     width = max(map(len, files), default=0)
     for name, path in files.items():
         print(f"{name:<{width}}  {headline(path)}")
-    use = {"models": "model=NAME", "methods": "method=NAME", "sweeps": "vitq sweep NAME"}[what]
+    use = {"models": "model=NAME", "methods": "method=NAME", "sweeps": "vitq sweep NAME"}[args.what]
     print(f"\nuse: {use}")
+    return 0
 
 
 def _sites(args: argparse.Namespace) -> int:
@@ -70,20 +51,11 @@ def _sites(args: argparse.Namespace) -> int:
     from vitq.planning import compose
     from vitq.planning.engine import engine
 
-    file, search_path = compose.root_config(args.config_dir)
-    cell = next(compose.expand(compose.load(file, search_path, args.overrides)))
-    from vitq.config import RunConfig
-
-    config, problems = RunConfig.parse(cell.raw) if cell.problem is None else (None, [cell.problem])
-    if config is not None:
-        problems = engine().recipe_problems(config)
-    if config is None or problems:
+    config = compose.single_config(args.config_dir, args.overrides)
+    if problems := engine().recipe_problems(config):
         raise ConfigError(problems)
     from vitq.engine.network_checks import network_of
 
     sites = network_of(config).sites()
-    if args.json:
-        print(sites.to_json(orient="records", indent=2))
-        return 0
-    print(sites.to_string(index=False))
+    print(sites.to_json(orient="records", indent=2) if args.json else sites.to_string(index=False))
     return 0

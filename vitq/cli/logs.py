@@ -20,14 +20,11 @@ EXAMPLES = """\
 
 
 def parser() -> argparse.ArgumentParser:
-    """Arguments of `vitq logs`."""
-    usage = "SIGNATURE [--follow] [--traceback] [--runs-dir DIR]"
-    parser = options.parser("logs", "Print the log of a run, all attempts in order.", EXAMPLES, usage)
-    parser.add_argument("signature", metavar="SIGNATURE", help="of `vitq status SWEEP`; its beginning is enough")
+    parser = options.parser("logs", "Print the log of a run, all attempts in order.", EXAMPLES)
+    options.add(parser, "signature")
     parser.add_argument("--follow", "-f", action="store_true", help="go on printing until the run ends")
     parser.add_argument("--traceback", action="store_true", help="the traceback of the last failure alone")
-    options.runs_dir(parser)
-    return parser
+    return options.add(parser, "--runs-dir")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -52,12 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         top.parse_args(words)
         top.print_help(sys.stderr)
         return 2
-    name, rest = words[0], words[1:]
+    name = words[0]
     if name not in COMMANDS:
         top.error(unknown("command", name, COMMANDS))
     command = importlib.import_module(f"vitq.cli.{name}")
     # Intermixed: overrides may stand before, between and after the options.
-    args = command.parser().parse_intermixed_args(rest)
+    args = command.parser().parse_intermixed_args(words[1:])
     args.argv = words
     try:
         code: int = command.main(args)

@@ -1,4 +1,4 @@
-"""What `--dry-run` prints: the runs of a plan, what has its result already, and what the rest will cost."""
+"""What `--dry-run` prints: the runs of a plan, what has its result already, and what the others will cost."""
 
 from __future__ import annotations
 

@@ -24,50 +24,46 @@ EXAMPLES = """\
 
 
 def parser() -> argparse.ArgumentParser:
-    """Arguments of `vitq probe`."""
     parser = options.parser(
         "probe",
         "Probe finished runs. The recipe is executed again, because a store keeps no models; what is there is kept.",
         EXAMPLES,
-        "SIGNATURE|SWEEP probe=[NAME,…] [probe.KEY=VALUE …] [--again] [--dry-run] [--json] [--runs-dir DIR]",
     )
     parser.add_argument("name", metavar="SIGNATURE|SWEEP", help="a run, or all finished runs of a sweep")
-    options.overrides(parser)
+    options.add(parser, "overrides", "--config-dir")
     parser.add_argument("--again", action="store_true", help="measure anew what is stored already")
     parser.add_argument("--dry-run", action="store_true", help="say what it will cost; compute nothing")
-    options.as_json(parser, "what became of each probe")
-    options.runs_dir(parser)
-    return parser
+    return options.add(parser, "--runs-dir", json="what became of each probe")
 
 
 def main(args: argparse.Namespace) -> int:
     """Probe; exit code 1 when a probe failed. Raises VitqError for whatever is wrong before the start."""
     from rich.console import Console
 
-    from vitq.errors import ConfigError, unknown
-    from vitq.planning import places
+    from vitq.errors import ConfigError, Problem, unknown
+    from vitq.planning import paths
     from vitq.planning.display import Show
-    from vitq.store import Run, Store
+    from vitq.store import Store
 
     if args.name.startswith(("probe=", "probe.")):
-        raise ConfigError(["name a run or a sweep first: vitq probe SIGNATURE probe=[landscape]"])
-    moved = [word for word in args.overrides if places.is_place(word)]
+        text = "name a run or a sweep first: vitq probe SIGNATURE probe=[landscape]"
+        raise ConfigError([Problem(text, "SIGNATURE", args.name)])
+    moved = [word for word in args.overrides if paths.is_path(word)]
     wanted, changes = _wanted([word for word in args.overrides if word not in moved], args.config_dir)
     if not wanted.wanted:
         from vitq.probes.probe import PROBES
 
-        raise ConfigError([f"no probe is named; add e.g. probe=[landscape]. {unknown('probe', '', PROBES)}"])
+        unnamed = unknown("probe", "", PROBES, key="probe")
+        raise ConfigError([unnamed.reworded(f"no probe is named; add e.g. probe=[landscape]. {unnamed}")])
     store = Store(args.runs_dir)
-    if args.name in store.sweeps():
-        named = [Run(store.run(signature)) for signature in store.read_sweep(args.name).signatures]
-    else:
-        named = [store.find(args.name)]
+    named = store.runs_of(args.name) if args.name in store.sweeps() else [store.find(args.name)]
     finished = [run for run in named if run.is_done]
     for run in finished:
-        places.move(run.dir, moved)
+        paths.move(run.dir, moved)
     runs = [(run.dir, dataclasses.replace(run.config, probe=wanted, **changes)) for run in finished]
     if not runs:
-        raise ConfigError([f"{args.name} has no finished run; `vitq run … probe=[…]` probes a run as it is executed"])
+        text = f"{args.name} has no finished run; `vitq run … probe=[…]` probes a run as it is executed"
+        raise ConfigError([Problem(text, "SIGNATURE", args.name)])
     _check(runs)
     if args.dry_run:
         return _preview(runs, args.json)
@@ -80,22 +76,16 @@ def main(args: argparse.Namespace) -> int:
 
 def _wanted(overrides: list[str], config_dir: str | None) -> tuple[ProbeConfig, dict[str, Any]]:
     """The probes that are asked for, and where to compute: device, cache_dir."""
-    from vitq.config import RunConfig
-    from vitq.errors import ConfigError
+    from vitq.errors import ConfigError, Problem
     from vitq.planning import compose
 
     allowed = ("probe=", "probe.", "device=", "cache_dir=")
     bad = [o for o in overrides if not o.lstrip("+").startswith(allowed)]
     if bad:
         valid = f"{', '.join(allowed)}…, and where its images and weights lie now: data.root=, model.checkpoint="
-        raise ConfigError([f"{o}: a finished run stays what it is; valid: {valid}" for o in bad])
-    file, search_path = compose.root_config(config_dir)
-    (cell,) = compose.expand(compose.load(file, search_path, overrides))
-    if cell.problem is not None:
-        raise ConfigError([cell.problem])
-    config, problems = RunConfig.parse(cell.raw)
-    if config is None:
-        raise ConfigError(problems)
+        why = f"a finished run stays what it is; valid: {valid}"
+        raise ConfigError([Problem(f"{o}: {why}", o.partition("=")[0], o, allowed) for o in bad])
+    config = compose.single_config(config_dir, overrides)
     named = {o.lstrip("+").partition("=")[0] for o in overrides}
     changes: dict[str, Any] = {key: getattr(config, key) for key in ("device", "cache_dir") if key in named}
     return config.probe, changes
@@ -121,15 +111,9 @@ def _preview(runs: list[tuple[RunDir, RunConfig]], as_json: bool) -> int:
         for name, chosen in config.probe.wanted.items():
             probe, _ = parse_probe(name, chosen)
             assert probe is not None  # checked before
-            rows.append(
-                {
-                    "run": run_label(config),
-                    "signature": run_dir.signature,
-                    "probe": name,
-                    "passes": probe.passes(config),
-                    "seconds": estimate(probe, run_dir, config.probe.images),
-                }
-            )
+            about: dict[str, Any] = {"run": run_label(config), "signature": run_dir.signature, "probe": name}
+            cost = estimate(probe, run_dir, config.probe.images)
+            rows.append(about | {"passes": probe.passes(config), "seconds": cost})
     if as_json:
         print(json.dumps(rows, indent=2))
         return 0
@@ -152,7 +136,8 @@ def _probe(run_dir: RunDir, config: RunConfig, show: Show, args: argparse.Namesp
 
     claim = Claim.take(run_dir)
     if claim is None:
-        raise StoreError(f"another process works on run {run_dir.signature}; try again when it is through")
+        text = f"another process works on run {run_dir.signature}; try again when it is through"
+        raise StoreError(text, "SIGNATURE", run_dir.signature)
     progress = show.running(PlannedRun(run_dir.signature, config, run_label(config), (), done=True))
 
     def subject() -> Subject:

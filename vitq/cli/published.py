@@ -18,11 +18,8 @@ TASKS = ("classification", "detection")
 
 
 def parser() -> argparse.ArgumentParser:
-    """Arguments of `vitq published`."""
-    usage = "[METHOD] [--model M] [--bits W4A4] [--task classification|detection] [--format text|csv|latex|json]"
-    parser = options.parser(
-        "published", "Published figures of PTQ methods, with sources, spread, and why they differ.", EXAMPLES, usage
-    )
+    text = "Published figures of PTQ methods, with sources, spread, and why they differ."
+    parser = options.parser("published", text, EXAMPLES)
     parser.add_argument("method", nargs="?", metavar="METHOD", help="vitq's name of a method; without: all of them")
     parser.add_argument("--model", metavar="M", help="vitq's name of a model, e.g. vit_base")
     parser.add_argument("--bits", metavar="W4A4", help="bit-width, e.g. W3A3; MP4 and MP6: mixed precision")

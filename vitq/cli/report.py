@@ -22,24 +22,14 @@ EXAMPLES = """\
 
 
 def parser() -> argparse.ArgumentParser:
-    """Arguments of `vitq report`."""
-    usage = "SWEEP [--format html|csv|md|latex|parquet|results] [--compare A B] [--out DIR] [--runs-dir DIR]"
-    parser = options.parser("report", "Write the report of a sweep and print where it lies.", EXAMPLES, usage)
-    parser.add_argument(
-        "sweep", metavar="SWEEP", help="name of a sweep that was started (`multirun` for `vitq run -m`)"
-    )
-    parser.add_argument(
-        "--format",
-        action="append",
-        choices=ALL_FORMATS,
-        help=f"may be given several times (default: {', '.join(FORMATS)})",
-    )
-    parser.add_argument(
-        "--compare", nargs=2, metavar=("A", "B"), help="print whether method A is better than B instead"
-    )
+    parser = options.parser("report", "Write the report of a sweep and print where it lies.", EXAMPLES)
+    options.add(parser, "sweep")
+    text = f"may be given several times (default: {', '.join(FORMATS)})"
+    parser.add_argument("--format", action="append", choices=ALL_FORMATS, help=text)
+    text = "print whether method A is better than B instead"
+    parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help=text)
     parser.add_argument("--out", metavar="DIR", type=Path, help="folder to write to (default: RUNS_DIR/sweeps/SWEEP)")
-    options.runs_dir(parser)
-    return parser
+    return options.add(parser, "--runs-dir")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -65,12 +55,14 @@ def _compare(store: Store, sweep: str, a: str, b: str) -> int:
     methods = {*pairs["a"], *pairs["b"]}
     valid = f"valid: {', '.join(sorted(methods))}" if methods else f"sweep {sweep!r} has no two finished methods yet"
     if a == b:
-        raise VitqError(f"--compare {a} {b}: two different methods are needed; {valid}")
+        text = f"--compare {a} {b}: two different methods are needed; {valid}"
+        raise VitqError(text, "--compare", (a, b), methods)
     for name in (a, b):
         if name not in methods and name in {*table.loc[table["bits"] == "FP", "method"]}:
-            raise VitqError(
+            text = (
                 f"--compare {a} {b}: {name} is full precision, the reference of all runs; the report's tables have the "
                 f"change from it beside each accuracy. Two quantized methods are compared; {valid}"
             )
+            raise VitqError(text, "--compare", name, methods)
     print("\n".join(answers(pairs, a, b)) or f"{a} and {b} never met under the same model, bits and calibration size")
     return 0

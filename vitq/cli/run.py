@@ -12,29 +12,20 @@ EXAMPLES = """\
   vitq run model=swin_digits method=repq_vit bits=w4a4 seed=1
   vitq run bits.weight=3 bits.activation=4 bits.kinds.probs=8
   vitq run -m method=minmax,mse,repq_vit bits=w4a4 'seed=range(3)'
-  vitq run --config-dir my_conf method=mine                   with my_conf/method/mine.yaml
+  vitq run --config-dir my_conf method=ours                   with my_conf/method/ours.yaml
   vitq run --json method=fp32 | python -m json.tool           the content of result.json
 """
 
 
 def parser() -> argparse.ArgumentParser:
-    """Arguments of `vitq run`."""
-    parser = options.parser(
-        "run",
-        "Execute one configuration. A run that has its result already is not repeated.",
-        EXAMPLES,
-        "[-m] [--dry-run] [--again] [--json] [OVERRIDE ...]",
-    )
+    text = "Execute one configuration. A run that has its result already is not repeated."
+    parser = options.parser("run", text, EXAMPLES)
     parser.add_argument("-m", "--multirun", action="store_true", help="several values per key: run all combinations")
     parser.add_argument("--name", help="with -m: name of the sweep (default: multirun)")
-    parser.add_argument(
-        "--config-name", metavar="NAME", help="primary config in --config-dir or conf/ (default: config)"
-    )
-    options.overrides(parser)
-    options.dry_run(parser)
-    options.again(parser)
-    options.as_json(parser, "the run's result.json (with -m: the results of all runs)")
-    return parser
+    primary = "primary config in --config-dir or conf/ (default: config)"
+    parser.add_argument("--config-name", metavar="NAME", help=primary)
+    what = "the run's result.json (with -m: the results of all runs)"
+    return options.add(parser, "overrides", "--config-dir", "--dry-run", "--again", json=what)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -44,7 +35,8 @@ def main(args: argparse.Namespace) -> int:
     from vitq.planning import compose
 
     if args.name is not None and not args.multirun:
-        raise VitqError(f"`vitq run` --name {args.name}: a single run has no name; add -m, or leave --name out")
+        text = f"`vitq run` --name {args.name}: a single run has no name; add -m, or leave --name out"
+        raise VitqError(text, "--name", args.name)
     file, search_path = compose.root_config(args.config_dir, args.config_name)
     primary = compose.load(file, search_path, args.overrides, multirun=args.multirun)
     if args.name is not None:

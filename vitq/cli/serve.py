@@ -14,13 +14,10 @@ EXAMPLES = """\
 
 
 def parser() -> argparse.ArgumentParser:
-    """Arguments of `vitq serve`."""
-    usage = "[--host HOST] [--port PORT] [--runs-dir DIR]"
-    parser = options.parser("serve", "Show the reports of all sweeps of a store, live, until Ctrl-C.", EXAMPLES, usage)
+    parser = options.parser("serve", "Show the reports of all sweeps of a store, live, until Ctrl-C.", EXAMPLES)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; the default is this machine alone")
     parser.add_argument("--port", type=int, default=8765, help="0 takes a free one (default: 8765)")
-    options.runs_dir(parser)
-    return parser
+    return options.add(parser, "--runs-dir")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -27,23 +27,17 @@ EXAMPLES = """\
 """
 
 _STYLE = {"done": "green", "failed": "red", "unreadable": "red", "running": "cyan", "interrupted": "yellow"}
-# Runs that are listed before the rest is only counted; a live table has to fit a screen.
+# Runs that a live table lists; further ones are only counted, so that it fits a screen.
 _WATCHED = 30
 # Seconds between two questions to a scheduler.
 _ASK = 15.0
 
 
 def parser() -> argparse.ArgumentParser:
-    """Arguments of `vitq status`."""
-    usage = "[SWEEP] [--watch [SECONDS]] [--runs-dir DIR] [--json]"
-    parser = options.parser("status", "Where the runs of a sweep stand.", EXAMPLES, usage)
-    parser.add_argument(
-        "sweep", metavar="SWEEP", nargs="?", help="name of a sweep that was started (`multirun` for `vitq run -m`)"
-    )
+    parser = options.parser("status", "Where the runs of a sweep stand.", EXAMPLES)
+    parser.add_argument("sweep", nargs="?", **options.SHARED["sweep"])
     parser.add_argument("--watch", metavar="SECONDS", nargs="?", type=float, const=2.0, help="redraw until it ends")
-    options.runs_dir(parser)
-    options.as_json(parser, "states")
-    return parser
+    return options.add(parser, "--runs-dir", json="states")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -60,7 +54,7 @@ def main(args: argparse.Namespace) -> int:
 
     def read() -> list[RunState]:
         rows = [Run(store.run(name), known.get(name)).read_state() for name in record.signatures]
-        # A run's config does not tell what the sweep varies; its plan does.
+        # A run's config does not say what the sweep varies; its plan does.
         return [dataclasses.replace(row, run=record.labels.get(row.signature, row.run)) for row in rows]
 
     def ask() -> float:
@@ -102,7 +96,7 @@ def _counts(rows: Sequence[RunState]) -> dict[str, int]:
 
 
 def table(name: str, rows: Sequence[RunState], most: int | None = None) -> RenderableType:
-    """The runs for rich's console; with `most`, what is under way or went wrong first, and the rest only counted."""
+    """The runs for rich's console; with `most`, what is under way or went wrong first, the others only counted."""
     from rich.console import Group
     from rich.markup import escape
     from rich.table import Table
@@ -117,8 +111,8 @@ def table(name: str, rows: Sequence[RunState], most: int | None = None) -> Rende
         out.add_row(escape(row.run), state, escape(stage), _left(row.eta), row.signature)
     reasons = [Text(f"{row.signature}  {row.error}", overflow="fold") for row in shown if row.error]
     total = ", ".join(f"{count} {state}" for state, count in _counts(rows).items())
-    rest = f"; {len(rows) - len(shown)} more are not listed" if len(shown) < len(rows) else ""
-    return Group(out, *reasons, Text(f"{total} of {len(rows)} runs{rest}"))
+    more = f"; {len(rows) - len(shown)} more are not listed" if len(shown) < len(rows) else ""
+    return Group(out, *reasons, Text(f"{total} of {len(rows)} runs{more}"))
 
 
 def _left(seconds: float | None) -> str:
@@ -129,12 +123,7 @@ def _left(seconds: float | None) -> str:
 
 
 def _all(store: Store, as_json: bool) -> int:
-    from vitq.store import Run
-
-    counts = {
-        name: _counts([Run(store.run(signature)).read_state() for signature in store.read_sweep(name).signatures])
-        for name in store.sweeps()
-    }
+    counts = {name: _counts([run.read_state() for run in store.runs_of(name)]) for name in store.sweeps()}
     if as_json:
         print(json.dumps(counts))
         return 0

@@ -17,22 +17,12 @@ EXAMPLES = """\
 
 
 def parser() -> argparse.ArgumentParser:
-    """Arguments of `vitq sweep`."""
-    parser = options.parser(
-        "sweep",
-        "Execute every run of a sweep that has no result yet, then print the table and write the report.",
-        EXAMPLES,
-        "NAME|PATH [--dry-run] [--again] [--detach] [--json] [OVERRIDE ...]",
-    )
-    parser.add_argument(
-        "sweep", metavar="NAME|PATH", help="a sweep of `vitq list sweeps`, or the path of its YAML file"
-    )
-    options.overrides(parser)
-    options.dry_run(parser)
-    options.again(parser)
-    options.detach(parser)
-    options.as_json(parser, "the table, one row per run,")
-    return parser
+    text = "Execute every run of a sweep that has no result yet, then print the table and write the report."
+    parser = options.parser("sweep", text, EXAMPLES)
+    file = "a sweep of `vitq list sweeps`, or the path of its YAML file"
+    parser.add_argument("sweep", metavar="NAME|PATH", help=file)
+    names = ("overrides", "--config-dir", "--dry-run", "--again", "--detach")
+    return options.add(parser, *names, json="the table, one row per run,")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -42,5 +32,5 @@ def main(args: argparse.Namespace) -> int:
     from vitq.planning import compose
 
     file = sweep_file(args.sweep)
-    search_path = ConfigPath.of(*([args.config_dir] if args.config_dir else []))
-    return execute.execute(compose.load(file, search_path, args.overrides, multirun=True), args)
+    primary = compose.load(file, ConfigPath.of(args.config_dir), args.overrides, multirun=True)
+    return execute.execute(primary, args)

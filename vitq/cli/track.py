@@ -19,13 +19,10 @@ EXAMPLES = """\
 
 
 def parser() -> argparse.ArgumentParser:
-    """Arguments of `vitq track`."""
-    usage = "rebuild [SWEEP | SIGNATURE…] [--runs-dir DIR]"
-    parser = options.parser("track", "Make the offline W&B runs again, from runs/ alone.", EXAMPLES, usage)
+    parser = options.parser("track", "Make the offline W&B runs again, from runs/ alone.", EXAMPLES)
     parser.add_argument("action", choices=("rebuild",), help="what to do")
     parser.add_argument("names", nargs="*", metavar="SWEEP|SIGNATURE", help="which runs (default: all of the store)")
-    options.runs_dir(parser)
-    return parser
+    return options.add(parser, "--runs-dir")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -30,7 +30,7 @@ class BitsConfig:
 
     weight, activation: the rule. image: bit-width of the image that enters the patch embedding (papers: unquantized
     or 8). Then, each beating the ones before it: kinds, exceptions by kind (`probs: 8`); first_last, the weights of
-    patch embedding and head and the input of the head (None: same as the rest); sites, exceptions by site name or
+    patch embedding and head and the input of the head (None: as all others); sites, exceptions by site name or
     fnmatch pattern (`blocks.0.*.weight: 8`), of which the last match wins.
     scope: what of a detector is quantized at all: `all` of it, or the `backbone`, its transformer, alone.
     """

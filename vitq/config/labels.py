@@ -9,7 +9,7 @@ from typing import Any
 from vitq.config.method import KINDS
 from vitq.config.run import RunConfig
 
-# What every model of its family has at 224 pixels, and what therefore tells nobody anything.
+# What every model of its family has at 224 pixels, so that it distinguishes none.
 _USUAL = re.compile(r"_patch(16|4_window7)_224$")
 
 

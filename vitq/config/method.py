@@ -41,7 +41,7 @@ class QuantizerConfig:
 
     quantizer: registered name (`uniform`, `log2`, `log_sqrt2` …).
     granularity: what shares a scale: `tensor`, `channel`, `head`, `token`, or `group:N` (N neighbouring channels).
-    range: how the range is found: `minmax`, `percentile`, `mse`.
+    range: how the range is chosen: `minmax`, `percentile`, `mse`.
     symmetric: zero point fixed to the middle code (uniform only).
     options: further arguments of that quantizer or range search, checked when the recipe is built.
     """

@@ -38,28 +38,29 @@ def config_problems(error: ValidationError, kind: type) -> list[Problem]:
 
 def _config_problem(entry: Any, kind: type) -> Problem:
     path = [str(part) for part in entry["loc"] if not str(part).startswith(("constrained-", "literal[", "tuple["))]
-    key = ".".join(path)
+    return _problem(entry, ".".join(path), _keys(kind, path[:-1]), "key")
+
+
+def _problem(entry: Any, key: str, valid: list[str], what: str) -> Problem:
+    """valid: the keys beside an unknown one, as far as they are known."""
     if entry["type"] == "unexpected_keyword_argument":
-        valid = _keys(kind, path[:-1])
-        return under(key, unknown("key", path[-1], valid)) if valid else Problem(f"{key}: unknown key", key, path[-1])
-    if entry["type"] == "missing":
-        return Problem(f"{key}: missing", key)
-    return _invalid(key, entry)
+        name = entry["loc"][-1]
+        return under(key, unknown(what, name, valid)) if valid else Problem(f"{key}: unknown {what}", key, name)
+    return Problem(f"{key}: missing", key) if entry["type"] == "missing" else _invalid(key, entry)
 
 
 def _invalid(key: str, entry: Any) -> Problem:
-    """A value that pydantic, or a validator of ours, refuses."""
-    context = entry.get("ctx", {})
-    if entry["type"] == "literal_error":
-        valid: Any = re.findall(r"'([^']*)'", context["expected"])
-    else:
-        valid = problem_of(context["error"]).valid if "error" in context else ()
-    text = f"{key}={entry['input']!r}: {entry['msg'].removeprefix('Value error, ')}"
-    return Problem(text, key, entry["input"], valid)
+    """A value that pydantic, or a validator of ours, refuses; such a one may name what of it is wrong."""
+    context, value = entry.get("ctx", {}), entry["input"]
+    ours = problem_of(context["error"]) if "error" in context else Problem("")
+    valid = re.findall(r"'([^']*)'", context["expected"]) if entry["type"] == "literal_error" else ours.valid
+    if ours.key:
+        key, value = f"{key}.{ours.key}", ours.value
+    return Problem(f"{key}={value!r}: {entry['msg'].removeprefix('Value error, ')}", key, value, valid)
 
 
-def option_problems(error: ValidationError, place: str, kind: type, what: str = "option") -> list[Problem]:
-    """What is wrong with the options under a dotted key, one line each: `place.key=value: …`.
+def option_problems(error: ValidationError, parent: str, kind: type, what: str = "option") -> list[Problem]:
+    """What is wrong with the options under a dotted key, one line each: `PARENT.key=value: …`.
 
     kind: the dataclass that has them as fields.
     """
@@ -67,28 +68,22 @@ def option_problems(error: ValidationError, place: str, kind: type, what: str = 
         hints = typing.get_type_hints(kind)
     except NameError:  # a class variable's type that is imported for type checkers alone
         hints = {}
-    found: dict[Problem, None] = {}
+    problems: dict[Problem, None] = {}
     for entry in sorted(error.errors(include_url=False), key=_depth):
-        key = ".".join([place, *map(str, entry["loc"])])
         name = str(entry["loc"][0]) if entry["loc"] else ""
         forms = _forms(hints.get(name))
-        if entry["type"] == "unexpected_keyword_argument":
-            valid = [field.name for field in dataclasses.fields(kind)] if _depth(entry) == 1 else []
-            option = entry["loc"][-1]
-            unlisted = Problem(f"{key}: unknown {what}", key, option)
-            found[under(key, unknown(what, option, valid)) if valid else unlisted] = None
-        elif len(forms) > 1:
+        if len(forms) > 1 and entry["type"] != "unexpected_keyword_argument":
             # pydantic says for each form why the value is not of it, with the form in the key. The shallowest says the
             # whole value, and the key as it was typed.
-            start = f"{place}.{name}"
-            if not any(problem.key == start for problem in found):
+            start = f"{parent}.{name}"
+            if not any(problem.key == start for problem in problems):
                 value = f"={entry['input']!r}" if _depth(entry) == 2 else ""
-                found[Problem(f"{start}{value}: valid: {', or '.join(forms)}", start, entry["input"], forms)] = None
-        elif entry["type"] == "missing":
-            found[Problem(f"{key}: {entry['msg']}", key)] = None
+                problems[Problem(f"{start}{value}: valid: {', or '.join(forms)}", start, entry["input"], forms)] = None
         else:
-            found[_invalid(key, entry)] = None
-    return list(found)
+            key = ".".join([parent, *map(str, entry["loc"])])
+            valid = [field.name for field in dataclasses.fields(kind)] if _depth(entry) == 1 else []
+            problems[_problem(entry, key, valid, what)] = None
+    return list(problems)
 
 
 def _depth(entry: Any) -> int:
@@ -140,15 +135,15 @@ def _runs(names: list[str], runs: int) -> str:
 
 
 def _keys(kind: Any, path: list[str]) -> list[str]:
-    """Fields of the dataclass found under `path`, stepping through optional ones and dicts of dataclasses."""
+    """Fields of the dataclass under `path`, stepping through optional ones and dicts of dataclasses."""
     if not path:
         return [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
     if not dataclasses.is_dataclass(kind):
         return []
     hint = typing.get_type_hints(kind).get(path[0])
-    rest = path[1:]
+    remaining = path[1:]
     if typing.get_origin(hint) is dict:
-        hint, rest = typing.get_args(hint)[1], rest[1:]
+        hint, remaining = typing.get_args(hint)[1], remaining[1:]
     elif isinstance(hint, types.UnionType):
         hint = next((arg for arg in typing.get_args(hint) if dataclasses.is_dataclass(arg)), None)
-    return _keys(hint, rest)
+    return _keys(hint, remaining)

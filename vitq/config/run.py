@@ -133,13 +133,13 @@ LATER: dict[str, dict[str, Any]] = {
 _ADAPTER: TypeAdapter[RunConfig] = TypeAdapter(RunConfig)
 
 
-def _non_finite(value: Any, place: str = "") -> Iterator[tuple[str, float]]:
+def _non_finite(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
     """Dotted key and value of every NaN and infinity, options of steps and quantizers included."""
     if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _non_finite(item, f"{place}.{key}" if place else str(key))
+        for name, item in value.items():
+            yield from _non_finite(item, f"{key}.{name}" if key else str(name))
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            yield from _non_finite(item, f"{place}.{index}")
+            yield from _non_finite(item, f"{key}.{index}")
     elif isinstance(value, float) and not math.isfinite(value):
-        yield place, value
+        yield key, value

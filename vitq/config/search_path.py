@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from vitq.plugins import plugins
 def shipped(folder: str) -> Path:
     """`conf` or `sweeps` as vitq ships it. Raises ConfigError when the installation lacks it."""
     package = Path(vitq.__file__).resolve().parent
-    for place in (package / folder, package.parent / folder):
-        if place.is_dir():
-            return place
+    for path in (package / folder, package.parent / folder):
+        if path.is_dir():
+            return path
     raise ConfigError([f"vitq at {package} has no {folder}/ folder; reinstall vitq, or install it from its checkout"])
 
 
@@ -24,16 +25,16 @@ def installed(folder: str) -> tuple[Path, ...]:
 
     Raises ConfigError for a file that two of them have: what its name meant would depend on what else is installed.
     """
-    folders = (*(place for plugin in plugins() for place in plugin.folders(folder)), shipped(folder))
+    folders = (*(path for plugin in plugins() for path in plugin.folders(folder)), shipped(folder))
     owner: dict[Path, Path] = {}
     problems = []
-    for place in folders if len(folders) > 1 else ():
-        for file in sorted(place.rglob("*.yaml")):
-            name = file.relative_to(place)
-            first = owner.setdefault(name, place)
-            if first != place:
-                text = f"{name} lies in {first} and in {place}; rename that of the plug-in, or uninstall it"
-                problems.append(Problem(text, str(name), str(place)))
+    for path in folders if len(folders) > 1 else ():
+        for file in sorted(path.rglob("*.yaml")):
+            name = file.relative_to(path)
+            first = owner.setdefault(name, path)
+            if first != path:
+                text = f"{name} lies in {first} and in {path}; rename that of the plug-in, or uninstall it"
+                problems.append(Problem(text, str(name), (str(first), str(path))))
     if problems:
         raise ConfigError(problems)
     return folders
@@ -46,15 +47,13 @@ class ConfigPath:
     folders: tuple[Path, ...]
 
     @staticmethod
-    def of(*extra: str | Path) -> ConfigPath:
-        """`extra` folders before those that plug-ins and vitq ship. Raises ConfigError for one that does not exist."""
-        missing = [str(e) for e in extra if not Path(e).is_dir()]
-        if missing:
-            action = "--config-dir names an existing folder"
-            raise ConfigError(
-                [Problem(f"config folder {m!r} does not exist; {action}", "--config-dir", m) for m in missing]
-            )
-        return ConfigPath((*(Path(e).resolve() for e in extra), *installed("conf")))
+    def of(config_dir: str | os.PathLike[str] | None = None) -> ConfigPath:
+        """A folder of the user's before those that plug-ins and vitq ship. Raises ConfigError where it is none."""
+        own = (Path(config_dir).resolve(),) if config_dir else ()
+        if own and not own[0].is_dir():
+            text = f"config folder {str(config_dir)!r} does not exist; --config-dir names an existing folder"
+            raise ConfigError([Problem(text, "--config-dir", str(config_dir))])
+        return ConfigPath((*own, *installed("conf")))
 
     def is_group(self, name: str) -> bool:
         """True for `model`, `bits`, … and for folders that the user's own config dirs add."""
@@ -62,10 +61,10 @@ class ConfigPath:
 
     def files(self, group: str) -> dict[str, Path]:
         """Option name → YAML file of a group, sorted by name."""
-        found: dict[str, Path] = {}
+        files: dict[str, Path] = {}
         for folder in reversed(self.folders):
-            found.update({path.stem: path for path in (folder / group).glob("*.yaml")})
-        return dict(sorted(found.items()))
+            files.update({path.stem: path for path in (folder / group).glob("*.yaml")})
+        return dict(sorted(files.items()))
 
     def get_group_options(self, group: str, results_filter: object = None) -> list[str]:
         """Names of a group's options; the method's name is Hydra's, whose `glob(*)` sweeps call it."""
@@ -90,8 +89,8 @@ def sweep_file(name: str) -> Path:
 def sweep_files() -> dict[str, Path]:
     """Name → file of every sweep under `./sweeps` and of those that plug-ins and vitq ship; the former win."""
     folders = (*installed("sweeps"), Path("sweeps"))
-    found = {path.stem: path.resolve() for folder in folders for path in folder.glob("*.yaml")}
-    return dict(sorted(found.items()))
+    files = {path.stem: path.resolve() for folder in folders for path in folder.glob("*.yaml")}
+    return dict(sorted(files.items()))
 
 
 def headline(path: Path) -> str:

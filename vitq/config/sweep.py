@@ -53,15 +53,11 @@ class SweepConfig:
         except ValidationError as error:
             return None, option_problems(error, "sweep", SweepConfig, "key")
 
-    def excludes(self, choices: Mapping[str, str], config: Mapping[str, Any]) -> bool:
-        """True when an entry of `exclude` matches a cell, given its group choices and its resolved config.
+    def matching(self, choices: Mapping[str, str], config: Mapping[str, Any]) -> list[bool]:
+        """Which entries of `exclude` match a cell, given its group choices and its resolved config, in their order.
 
         Raises KeyError with the key when an entry names one that the config does not have.
         """
-        return any(self.matching(choices, config))
-
-    def matching(self, choices: Mapping[str, str], config: Mapping[str, Any]) -> list[bool]:
-        """Which entries of `exclude` match a cell, in their order. Raises as `excludes`."""
         hits = []
         for entry in self.exclude:
             # All values before any comparison: a misspelt key is reported even where another one does not match.
@@ -74,13 +70,13 @@ class SweepConfig:
 
         options: group → names of its options; empty for a key that is no group.
         """
-        found = []
+        problems = []
         for key, want in ((key, want) for entry in self.exclude for key, want in entry.items()):
             valid = options(key)
             for name in want if isinstance(want, list | tuple) else [want]:
                 if valid and not any(_matches(option, name) for option in valid):
-                    found.append(under("sweep.exclude", unknown(key, str(name), valid)))
-        return found
+                    problems.append(under("sweep.exclude", unknown(key, str(name), valid)))
+        return problems
 
 
 def lookup(key: str, choices: Mapping[str, str], config: Mapping[str, Any]) -> Any:

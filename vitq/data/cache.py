@@ -49,9 +49,6 @@ def _writable(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(
-            f"cannot write the cache folder {str(folder)!r}: {error.strerror or error}; "
-            "free space there, or set cache_dir (or VITQ_CACHE_DIR) to a folder that you can write",
-            "cache_dir",
-            str(folder),
-        ) from error
+        text = f"cannot write the cache folder {str(folder)!r}: {error.strerror or error}"
+        action = "free space there, or set cache_dir (or VITQ_CACHE_DIR) to a folder that you can write"
+        raise DataError(f"{text}; {action}", "cache_dir", str(folder)) from error

@@ -8,38 +8,36 @@ from vitq.data.location import SCENES
 from vitq.data.opening import open_source
 from vitq.data.overlap import overlap
 from vitq.data.scenes import SceneSource
-from vitq.errors import DataError, Problem, unknown
+from vitq.errors import DataError, Problem, shortened, unknown
 
 INTERPOLATIONS = ("bicubic", "bilinear", "box", "hamming", "lanczos", "nearest")
 
 
 def problems(config: RunConfig) -> list[Problem]:
     """Everything wrong with a run's data, one line each; [] where it fits. Reads names and sizes, no image."""
-    found = [*_preprocessing(config), *_classes(config)]
+    wrong = [*_preprocessing(config), *_classes(config)]
     try:
         facts = describe(config)
     except DataError as error:
-        return [*found, *error.problems]
+        return [*wrong, *error.problems]
     data = config.data
     if config.method.quantizes:
         if config.calib.size > facts.calib_images:
-            text = (
-                f"calib.size={config.calib.size} exceeds the {facts.calib_images} images of split "
-                f"{data.calib_split!r} (data.calib_split); lower calib.size"
-            )
-            found.append(Problem(text, "calib.size", config.calib.size))
+            split = f"the {facts.calib_images} images of split {data.calib_split!r} (data.calib_split)"
+            text = f"calib.size={config.calib.size} exceeds {split}; lower calib.size"
+            wrong.append(Problem(text, "calib.size", config.calib.size))
         shared, _ = overlap(config)
         if shared and not data.allow_overlap:
-            found.append(Problem(shared, "data.calib_split", data.calib_split))
+            wrong.append(Problem(shared, "data.calib_split", data.calib_split))
     if facts.num_classes != data.num_classes:
         alone = data.class_map or data.dataset in SCENES
         action = "set data.num_classes" if alone else "give data.class_map, or set data.num_classes"
         text = f"data.num_classes={data.num_classes}, but the data has {facts.num_classes} classes; {action}"
-        found.append(Problem(text, "data.num_classes", data.num_classes, [facts.num_classes]))
+        wrong.append(Problem(text, "data.num_classes", data.num_classes, [facts.num_classes]))
     scored = open_source(data, data.eval_split, config.cache_dir)
     if isinstance(scored, SceneSource) and not scored.objects:
         text = f"split {data.eval_split!r} (data.eval_split) holds no objects, so that nothing can be scored"
-        found.append(Problem(text, "data.eval_split", data.eval_split))
+        wrong.append(Problem(text, "data.eval_split", data.eval_split))
     if data.class_map is None:
         calib, evaluation = (
             open_source(data, split, config.cache_dir) for split in (data.calib_split, data.eval_split)
@@ -48,24 +46,24 @@ def problems(config: RunConfig) -> list[Problem]:
             one_sided = sorted(calib.names ^ evaluation.names)
             text = (
                 f"splits {data.calib_split!r} and {data.eval_split!r} have different class folders (in one of them "
-                f"alone: {', '.join(one_sided[:5])}{' …' if len(one_sided) > 5 else ''}), so the folder's rank is no "
-                "label; set data.class_map to a file with one class folder name per line"
+                f"alone: {shortened(one_sided, 5)}), so the folder's rank is no label; set data.class_map to a file "
+                "with one class folder name per line"
             )
-            found.append(Problem(text, "data.class_map", one_sided))
-    return found
+            wrong.append(Problem(text, "data.class_map", one_sided))
+    return wrong
 
 
 def warnings(config: RunConfig) -> list[str]:
-    """What is done to a run's images that nobody asked for, one line each. Raises DataError as `describe`."""
+    """What is done to a run's images that its config does not ask for, a line each. Raises DataError as `describe`."""
     data = config.data
     splits = (data.calib_split, data.eval_split) if config.method.quantizes else (data.eval_split,)
-    found = []
+    lines = []
     for split in splits:
-        found += [f"split {split!r}: {line}" for line in open_source(data, split, config.cache_dir).left_out]
+        lines += [f"split {split!r}: {line}" for line in open_source(data, split, config.cache_dir).left_out]
     if config.method.quantizes:
         shared, near = overlap(config)
-        found += [line.partition("; name two")[0] for line in (shared, near) if line]
-    return found
+        lines += [line.partition("; name two")[0] for line in (shared, near) if line]
+    return lines
 
 
 def _classes(config: RunConfig) -> list[Problem]:
@@ -77,23 +75,23 @@ def _classes(config: RunConfig) -> list[Problem]:
 
 
 def _preprocessing(config: RunConfig) -> list[Problem]:
-    found: list[Problem] = []
+    wrong: list[Problem] = []
     if config.model.interpolation not in INTERPOLATIONS:
         key = "model.interpolation"
-        found.append(unknown(key, config.model.interpolation, INTERPOLATIONS, key=key))
+        wrong.append(unknown(key, config.model.interpolation, INTERPOLATIONS, key=key))
     mean, std = config.data.mean or config.model.mean, config.data.std or config.model.std
     channels = config.model.image_shape[0]
     if channels not in (1, 3):
         text = f"model.kwargs.in_chans={channels}: images have 3 channels, or 1 where they are read as gray"
-        found.append(Problem(text, "model.kwargs.in_chans", channels, [1, 3]))
+        wrong.append(Problem(text, "model.kwargs.in_chans", channels, [1, 3]))
     if channels == 1 and (len(set(mean)) > 1 or len(set(std)) > 1):
         text = (
             f"model.kwargs.in_chans=1: a gray image has one mean and one std, not {list(mean)} and {list(std)}; write "
             "three equal values, e.g. model.mean=[0.5,0.5,0.5] model.std=[0.5,0.5,0.5]"
         )
-        found.append(Problem(text, "model.kwargs.in_chans", 1))
+        wrong.append(Problem(text, "model.kwargs.in_chans", 1))
     for key, given in (("model.std", config.model.std), ("data.std", config.data.std)):
         if given is not None and not all(value > 0 for value in given):
             text = f"{key}={list(given)}: every value must be above 0, on the scale where white is 1"
-            found.append(Problem(text, key, list(given)))
-    return found
+            wrong.append(Problem(text, key, list(given)))
+    return wrong

@@ -1,16 +1,21 @@
-"""Which images calibrate: chosen by seed, equal numbers per class as far as the split has them."""
+"""Which images of a split are used: those that calibrate, chosen by seed, and those that are scored."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from vitq.data.source import Source, StreamedSource
 from vitq.errors import DataError
+
+# A stream is read from its start, so its calibration images come from its first WINDOW × size (shards are shuffled
+# when they are written): 1.28 million images are not decoded to choose 32 of them.
+WINDOW = 64
 
 
 def choose(labels: np.ndarray, size: int, seed: int, balanced: bool) -> np.ndarray:
     """Positions of `size` different images, int64, in the (random) order in which they are fed.
 
-    labels: int64 (N,); -1 where a split does not tell its labels. balanced: classes take turns, one image each in a
+    labels: int64 (N,); -1 where a split does not have its labels. balanced: classes take turns, one image each in a
     random order of classes, until `size` are chosen; so 32 images of 1,000 classes are 32 classes, and class counts
     differ by at most one unless a class runs out. The first k of a choice of n are not the choice of k.
     Raises DataError when the split has fewer than `size` images.
@@ -30,3 +35,22 @@ def choose(labels: np.ndarray, size: int, seed: int, balanced: bool) -> np.ndarr
     turn[by_class] = np.arange(len(labels)) - np.repeat(first, counts)
     chosen = order[np.argsort(turn, kind="stable")[:size]]
     return rng.permutation(chosen)
+
+
+def calibration_indices(source: Source, size: int, seed: int, balanced: bool) -> np.ndarray:
+    """Positions of the images that calibrate, int64 (size,). Raises DataError when there are fewer."""
+    labels = source.labels[: WINDOW * size] if isinstance(source, StreamedSource) else source.labels
+    return choose(labels, size, seed, balanced)
+
+
+def evaluation_indices(source: Source, limit: int | None, spread: bool) -> np.ndarray:
+    """Positions of the images that are scored, int64, ascending: all, or `limit` of them.
+
+    spread: evenly over the split sorted by class, so that each class has its share; else the first ones.
+    """
+    total = len(source)
+    count = min(total, limit or total)
+    if not spread:
+        return np.arange(count)
+    by_class = np.argsort(source.labels, kind="stable")
+    return np.sort(by_class[np.arange(count) * total // count])

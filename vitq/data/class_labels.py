@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitq.data.listing import Listing
-from vitq.errors import DataError, Problem
+from vitq.errors import DataError, Problem, shortened
 
 # ImageNet's own label files of the flat validation folder: the development kit's and Kaggle's.
 DEVKIT, KAGGLE = "ILSVRC2012_validation_ground_truth.txt", "LOC_val_solution.csv"
-_PLACES = ("", "ILSVRC2012_devkit_t12/data", "data")
+_FOLDERS = ("", "ILSVRC2012_devkit_t12/data", "data")
 # Kaggle's archive has the images three folders below its label file (ILSVRC/Data/CLS-LOC/val).
 _LEVELS = 4
 
@@ -62,16 +62,10 @@ def labels_of(split: Listing, mapping: dict[str, int] | None) -> dict[str, int]:
     first = {line.split()[0]: label for line, label in mapping.items()}
     if not present <= mapping.keys() and present <= first.keys() and len(first) == len(mapping):
         mapping = first
-    strange = sorted(present - mapping.keys())
-    if strange:
-        shown = ", ".join(strange[:5])
-        raise DataError(
-            f"{split.place!r} has {len(strange)} class folders that data.class_map does not name: {shown}"
-            f"{' …' if len(strange) > 5 else ''}; add them to the map or move them away",
-            "data.class_map",
-            strange,
-            mapping,
-        )
+    if strange := sorted(present - mapping.keys()):
+        what = f"{len(strange)} class folders that data.class_map does not name: {shortened(strange, 5)}"
+        text = f"{split.path!r} has {what}; add them to the map or move them away"
+        raise DataError(text, "data.class_map", strange, mapping)
     return {name: mapping[name] for name in present}
 
 
@@ -89,10 +83,10 @@ def with_classes(split: Listing, root: str, labels: str | None) -> Listing:
     loose = [name for name, label in zip(split.names, split.classes, strict=True) if not label]
     if not loose:
         return split
-    file = Path(labels).expanduser() if labels else _found(split.place, root)
+    file = Path(labels).expanduser() if labels else _label_file(split.path, root)
     if len(loose) < len(split.names) or file is None:
         raise DataError(
-            f"{len(loose)} images lie in {split.place!r} itself, not in class folders ({', '.join(loose[:2])} …); move "
+            f"{len(loose)} images lie in {split.path!r} itself, not in class folders ({', '.join(loose[:2])} …); move "
             f"them into folders named by class, or set data.labels=FILE: ImageNet's {DEVKIT} (with meta.mat beside it) "
             f"or {KAGGLE}, or lines `name class`",
             "data.labels",
@@ -101,14 +95,11 @@ def with_classes(split: Listing, root: str, labels: str | None) -> Listing:
     return replace(split, classes=_classes(file, split))
 
 
-def _found(place: str, root: str) -> Path | None:
+def _label_file(split_folder: str, root: str) -> Path | None:
     base = Path(root).expanduser().absolute()
-    for folder in (Path(place), base, *list(base.parents)[: _LEVELS - 1]):
-        for below in _PLACES:
-            for name in (DEVKIT, KAGGLE):
-                if (folder / below / name).is_file():
-                    return folder / below / name
-    return None
+    folders = (Path(split_folder), base, *list(base.parents)[: _LEVELS - 1])
+    files = (folder / below / name for folder in folders for below in _FOLDERS for name in (DEVKIT, KAGGLE))
+    return next((file for file in files if file.is_file()), None)
 
 
 def _classes(file: Path, split: Listing) -> list[str]:
@@ -124,32 +115,26 @@ def _classes(file: Path, split: Listing) -> list[str]:
             lines = [int(number[1]) for number in numbers if number]
         elif len(words) == len(stems):
             order = sorted(range(len(stems)), key=lambda index: natural(stems[index]))
-            lines = [0] * len(stems)
-            for line, index in enumerate(order, 1):
-                lines[index] = line
+            lines = [line for _, line in sorted(zip(order, range(1, len(order) + 1), strict=True))]
         else:
-            raise DataError(
-                f"{what} has {len(words)} lines for {len(stems)} images of {split.place!r}; one line each is needed",
-                "data.labels",
-                len(words),
-                [len(stems)],
-            )
+            text = f"{what} has {len(words)} lines for {len(stems)} images of {split.path!r}; one line each is needed"
+            raise DataError(text, "data.labels", len(words), [len(stems)])
         if min(lines) < 1 or max(lines) > len(words):
             number = max(lines)
-            text = f"{what} has {len(words)} lines, but {split.place!r} has image number {number}; give the whole file"
+            text = f"{what} has {len(words)} lines, but {split.path!r} has image number {number}; give the whole file"
             raise DataError(text, "data.labels", len(words), [number])
-        found = [words[line - 1] for line in lines]
+        names = [words[line - 1] for line in lines]
     else:
         table = {os.path.splitext(row[0])[0]: row[1] for row in rows if len(row) > 1}
         missing = [name for name, stem in zip(split.names, stems, strict=True) if stem not in table]
         if missing:
-            text = f"{what} does not name {len(missing)} images of {split.place!r}: {', '.join(missing[:3])}"
+            text = f"{what} does not name {len(missing)} images of {split.path!r}: {', '.join(missing[:3])}"
             raise DataError(text, "data.labels", missing)
-        found = [table[stem] for stem in stems]
-    if not all(word.isdecimal() for word in found):
-        return found
+        names = [table[stem] for stem in stems]
+    if not all(name.isdecimal() for name in names):
+        return names
     ids = _devkit_ids(file.parent / "meta.mat", what)
-    return [ids[int(word)] for word in found]
+    return [ids[int(name)] for name in names]
 
 
 def _devkit_ids(meta: Path, what: str) -> dict[int, str]:

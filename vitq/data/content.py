@@ -16,7 +16,7 @@ _LARGE = 64 * 2**20
 def file_hash(path: Path, cache_dir: str | Path | None = None, key: str = "") -> str:
     """sha256 of a file's content, 64 hex digits.
 
-    Read again only when the file's place, size, inode or times differ. cache_dir: where the hashes of large files are
+    Read again only when the file's path, size, inode or times differ. cache_dir: where the hashes of large files are
     kept for later processes; None: in this process alone. Raises DataError, of this config key, when the file cannot
     be read.
     """
@@ -26,8 +26,8 @@ def file_hash(path: Path, cache_dir: str | Path | None = None, key: str = "") ->
         kept = None if cache_dir is None or facts.st_size < _LARGE else str(cache_dir)
         return _hash(known, kept)
     except OSError as error:
-        place = f"{key}={str(path)!r}" if key else repr(str(path))
-        raise DataError(f"{place} cannot be read: {error.strerror or error}", key, str(path)) from error
+        file = f"{key}={str(path)!r}" if key else repr(str(path))
+        raise DataError(f"{file} cannot be read: {error.strerror or error}", key, str(path)) from error
 
 
 @lru_cache(maxsize=4096)

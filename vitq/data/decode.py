@@ -6,7 +6,7 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,6 @@ from vitq.errors import DataError
 from vitq.progress import Progress
 
 if TYPE_CHECKING:
-    import torch
     from PIL.Image import Image
 
     Transform = Callable[[Image], np.ndarray]
@@ -52,11 +51,8 @@ def decode(
         start, length = file.tell(), int(np.prod(shape))
 
         def write(slot: int, image: Image) -> None:
-            if augment is None:
+            with nullcontext() if augment is None else _seeded(augment, int(indices[slot])):
                 pixels = transform(image)
-            else:
-                with _seeded(augment, int(indices[slot])):
-                    pixels = transform(image)
             if pixels.shape != shape or pixels.dtype != np.uint8:
                 raise DataError(f"the transform gave {pixels.dtype} {pixels.shape}, expected uint8 {shape}")
             # Not a writable map: on a full disk that dies by SIGBUS, this raises an error.
@@ -71,17 +67,8 @@ def decode(
         # PIL decodes and resizes outside Python's lock, so threads do. Augmentation draws from global generators.
         threads = workers if source.threads and augment is None else 1
         with ThreadPoolExecutor(max(1, threads)) as pool:
-            jobs = [
-                pool.submit(lambda slot: write(slot, source.image(int(indices[slot]), mode)), s)
-                for s in range(len(indices))
-            ]
-            try:
-                for job in jobs:
-                    job.result()
-                    progress.advance()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+            for _ in pool.map(lambda slot: write(slot, source.image(int(indices[slot]), mode)), range(len(indices))):
+                progress.advance()
     return labels
 
 
@@ -98,12 +85,7 @@ def transform_of(model: ModelConfig, augment: bool) -> Transform:
         normalize=False,
     )
 
-    def pixels(image: Image) -> np.ndarray:
-        tensor: torch.Tensor = chain(image)
-        array: np.ndarray = np.ascontiguousarray(tensor.numpy())
-        return array
-
-    return pixels
+    return lambda image: np.ascontiguousarray(chain(image).numpy())
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """The embedded data: scikit-learn's 1,797 handwritten digits, real 8x8 scans that ship inside that package.
 
 Splits are fixed and need no random number. Within each class, in the package's order, every third image is `test`; the
-rest is `train`; every second image of `train` is `calib`. So calibration images are training images (as in the papers)
-and never test images.
+others are `train`; every second image of `train` is `calib`. So calibration images are training images (as in the
+papers) and never test images.
 """
 
 from __future__ import annotations

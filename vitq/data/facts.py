@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from vitq.config import DataConfig, RunConfig
+from vitq.config import RunConfig
 from vitq.data.opening import open_source
 from vitq.errors import DataError, Problem
 
@@ -20,25 +19,20 @@ class DataFacts:
     num_classes: int
 
 
-def split_fingerprint(data: DataConfig, split: str, cache_dir: str | Path | None = None) -> str:
-    """16 hex digits that stand for a split's images and labels. Raises DataError."""
-    return open_source(data, split, cache_dir).fingerprint
-
-
 def describe(config: RunConfig) -> DataFacts:
     """Facts of the data a run uses. Raises DataError that names everything wrong with root, splits and class map."""
     data = config.data
-    found = []
+    sources = []
     wrong: list[Problem] = []
     for split in (data.calib_split, data.eval_split):
         try:
-            found.append(open_source(data, split, config.cache_dir))
+            sources.append(open_source(data, split, config.cache_dir))
         except DataError as error:
             wrong += [problem for problem in error.problems if problem not in wrong]
     if wrong:
         raise DataError(wrong[0].reworded("; also: ".join(wrong)))
-    calib, evaluation = found
-    classes = [source.classes for source in found if source.classes is not None]
+    calib, evaluation = sources
+    classes = [source.classes for source in sources if source.classes is not None]
     return DataFacts(
         calib_images=len(calib),
         eval_images=min(len(evaluation), data.eval_limit or len(evaluation)),

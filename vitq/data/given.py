@@ -15,7 +15,7 @@ from vitq.errors import DataError
 
 # One tensor of images, images with labels, or an iterable of such batches (a DataLoader).
 Given = Tensor | tuple[Tensor, Tensor] | Iterable[Any]
-# Without labels: no recipe reads them, but what counts classes for a report needs one for each image.
+# The label of images that have none: no recipe reads it, but what counts classes for a report needs one.
 _NONE = 0
 
 
@@ -35,9 +35,9 @@ class TensorImages:
     @classmethod
     def of(cls, given: Given, what: str = "images") -> TensorImages:
         """All images of a tensor or of an iterable of batches. Raises DataError as `batches` does."""
-        found = list(batches(given, what))
-        images = torch.cat([images for images, _ in found])
-        labels = torch.cat([torch.full((len(x),), _NONE) if y is None else y for x, y in found])
+        pairs = list(batches(given, what))
+        images = torch.cat([images for images, _ in pairs])
+        labels = torch.cat([torch.full((len(x),), _NONE) if y is None else y for x, y in pairs])
         digest = hashlib.sha256(str(tuple(images.shape)).encode() + images.numpy().tobytes() + labels.numpy().tobytes())
         return cls(images, labels, digest.hexdigest()[:32])
 
@@ -106,26 +106,26 @@ def _images(images: Any, what: str) -> Tensor:
         raise DataError(text, what, images.dtype)
     if not len(images):
         raise DataError(f"{what}: empty; at least one image is needed", what)
-    found: Tensor = images.detach().to("cpu", torch.float32).contiguous()
-    finite = found.flatten(1).isfinite().all(dim=1)
+    plain: Tensor = images.detach().to("cpu", torch.float32).contiguous()
+    finite = plain.flatten(1).isfinite().all(dim=1)
     if not finite.all():
         raise DataError(
-            f"{what}: NaN or infinity in {int((~finite).sum())} of {len(found)} images, first in number "
+            f"{what}: NaN or infinity in {int((~finite).sum())} of {len(plain)} images, first in number "
             f"{int((~finite).nonzero()[0])}; look at how they are normalized",
             what,
             float("nan"),
         )
-    return found
+    return plain
 
 
 def _labels(labels: Any, count: int, what: str) -> Tensor:
-    found = torch.as_tensor(labels).detach().cpu()
-    if found.shape != (count,) or found.is_floating_point():
+    plain = torch.as_tensor(labels).detach().cpu()
+    if plain.shape != (count,) or plain.is_floating_point():
         raise DataError(
-            f"{what}: labels of shape {tuple(found.shape)} and type {found.dtype}; one whole number for each image is "
+            f"{what}: labels of shape {tuple(plain.shape)} and type {plain.dtype}; one whole number for each image is "
             f"needed, ({count},)",
             f"{what}.labels",
-            tuple(found.shape),
+            tuple(plain.shape),
             ((count,),),
         )
-    return found.to(torch.int64)
+    return plain.to(torch.int64)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from vitq.errors import bad
+
 if TYPE_CHECKING:
     import torch
 
@@ -61,7 +63,7 @@ class ImageSet:
         import torch
 
         if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}; valid: 1 or more")
+            raise ValueError(bad("batch_size", batch_size, "valid: 1 or more"))
         # (x / 255 - mean) / std as one multiplication and one addition.
         std = torch.tensor(self.std, dtype=torch.float64).view(1, -1, 1, 1)
         mean = torch.tensor(self.mean, dtype=torch.float64).view(1, -1, 1, 1)

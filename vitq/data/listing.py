@@ -7,6 +7,7 @@ drops is named (other suffixes), and what cannot be read at all is an error (lin
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import stat
 import tarfile
@@ -15,8 +16,9 @@ from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from vitq.errors import DataError
+from vitq.errors import DataError, shortened
 
 EXTENSIONS = frozenset((".png", ".jpg", ".jpeg"))
 SYNONYMS = (("train", "training"), ("val", "valid", "validation", "eval", "evaluation"))
@@ -33,12 +35,12 @@ _PNG_HEAD = 26
 class Listing:
     """Images of one split, sorted by name.
 
-    place: the split's folder, or the archive and the folder in it. names: paths below it; sizes: in bytes; classes:
+    path: the split's folder, or the archive and the folder in it. names: paths below it; sizes: in bytes; classes:
     folder names. sixteen: names of gray images with 16 bits, which are scaled to 8. left_out: what was not taken, in
     words. archive: the .tar and where in it each image begins; None for a folder.
     """
 
-    place: str
+    path: str
     names: list[str]
     sizes: list[int]
     classes: list[str]
@@ -49,14 +51,14 @@ class Listing:
     def read(self, index: int) -> bytes:
         """The file of one image. Raises OSError."""
         if self.archive is None:
-            return Path(self.place, self.names[index]).read_bytes()
+            return Path(self.path, self.names[index]).read_bytes()
         with open(self.archive[0], "rb") as file:
             file.seek(self.archive[1][index])
             return file.read(self.sizes[index])
 
 
 @dataclass
-class _Found:
+class _Contents:
     images: list[tuple[str, int, str]] = field(default_factory=list)  # path, size, class
     sixteen: set[str] = field(default_factory=set)
     others: Counter[str] = field(default_factory=Counter)
@@ -71,21 +73,16 @@ def split_folder(root: str, split: str) -> Path:
         text = f"data.root={root!r} is not a folder; set data.root to the folder that holds the splits"
         raise DataError(text, "data.root", root)
     for name in synonyms(split):
-        place = base / name
-        if place.is_dir():
-            return place
+        if (base / name).is_dir():
+            return base / name
     raise no_split(root, split)
 
 
 def no_split(root: str, split: str) -> DataError:
     """The error of a root without a folder for a split; it lists the folders that exist."""
-    found = sorted(entry.name for entry in _entries(str(Path(root).expanduser())) if _is_dir(entry))
-    return DataError(
-        f"data.root={root!r} has no split {split!r}; folders there: {', '.join(found[:20]) or 'none'}; "
-        "set data.calib_split and data.eval_split",
-        value=split,
-        valid=found,
-    )
+    folders = sorted(entry.name for entry in _entries(str(Path(root).expanduser())) if _is_dir(entry))
+    text = f"data.root={root!r} has no split {split!r}; folders there: {', '.join(folders[:20]) or 'none'}"
+    return DataError(f"{text}; set data.calib_split and data.eval_split", value=split, valid=folders)
 
 
 def synonyms(split: str) -> list[str]:
@@ -100,36 +97,27 @@ def stamp(folder: Path) -> tuple[int, int]:
     return (folder.stat().st_mtime_ns, sum(e.stat().st_mtime_ns for e in entries if _is_dir(e)))
 
 
-def list_folder(place: Path, named: Collection[str] = ()) -> Listing:
+def list_folder(path: Path, named: Collection[str] = ()) -> Listing:
     """All images below a folder. named: classes of a map, which count even where their folder is hidden.
 
     Raises DataError: no image, a folder that cannot be read, links that lead nowhere or back.
     """
-    folder = str(place)
+    folder = str(path)
     hidden: list[str] = []
-    places = list(_folders(folder, (), named, hidden))
+    folders = list(_folders(folder, (), named, hidden))
     with ThreadPoolExecutor(_THREADS) as pool:
-        parts = list(pool.map(lambda place: _look(place, folder), places))
+        parts = list(pool.map(lambda inner: _look(inner, folder), folders))
     start = len(folder.rstrip(os.sep)) + 1
     broken = sorted(path[start:] for part in parts for path in part.broken)
     if broken:
-        raise DataError(
-            f"{folder!r}: {len(broken)} links lead to no file: {_some(broken)}; bring back what they point to (`git "
-            "annex get`, `dvc pull`, a purged scratch), or remove them",
-            value=broken,
-        )
-    images = sorted(image for part in parts for image in part.images)
-    _some_images(images, folder)
+        text = f"{folder!r}: {len(broken)} links lead to no file: {shortened(broken, _SHOWN)}"
+        action = "bring back what they point to (`git annex get`, `dvc pull`, a purged scratch), or remove them"
+        raise DataError(f"{text}; {action}", value=broken)
+    images = [(path[start:], size, label) for part in parts for path, size, label in part.images]
     others: Counter[str] = sum((part.others for part in parts), Counter())
     hidden = sorted(path[start:] for path in [*hidden, *(path for part in parts for path in part.hidden)])
-    return Listing(
-        folder,
-        [path[start:] for path, _, _ in images],
-        [size for _, size, _ in images],
-        [label for _, _, label in images],
-        frozenset(path[start:] for part in parts for path in part.sixteen),
-        _left_out(others, hidden),
-    )
+    sixteen = frozenset(path[start:] for part in parts for path in part.sixteen)
+    return _listing(folder, images, sixteen=sixteen, left_out=_left_out(others, hidden))
 
 
 def list_tar(path: Path, split: str) -> Listing:
@@ -146,7 +134,7 @@ def list_tar(path: Path, split: str) -> Listing:
         raise DataError(text, "data.root", str(path)) from error
     names = {os.path.normpath(member.name): member for member in members}
     top = next((n for n in synonyms(split) if any(name.startswith(f"{n}/") for name in names)), None)
-    found, begins, others, hidden = [], {}, Counter[str](), []
+    images, begins, others, hidden = [], {}, Counter[str](), []
     for name, member in names.items():
         inside = name if top is None else name.removeprefix(f"{top}/")
         if top is not None and inside == name:
@@ -161,27 +149,24 @@ def list_tar(path: Path, split: str) -> Listing:
         if not member.isfile():
             text = f"{str(path)!r}: {name} is a link in the archive; pack the files themselves (tar --dereference)"
             raise DataError(text, value=name)
-        found.append((inside, member.size, os.path.basename(os.path.dirname(inside))))
+        images.append((inside, member.size, os.path.basename(os.path.dirname(inside))))
         begins[inside] = member.offset_data
-    place = str(path) if top is None else f"{path}:{top}"
-    images = sorted(found)
-    _some_images(images, place)
-    listing = Listing(
-        place, [n for n, _, _ in images], [s for _, s, _ in images], [c for _, _, c in images],
-        left_out=_left_out(others, hidden), archive=(str(path), [begins[n] for n, _, _ in images]),
-    )  # fmt: skip
+    inner_path, left_out = str(path) if top is None else f"{path}:{top}", _left_out(others, hidden)
+    listing = _listing(inner_path, images, left_out=left_out)
+    listing = dataclasses.replace(listing, archive=(str(path), [begins[name] for name in listing.names]))
     pngs = (i for i, name in enumerate(listing.names) if name.lower().endswith(".png"))
     deep = frozenset(listing.names[i] for i in pngs if _is_sixteen(listing.read(i)[:_PNG_HEAD]))
-    return Listing(**{**vars(listing), "sixteen": deep})
+    return dataclasses.replace(listing, sixteen=deep)
 
 
-def _some_images(images: list[tuple[str, int, str]], place: str) -> None:
+def _listing(path: str, images: list[tuple[str, int, str]], **more: Any) -> Listing:
+    """The images (name, size, class), sorted by name. Raises DataError where there is none."""
     if not images:
-        raise DataError(
-            f"no image below {place!r}; expected <class folder>/<name> with one of {', '.join(sorted(EXTENSIONS))}",
-            value=place,
-            valid=sorted(EXTENSIONS),
-        )
+        valid = sorted(EXTENSIONS)
+        text = f"no image below {path!r}; expected <class folder>/<name> with one of {', '.join(valid)}"
+        raise DataError(text, value=path, valid=valid)
+    names, sizes, classes = (list(column) for column in zip(*sorted(images), strict=True))
+    return Listing(path, names, sizes, classes, **more)
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
@@ -189,11 +174,9 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return list(entries)
     except OSError as error:
-        raise DataError(
-            f"folder {folder!r} cannot be read: {error.strerror or error}; give it back its permissions (chmod -R "
-            "u+rX), or take it out of the split",
-            value=folder,
-        ) from error
+        action = "give it back its permissions (chmod -R u+rX), or take it out of the split"
+        text = f"folder {folder!r} cannot be read: {error.strerror or error}; {action}"
+        raise DataError(text, value=folder) from error
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:
@@ -223,28 +206,28 @@ def _folders(
         yield from _folders(entry.path, (*above, own), named, hidden)
 
 
-def _look(place: str, top: str) -> _Found:
+def _look(folder: str, top: str) -> _Contents:
     """What lies directly in a folder; the class of an image beside the class folders is ''."""
-    label = "" if place == top else os.path.basename(place)
-    found = _Found()
-    for entry in _entries(place):
+    label = "" if folder == top else os.path.basename(folder)
+    contents = _Contents()
+    for entry in _entries(folder):
         suffix = os.path.splitext(entry.name)[1].lower()
         try:
             facts = entry.stat()
         except OSError:
-            found.broken.append(entry.path)
+            contents.broken.append(entry.path)
             continue
         if stat.S_ISDIR(facts.st_mode):
             continue
         if entry.name.startswith("._"):  # macOS keeps what its file system cannot beside each file
-            found.hidden.append(entry.path)
+            contents.hidden.append(entry.path)
         elif suffix in EXTENSIONS and stat.S_ISREG(facts.st_mode):
-            found.images.append((entry.path, facts.st_size, label))
+            contents.images.append((entry.path, facts.st_size, label))
             if suffix == ".png" and _is_sixteen(_head(entry.path)):
-                found.sixteen.add(entry.path)
+                contents.sixteen.add(entry.path)
         elif not entry.name.startswith(".") and entry.name.lower() not in _LITTER:
-            found.others[suffix or "no suffix"] += 1
-    return found
+            contents.others[suffix or "no suffix"] += 1
+    return contents
 
 
 def _head(path: str) -> bytes:
@@ -267,9 +250,5 @@ def _left_out(others: Counter[str], hidden: list[str]) -> tuple[str, ...]:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
         words.append(f"{sum(others.values())} files are no PNG or JPEG by their names and are left out ({kinds})")
     if hidden:
-        words.append(f"{len(hidden)} hidden files and folders are left out: {_some(hidden)}")
+        words.append(f"{len(hidden)} hidden files and folders are left out: {shortened(hidden, _SHOWN)}")
     return tuple(words)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")

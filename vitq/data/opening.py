@@ -28,7 +28,7 @@ def open_source(data: DataConfig, split: str, cache_dir: str | Path | None = Non
     """The images of one split; no torch for digits, folders and archives.
 
     cache_dir: where hashes of large files are kept. Raises DataError: missing root, split or package, a class map or
-    label file that does not fit, or a count that nobody knows.
+    label file that does not fit, or an unknown number of images.
     """
     kind = form(data)
     if kind == "digits":
@@ -50,13 +50,13 @@ def open_source(data: DataConfig, split: str, cache_dir: str | Path | None = Non
         archive = Path(root).expanduser()
         content = file_hash(archive, cache_dir, "data.root")
         return _listed(archive, split, (content, named), classes, root, data.labels)
-    place = listing.split_folder(root, split)
-    return _listed(place, None, (listing.stamp(place), named), classes, root, data.labels)
+    folder = listing.split_folder(root, split)
+    return _listed(folder, None, (listing.stamp(folder), named), classes, root, data.labels)
 
 
 @lru_cache(maxsize=4)
 def _listed(
-    place: Path,
+    path: Path,
     split: str | None,
     stamp: tuple[Any, ...],
     classes: tuple[str, ...] | None,
@@ -64,37 +64,37 @@ def _listed(
     labels: str | None,
 ) -> Source:
     """A folder (split None) or the part of an archive. stamp: changes with what lies there."""
-    listed = listing.list_folder(place, classes or ()) if split is None else listing.list_tar(place, split)
-    found = with_classes(listed, root, labels)
-    label_of = labels_of(found, {name: label for label, name in enumerate(classes)} if classes else None)
-    order = sorted(range(len(found.names)), key=lambda index: natural(found.names[index]))  # timm's
+    listed = listing.list_folder(path, classes or ()) if split is None else listing.list_tar(path, split)
+    listed = with_classes(listed, root, labels)
+    label_of = labels_of(listed, {name: label for label, name in enumerate(classes)} if classes else None)
+    order = sorted(range(len(listed.names)), key=lambda index: natural(listed.names[index]))  # timm's
 
     def image(index: int) -> Image:
         from PIL import Image
 
-        return Image.open(io.BytesIO(found.read(order[index])))
+        return Image.open(io.BytesIO(listed.read(order[index])))
 
     return Source(
-        [label_of[found.classes[index]] for index in order],
-        _fingerprint(found, label_of, "" if split is None else str(stamp[0])),
+        [label_of[listed.classes[index]] for index in order],
+        _fingerprint(listed, label_of, "" if split is None else str(stamp[0])),
         image,
-        lambda index: repr(f"{found.place}/{found.names[order[index]]}"),
-        lambda index: found.read(order[index]),
-        np.array([found.sizes[index] for index in order]),
+        lambda index: repr(f"{listed.path}/{listed.names[order[index]]}"),
+        lambda index: listed.read(order[index]),
+        np.array([listed.sizes[index] for index in order]),
         len(classes) if classes else len(label_of),
         frozenset(label_of),
-        found.left_out + _scaled(found),
+        listed.left_out + _scaled(listed),
     )
 
 
-def _fingerprint(found: Listing, label_of: dict[str, int], archive: str) -> str:
+def _fingerprint(listed: Listing, label_of: dict[str, int], archive: str) -> str:
     content = hashlib.sha256(archive.encode())
-    for name, size, label in zip(found.names, found.sizes, found.classes, strict=True):
+    for name, size, label in zip(listed.names, listed.sizes, listed.classes, strict=True):
         # Images of 16 bits were clipped to white before they were scaled.
-        depth = "\0" + "16" if name in found.sixteen else ""
+        depth = "\0" + "16" if name in listed.sixteen else ""
         content.update(f"{name}\0{size}\0{label_of[label]}{depth}\n".encode("utf-8", "surrogateescape"))
     return content.hexdigest()[:16]
 
 
-def _scaled(found: Listing) -> tuple[str, ...]:
-    return (f"{len(found.sixteen)} gray images of 16 bits are scaled to 8 (divided by 257)",) if found.sixteen else ()
+def _scaled(listed: Listing) -> tuple[str, ...]:
+    return (f"{len(listed.sixteen)} gray images of 16 bits are scaled to 8 (divided by 257)",) if listed.sixteen else ()

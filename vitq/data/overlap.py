@@ -8,7 +8,7 @@ import numpy as np
 
 from vitq.config import RunConfig
 from vitq.data import digits
-from vitq.data.chosen import calibration_indices
+from vitq.data.choose import calibration_indices
 from vitq.data.location import form
 from vitq.data.opening import open_source
 from vitq.data.source import Source
@@ -47,10 +47,10 @@ def overlap(config: RunConfig) -> tuple[str | None, str | None]:
 
 
 def _both(config: RunConfig, what: str) -> str:
+    splits = f"data.calib_split={config.data.calib_split!r} and data.eval_split={config.data.eval_split!r}"
     return (
-        f"data.calib_split={config.data.calib_split!r} and data.eval_split={config.data.eval_split!r} share images "
-        f"({what}): a model must not be scored on images that calibrated it; name two splits of different images, or "
-        "say that it is meant with data.allow_overlap=true"
+        f"{splits} share images ({what}): a model must not be scored on images that calibrated it; name two splits of "
+        "different images, or say that it is meant with data.allow_overlap=true"
     )
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def to_mode(image: Image, mode: str) -> Image:
     """The image as `RGB` or `L`. Gray of 16 bits is divided by 257, rounded.
 
-    Raises ValueError for pixels of 32 bits, whose white nobody knows.
+    Raises ValueError for pixels of 32 bits, whose white is unknown.
     """
     from PIL import Image as Pillow
 

@@ -12,9 +12,8 @@ import numpy as np
 
 from vitq.config import DataConfig, ModelConfig, RunConfig
 from vitq.data.cache import locked, published_folder
-from vitq.data.chosen import calibration_indices, evaluation_indices
+from vitq.data.choose import calibration_indices, evaluation_indices
 from vitq.data.decode import decode
-from vitq.data.facts import split_fingerprint
 from vitq.data.images import ImageSet
 from vitq.data.opening import open_source
 from vitq.data.ragged import RaggedImages
@@ -48,7 +47,7 @@ def eval_set(config: RunConfig, progress: Progress) -> ImageSet:
     data = config.data
     spread = data.eval_limit is not None and data.eval_choice == "spread"
     order = _Order(data.eval_split, {"spread" if spread else "first": data.eval_limit})
-    return _image_set(config.model, config.data, order, config.cache_dir, progress, _planned(config.data, 1))
+    return _image_set(config.model, data, order, config.cache_dir, progress, _planned(data, 1))
 
 
 def scored_scenes(config: RunConfig, progress: Progress) -> RaggedImages:
@@ -120,27 +119,21 @@ def _planned(data: DataConfig, which: int) -> str | None:
 
 
 def _image_set(
-    model: ModelConfig,
-    data: DataConfig,
-    order: _Order,
-    cache_dir: str | Path,
-    progress: Progress,
-    planned: str | None,
+    model: ModelConfig, data: DataConfig, order: _Order, cache_dir: str | Path, progress: Progress, planned: str | None
 ) -> ImageSet:
-    content = planned or split_fingerprint(data, order.split, cache_dir)
+    content = planned or open_source(data, order.split, cache_dir).fingerprint
     key = _key(model, order, content)
     path = Path(cache_dir).expanduser() / "images" / key
-    found = _mapped(path)
-    if found is None:
+    arrays = _mapped(path)
+    if arrays is None:
         with locked(path):
-            found = _mapped(path)  # another process may have made it while this one waited
-            if found is None:
+            if _mapped(path) is None:  # another process may have made it while this one waited
                 _make(path, model, data, order, content, cache_dir, progress)
-                found = _mapped(path)
-    if found is None:
+            arrays = _mapped(path)
+    if arrays is None:
         raise DataError(f"cache entry {str(path)!r} vanished while it was made; is another process clearing cache_dir?")
     channels = model.image_shape[0]
-    return ImageSet(*found, (data.mean or model.mean)[:channels], (data.std or model.std)[:channels], key)
+    return ImageSet(*arrays, (data.mean or model.mean)[:channels], (data.std or model.std)[:channels], key)
 
 
 def _key(model: ModelConfig, order: _Order, content: str) -> str:
@@ -179,17 +172,18 @@ def _make(
 ) -> None:
     source = open_source(data, order.split, cache_dir)
     if source.fingerprint != content:
-        raise DataError(
+        text = (
             f"the images of split {order.split!r} below {data.root!r} are not those of the plan (names, sizes or "
-            "labels differ); plan the run again, or restore the images",
-            "data.fingerprint",
-            source.fingerprint,
-            [content],
+            "labels differ); plan the run again, or restore the images"
         )
+        raise DataError(text, "data.fingerprint", source.fingerprint, [content])
     indices = _indices(source, order)
     with published_folder(path) as part:
         labels = decode(source, indices, model, order.augment, part / "images.npy", data.workers, progress, order.split)
-        _check_labels(labels, data, order.split)
+        low, high, classes = labels.min(), labels.max(), data.num_classes
+        if low < 0 or high >= classes:
+            text = f"labels of split {order.split!r} run from {low} to {high}, but data.num_classes={classes}"
+            raise DataError(f"{text}; set data.class_map or data.num_classes", "data.num_classes", classes)
         np.save(part / "labels.npy", labels)
 
 
@@ -198,13 +192,3 @@ def _indices(source: Source, order: _Order) -> np.ndarray:
     if "size" in choice:
         return calibration_indices(source, choice["size"], choice["seed"], choice["balanced"])
     return evaluation_indices(source, choice.get("first", choice.get("spread")), spread="spread" in choice)
-
-
-def _check_labels(labels: np.ndarray, data: DataConfig, split: str) -> None:
-    if labels.min() < 0 or labels.max() >= data.num_classes:
-        raise DataError(
-            f"labels of split {split!r} run from {labels.min()} to {labels.max()}, but data.num_classes="
-            f"{data.num_classes}; set data.class_map or data.num_classes",
-            "data.num_classes",
-            data.num_classes,
-        )

@@ -13,7 +13,7 @@ from vitq.errors import DataError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-UNKNOWN = -1  # label of an image whose source tells no label before it is read
+UNKNOWN = -1  # label of an image whose source has none before it is read
 
 
 class Source:
@@ -21,7 +21,7 @@ class Source:
 
     labels: int64 (N,). fingerprint: 16 hex digits that stand for all images and labels. image: position → PIL image.
     name: position → what to call it. read, sizes: the stored bytes of an image and how many they are, where they can be
-    asked without decoding it. classes: how many labels exist as far as the split tells; names: its class folders.
+    asked without decoding it. classes: how many labels exist, None: not known; names: its class folders.
     left_out: what of the split is not taken, in words.
     """
 
@@ -56,10 +56,8 @@ class Source:
         try:
             return to_mode(self._image(index), mode)
         except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(
-                f"image {self.name(index)} cannot be decoded: {error}; replace it or take it out of the split",
-                value=self.name(index),
-            ) from error
+            text = f"image {self.name(index)} cannot be decoded: {error}; replace it or take it out of the split"
+            raise DataError(text, value=self.name(index)) from error
 
 
 class StreamedSource(Source):
@@ -82,9 +80,8 @@ class StreamedSource(Source):
                 yield slots.pop(index), to_mode(image, mode), int(label)
             if not slots:
                 return
-        raise DataError(
-            f"the stream ended {len(slots)} images early, it tells {len(self)} in its info; correct that count "
-            "(undecodable images are skipped by timm's reader and also look like this)",
-            value=len(self) - len(slots),
-            valid=[len(self)],
+        text = (
+            f"the stream ended {len(slots)} images early, its info says {len(self)}; correct that count (undecodable "
+            "images are skipped by timm's reader and also look like this)"
         )
+        raise DataError(text, value=len(self) - len(slots), valid=[len(self)])

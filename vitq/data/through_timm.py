@@ -1,7 +1,7 @@
 """Sources that timm opens: torchvision's, Hugging Face's and TensorFlow's data sets, WebDatasets.
 
 What stands for such a split is its content: the hash of the files that hold it, or of its arrays. A data set whose
-content cannot be told is refused, because another one would pass for it.
+content cannot be hashed is refused, because another one would be taken for it.
 """
 
 from __future__ import annotations
@@ -38,30 +38,24 @@ def open_with_timm(data: DataConfig, split: str, kind: str, cache_dir: str | Pat
             data.dataset, root=root, split=split, class_map=mapping, is_training=False, batch_size=1, download=False
         )
     except Exception as error:  # each backend has its own errors: the message is theirs, the next action is ours
-        raise DataError(
-            f"timm cannot open data.dataset={data.dataset!r}, split {split!r}, below {data.root!r}: {error}; "
-            "check the name, the split, the root, and that the package of this prefix is installed",
-            "data.dataset",
-            data.dataset,
-        ) from error
-    _heeds(dataset, split, root)
+        text = f"timm cannot open data.dataset={data.dataset!r}, split {split!r}, below {data.root!r}: {error}"
+        action = "check the name, the split, the root, and that the package of this prefix is installed"
+        raise DataError(f"{text}; {action}", "data.dataset", data.dataset) from error
+    if type(dataset).__name__ == "ImageFolder" and root is not None and root == str(dataset.root):
+        raise no_split(root, split)  # timm read the whole root because it has no folder of that name
     content = _content(dataset, kind, cache_dir)
     if content is None:
-        raise DataError(
-            f"data.dataset={data.dataset!r}, split {split!r}: nothing tells before a run what its images are (no "
-            "files, arrays or revision to hash): others would pass for them; convert it to an image folder",
-            "data.dataset",
-            data.dataset,
+        text = (
+            f"data.dataset={data.dataset!r}, split {split!r}: its images cannot be identified before a run (no files, "
+            "arrays or revision to hash): others would be taken for them; convert it to an image folder"
         )
+        raise DataError(text, "data.dataset", data.dataset)
     known = f"{data.dataset}\0{content}"
     if kind in _STREAMS:
         count = len(dataset)
         if count < 1:
-            raise DataError(
-                f"data.dataset={data.dataset!r} tells no number of images for split {split!r}; add it to its info",
-                "data.dataset",
-                data.dataset,
-            )
+            text = f"data.dataset={data.dataset!r} states no number of images for split {split!r}; add it to its info"
+            raise DataError(text, "data.dataset", data.dataset)
         return StreamedSource(dataset, _hash(f"{known}\0{count}", np.empty(0)), count)
     labels = _labels(dataset)
     fingerprint = _hash(known, labels)
@@ -80,21 +74,15 @@ def open_with_timm(data: DataConfig, split: str, kind: str, cache_dir: str | Pat
     return Source(labels, fingerprint, lambda index: dataset[index][0], None, lambda i: arrays[i].tobytes(), sizes)
 
 
-def _heeds(dataset: Any, split: str, root: str | None) -> None:
-    """Raise DataError where timm read the whole root because it has no folder of the split's name."""
-    if type(dataset).__name__ == "ImageFolder" and root is not None and root == str(dataset.root):
-        raise no_split(root, split)
-
-
 def _decoder(reader: Any) -> Any:
     """Not through the dataset: that replaces a broken image by its neighbour."""
     from PIL import Image
 
     def image(index: int) -> Image.Image:
         with reader[index][0] as file:
-            found = Image.open(file)
-            found.load()
-            return found
+            opened = Image.open(file)
+            opened.load()
+            return opened
 
     return image
 
@@ -137,8 +125,8 @@ def _files(paths: list[str], cache_dir: str | Path | None, prefix: str = "") -> 
 def _paths(dataset: Any) -> list[str] | None:
     """Files of a torchvision data set that keeps them by path."""
     for name in ("samples", "imgs"):
-        if isinstance(found := getattr(dataset, name, None), list):
-            return [str(path) for path, _ in found]
+        if isinstance(pairs := getattr(dataset, name, None), list):
+            return [str(path) for path, _ in pairs]
     if isinstance(index := getattr(dataset, "index", None), list) and hasattr(dataset, "all_categories"):  # iNaturalist
         return [os.path.join(dataset.root, dataset.all_categories[category], file) for category, file in index]
     return None
@@ -151,7 +139,7 @@ def _labels(dataset: Any) -> np.ndarray:
             return np.asarray(getattr(reader, name), dtype=np.int64)
     if hasattr(reader, "iter_targets"):
         return np.fromiter(reader.iter_targets(), dtype=np.int64, count=len(dataset))
-    raise DataError(f"{type(reader).__name__} tells no labels without decoding; convert the data to an image folder")
+    raise DataError(f"{type(reader).__name__} has no labels without decoding; convert the data to an image folder")
 
 
 def _hash(text: str, labels: np.ndarray) -> str:

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from vitq import data
 from vitq.config import RunConfig
 from vitq.deploy.onnx.export_onnx import export, save_onnx
 from vitq.deploy.packed.packed import Packed
 from vitq.errors import DeployError, unknown
+from vitq.models.load import load_model
 from vitq.progress import Progress
 from vitq.store.atomic import write_bytes
 
@@ -102,9 +104,6 @@ def bench(
     images and original weights lie. recorded: (N,) classes that the run predicted; agreement with them in percent.
     Raises VitqError.
     """
-    from vitq import data
-    from vitq.models.load import load_model
-
     if config.task != "classification":
         text = f"bench: a run of task={config.task} has no integer graph yet; `vitq bench` compares classifiers"
         raise DeployError(text, "task", config.task, ["classification"])

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 
+from vitq.data import Images
 from vitq.device import CPU_ELEMENTS, at_once
 from vitq.progress import Progress
-
-if TYPE_CHECKING:
-    from vitq.data import Images
-    from vitq.tasks.task import Outputs, Task
+from vitq.tasks.task import Outputs, Task
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import timm
 import torch
@@ -14,13 +13,11 @@ from safetensors.torch import load, save
 from torch import nn
 
 from vitq.config import SCHEMA_VERSION, RunConfig, canonical
+from vitq.data import Images
 from vitq.engine.evaluate import outputs
 from vitq.progress import Progress
 from vitq.store.atomic import write_bytes
-
-if TYPE_CHECKING:
-    from vitq.data import Images
-    from vitq.tasks.task import Outputs, Task
+from vitq.tasks.task import Outputs, Task
 
 
 def reference_outputs(
@@ -62,6 +59,5 @@ def cache_path(config: RunConfig, images: Images, device: torch.device) -> Path:
 def _read(path: Path) -> Outputs | None:
     try:
         return load(path.read_bytes())
-    except (FileNotFoundError, SafetensorError):
-        # A damaged cache entry is not a record: it is computed and written anew.
+    except (FileNotFoundError, SafetensorError):  # a damaged entry of the cache is computed and written anew
         return None

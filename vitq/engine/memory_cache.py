@@ -10,13 +10,12 @@ import copy
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from vitq.machine import free_memory
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
 
 # A process keeps at most this share of the memory that was free before it kept anything: it has neighbours.
 SHARE = 0.1
@@ -55,12 +54,10 @@ class MemoryCache:
         return own
 
     def tensor(self, group: Hashable, key: Hashable) -> Tensor | None:
-        """A tensor of `put`, to be read only; None where it is not kept."""
         value: Tensor | None = self._get(group, key)
         return value
 
     def put(self, group: Hashable, key: Hashable, value: Tensor) -> None:
-        """Keep a tensor that nobody changes any more, where there is room."""
         self._put(group, key, value, value.numel() * value.element_size(), value.device)
 
     def _get(self, group: Hashable, key: Hashable) -> Any:

@@ -31,7 +31,6 @@ def network_problems(config: RunConfig) -> list[Problem]:
 
     Of networks and weights on the hub that have no name in timm (`hf-hub:…`) nothing is asked: that takes a download.
     """
-
     model = config.model
     if model.name.startswith(HUB):
         return []
@@ -57,7 +56,6 @@ def weight_warnings(config: RunConfig) -> list[str]:
 
 def _refusal(config: RunConfig, network: nn.Module, device: str) -> Problem | None:
     """What is wrong with the network's answer to one image of the config's size; None where nothing is."""
-
     about = f"{config.model.name!r} with model.kwargs={config.model.kwargs}"
     image = blank(config, torch.device(device))
     try:
@@ -80,7 +78,6 @@ def misfits(config: RunConfig, network: Network | None = None) -> list[Problem]:
 
     network: None for the one that the config names.
     """
-
     if network is None:
         if config.model.name.startswith(HUB):
             return []
@@ -98,7 +95,6 @@ def misfits(config: RunConfig, network: Network | None = None) -> list[Problem]:
 
 def _shapes(network: Network) -> Iterator[Problem]:
     """Kinds with a site whose shape the kind's quantizer cannot take, with the first such site."""
-
     kinds = network.config.method.kinds
     if not any(q.granularity.startswith("group:") or may_be(q.quantizer, DualUniformQuantizer) for q in kinds.values()):
         return

@@ -5,20 +5,22 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
 
+import torch
+from torch import nn
+
+from vitq import data
 from vitq.config import RunConfig
+from vitq.data import Images
+from vitq.data.location import SCENES
+from vitq.engine.memory_cache import MemoryCache
+from vitq.models.structure import structure_of
 from vitq.progress import Progress
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from vitq.data import Images
-    from vitq.engine.memory_cache import MemoryCache
-    from vitq.quant.model import QuantizedModel
-    from vitq.steps import Workspace
-    from vitq.steps.checkpoint import Checkpoint
+from vitq.quant.model import QuantizedModel
+from vitq.steps import Workspace
+from vitq.steps.checkpoint import Checkpoint
+from vitq.steps.curves import Curves
+from vitq.steps.step import enabled_steps
 
 # Times a part of the work under a name.
 Timer = Callable[[str], AbstractContextManager[None]]
@@ -26,8 +28,6 @@ Timer = Callable[[str], AbstractContextManager[None]]
 
 def equipped(config: RunConfig, model: nn.Module) -> QuantizedModel:
     """The model with the recipe's quantizers at its sites, none of them fitted. Changes `model` in place."""
-    from vitq.quant.model import QuantizedModel
-
     quantized = QuantizedModel(model)
     quantized.equip(config.method, config.bits)
     return quantized
@@ -48,15 +48,8 @@ def apply(
     memory: where full-precision activations are kept for the next run of this process. calib: the calibration images
     where the config's data do not say them.
     """
-    from vitq import data
-    from vitq.data.location import SCENES
-    from vitq.models.structure import structure_of
-    from vitq.steps import Workspace
-    from vitq.steps.curves import Curves
-    from vitq.steps.step import enabled_steps
-
     chosen = enabled_steps(config)
-    # The layers are replaced in place, so the untouched model that reconstruction aims at is copied first.
+    # Layers are replaced in the model itself, so the untouched model that reconstruction aims at is copied first.
     teacher = structure_of(copy.deepcopy(model)) if any(step.needs_teacher for step in chosen) else None
     quantized = equipped(config, model)
     if calib is None:

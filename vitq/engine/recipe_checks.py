@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from vitq.config import FULL_KINDS, KINDS, QuantizerConfig, RunConfig
 from vitq.errors import Problem, problem_of, under, unknown
-
-if TYPE_CHECKING:
-    from vitq.steps import Step
+from vitq.quant.layout import Axes
+from vitq.quant.model import configured
+from vitq.quant.quantizer import QUANTIZERS
+from vitq.steps import STEPS, Step
+from vitq.steps.step import parse_step
+from vitq.tasks.task import task_of
 
 # Kinds whose tensors have a dimension of heads, and kinds whose tensors have none of tokens.
 _WITH_HEADS = ("query", "key", "probs", "value", "scores")
@@ -20,14 +22,10 @@ _STEP_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 def problems(config: RunConfig) -> list[Problem]:
     """Everything wrong with method and bits, one line each; [] where the recipe can be built."""
-
-    from vitq.tasks.task import task_of
-
     return [*task_of(config).problems(config), *_kinds(config), *_steps(config), *_kept(config)]
 
 
 def _kinds(config: RunConfig) -> Iterator[Problem]:
-    """Problems of `method.kinds` and `bits.kinds`."""
     for kind in config.method.kinds:
         if kind not in (*KINDS, *FULL_KINDS, "default"):
             yield under(f"method.kinds.{kind}", unknown("kind", kind, (*KINDS, *FULL_KINDS, "default")))
@@ -35,12 +33,12 @@ def _kinds(config: RunConfig) -> Iterator[Problem]:
         if kind not in (*KINDS, *FULL_KINDS):
             yield under(f"bits.kinds.{kind}", unknown("kind", kind, (*KINDS, *FULL_KINDS)))
     for kind, quantizer in config.method.kinds.items():
-        place = f"method.kinds.{kind}"
+        key = f"method.kinds.{kind}"
         # `default` speaks for the quantized kinds that have no entry of their own.
         unnamed = [name for name in _kinds_of(config) if name not in config.method.kinds and config.bits.applies(name)]
         served = unnamed if kind == "default" else [kind]
-        yield from _quantizer(place, quantizer, served)
-        yield from _granularity(f"{place}.granularity", quantizer, served)
+        yield from _quantizer(key, quantizer, served)
+        yield from _granularity(f"{key}.granularity", quantizer, served)
 
 
 def _kinds_of(config: RunConfig) -> list[str]:
@@ -48,28 +46,24 @@ def _kinds_of(config: RunConfig) -> list[str]:
     return [kind for kind in KINDS if kind != "dense" or config.task != "classification"]
 
 
-def _quantizer(place: str, quantizer: QuantizerConfig, kinds: Sequence[str]) -> list[Problem]:
+def _quantizer(key: str, quantizer: QuantizerConfig, kinds: Sequence[str]) -> list[Problem]:
     """Problems of a quantizer's name and options, and of kinds that it is given but cannot serve."""
-    from vitq.quant.layout import Axes
-    from vitq.quant.model import build
-    from vitq.quant.quantizer import QUANTIZERS
-
     name = quantizer.quantizer
     if name not in QUANTIZERS:
-        return [under(f"{place}.quantizer", unknown("quantizer", name, QUANTIZERS))]
+        return [under(f"{key}.quantizer", unknown("quantizer", name, QUANTIZERS))]
     try:
         # The width does not matter here: the config's own are checked by its type.
-        built = build(name, 4, Axes(0), quantizer.granularity, quantizer.range, quantizer.symmetric, quantizer.options)
+        built = configured(quantizer, 4, Axes(0))
     except ValueError as error:
-        return [under(place, problem_of(error))]
+        return [under(key, problem_of(error))]
     others = [kind for kind in kinds if built.kinds and kind not in built.kinds]
     if not others:
         return []
     text = (
-        f"{place}.quantizer={name}: serves {', '.join(built.kinds)}, not {', '.join(others)}; "
+        f"{key}.quantizer={name}: serves {', '.join(built.kinds)}, not {', '.join(others)}; "
         "name a quantizer for these, e.g. uniform"
     )
-    return [Problem(text, f"{place}.quantizer", name)]
+    return [Problem(text, f"{key}.quantizer", name)]
 
 
 def _granularity(key: str, quantizer: QuantizerConfig, kinds: Sequence[str]) -> Iterator[Problem]:
@@ -88,10 +82,6 @@ def _granularity(key: str, quantizer: QuantizerConfig, kinds: Sequence[str]) -> 
 
 
 def _steps(config: RunConfig) -> Iterator[Problem]:
-    """Problems of `method.steps`."""
-    from vitq.steps import STEPS
-    from vitq.steps.step import parse_step
-
     steps: list[Step] = []
     fitted: set[str] = set()
     named = [name for name, raw in config.method.steps.items() if raw.get("do") is not None]
@@ -142,8 +132,6 @@ def _uncovered(config: RunConfig, fitted: Collection[str]) -> Iterator[Problem]:
 
 def _kept(config: RunConfig) -> Iterator[Problem]:
     """Recipes whose model `keep_model` and `tracker.log_model` cannot keep."""
-    from vitq.steps import STEPS
-
     keep = "keep_model" if config.keep_model else "tracker.log_model" if config.tracker.log_model else None
     for name, raw in config.method.enabled.items():
         do = raw.get("do")

@@ -153,31 +153,23 @@ def _quantize(
         quantized = recipe.equipped(config, model)
         # Nothing is quantized: one blank image is enough to see the shapes.
         table = site_table.site_table(quantized, [site_table.blank(config, where)])
-        weight_bits, activation_bits = site_table.mean_bits(table)
-        return (
-            Size(
-                mean_weight_bits=weight_bits,
-                mean_activation_bits=activation_bits,
-                fp_bytes=fp_bytes,
-                quantized_bytes=fp_bytes,
-            ),
-            table,
-            quantized,
-        )
-    work = recipe.apply(config, model, where, run_log, Checkpoint(run_dir.state_dir), run_log.timed, MEMORY)
-    quantized = work.model
-    for name, artifact in work.artifacts.items():
-        run_dir.write_artifact(name, artifact)
-    with run_log.timed("sites"):
-        run_log.stage("sites")
-        # The error of each site is measured on the first calibration batch: it is a report, not a part of the method.
-        table = site_table.site_table(quantized, work.batches(min(config.calib.size, config.calib.batch_size)))
+        quantized_bytes = fp_bytes
+    else:
+        work = recipe.apply(config, model, where, run_log, Checkpoint(run_dir.state_dir), run_log.timed, MEMORY)
+        quantized = work.model
+        for name, artifact in work.artifacts.items():
+            run_dir.write_artifact(name, artifact)
+        with run_log.timed("sites"):
+            run_log.stage("sites")
+            # Errors are measured on the first calibration batch: they are a report, not a part of the method.
+            table = site_table.site_table(quantized, work.batches(min(config.calib.size, config.calib.batch_size)))
+        quantized_bytes = site_table.quantized_bytes(quantized, site_table.model_bytes(quantized.model))
     weight_bits, activation_bits = site_table.mean_bits(table)
     size = Size(
         mean_weight_bits=weight_bits,
         mean_activation_bits=activation_bits,
         fp_bytes=fp_bytes,
-        quantized_bytes=site_table.quantized_bytes(quantized, site_table.model_bytes(quantized.model)),
+        quantized_bytes=quantized_bytes,
     )
     return size, table, quantized
 

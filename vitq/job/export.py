@@ -20,12 +20,7 @@ FORMATS = {"packed": ".safetensors", "onnx": ".onnx", "openvino": ".xml"}
 
 
 def export(
-    run_dir: RunDir,
-    form: str,
-    output: Path | None,
-    progress: Progress,
-    compress: bool = False,
-    int4: bool = True,
+    run_dir: RunDir, form: str, output: Path | None, progress: Progress, compress: bool = False, int4: bool = True
 ) -> dict[str, Any]:
     """Write the run's model; returns what was written.
 
@@ -48,14 +43,6 @@ def _packed(run_dir: RunDir, packed: Packed, output: Path | None, compress: bool
     small = compressed(run_dir.model_path)
     path = output or (run_dir.deploy_dir / "model.safetensors" if compress else run_dir.model_path)
     if compress or output is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, small if compress else run_dir.model_path.read_bytes())
-    return {
-        "format": "packed",
-        "path": str(path),
-        **sizes(packed, path.stat().st_size),
-        "forms": {
-            "plain": sizes(packed, packed.file_bytes),
-            "compressed": sizes(packed, len(small)),
-        },
-    }
+    forms = {"plain": sizes(packed, packed.file_bytes), "compressed": sizes(packed, len(small))}
+    return {"format": "packed", "path": str(path), **sizes(packed, path.stat().st_size), "forms": forms}

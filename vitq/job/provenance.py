@@ -54,12 +54,11 @@ def provenance(started_at: str, attempt: int, planned: dict[str, str | None] | N
     so on.
     Raises pydantic.ValidationError when `started_at` has no time zone or `attempt` is below 1.
     """
+    other = {f"planned_{key}": value for key, value in planned.items()} if planned and changed_code(planned) else {}
     return Provenance(
         versions=versions(),
         host=host(),
-        code=code()
-        | {"source": source()}
-        | ({f"planned_{key}": planned[key] for key in planned} if planned and changed_code(planned) else {}),
+        code=code() | {"source": source()} | other,
         started_at=started_at,
         finished_at=utc_now(),
         attempt=attempt,
@@ -68,9 +67,9 @@ def provenance(started_at: str, attempt: int, planned: dict[str, str | None] | N
 
 def versions() -> dict[str, str]:
     """Installed versions: Python, vitq, `PACKAGES` and plug-ins, from package metadata (nothing is imported)."""
-    found = {"python": platform.python_version(), "vitq": vitq.__version__}
-    found |= {name: _version(name) for name in PACKAGES}
-    return found | {plugin.distribution: plugin.version for plugin in plugins()}
+    known = {"python": platform.python_version(), "vitq": vitq.__version__}
+    known |= {name: _version(name) for name in PACKAGES}
+    return known | {plugin.distribution: plugin.version for plugin in plugins()}
 
 
 @functools.cache
@@ -91,15 +90,12 @@ def host() -> dict[str, str | int]:
         "cores": usable_cores(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
     }
-    torch = _torch()
-    if torch is not None:
+    if (torch := sys.modules.get("torch")) is not None:
         facts["torch_threads"] = torch.get_num_threads()
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
-            device = torch.cuda.get_device_properties(torch.cuda.current_device())
-            facts["gpu"] = device.name
-            facts["gpus"] = torch.cuda.device_count()
-            facts["gpu_memory_bytes"] = device.total_memory
-            facts["cuda"] = str(torch.version.cuda)
+    if (torch := _torch_on_cuda()) is not None:
+        device = torch.cuda.get_device_properties(torch.cuda.current_device())
+        facts |= {"gpu": device.name, "gpus": torch.cuda.device_count(), "gpu_memory_bytes": device.total_memory}
+        facts["cuda"] = str(torch.version.cuda)
     return facts
 
 
@@ -129,14 +125,11 @@ def source() -> str:
     Of vitq the packages of images, models and quantization: a result does not change with a report or a command.
     """
     package = Path(vitq.__file__).resolve().parent
-    files = [
-        path for name in _DECIDING for path in ((package / name).rglob("*.py"), [package / name])[name.endswith(".py")]
-    ]
+    roots = [package / name for name in _DECIDING]
     for plugin in plugins():
-        found = importlib.util.find_spec(plugin.module.partition(".")[0])
-        for place in (found.submodule_search_locations or [str(found.origin)]) if found else []:
-            path = Path(place)
-            files += path.rglob("*.py") if path.is_dir() else [path]
+        spec = importlib.util.find_spec(plugin.module.partition(".")[0])
+        roots += map(Path, (spec.submodule_search_locations or [str(spec.origin)]) if spec else [])
+    files = [path for root in roots for path in ([root] if root.is_file() else root.rglob("*.py"))]
     content = hashlib.sha256()
     for path in sorted(files):
         content.update(f"{path.parent.name}/{path.name}\0".encode() + path.read_bytes() + b"\0")
@@ -186,8 +179,7 @@ def reset_peak_memory() -> bool:
 
     Returns False where the system cannot reset the resident peak (not Linux): it then stays that of the whole process.
     """
-    torch = _torch()
-    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+    if (torch := _torch_on_cuda()) is not None:
         for device in range(torch.cuda.device_count()):
             torch.cuda.reset_peak_memory_stats(device)
     try:
@@ -199,34 +191,33 @@ def reset_peak_memory() -> bool:
 
 def _peak_rss() -> int:
     # VmHWM and not ru_maxrss: the latter starts from the parent's size at fork and cannot be reset.
-    status = _PROC / "self/status"
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+    if peak_kb := _proc("self/status", "VmHWM:"):
+        return int(peak_kb.split()[0]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _peak_cuda() -> int | None:
-    torch = _torch()
-    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+    if (torch := _torch_on_cuda()) is None:
         return None
     return sum(int(torch.cuda.max_memory_allocated(device)) for device in range(torch.cuda.device_count()))
 
 
-def _torch() -> ModuleType | None:
-    """torch if this process has loaded it; it is never imported for the sake of a fact."""
-    return sys.modules.get("torch")
+def _torch_on_cuda() -> ModuleType | None:
+    """torch if this process has loaded it and uses a GPU; it is never imported for the sake of a fact."""
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized() else None
 
 
 def _cpu_model() -> str:
-    cpuinfo = _PROC / "cpuinfo"
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return _proc("cpuinfo", "model name") or platform.processor() or platform.machine()
+
+
+def _proc(file: str, key: str) -> str | None:
+    """Value of the first line of a key in a file of /proc; None where there is none."""
+    path = _PROC / file
+    lines = path.read_text().splitlines() if path.exists() else ()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), None)
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

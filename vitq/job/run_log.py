@@ -37,18 +37,18 @@ class RunLog(Progress):
         self.planned_code = previous.code if previous is not None else None
         self.warnings = list(previous.warnings) if previous is not None else []
         self.ended = False
-        self._log(f"attempt {self.attempt} on {socket.gethostname()}, pid {os.getpid()}")
+        self.note(f"attempt {self.attempt} on {socket.gethostname()}, pid {os.getpid()}")
         if changed := provenance.changed_code(self.planned_code):
-            self._log(f"the code has changed since this run was planned: {changed}")
+            self.note(f"the code has changed since this run was planned: {changed}")
         for line in self.warnings:
-            self._log(f"warning: {line}")
+            self.note(f"warning: {line}")
 
     def stage(self, name: str, total: int | None = None) -> None:
         self._stage, self._done, self._total, self._note = name, 0, total, ""
         self._stage_at = utc_now()
         self._listener.stage(name, total)
         self._write("running")
-        self._log(name)
+        self.note(name)
 
     def advance(self, units: int = 1, note: str = "") -> None:
         self._done += units
@@ -70,16 +70,16 @@ class RunLog(Progress):
 
     def finish(self) -> None:
         self._write("done")
-        self._log(f"done in {self.total():.1f} s")
+        self.note(f"done in {self.total():.1f} s")
 
     def note(self, text: str) -> None:
-        """Something for the log alone."""
-        self._log(text)
+        """Add something to the log alone."""
+        self._run_dir.append_log(f"{utc_now()} {text.rstrip()}\n")
 
     def warn(self, text: str) -> None:
-        """Something that a reader of the result should know, for the log and the result."""
+        """Add something that a reader of the result should know, to the log and to the result."""
         self.warnings.append(text)
-        self._log(f"warning: {text}")
+        self.note(f"warning: {text}")
 
     def finish_probes(self) -> None:
         """The status says `done` again: probes have shown their own stages after the result."""
@@ -90,12 +90,13 @@ class RunLog(Progress):
         self.ended = True
         if isinstance(error, KeyboardInterrupt):
             signals.acknowledge()
-            self._write("interrupted", error=str(error) or "told to stop by Ctrl-C")
-            self._log(str(error) or "told to stop by Ctrl-C")
+            reason = str(error) or "told to stop by Ctrl-C"
+            self._write("interrupted", error=reason)
+            self.note(reason)
             return
         text = "".join(traceback.format_exception(error))
         self._write("failed", error=brief(error), traceback=text)
-        self._log(text)
+        self.note(text)
 
     def _write(self, state: str, error: str | None = None, traceback: str | None = None) -> None:
         self._written = time.monotonic()
@@ -117,6 +118,3 @@ class RunLog(Progress):
                 warnings=self.warnings,
             )
         )
-
-    def _log(self, text: str) -> None:
-        self._run_dir.append_log(f"{utc_now()} {text.rstrip()}\n")

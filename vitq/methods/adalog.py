@@ -140,16 +140,18 @@ class AdaLogQuantizer(LogQuantizer):
             step_base, step_scale = step_base**0.5, step_scale / 2
             pairs = list(_refined(scales, bases, step_base, step_scale, widest))
 
-    def _codes(self, x: Tensor, scale: Tensor, base: Tensor | None = None) -> Tensor:
+    def _codes(self, x: Tensor, *parameters: Tensor) -> Tensor:
         """Codes of x + shift, which is what x stands for here."""
-        factor = self.resolution / (self.layout.view(self.base) if base is None else base)
+        scale, base = parameters
+        factor = self.resolution / base
         octaves = x.clamp(min=LEAST_SCALE).log2_().mul_(-factor)
         return octaves.add_(scale.log2() * factor).round_().clamp_(0, self.codes - 1)
 
-    def _values(self, codes: Tensor, scale: Tensor, base: Tensor | None = None) -> Tensor:
+    def _values(self, codes: Tensor, *parameters: Tensor) -> Tensor:
         """Values of codes, x + shift."""
+        scale, base = parameters
         # Whole numbers below 2^15, exact in float32: 255 codes × 74.
-        power = codes * (self.layout.view(self.base) if base is None else base)
+        power = codes * base
         whole = (power / self.resolution).floor_()
         remainder = torch.exp2((power - whole * self.resolution) * (-1.0 / self.resolution))
         if self.settings["tables"] == "integer":
@@ -179,7 +181,7 @@ class AdaLogQuantizer(LogQuantizer):
         """Codes of x, float32, in the layout's expanded shape."""
         layout = self.layout
         expanded = layout.expand(x).float()
-        return self._codes(expanded + self.shift if self.shift else expanded, layout.view(self.scale))
+        return self._codes(expanded + self.shift if self.shift else expanded, *self.views())
 
     def _decode(self, codes: Tensor) -> Tensor:
         """Values of codes in the layout's expanded shape, looked up in the (G, 2^b) table of all of them."""
@@ -205,8 +207,7 @@ class _BestPair:
     def offer(self, scale: Tensor, base: Tensor) -> Tensor:
         """(G,) float64 squared error of this pair, which becomes the best one where it is lower."""
         columns = scale.unsqueeze(1), base.unsqueeze(1)
-        values = self._quantizer._values(self._quantizer._codes(self._distribution.values, *columns), *columns)
-        error = self._distribution.error(values)
+        error = self._distribution.error(self._quantizer._round_trip(self._distribution.values, *columns))
         better = error < self._least
         self._least = torch.where(better, error, self._least)
         self.scale = torch.where(better, scale, self.scale)

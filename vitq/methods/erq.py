@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from vitq.config import RunConfig
-from vitq.errors import Problem, bad
+from vitq.errors import Problem
 from vitq.quant.dual import DualUniformQuantizer
 from vitq.quant.layers import QuantConv2d
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.calibrate import fit_weight
 from vitq.steps.layer_walk import Layer, NetworkWalk, Unquantized, layers, quantized_walk
-from vitq.steps.step import Step, Workspace, register_step
+from vitq.steps.step import Count, Positive, Step, Workspace, register_step
 from vitq.steps.weight_grid import Grid, add_bias, as_rows, cholesky, damped, needs_uniform_weights, put_weight
 
 
@@ -48,11 +49,11 @@ class Erq(Step):
     refine: bool = True
     ridge: bool = True
     reference: Literal["local", "fp", "quantized"] = "fp"
-    dual: float = 0.0
+    dual: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     bias: bool = False
-    penalty: float = 1000.0
-    penalty_head: float = 0.1
-    flips: int = 100
+    penalty: Positive = 1000.0
+    penalty_head: Positive = 0.1
+    flips: Count = 100
     choose: Literal["gradient", "decrease"] = "gradient"
     patch: bool = False
     depends_on_bits: ClassVar[bool] = True
@@ -67,11 +68,6 @@ class Erq(Step):
 
     def check(self, config: RunConfig) -> list[Problem]:
         problems = needs_uniform_weights(config, "erq")
-        for name in ("penalty", "penalty_head"):
-            if getattr(self, name) <= 0:
-                problems.append(bad(name, getattr(self, name), "a number above 0 is needed, e.g. 1000"))
-        if not 0 <= self.dual <= 0.5:
-            problems.append(bad("dual", self.dual, "a share from 0 (off) to 0.5 is needed, e.g. 0.05"))
         weight = config.method.quantizer("weight")
         if self.dual > 0 and weight and (weight.quantizer, weight.granularity) != ("uniform", "channel"):
             text = (
@@ -79,8 +75,6 @@ class Erq(Step):
                 f"{weight.quantizer}, granularity {weight.granularity}; set uniform and channel, or dual=0"
             )
             problems.append(Problem(text, "dual", self.dual))
-        if self.flips < 1:
-            problems.append(bad("flips", self.flips, "a whole number of at least 1 is needed; refine=false has none"))
         if not (self.aqer or self.wqer):
             text = "aqer and wqer are both off; use enabled=false to leave the step out"
             problems.append(Problem(text, "aqer", self.aqer))
@@ -90,8 +84,9 @@ class Erq(Step):
         quantized, exact = quantized_walk(work), Unquantized(work)
         folded = {name for link in work.model.structure.links for name in link.consumers}
         for name, layer in layers(work, [quantized, exact], "erq"):
-            if self.dual and name in folded:
-                _make_dual(layer, self.dual)
+            old = layer.weight_site.quantizer
+            if self.dual and name in folded and isinstance(old, UniformQuantizer):
+                layer.weight_site.quantizer = old.unfitted(DualUniformQuantizer, granularity="channel", share=self.dual)
             if self.patch or not isinstance(layer, QuantConv2d):
                 seen = {"local": (exact, None), "quantized": (quantized, None), "fp": (quantized, exact)}
                 self._update(work, layer, moments(layer, name, *seen[self.reference]))
@@ -169,7 +164,7 @@ def aqer(weight: Tensor, seen: Moments, penalty: float, bias: bool) -> tuple[Ten
 
     weight: (O, I) float64; returns (O, I) and (O,).
     """
-    factor = cholesky(damped(seen.gram(bias), penalty), "raise the penalty")
+    factor = cholesky(damped(seen.gram(bias), penalty), "penalty")
     change = torch.cholesky_solve((weight @ seen.mixed(bias)).T, factor).T
     shift = weight @ seen.difference - change @ seen.mean
     return weight + change, shift if bias else torch.zeros_like(shift)
@@ -189,7 +184,7 @@ def wqer(weight: Tensor, gram: Tensor, grid: Grid, penalty: float | None, flips:
         if penalty is not None and len(left):
             # argmin over δ of ‖(after − before)x̄_half + δx̄_left‖² + λ‖δ‖².
             pull = (after - before) @ gram[half][:, left]
-            factor = cholesky(damped(gram[left][:, left], penalty), "raise the penalty")
+            factor = cholesky(damped(gram[left][:, left], penalty), "penalty")
             updated[:, left] -= torch.cholesky_solve(pull.T, factor).T
     return updated
 
@@ -227,10 +222,3 @@ def refine(weight: Tensor, gram: Tensor, grid: Grid, flips: int, choose: str) ->
         slope[active] += 2 * moved.unsqueeze(1) * gram[column]
         step[active, column] = -moved
     return grid.decode(grid.encode(quantized))
-
-
-def _make_dual(layer: Layer, share: float) -> None:
-    """Give a layer's weight a dual quantizer with the settings of its uniform one, not fitted yet."""
-    old = layer.weight_site.quantizer
-    if isinstance(old, UniformQuantizer):
-        layer.weight_site.quantizer = old.unfitted(DualUniformQuantizer, granularity="channel", share=share)

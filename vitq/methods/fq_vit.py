@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from vitq.errors import Problem
 from vitq.quant.affine import LEAST_SCALE, round_trip
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Layout
 from vitq.quant.quantizer import register_quantizer
+from vitq.quant.search import best
 from vitq.quant.uniform import UniformQuantizer
 
 
@@ -47,18 +49,15 @@ class PowerOfTwoFactor(UniformQuantizer):
         low, high = distribution.low.min().clamp(max=0), distribution.high.max().clamp(min=0)
         widest = ((high - low) / (self.codes - 1)).clamp(min=LEAST_SCALE)
         zero = torch.round(-low / widest).expand_as(distribution.low)
-        chosen = widest.expand_as(distribution.low).clone()
-        least = torch.full_like(chosen, torch.inf, dtype=torch.float64)
         # From the widest on, so that ties keep the range that clips nothing.
-        for exponent in range(self.settings["K"], -1, -1):
-            scale = (widest / 2 ** (self.settings["K"] - exponent)).expand_as(chosen)
-            error = distribution.error(
-                round_trip(distribution.values, scale.unsqueeze(1), zero.unsqueeze(1), self.codes)
-            )
-            better = error < least
-            least, chosen = torch.where(better, error, least), torch.where(better, scale, chosen)
-        self.assign(layout, chosen, zero)
-        self.constants = torch.full_like(chosen, torch.nan)
+        tried = [((widest / 2**halvings).expand_as(zero),) for halvings in range(self.settings["K"] + 1)]
+
+        def roundtrip(scale: Tensor) -> Tensor:
+            return round_trip(distribution.values, scale, zero.unsqueeze(1), self.codes)
+
+        (scale,) = best(distribution, tried, roundtrip)
+        self.assign(layout, scale, zero)
+        self.constants = torch.full_like(zero, torch.nan)
 
     def parameter_bytes(self) -> int:
         """One float32 scale, one zero point, an exponent for each channel (a byte)."""

@@ -1,4 +1,4 @@
-"""GPTQ (Frantar et al., ICLR 2023, arXiv 2210.17323): weights rounded column by column, the error fed into the rest."""
+"""GPTQ (Frantar et al., ICLR 2023, arXiv 2210.17323): weights column by column, errors fed into later ones."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from vitq.config import RunConfig
-from vitq.errors import Problem, bad
+from vitq.errors import Problem
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.calibrate import fit_weight
 from vitq.steps.layer_walk import Layer, NetworkWalk, layers, quantized_walk
-from vitq.steps.step import Step, Workspace, register_step
+from vitq.steps.step import Count, NotNegative, Step, Workspace, register_step
 from vitq.steps.weight_grid import Grid, as_rows, cholesky, damped, needs_uniform_weights, put_weight
 
 
@@ -26,12 +26,12 @@ class Gptq(Step):
     fitted to the full-precision weight. A weight quantizer that has no range yet is fitted first.
 
     damping: share of the mean of H's diagonal that is added to it. act_order: columns in the order of falling H_jj
-        instead of their own. block: columns between two updates of the rest (speed only).
+        instead of their own. block: columns between two updates of those that follow (speed only).
     """
 
-    damping: float = 0.01
+    damping: NotNegative = 0.01
     act_order: bool = False
-    block: int = 128
+    block: Count = 128
     depends_on_bits: ClassVar[bool] = True
     tunes_weights: ClassVar[bool] = True
 
@@ -39,12 +39,7 @@ class Gptq(Step):
         return ("weight",)
 
     def check(self, config: RunConfig) -> list[Problem]:
-        problems = needs_uniform_weights(config, "gptq")
-        if self.damping < 0:
-            problems.append(bad("damping", self.damping, "valid: 0 or more, e.g. 0.01"))
-        if self.block < 1:
-            problems.append(bad("block", self.block, "a whole number of at least 1 is needed"))
-        return problems
+        return needs_uniform_weights(config, "gptq")
 
     def run(self, work: Workspace) -> None:
         walk = quantized_walk(work)
@@ -65,14 +60,13 @@ class Gptq(Step):
 @torch.no_grad()
 def hessian(walk: NetworkWalk, layer: Layer, name: str) -> Tensor:
     """(I, I) float64: mean of x̄ x̄ᵀ over all images and positions."""
-    total: Tensor | None = None
-    count = 0
+    inputs, count = layer.weight[0].numel(), 0
+    total = torch.zeros(inputs, inputs, dtype=torch.float64, device=layer.weight.device)
     for x in walk.arriving(f"{name}.input_site"):
         rows = as_rows(layer, layer.input_site(x))
-        gram = (rows.T @ rows).double()
-        total = gram if total is None else total + gram
+        total += rows.T @ rows
         count += len(rows)
-    if total is None:
+    if not count:
         raise RuntimeError(f"no calibration image reached {name}")
     return total / count
 
@@ -90,7 +84,7 @@ def solve(
     order = order.to(weight.device)
     grid, H = grid.columns(order), H[order][:, order]
     damped_H = damped(H, damping * float(H.diagonal().mean()))
-    inverse = torch.cholesky_inverse(cholesky(damped_H, "raise damping"))
+    inverse = torch.cholesky_inverse(cholesky(damped_H, "damping"))
     U = torch.linalg.cholesky(inverse, upper=True)
     # Columns as rows: each one is contiguous.
     left, scale, zero = (m.T.contiguous() for m in (weight[:, order], grid.scale, grid.zero))

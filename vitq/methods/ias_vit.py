@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from vitq.errors import Problem
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Layout
-from vitq.quant.quantizer import NON_NEGATIVE, Quantizer, register_quantizer, straight_through
+from vitq.quant.quantizer import NON_NEGATIVE, ElementwiseQuantizer, check_non_negative, register_quantizer
+from vitq.quant.search import best
 
 # Public code's candidates for the shift η.
 ETAS = (0.001, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 @register_quantizer("sulq")
-class SULQ(Quantizer):
+class SULQ(ElementwiseQuantizer):
     """Uniform codes over a shifted logarithm, for post-softmax values in [0, 1].
 
         q = UQ(−log2(x + η), b),  x̂ = 2^round(−DeUQ(q)) − η
@@ -49,28 +50,19 @@ class SULQ(Quantizer):
             raise ValueError(Problem(text, "options.etas", self.settings["etas"]))
 
     def fit(self, distribution: Distribution, layout: Layout) -> None:
-        if bool((distribution.low < -1e-6).any()):
-            text = (
-                f"SULQ needs non-negative values, the least seen is {float(distribution.low.min()):.3g}; "
-                "use quantizer uniform for this kind"
-            )
-            raise ValueError(Problem(text, "quantizer", float(distribution.low.min())))
+        check_non_negative(self, distribution)
         low, high = distribution.low.clamp(min=0), distribution.high.clamp(min=0)
         values = distribution.values.clamp(min=0)
-        best_eta = torch.ones_like(low)
-        least = torch.full_like(low, torch.inf, dtype=torch.float64)
+        etas = (torch.full_like(low, float(shift)) for shift in self.settings["etas"])
         # Public code, too, searches with 2^b codes.
-        last = self.codes - 1
-        for shift in self.settings["etas"]:
-            eta = torch.full_like(low, float(shift))
-            scale, zero = self._affine(low, high, eta, last)
-            columns = (scale.unsqueeze(1), zero.unsqueeze(1), eta.unsqueeze(1))
-            error = distribution.error(self._values(self._codes(values, *columns, last), *columns))
-            better = error < least
-            least = torch.where(better, error, least)
-            best_eta = torch.where(better, eta, best_eta)
-        scale, zero = self._affine(low, high, best_eta, self.last)
-        self.set_parameters(layout, scale=scale, zero_point=zero, eta=best_eta)
+        tried = [(*self._affine(low, high, eta, self.codes - 1), eta) for eta in etas]
+
+        def roundtrip(*columns: Tensor) -> Tensor:
+            return self._values(self._codes(values, *columns).clamp_(max=self.codes - 1), *columns)
+
+        eta = best(distribution, tried, roundtrip)[-1]
+        scale, zero = self._affine(low, high, eta, self.last)
+        self.set_parameters(layout, scale=scale, zero_point=zero, eta=eta)
 
     def _affine(self, low: Tensor, high: Tensor, eta: Tensor, last: int) -> tuple[Tensor, Tensor]:
         """Scale and zero point, (G,) each, that spread codes 0 … last over −log2(x + η) for x in [low, high]."""
@@ -84,30 +76,13 @@ class SULQ(Quantizer):
             zero = zero.round()
         return scale, torch.where(single, (least < 0).to(least.dtype), zero)
 
-    def _codes(self, x: Tensor, scale: Tensor, zero: Tensor, eta: Tensor, last: int) -> Tensor:
-        return (x.clamp(min=0) + eta).log2_().neg_().div_(scale).add_(zero).round_().clamp_(0, last)
+    def _codes(self, x: Tensor, *parameters: Tensor) -> Tensor:
+        scale, zero, eta = parameters
+        return (x.clamp(min=0) + eta).log2_().neg_().div_(scale).add_(zero).round_().clamp_(0, self.last)
 
-    def _values(self, codes: Tensor, scale: Tensor, zero: Tensor, eta: Tensor) -> Tensor:
+    def _values(self, codes: Tensor, *parameters: Tensor) -> Tensor:
+        scale, zero, eta = parameters
         return torch.exp2(((codes - zero) * scale).round_().neg_()).sub_(eta)
-
-    def _views(self) -> tuple[Tensor, Tensor, Tensor]:
-        layout = self.layout
-        return layout.view(self.scale), layout.view(self.zero_point), layout.view(self.eta)
-
-    def encode(self, x: Tensor) -> Tensor:
-        layout = self.layout
-        codes = self._codes(layout.expand(x).float(), *self._views(), self.last)
-        return layout.collapse(codes, x.shape).to(torch.int64)
-
-    def decode(self, codes: Tensor) -> Tensor:
-        layout = self.layout
-        return layout.collapse(self._values(layout.expand(codes).float(), *self._views()), codes.shape)
-
-    def forward(self, x: Tensor) -> Tensor:
-        layout, views = self.layout, self._views()
-        expanded = layout.expand(x)
-        quantized = self._values(self._codes(expanded.detach().float(), *views, self.last), *views)
-        return layout.collapse(straight_through(expanded, quantized.to(x.dtype)), x.shape)
 
     def runtime_form(self) -> nn.Module | None:
         return ShiftedLogCodes(self)

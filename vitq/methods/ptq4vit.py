@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -81,27 +82,25 @@ class HessianSearch(Step):
         return problems
 
     def run(self, work: Workspace) -> None:
-        on = [site for site in work.model.sites.values() if site.on]
-        work.model.switch(on, on=False)
         segments = work.model.structure.segments
         generator = torch.Generator().manual_seed(work.config.seed)
         inputs: Stream = ImageStream(work, self.images)
-        for index, segment in enumerate(work.progress.over(segments, "hessian_search", len(segments))):
-            layers = [
-                module
-                for name, module in work.model.model.named_modules()
-                if isinstance(module, Layer) and segment.holds(name) and any(site in on for site in _operands(module))
-            ]
-            # A segment without quantized sites has nothing to search.
-            seen = _collect(work, index, layers, inputs, generator) if layers else []
-            for layer, record in zip(layers, seen, strict=True):
-                _search(self, layer, record, [site for site in _operands(layer) if site in on])
-            inputs = through(segment.forward, inputs, work)
-        work.model.switch(on, on=True)
+        with work.model.switched_off() as on:
+            for index, segment in enumerate(work.progress.over(segments, "hessian_search", len(segments))):
+                layers = [
+                    module
+                    for name, module in work.model.model.named_modules()
+                    if isinstance(module, Layer) and segment.holds(name) and set(on) & set(_operands(module))
+                ]
+                # A segment without quantized sites has nothing to search.
+                seen = _collect(work, index, layers, inputs, generator) if layers else []
+                for layer, record in zip(layers, seen, strict=True):
+                    _search(self, layer, record, [site for site in _operands(layer) if site in on])
+                inputs = through(segment.forward, inputs, work)
 
 
 def _operands(layer: Layer) -> tuple[Site, Site]:
-    """The two sites of a layer, in the order in which they are searched."""
+    """The two sites of a layer, weight or right operand first: the order in which they are searched."""
     return (
         (layer.right_site, layer.left_site) if isinstance(layer, QuantMatmul) else (layer.weight_site, layer.input_site)
     )
@@ -130,7 +129,7 @@ class _Record:
 def _collect(
     work: Workspace, index: int, layers: Sequence[nn.Module], inputs: Stream, generator: torch.Generator
 ) -> list[_Record]:
-    """Run the segment and the full-precision rest of the network, forward and backward."""
+    """Run the segment and what follows it in the full-precision network, forward and backward."""
     behind = work.teacher.segments[index + 1 :]
     segment = work.model.structure.segments[index]
     records = [_Record(work, len(inputs)) for _ in layers]
@@ -143,37 +142,26 @@ def _collect(
             gradients = torch.autograd.grad(likelihood(x, generator), [kept[i][1] for i in range(len(layers))])
         for i, gradient in enumerate(gradients):
             operands, output = kept[i]
-            rows = [_by_image(t, len(batch)) for t in (*operands, output, gradient)]
-            records[i].append(rows)
+            tensors = (*operands, output, gradient)
+            # (B·windows, …) → (B, windows, …) where windows were cut out.
+            records[i].append([t if len(t) == len(batch) else t.unflatten(0, (len(batch), -1)) for t in tensors])
     return records
-
-
-def _by_image(x: Tensor, images: int) -> Tensor:
-    """(B·windows, …) → (B, windows, …) where windows were cut out; (B, …) as it is."""
-    return x if len(x) == images else x.unflatten(0, (images, -1))
 
 
 @contextmanager
 def _recorded(
     layers: Sequence[nn.Module], kept: dict[int, tuple[tuple[Tensor, ...], Tensor]], records: Sequence[_Record]
 ) -> Iterator[None]:
-    handles = []
-    for index, layer in enumerate(layers):
+    def keep(index: int, layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, bool], out: Tensor) -> None:
+        records[index].transpose = kwargs.get("transpose", False)
+        balance = layer.balance if isinstance(layer, QuantLinear) else None
+        # What the site sees, balanced.
+        kept[index] = (tuple(a.detach() if balance is None else a.detach() * balance for a in args), out)
 
-        def keep(
-            layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, bool], out: Tensor, index: int = index
-        ) -> None:
-            records[index].transpose = kwargs.get("transpose", False)
-            balance = layer.balance if isinstance(layer, QuantLinear) else None
-            # What the site sees, balanced.
-            kept[index] = (tuple(a.detach() if balance is None else a.detach() * balance for a in args), out)
-
-        handles.append(layer.register_forward_hook(keep, with_kwargs=True))
-    try:
+    with ExitStack() as stack:
+        for index, layer in enumerate(layers):
+            stack.enter_context(layer.register_forward_hook(partial(keep, index), with_kwargs=True))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class _Grid:
@@ -280,18 +268,16 @@ def _rows(x: Tensor) -> Tensor:
 
 def _quantized(layer: Layer, operands: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Both operands through their sites as they are switched now: (left or input, right or weight)."""
-    if isinstance(layer, QuantMatmul):
-        return layer.left_site(operands[0]), layer.right_site(operands[1])
-    return layer.input_site(operands[0]), layer.weight_site(layer.weight)
+    right_site, left_site = _operands(layer)
+    return left_site(operands[0]), right_site(operands[1] if isinstance(layer, QuantMatmul) else layer.weight)
 
 
 def _output(layer: Layer, operands: tuple[Tensor, Tensor], site: Site, transpose: bool) -> Tensor:
     """The layer's output where `site` quantizes its operand with the present candidate."""
     left, right = operands
+    left, right = (left, site(right)) if site is _operands(layer)[0] else (site(left), right)
     if isinstance(layer, QuantMatmul):
-        left, right = (site(left), right) if site is layer.left_site else (left, site(right))
         return left @ (right.transpose(-2, -1) if transpose else right)
-    left, right = (site(left), right) if site is layer.input_site else (left, site(right))
     if isinstance(layer, QuantConv2d):
         out: Tensor = layer._conv_forward(left, right, layer.bias)
         return out

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import pandas as pd
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from vitq.config import RunConfig
@@ -27,7 +28,7 @@ from vitq.quant.per_image import Batch, Extrema, Percentile, PerImageUniform
 from vitq.quant.predictor import Predicted, Predictor
 from vitq.quant.site import Site, watching
 from vitq.quant.uniform import UniformQuantizer
-from vitq.steps.step import Network, Step, Workspace, register_step
+from vitq.steps.step import Count, Network, NotNegative, Step, Workspace, register_step
 
 # Factors that an image's best one is searched among, beside 1: evenly spaced in the logarithm over the clamp.
 _TRIED = 24
@@ -52,41 +53,29 @@ class PredictScales(Step):
     ranges: Literal["predicted", "static", "minmax", "percentile"] = "predicted"
     tap: Literal["stem", "block"] = "block"
     feature: Literal["range", "ends"] = "range"
-    chunks: int = 8
-    degree: int = 1
+    chunks: Count = 8
+    degree: Annotated[int, Field(ge=1, le=3)] = 1
     constant: bool = False
     clamp: tuple[float, float] = (0.5, 2.0)
     zero_points: Literal["keep", "predict"] = "keep"
     fit: Literal["closed", "gradient"] = "closed"
-    ridge: float = 0.1
+    ridge: NotNegative = 0.1
     images: int | None = None
-    iterations: int = 100
-    batch_size: int = 32
-    lr: float = 1e-3
+    iterations: Count = 100
+    batch_size: Count = 32
+    lr: NotNegative = 1e-3
     packable: ClassVar[bool] = False
-    percentile: float = 0.999
+    percentile: Annotated[float, Field(gt=0.5, le=1)] = 0.999
     needs_teacher: ClassVar[bool] = True
     last: ClassVar[bool] = True
 
     def check(self, config: RunConfig) -> list[Problem]:
         problems: list[Problem] = []
-        if not 1 <= self.degree <= 3:
-            problems.append(bad("degree", self.degree, "valid: 1, 2, 3", (1, 2, 3)))
-        if self.chunks < 1 or self.batch_size < 1 or self.iterations < 1:
-            text = f"chunks={self.chunks}, batch_size={self.batch_size}, iterations={self.iterations}; each at least 1"
-            key = next(name for name in ("chunks", "batch_size", "iterations") if getattr(self, name) < 1)
-            problems.append(Problem(text, key, getattr(self, key)))
         if not 0 < self.clamp[0] <= 1 <= self.clamp[1]:
             problems.append(bad("clamp", list(self.clamp), "two factors around 1 are needed, e.g. [0.5, 2]"))
         if self.zero_points == "predict" and self.fit != "gradient":
             text = "zero_points=predict with fit=closed; zero points are learned by fit=gradient alone"
             problems.append(Problem(text, "zero_points", "predict"))
-        if self.lr < 0:
-            problems.append(bad("lr", self.lr, "a learning rate is not negative"))
-        if self.ridge < 0:
-            problems.append(bad("ridge", self.ridge, "zero or more"))
-        if not 0.5 < self.percentile <= 1:
-            problems.append(bad("percentile", self.percentile, "a share above 0.5 and at most 1, e.g. 0.999"))
         if self.images is not None and not 2 <= self.images <= config.calib.size:
             problems.append(bad("images", self.images, f"valid: 2 to calib.size={config.calib.size}"))
         if self.ranges == "predicted" and (self.images or config.calib.size) < 2:
@@ -167,7 +156,7 @@ class _BestFactors:
         assert isinstance(uniform, UniformQuantizer)
         layout = uniform.layout
         wide = layout.expand(x).float()
-        scale, zero = layout.view(uniform.scale), layout.view(uniform.zero_point)
+        scale, zero = uniform.views()
         errors = []
         for factor in self.candidates.tolist():
             s = scale * factor
@@ -190,10 +179,9 @@ def search(
     candidates = torch.cat([torch.linspace(low, high, _TRIED).exp(), torch.ones(1)]).unique().to(work.device)
     seen: list[Tensor] = []
     features, best = [], []
-    hook = tap.register_forward_hook(lambda _module, _inputs, output: seen.append(predictor.features(output)))
     images = step.images or len(work.calib)
     work.progress.stage("predict_scales", images)
-    try:
+    with tap.register_forward_hook(lambda _module, _inputs, output: seen.append(predictor.features(output))):
         for batch in work.batches(images):
             observer = _BestFactors(candidates, len(batch))
             with watching((site for site, _ in sites), observer):
@@ -201,8 +189,6 @@ def search(
             features.append(seen.pop())
             best.append(torch.stack([observer.factors[site.name] for site, _ in sites], dim=1))
             work.progress.advance(len(batch))
-    finally:
-        hook.remove()
     return torch.cat(features), torch.cat(best)
 
 

@@ -13,7 +13,7 @@ from vitq.quant.affine import LEAST_SCALE
 from vitq.quant.distribution import Distribution
 from vitq.quant.integer import IntegerPart
 from vitq.quant.layout import Layout
-from vitq.quant.quantizer import NON_NEGATIVE, Quantizer, register_quantizer, straight_through
+from vitq.quant.quantizer import NON_NEGATIVE, ElementwiseQuantizer, check_non_negative, register_quantizer
 from vitq.quant.search import CANDIDATES, PERCENTILES, candidates
 
 # PTQ4ViT's published range of the ratio saturates here.
@@ -22,7 +22,7 @@ MOST = 15
 _CHUNK = 1 << 21
 
 
-class TwinQuantizer(Quantizer):
+class TwinQuantizer(ElementwiseQuantizer):
     """One of the b bits says which of two regions a value is in; each has 2^(b−1) codes of its own step, Δ₂ = 2^m·Δ₁.
 
     scale: (G,) Δ₁, the fine step. exponent: (G,) m, integer-valued. There is no zero point, zero is code 0: what
@@ -66,8 +66,10 @@ class TwinQuantizer(Quantizer):
         return list(range(self.settings["max_m"] + 1)) if m == "search" else [int(m)]
 
     def fit(self, distribution: Distribution, layout: Layout) -> None:
-        self._check(distribution)
-        coarse = torch.stack([self._coarse(low, high) for low, high in self._ranges(distribution)])  # (K, G)
+        if self.kinds:
+            check_non_negative(self, distribution, instead="twin_uniform")
+        ranges = candidates(distribution, self.range_search, self.settings["percentiles"], self.settings["candidates"])
+        coarse = torch.stack([self._coarse(low, high) for low, high in ranges])  # (K, G)
         # Every range with every ratio, the ratios outermost: (M·K, G).
         tried = self.exponents
         exponent = torch.tensor(tried, dtype=torch.float32, device=coarse.device)
@@ -81,24 +83,18 @@ class TwinQuantizer(Quantizer):
         exact = torch.where(self._coarse_value(distribution.low), exact * torch.exp2(-exponent), exact)
         self.set_parameters(layout, scale=torch.where(distribution.constant, exact, scale), exponent=exponent)
 
-    def _ranges(self, distribution: Distribution) -> list[tuple[Tensor, Tensor]]:
-        return candidates(distribution, self.range_search, self.settings["percentiles"], self.settings["candidates"])
-
     def _errors(self, distribution: Distribution, fine: Tensor, exponent: Tensor) -> Tensor:
         """(K, G) float64 squared error of K candidates, each (K, G)."""
         values, counts = distribution.values, distribution.counts
         size = max(1, _CHUNK // values.numel())
         errors = []
         for first, second in zip(fine.split(size), exponent.split(size), strict=True):
-            reconstructed = self._roundtrip(values.unsqueeze(0), first.unsqueeze(2), second.unsqueeze(2))
+            reconstructed = self._round_trip(values.unsqueeze(0), first.unsqueeze(2), second.unsqueeze(2))
             square = (reconstructed.double() - values.double()).square_()
             if counts is not None:
                 square *= counts
             errors.append(square.sum(dim=2))
         return torch.cat(errors)
-
-    def _check(self, distribution: Distribution) -> None:
-        """Raise ValueError for values that the regions cannot hold."""
 
     @abstractmethod
     def _coarse(self, low: Tensor, high: Tensor) -> Tensor:
@@ -108,10 +104,6 @@ class TwinQuantizer(Quantizer):
     def _coarse_value(self, values: Tensor) -> Tensor:
         """Whether a single value is to be the first code of the coarse region."""
 
-    @abstractmethod
-    def _roundtrip(self, x: Tensor, fine: Tensor, exponent: Tensor) -> Tensor:
-        """Nearest value that x is given; all three broadcast."""
-
     def integer_parts(self) -> list[IntegerPart]:
         self._check_one_scale()
         fine, exponent = float(self.scale[0]), float(self.exponent[0])
@@ -120,16 +112,6 @@ class TwinQuantizer(Quantizer):
     @abstractmethod
     def _regions(self, fine: float, ratio: float) -> list[IntegerPart]:
         """The fine and the coarse region, for one fine step and the ratio 2^m of the steps."""
-
-    def _views(self) -> tuple[Tensor, Tensor]:
-        layout = self.layout
-        return layout.view(self.scale), layout.view(self.exponent)
-
-    def forward(self, x: Tensor) -> Tensor:
-        layout = self.layout
-        expanded = layout.expand(x)
-        quantized = self._roundtrip(expanded.detach().float(), *self._views())
-        return layout.collapse(straight_through(expanded, quantized.to(x.dtype)), x.shape)
 
 
 @register_quantizer("twin_uniform")
@@ -148,7 +130,8 @@ class TwinUniformQuantizer(TwinQuantizer):
     def _coarse_value(self, values: Tensor) -> Tensor:
         return values > 0
 
-    def _roundtrip(self, x: Tensor, fine: Tensor, exponent: Tensor) -> Tensor:
+    def _round_trip(self, x: Tensor, *parameters: Tensor) -> Tensor:
+        fine, exponent = parameters
         step = torch.where(x < 0, fine, fine * torch.exp2(exponent))
         return (x / step).round_().clamp_(-self.part, self.part - 1).mul_(step)
 
@@ -156,21 +139,17 @@ class TwinUniformQuantizer(TwinQuantizer):
         # What is negative rounds to 0 in the coarse region, and what is positive in the fine one.
         return [IntegerPart(fine * ratio, 0, self.part - 1), IntegerPart(fine, -self.part, 0)]
 
-    def encode(self, x: Tensor) -> Tensor:
-        layout = self.layout
-        expanded = layout.expand(x).float()
-        fine, exponent = self._views()
-        step = torch.where(expanded < 0, fine, fine * torch.exp2(exponent))
-        signed = (expanded / step).round_().clamp_(-self.part, self.part - 1).to(torch.int64)
-        return layout.collapse(torch.where(signed < 0, self.part - 1 - signed, signed), x.shape)
+    def _codes(self, x: Tensor, *parameters: Tensor) -> Tensor:
+        fine, exponent = parameters
+        step = torch.where(x < 0, fine, fine * torch.exp2(exponent))
+        signed = (x / step).round_().clamp_(-self.part, self.part - 1)
+        return torch.where(signed < 0, self.part - 1 - signed, signed)
 
-    def decode(self, codes: Tensor) -> Tensor:
-        layout = self.layout
-        expanded = layout.expand(codes)
-        fine, exponent = self._views()
-        negative = expanded >= self.part
-        signed = torch.where(negative, self.part - 1 - expanded, expanded).float()
-        return layout.collapse(signed * torch.where(negative, fine, fine * torch.exp2(exponent)), codes.shape)
+    def _values(self, codes: Tensor, *parameters: Tensor) -> Tensor:
+        fine, exponent = parameters
+        negative = codes >= self.part
+        signed = torch.where(negative, self.part - 1 - codes, codes)
+        return signed * torch.where(negative, fine, fine * torch.exp2(exponent))
 
 
 @register_quantizer("twin_softmax")
@@ -183,15 +162,6 @@ class TwinSoftmaxQuantizer(TwinQuantizer):
     """
 
     kinds = NON_NEGATIVE
-
-    def _check(self, distribution: Distribution) -> None:
-        if bool((distribution.low < -1e-6).any()):
-            least = float(distribution.low.min())
-            text = (
-                f"{type(self).__name__} needs non-negative values, the least seen is {least:.3g}; "
-                "use quantizer twin_uniform for this kind"
-            )
-            raise ValueError(Problem(text, "quantizer", least))
 
     def _coarse(self, low: Tensor, high: Tensor) -> Tensor:
         return (high / (self.part - 1)).clamp(min=LEAST_SCALE)
@@ -207,7 +177,8 @@ class TwinSoftmaxQuantizer(TwinQuantizer):
         coarse = x > fine * ((last + following) / 2)
         return (x / torch.where(coarse, fine * ratio, fine)).round_().clamp_(0, last), coarse
 
-    def _roundtrip(self, x: Tensor, fine: Tensor, exponent: Tensor) -> Tensor:
+    def _round_trip(self, x: Tensor, *parameters: Tensor) -> Tensor:
+        fine, exponent = parameters
         payload, coarse = self._payload(x, fine, exponent)
         return payload.mul_(torch.where(coarse, fine * torch.exp2(exponent), fine))
 
@@ -224,15 +195,12 @@ class TwinSoftmaxQuantizer(TwinQuantizer):
             IntegerPart(fine * ratio, 0, last, above=threshold),
         ]
 
-    def encode(self, x: Tensor) -> Tensor:
-        layout = self.layout
-        payload, coarse = self._payload(layout.expand(x).float(), *self._views())
-        return layout.collapse(payload.to(torch.int64) + coarse.to(torch.int64) * self.part, x.shape)
+    def _codes(self, x: Tensor, *parameters: Tensor) -> Tensor:
+        payload, coarse = self._payload(x, *parameters)
+        return payload + coarse * self.part
 
-    def decode(self, codes: Tensor) -> Tensor:
-        layout = self.layout
-        expanded = layout.expand(codes)
-        fine, exponent = self._views()
-        coarse = expanded >= self.part
-        payload = torch.where(coarse, expanded - self.part, expanded).float()
-        return layout.collapse(payload * torch.where(coarse, fine * torch.exp2(exponent), fine), codes.shape)
+    def _values(self, codes: Tensor, *parameters: Tensor) -> Tensor:
+        fine, exponent = parameters
+        coarse = codes >= self.part
+        payload = torch.where(coarse, codes - self.part, codes)
+        return payload * torch.where(coarse, fine * torch.exp2(exponent), fine)

@@ -92,7 +92,12 @@ def through_timm(model: ModelConfig, kwargs: dict[str, Any], pretrained: bool) -
     except (TypeError, ValueError, AssertionError) as error:  # timm checks head and patch sizes by assertions
         raise ModelError(_cannot_build(model, error)) from error
     except RuntimeError as error:
-        raise ModelError(_refused(model, name, error)) from error
+        if "pretrained tag" not in str(error):
+            raise ModelError(_cannot_build(model, error)) from error
+        tags = timm.list_pretrained(f"{name}.*")
+        tag, valid = model.name.partition(".")[2], ", ".join(tags) or "none"
+        text = f"timm has no pretrained tag {tag!r} for {name!r} (model.name); valid: {valid}"
+        raise ModelError(text, "model.name", model.name, tags) from error
     return network
 
 
@@ -107,24 +112,9 @@ def _unknown_name(name: str) -> Problem:
     import timm
 
     close = difflib.get_close_matches(name, [*timm.list_models(), *EMBEDDED], n=4)
-    hint = (
-        f"close names: {', '.join(close)}"
-        if close
-        else "`python -c 'import timm; print(timm.list_models())'` lists them"
-    )
+    listed = "`python -c 'import timm; print(timm.list_models())'` lists them"
+    hint = f"close names: {', '.join(close)}" if close else listed
     return Problem(f"timm has no model {name!r} (model.name); {hint}", "model.name", name, close)
-
-
-def _refused(model: ModelConfig, name: str, error: RuntimeError) -> Problem:
-    import timm
-
-    if "pretrained tag" not in str(error):
-        return _cannot_build(model, error)
-    tags = timm.list_pretrained(f"{name}.*")
-    tag, valid = model.name.partition(".")[2], ", ".join(tags) or "none"
-    return Problem(
-        f"timm has no pretrained tag {tag!r} for {name!r} (model.name); valid: {valid}", "model.name", model.name, tags
-    )
 
 
 def settle(network: nn.Module, model: ModelConfig) -> nn.Module:
@@ -137,16 +127,17 @@ def settle(network: nn.Module, model: ModelConfig) -> nn.Module:
             module.p = 0.0
         elif isinstance(module, DropPath):
             module.drop_prob = 0.0
+    size, given = required_size(network), model.input_size
+    if size is not None and size != model.image_shape[1:]:
+        side = size[0] if size[0] == size[1] else f"[{size[0]},{size[1]}]"
+        text = f"{model.name!r} is built for {size[0]}x{size[1]} images, but model.input_size={given}"
+        action = f"set model.kwargs.img_size={given}, or model.input_size={side}"
+        raise ModelError(f"{text}; {action}", "model.input_size", given, [size[0]])
+    return network.float().eval()
+
+
+def required_size(network: nn.Module) -> tuple[int, int] | None:
+    """Height and width of the only images that a network takes; None where it takes several sizes."""
     embed = getattr(network, "patch_embed", None)
     size = getattr(embed, "img_size", None)
-    want = model.image_shape[1:]
-    if size is not None and getattr(embed, "strict_img_size", True) and tuple(size) != want:
-        raise ModelError(
-            f"{model.name!r} is built for {size[0]}x{size[1]} images, but model.input_size={model.input_size}; "
-            f"set model.kwargs.img_size={model.input_size}, or model.input_size="
-            f"{size[0] if size[0] == size[1] else f'[{size[0]},{size[1]}]'}",
-            "model.input_size",
-            model.input_size,
-            [size[0]],
-        )
-    return network.float().eval()
+    return None if size is None or not getattr(embed, "strict_img_size", True) else (size[0], size[1])

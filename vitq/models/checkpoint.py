@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitq.errors import ModelError, Problem, first_line, unknown
+from vitq.errors import ModelError, Problem, first_line, shortened, unknown
 
 if TYPE_CHECKING:
     import torch
@@ -62,11 +62,8 @@ def _read(path: Path, key: str | None) -> tuple[dict[str, torch.Tensor], list[st
     else:
         usual = [name for name in _USUAL if name in holders] or holders
         if len(usual) > 1 and usual[0] not in _USUAL:
-            raise ModelError(
-                f"checkpoint {str(path)!r} holds weights under {', '.join(holders)}; set model.checkpoint_key to one",
-                "model.checkpoint_key",
-                valid=holders,
-            )
+            text = f"checkpoint {str(path)!r} holds weights under {', '.join(holders)}"
+            raise ModelError(f"{text}; set model.checkpoint_key to one", "model.checkpoint_key", valid=holders)
         state = content[usual[0]] if usual else {}
         if others := [name for name in holders if name != usual[0]]:
             notes.append(
@@ -77,12 +74,9 @@ def _read(path: Path, key: str | None) -> tuple[dict[str, torch.Tensor], list[st
             notes.append(f"the weights under {usual[0]!r} are read")
     tensors = {n: value for n, value in clean_state_dict(dict(state)).items() if isinstance(value, torch.Tensor)}
     if not tensors:
-        raise ModelError(
-            f"checkpoint {str(path)!r} holds no tensors at its top level, under `model` or under `state_dict`; "
-            f"its keys: {', '.join(map(str, list(content)[:_SHOWN])) or 'none'}",
-            "model.checkpoint",
-            list(content),
-        )
+        text = f"checkpoint {str(path)!r} holds no tensors at its top level, under `model` or under `state_dict`"
+        keys = shortened(list(content), _SHOWN) or "none"
+        raise ModelError(f"{text}; its keys: {keys}", "model.checkpoint", list(content))
     return tensors, notes
 
 
@@ -136,9 +130,9 @@ def _under(content: Mapping[Any, Any], key: str, path: Path, holders: list[str])
     if _has_tensors(node):
         return dict(node)
     for names in (content, *(content[name] for name in _USUAL if name in holders)):
-        found = {name[len(key) + 1 :]: value for name, value in names.items() if str(name).startswith(f"{key}.")}
-        if _has_tensors(found):
-            return found
+        below = {name[len(key) + 1 :]: value for name, value in names.items() if str(name).startswith(f"{key}.")}
+        if _has_tensors(below):
+            return below
     name = "model.checkpoint_key"
     wrong = unknown(name, key, holders or map(str, content), key=name)
     raise ModelError(wrong.reworded(f"checkpoint {str(path)!r}: {wrong}"))
@@ -160,21 +154,21 @@ def _without_prefix(
         several = f"several networks, under {', '.join(best)}"
         text = f"checkpoint {str(path)!r} holds {several}; set model.checkpoint_key to one"
         raise ModelError(text, "model.checkpoint_key", valid=best)
-    found = {name.removeprefix(f"{best[0]}."): state[name] for name in state if name.startswith(f"{best[0]}.")}
-    beside = {name: state[name] for name in state if name in own and name not in found}
+    bare = {name.removeprefix(f"{best[0]}."): state[name] for name in state if name.startswith(f"{best[0]}.")}
+    beside = {name: state[name] for name in state if name in own and name not in bare}
     left = [name for name in state if not name.startswith(f"{best[0]}.") and name not in beside]
     notes = [f"the prefix {best[0]!r} of its names is taken off"]
     if left:
-        notes.append(f"{len(left)} entries of other names are left out: {_some(left)}")
-    return found | beside, notes
+        notes.append(f"{len(left)} entries of other names are left out: {shortened(left, _SHOWN)}")
+    return bare | beside, notes
 
 
 def _filter(network: nn.Module) -> Any:
     """timm's `checkpoint_filter_fn` for this class or one that it derives from, else None."""
     for kind in type(network).__mro__:
-        found = getattr(sys.modules[kind.__module__], "checkpoint_filter_fn", None)
-        if found is not None:
-            return found
+        function = getattr(sys.modules[kind.__module__], "checkpoint_filter_fn", None)
+        if function is not None:
+            return function
     return None
 
 
@@ -182,12 +176,13 @@ def _resampled(own: Mapping[str, torch.Tensor], before: Mapping[str, tuple[int, 
     """Tensors that a filter gave another number of elements: position embeddings, patch kernels, bias tables."""
     import math
 
-    found = [
+    changed = [
         f"{name} {before[name]} -> {tuple(own[name].shape)}"
         for name in own
         if name in before and math.prod(before[name]) != own[name].numel()
     ]
-    return [f"{len(found)} tensors are resampled to the network's size: {_some(found)}"] if found else []
+    text = f"{len(changed)} tensors are resampled to the network's size: {shortened(changed, _SHOWN)}"
+    return [text] if changed else []
 
 
 def _misfits(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> list[str]:
@@ -200,16 +195,9 @@ def _misfits(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor])
         if name in state and own[name].shape != state[name].shape
     ]
     kinds = (("missing", missing), ("unexpected", strange), ("other shape", reshaped))
-    return [f"{len(names)} {what}: {_some(names)}" for what, names in kinds if names]
-
-
-def _some(names: list[str]) -> str:
-    return f"{', '.join(names[:_SHOWN])}{' …' if len(names) > _SHOWN else ''}"
+    return [f"{len(names)} {what}: {shortened(names, _SHOWN)}" for what, names in kinds if names]
 
 
 def _not_fitting(path: Path, network: nn.Module, wrong: list[str]) -> Problem:
-    text = (
-        f"checkpoint {str(path)!r} does not fit {type(network).__name__}: {'; '.join(wrong)}; "
-        "check model.name, model.kwargs and data.num_classes"
-    )
-    return Problem(text, "model.checkpoint", wrong)
+    text = f"checkpoint {str(path)!r} does not fit {type(network).__name__}: {'; '.join(wrong)}"
+    return Problem(f"{text}; check model.name, model.kwargs and data.num_classes", "model.checkpoint", wrong)

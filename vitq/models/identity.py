@@ -1,4 +1,4 @@
-"""What stands for a model's weights in a run's identity: content or a fixed revision, never a place. No torch."""
+"""What stands for a model's weights in a run's identity: content or a fixed revision, never a path. No torch."""
 
 from __future__ import annotations
 
@@ -25,23 +25,28 @@ def identify(model: ModelConfig) -> ModelConfig:
     pinned tag in `name` says it. Raises ModelError: missing or unreadable checkpoint, unknown suffix, a hub model
     without a tag or a known commit.
     """
+    return dataclasses.replace(model, weights=_weights(model))
+
+
+def _weights(model: ModelConfig) -> str | None:
     folder = local_dir(model)
     if model.checkpoint is not None:
         weights = _content(checkpoint_path(model))
         if folder is not None:  # the network is that of its config.json
             weights = hashlib.sha256(f"{weights}{_content(folder / 'config.json')}".encode()).hexdigest()
-        return dataclasses.replace(model, weights=weights)
+        return weights
     if model.train is not None:
-        from vitq.models.train import recipe
+        from vitq.models.train import IDENTITY
 
-        return dataclasses.replace(model, weights=recipe(model))
+        return IDENTITY
     if model.name in EMBEDDED:
         text = f"{model.name!r} has no weights on the hub; set model.train (its recipe) or model.checkpoint"
         raise ModelError(text, "model.train")
     if folder is not None:
-        return dataclasses.replace(model, weights=_folder_content(folder))
+        files = [folder / "config.json", *sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIXES))]
+        return hashlib.sha256("\n".join(f"{path.name}\0{_content(path)}" for path in files).encode()).hexdigest()
     if model.name.startswith(HUB):
-        return dataclasses.replace(model, weights=_commit(model))
+        return _commit(model)
     if model.pretrained and "." not in model.name:
         raise ModelError(
             f"model.name={model.name!r} has no pretrained tag, and timm's default tag changes between versions; name "
@@ -50,7 +55,7 @@ def identify(model: ModelConfig) -> ModelConfig:
             "model.name",
             model.name,
         )
-    return dataclasses.replace(model, weights=None)
+    return None
 
 
 def pinned(model: ModelConfig) -> ModelConfig:
@@ -85,11 +90,6 @@ def local_dir(model: ModelConfig) -> Path | None:
             model.name,
         )
     return folder
-
-
-def _folder_content(folder: Path) -> str:
-    files = [folder / "config.json", *sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIXES))]
-    return hashlib.sha256("\n".join(f"{path.name}\0{_content(path)}" for path in files).encode()).hexdigest()
 
 
 def _content(path: Path) -> str:

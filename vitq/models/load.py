@@ -70,7 +70,6 @@ def check_weights(network: nn.Module, model: ModelConfig, data: DataConfig) -> l
 
 
 def _fill(network: nn.Module, path: Path, key: str | None) -> nn.Module:
-    """Load a file strictly."""
     network.load_state_dict(fitting(network, path, key)[0], strict=True)
     return network
 
@@ -110,18 +109,6 @@ def _same_head(model: ModelConfig, known: int, wanted: int) -> None:
 
 
 def _download_errors() -> tuple[type[Exception], ...]:
-    """What a failed download raises; which one depends on the version of the hub's client."""
-    import huggingface_hub.errors as hub
-
-    errors: list[type[Exception]] = [
-        OSError,
-        EOFError,
-        hub.HfHubHTTPError,
-        hub.LocalEntryNotFoundError,
-        hub.OfflineModeIsEnabled,
-    ]
-    for module in ("httpx", "requests"):
-        if module in sys.modules:
-            error = getattr(sys.modules[module], "HTTPError" if module == "httpx" else "RequestException")
-            errors.append(error)
-    return tuple(errors)
+    """What a failed download raises. The errors of `requests` and of the hub's client are OSErrors, httpx's are not."""
+    httpx = sys.modules.get("httpx")
+    return (OSError, EOFError) if httpx is None else (OSError, EOFError, httpx.HTTPError)

@@ -51,29 +51,26 @@ def departures(model: ModelConfig, data: DataConfig) -> list[str]:
     keys: dict[str, Any] = {"mean": data.mean or model.mean, "std": data.std or model.std}
     if model.fp_top1 is None:
         keys |= {"crop_pct": model.crop_pct, "interpolation": model.interpolation}
-    found = []
+    lines = []
     for key, ours in keys.items():
         theirs = known.get(key)
         if theirs is not None and not _equal(ours, theirs):
-            place = "data" if key in ("mean", "std") and getattr(data, key) else "model"
-            found.append(
-                f"preprocessing: {place}.{key}={_text(ours)}, {where} {_text(theirs)}; set model.{key}={_text(theirs)}"
-            )
+            section = "data" if key in ("mean", "std") and getattr(data, key) else "model"
+            wanted = _text(theirs)
+            lines.append(f"preprocessing: {section}.{key}={_text(ours)}, {where} {wanted}; set model.{key}={wanted}")
     if known.get("input_size"):
         channels, *size = known["input_size"]
         if tuple(size) != model.image_shape[1:]:
-            found.append(
+            lines.append(
                 f"model.input_size={_text(model.input_size)}, {where} {_text(tuple(size))}: position embeddings (ViT) "
                 "or relative position biases (Swin) are resampled"
             )
         if channels != model.image_shape[0]:
-            found.append(f"model.kwargs.in_chans={model.image_shape[0]}, {where} {channels}: patch kernels are summed")
-    patch = re.search(r"patch(\d+)", model.name)
-    if patch and model.kwargs.get("patch_size") not in (None, int(patch[1])):
-        found.append(
-            f"model.kwargs.patch_size={model.kwargs['patch_size']}, {where} {patch[1]}: patch kernels are resampled"
-        )
-    return found
+            lines.append(f"model.kwargs.in_chans={model.image_shape[0]}, {where} {channels}: patch kernels are summed")
+    patch, size = re.search(r"patch(\d+)", model.name), model.kwargs.get("patch_size")
+    if patch and size not in (None, int(patch[1])):
+        lines.append(f"model.kwargs.patch_size={size}, {where} {patch[1]}: patch kernels are resampled")
+    return lines
 
 
 def _equal(ours: Any, theirs: Any) -> bool:

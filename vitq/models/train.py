@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from vitq.config import DataConfig, ModelConfig
 from vitq.data.cache import locked, publish
-from vitq.data.facts import split_fingerprint
 from vitq.data.location import SCENES
+from vitq.data.opening import open_source
 from vitq.errors import ModelError
 from vitq.models.build import classes, create
 from vitq.progress import Progress
@@ -22,20 +22,15 @@ from vitq.progress import Progress
 if TYPE_CHECKING:
     import torch
 
-    from vitq.data.images import ImageSet
-
 # Raised when this file changes so that the same config trains other weights.
 RECIPE = 1
+# What stands for the weights of a trained model in a run's identity; the data is in `data.fingerprint`.
+IDENTITY = f"trained-by-recipe-{RECIPE}"
 
 SPLIT = "train"
 WARMUP = 0.1  # share of all steps in which the learning rate rises linearly
 SHIFT = 1 / 32  # largest shift of an image, as a share of its side
 CLIP = 1.0  # largest norm of the gradient
-
-
-def recipe(model: ModelConfig) -> str:
-    """What stands for the weights of a trained model in a run's identity; the data is in `data.fingerprint`."""
-    return f"trained-by-recipe-{RECIPE}"
 
 
 def trained(model: ModelConfig, data: DataConfig, cache_dir: str | Path, progress: Progress) -> Path:
@@ -72,7 +67,7 @@ def _key(model: ModelConfig, data: DataConfig, cache_dir: str | Path) -> str:
             del plain[name]
     plain |= {
         "recipe": RECIPE,
-        "split": split_fingerprint(data, SPLIT, cache_dir),
+        "split": open_source(data, SPLIT, cache_dir).fingerprint,
         "classes": classes(model, data),
         "mean": data.mean or model.mean,
         "std": data.std or model.std,
@@ -112,7 +107,7 @@ def fit(model: ModelConfig, data: DataConfig, cache_dir: str | Path, progress: P
         for chosen in torch.randperm(len(images), generator=generator).split(rule.batch_size):
             for group in optimizer.param_groups:
                 group["lr"] = rule.lr * _schedule(step / steps)
-            pixels, labels = _batch(images, chosen)
+            pixels, labels = next(images.take(chosen.numpy()).batches(len(chosen), "cpu"))
             loss = functional.cross_entropy(
                 network(_shift(pixels, generator)), labels, label_smoothing=rule.label_smoothing
             )
@@ -137,11 +132,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _batch(images: ImageSet, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    subset = images.take(chosen.numpy())
-    return next(subset.batches(len(chosen), "cpu"))
 
 
 def _schedule(share: float) -> float:

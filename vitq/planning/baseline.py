@@ -35,7 +35,7 @@ def find(word: str, methods: Mapping[str, Collection[str]], files: Collection[st
     if chosen:
         several = f"method={word} is several methods of this sweep; valid: {', '.join(sorted(chosen))}"
         text = f"sweep.baseline={word}: {several}. {_NONE}"
-        return Baseline(word, problem=Problem(text, "sweep.baseline", word, sorted(chosen)))
+        return Baseline(word, Problem(text, "sweep.baseline", word, sorted(chosen)))
     on_base = re.fullmatch(r"([^()]+)\(([^()]+)\)", word)
     if all(part in files for part in (on_base.groups() if on_base else (word,))):
         # An override of `method` may well drop it, and the runs are worth as much.

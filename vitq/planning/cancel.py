@@ -5,51 +5,44 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 from vitq.planning.launcher import LAUNCHERS
+from vitq.planning.wording import count
 from vitq.store import Store, claim
 from vitq.store.atomic import host_id
 from vitq.store.drivers import drivers
 
 
-@dataclass
-class Cancelled:
-    """ended: what was told to stop, one line each. elsewhere: what runs on machines that no signal reaches."""
-
-    ended: list[str] = field(default_factory=list)
-    elsewhere: list[str] = field(default_factory=list)
-
-
-def cancel(store: Store, sweep: str) -> Cancelled:
+def cancel(store: Store, sweep: str) -> tuple[list[str], list[str]]:
     """Signal every process of a sweep to stop. Raises StoreError for an unknown sweep.
 
-    Finished runs stay; the others go on from their last finished block when the sweep is started again.
+    Returns a line for each that was signalled, and for each on a machine that no signal reaches. Finished runs
+    stay; the others go on from their last finished block when the sweep is started again.
     """
     record = store.read_sweep(sweep)
-    found = Cancelled()
+    ended: list[str] = []
+    elsewhere: list[str] = []
     signalled: set[int] = set()
     for driver in drivers(store, sweep):  # first, so that nothing is started again
         if driver.host == host_id():
             _signal(driver.pid, signal.SIGTERM, signalled)
-            found.ended.append(f"the driver, process {driver.pid}, was told to stop")
+            ended.append(f"the driver, process {driver.pid}, was told to stop")
         else:
-            found.elsewhere.append(f"a driver runs on {driver.host}, process {driver.pid}: cancel it there")
-    jobs = [(name, LAUNCHERS[name].cancel(store, sweep)) for name in LAUNCHERS]
-    for name, ended in jobs:
-        if ended:
-            several = "s" if len(ended) > 1 else ""
-            found.ended.append(f"cancelled {len(ended)} {name.upper()} job{several}: {', '.join(ended)}")
+            elsewhere.append(f"a driver runs on {driver.host}, process {driver.pid}: cancel it there")
+    jobs = {name: LAUNCHERS[name].cancel(store, sweep) for name in LAUNCHERS}
+    for name, cancelled in jobs.items():
+        if cancelled:
+            ended.append(f"cancelled {count(len(cancelled), f'{name.upper()} job')}: {', '.join(cancelled)}")
     for signature in record.signatures:
         holder = claim.holder(store.run(signature))
         if holder is None:
             continue
         if holder.host == host_id():
             _signal(holder.pid, signal.SIGINT, signalled)
-            found.ended.append(f"{signature} process {holder.pid} was told to stop")
-        elif not any(ended for _, ended in jobs):
-            found.elsewhere.append(f"{signature} runs on {holder.host}, process {holder.pid}: cancel it there")
-    return found
+            ended.append(f"{signature} process {holder.pid} was told to stop")
+        elif not any(jobs.values()):
+            elsewhere.append(f"{signature} runs on {holder.host}, process {holder.pid}: cancel it there")
+    return ended, elsewhere
 
 
 def _signal(pid: int, number: int, signalled: set[int]) -> None:

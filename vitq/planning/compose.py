@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,11 +20,12 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from vitq.config import RunConfig
 from vitq.config.search_path import ConfigPath
 from vitq.errors import ConfigError, Problem, unknown
 from vitq.planning.base_method import with_base
 from vitq.planning.compose_errors import HYDRA_ERRORS, explain
-from vitq.planning.overrides import launcher_overrides, override_text, parse_axes, parse_value, unheeded
+from vitq.planning.overrides import launcher_overrides, override_text, parse_axes, parse_value, without_effect
 
 VERSION_BASE = "1.3"
 
@@ -47,7 +49,7 @@ class Primary:
     """A primary config before its product is taken.
 
     axes: override key → values as text; those of the file in its order, then those of the command line. warnings: what
-    the file says and nobody heeds.
+    the file says and nothing reads.
     """
 
     file: Path
@@ -63,9 +65,11 @@ class Primary:
         return {key.lstrip("+"): values for key, values in self.axes.items() if len(values) > 1}
 
 
-def root_config(config_dir: str | None = None, config_name: str | None = None) -> tuple[Path, ConfigPath]:
+def root_config(
+    config_dir: str | os.PathLike[str] | None = None, config_name: str | None = None
+) -> tuple[Path, ConfigPath]:
     """Primary file and search folders for Hydra's `--config-dir` and `--config-name`. Raises ConfigError."""
-    search_path = ConfigPath.of(*([config_dir] if config_dir else []))
+    search_path = ConfigPath.of(config_dir)
     name = (config_name or "config").removesuffix(".yaml")
     for folder in search_path.folders:
         if (folder / f"{name}.yaml").is_file():
@@ -96,22 +100,22 @@ def load(file: Path, search_path: ConfigPath, overrides: Sequence[str] = (), mul
         raise ConfigError([Problem(f"{file}: `sweep` and `hydra.sweeper.params` must be mappings", "sweep", sweep)])
     given = [f"{key}={value}" for key, value in params.items()] if multirun else []
     axes = parse_axes([*given, *(o for o in overrides if o not in own)], search_path)
-    several = [key for key, values in axes.items() if len(values) > 1]
-    if several and not multirun:
-        raise ConfigError(
-            [
-                Problem(
-                    f"{key}={','.join(axes[key])}: several values need a sweep; `vitq run -m` runs them all",
-                    key.lstrip("+"),
-                    axes[key],
-                )
-                for key in several
-            ]
-        )
-    own_settings: Any = OmegaConf.to_container(OmegaConf.load(file))
-    settings = own_settings.get("hydra") if isinstance(own_settings, dict) else None
-    ignored = [f"{file}: {line}" for line in unheeded(settings)] if isinstance(settings, dict) else []
-    return Primary(file, search_path, multirun, {str(k): v for k, v in sweep.items()}, axes, tuple(ignored))
+    settings: Any = OmegaConf.to_container(OmegaConf.select(OmegaConf.load(file), "hydra") or OmegaConf.create())
+    ignored = [f"{file}: {line}" for line in without_effect(settings)] if isinstance(settings, dict) else []
+    primary = Primary(file, search_path, multirun, {str(k): v for k, v in sweep.items()}, axes, tuple(ignored))
+    if primary.swept and not multirun:
+        why = "several values need a sweep; `vitq run -m` runs them all"
+        raise ConfigError(Problem(f"{k}={','.join(v)}: {why}", k, v) for k, v in primary.swept.items())
+    return primary
+
+
+def single_config(config_dir: str | None, overrides: Sequence[str]) -> RunConfig:
+    """The config of one run with overrides, parsed but not planned. Raises ConfigError."""
+    (cell,) = expand(load(*root_config(config_dir), overrides))
+    config, problems = RunConfig.parse(cell.raw) if cell.problem is None else (None, [cell.problem])
+    if config is None:
+        raise ConfigError(problems)
+    return config
 
 
 def expand(primary: Primary) -> Iterator[ConfigCell]:
@@ -174,12 +178,11 @@ def _independent(config: Any) -> dict[str, Any] | None:
 
 
 def _leaves(node: Any) -> Iterator[Any]:
-    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else None
-    if children is None:
+    if not isinstance(node, dict | list):
         yield node
-    else:
-        for child in children:
-            yield from _leaves(child)
+        return
+    for child in node.values() if isinstance(node, dict) else node:
+        yield from _leaves(child)
 
 
 def _set(plain: dict[str, Any], overrides: list[str]) -> dict[str, Any] | None:
@@ -195,14 +198,12 @@ def _set(plain: dict[str, Any], overrides: list[str]) -> dict[str, Any] | None:
         node: Any = out
         for parent in parents:
             node = node.get(parent) if isinstance(node, dict) else None
-        if not isinstance(node, dict) or isinstance(node.get(leaf), dict | list) or not all(map(_is_text, node)):
+        if not isinstance(node, dict) or isinstance(node.get(leaf), dict | list):
+            return None
+        if not all(isinstance(name, str) for name in node):
             return None
         node[leaf] = value
     return out
-
-
-def _is_text(key: object) -> bool:
-    return isinstance(key, str)
 
 
 @contextmanager

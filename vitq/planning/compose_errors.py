@@ -18,8 +18,8 @@ def explain(error: Exception, search_path: ConfigPath) -> Problem:
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         what = ", ".join(part for part in (error.context, error.problem) if part)
-        place = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}"
-        return Problem(f"{place}: not YAML: {what}", value=place)
+        where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}"
+        return Problem(f"{where}: not YAML: {what}", value=where)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         options = search_path.files(group) if group else {}

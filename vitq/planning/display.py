@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group
@@ -44,9 +43,7 @@ class Show:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Nothing to put back for plain lines."""
 
     def running(self, run: PlannedRun) -> Progress:
@@ -93,12 +90,10 @@ class _Lines(Progress):
         self._stage, self._total, self._done = "", 0, 0
 
     def stage(self, name: str, total: int | None = None) -> None:
-        """See Progress."""
         self._stage, self._total, self._done = name, total or 0, 0
         self._print_stage("")
 
     def advance(self, units: int = 1, note: str = "") -> None:
-        """See Progress."""
         self._done += units
         self._print_stage(note)
 
@@ -136,25 +131,14 @@ class LiveShow(Show):
         self._live.start(refresh=True)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Leave the terminal as it was, also after Ctrl-C."""
         self._live.stop()
 
     def running(self, run: PlannedRun) -> Progress:
-        """See Show."""
         self._started[run.signature] = time.monotonic()
         self._tasks[run.signature] = self._runs.add_task(run.label, total=None, stage="starting", note="")
-        return _Bar(self, run.signature)
-
-    def update(self, signature: str, units: int, note: str) -> None:
-        """A running run advanced."""
-        self._runs.update(self._tasks[signature], advance=units, note=note)
-
-    def stage(self, signature: str, name: str, total: int | None) -> None:
-        """A running run entered a stage: the bar and the time left start anew."""
-        self._runs.reset(self._tasks[signature], total=total, stage=name, note="")
+        return _Bar(self._runs, self._tasks[run.signature])
 
     def _end(self, run: PlannedRun) -> None:
         super()._end(run)
@@ -164,16 +148,15 @@ class LiveShow(Show):
 
 
 class _Bar(Progress):
-    def __init__(self, show: LiveShow, signature: str):
-        self._show, self._signature = show, signature
+    def __init__(self, bars: Bars, task: TaskID):
+        self._bars, self._task = bars, task
 
     def stage(self, name: str, total: int | None = None) -> None:
-        """See Progress."""
-        self._show.stage(self._signature, name, total)
+        """The bar and the time left start anew."""
+        self._bars.reset(self._task, total=total, stage=name, note="")
 
     def advance(self, units: int = 1, note: str = "") -> None:
-        """See Progress."""
-        self._show.update(self._signature, units, note)
+        self._bars.update(self._task, advance=units, note=note)
 
 
 def make(console: Console, name: str, total: int) -> Show:
@@ -188,7 +171,7 @@ def _scores(result: Result) -> str:
     if isinstance(metrics, DetectionMetrics):
         return metrics.words
     top1, drop = metrics.top1, metrics.drop
-    # A job that waited in a queue meets the code of the day; its result says so (`provenance.code`), and so do we.
+    # A job that waited in a queue runs the code of the moment when it starts; its result notes both.
     other = any(key.startswith("planned_") for key in result.provenance.code)
     changed = "; the code has changed since it was planned" if other else ""
     if top1 is None:

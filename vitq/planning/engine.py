@@ -40,7 +40,7 @@ class Engine:
         """What is wrong with method, bits and probes, one line each."""
         from vitq.registry import discover
 
-        discover("vitq.quant")  # the first import of torch, whose errors are told here
+        discover("vitq.quant")  # the first import of torch: its errors become VitqErrors here
         from vitq.engine.recipe_checks import problems
         from vitq.probes.probe import problems as probe_problems
 
@@ -59,14 +59,14 @@ class Engine:
         return misfits(config)
 
     def warnings(self, config: RunConfig) -> list[str]:
-        """What is done to images and weights that nobody asked for, one line each; `config` has no problems."""
+        """What is done to images and weights that a config without problems does not ask for, one line each."""
         from vitq.data import warnings
         from vitq.engine.network_checks import weight_warnings
 
         return [*warnings(config), *weight_warnings(config)]
 
     def iterates(self, config: RunConfig) -> bool:
-        """Whether an enabled step of the recipe heeds `method.iterations`."""
+        """Whether an enabled step of the recipe reads `method.iterations`."""
         if not config.method.steps:
             return False
         from vitq.steps.step import enabled_steps

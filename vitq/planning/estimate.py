@@ -104,9 +104,5 @@ class Total:
 def total(costs: Sequence[Estimate | None]) -> Total:
     """Sum over the runs of a plan."""
     known = [cost for cost in costs if cost is not None]
-    return Total(
-        runs=len(costs),
-        unknown=len(costs) - len(known),
-        seconds=sum(cost.seconds for cost in known),
-        memory_bytes=max((cost.memory_bytes for cost in known), default=0),
-    )
+    memory = max((cost.memory_bytes for cost in known), default=0)
+    return Total(len(costs), len(costs) - len(known), sum(cost.seconds for cost in known), memory)

@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 from pydantic import TypeAdapter, ValidationError
 
 from vitq import signals
+from vitq.config import LauncherConfig
 from vitq.config.problems import option_problems
-from vitq.errors import ConfigError, Problem
+from vitq.errors import ConfigError, Problem, unknown
 from vitq.planning.background import start_driver
 from vitq.planning.display import Show
 from vitq.planning.estimate import History
@@ -50,8 +51,7 @@ class Launcher(ABC):
 
     def __init__(self, options: Mapping[str, Any]):
         """Raises ConfigError for options that `check` finds wrong."""
-        problems = self.check(options)
-        if problems:
+        if problems := self.check(options):
             raise ConfigError(problems)
         self.options: Any = TypeAdapter(self.Options).validate_python(dict(options))
 
@@ -93,6 +93,13 @@ class Launcher(ABC):
 
 
 LAUNCHERS: Registry[type[Launcher]] = Registry("launcher", "vitq.launchers")
+
+
+def launcher_problems(config: LauncherConfig) -> list[Problem]:
+    """What is wrong with a launcher's name or options, one line each."""
+    if config.name in LAUNCHERS:
+        return LAUNCHERS[config.name].check(config.options)
+    return [unknown("launcher", config.name, LAUNCHERS, key="launcher.name")]
 
 
 def launcher_of(plan: Plan) -> Launcher:

@@ -17,16 +17,16 @@ from vitq.errors import ConfigError, Problem, first_line, unknown
 LAUNCHERS = {"vitq_local": "local", "vitq_slurm": "slurm", "basic": "inline"}
 
 # Settings of Hydra's own that count. Where results lie, how jobs log and what hooks they call is vitq's.
-_HEEDED = ("hydra.launcher.", "hydra.mode", "hydra.searchpath", "hydra.sweeper.params")
+_READ = ("hydra.launcher.", "hydra.mode", "hydra.searchpath", "hydra.sweeper.params")
 _INSTEAD = "results go to runs_dir=DIR, each run has a log.txt there, and launcher=… says how runs are started"
 
 
-def unheeded(settings: Mapping[str, Any]) -> list[str]:
+def without_effect(settings: Mapping[str, Any]) -> list[str]:
     """A line for each setting of a file's `hydra:` section that has no effect."""
     keys = [f"hydra.{key}" for key in settings if key != "sweeper"]
     sweeper = settings.get("sweeper")
     keys += [f"hydra.sweeper.{key}" for key in sweeper if key != "_target_"] if isinstance(sweeper, Mapping) else []
-    return [f"{key}: vitq does not heed it; {_INSTEAD}" for key in keys if not f"{key}.".startswith(_HEEDED)]
+    return [f"{key}: vitq ignores it; {_INSTEAD}" for key in keys if not f"{key}.".startswith(_READ)]
 
 
 def launcher_overrides(overrides: Sequence[str]) -> list[str]:
@@ -43,8 +43,8 @@ def launcher_overrides(overrides: Sequence[str]) -> list[str]:
                 action = "vitq launches its runs itself."
                 raise ConfigError([unknown("hydra/launcher", value, LAUNCHERS, action, key="hydra/launcher")])
             translated.append(f"launcher={LAUNCHERS[value]}")
-        elif plain.lstrip("~").startswith(("hydra.", "hydra/")) and not plain.startswith(_HEEDED):
-            raise ConfigError([Problem(f"{override}: vitq does not heed it; {_INSTEAD}", plain, value)])
+        elif plain.lstrip("~").startswith(("hydra.", "hydra/")) and not plain.startswith(_READ):
+            raise ConfigError([Problem(f"{override}: vitq ignores it; {_INSTEAD}", plain, value)])
         elif plain.startswith("hydra.launcher."):
             translated.append(f"++launcher.options.{plain.removeprefix('hydra.launcher.')}{equals}{value}")
         else:

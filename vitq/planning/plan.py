@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from vitq.config import LauncherConfig, RunConfig
 from vitq.config.sweep import SweepConfig
 from vitq.job import provenance
-from vitq.planning import places
+from vitq.planning import paths
 from vitq.store import Store, SweepRecord
 from vitq.store.history import set_aside
 from vitq.store.records import Status
@@ -18,8 +18,8 @@ from vitq.store.records import Status
 class PlannedRun:
     """One run: its identity, its checked config, and how it is called where people look.
 
-    warnings: what is done to its images and weights that nobody asked for. other_code: how the code that made the
-    result of a finished run differs from today's.
+    warnings: what is done to its images and weights that its config does not ask for. other_code: how the code that
+    made the result of a finished run differs from today's.
     """
 
     signature: str
@@ -59,26 +59,22 @@ class Plan:
         for run in self.runs:
             run_dir = self.store.run(run.signature)
             if run.done:
-                places.renew(run_dir, run.config)
+                paths.renew(run_dir, run.config)
                 continue
             if self.again:
                 set_aside(run_dir)
             run_dir.write_config(run.config.to_dict())
-            known, told = run_dir.status_hint(), list(run.warnings)
+            known, warnings = run_dir.status_hint(), list(run.warnings)
             # Planned again by other code, and never begun: it is this code that the run was planned with.
             if known is None or (known.state == "planned" and known.code != provenance.code()):
-                run_dir.write_status(Status(state="planned", code=provenance.code(), warnings=told))
-            elif known.warnings != told and known.state != "running":
-                run_dir.write_status(known.model_copy(update={"warnings": told}))
+                run_dir.write_status(Status(state="planned", code=provenance.code(), warnings=warnings))
+            elif known.warnings != warnings and known.state != "running":
+                run_dir.write_status(known.model_copy(update={"warnings": warnings}))
         if self.sweep:
+            about = {key: getattr(self.sweep, key) for key in ("name", "description", "baseline")}
+            labels = {run.signature: run.label for run in self.runs}
+            launcher = dataclasses.asdict(self.launcher)
             record = SweepRecord(
-                name=self.sweep.name,
-                description=self.sweep.description,
-                signatures=[run.signature for run in self.runs],
-                baseline=self.sweep.baseline,
-                command=command,
-                axes=self.axes,
-                launcher=dataclasses.asdict(self.launcher),
-                labels={run.signature: run.label for run in self.runs},
+                **about, signatures=list(labels), labels=labels, command=command, axes=self.axes, launcher=launcher
             )
             self.store.write_sweep(record)

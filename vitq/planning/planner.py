@@ -13,10 +13,10 @@ from vitq.config.problems import merge
 from vitq.config.sweep import SweepConfig
 from vitq.errors import ConfigError, DataError, ModelError, Problem, under, unknown
 from vitq.job import provenance
-from vitq.planning import baseline, compose, places
+from vitq.planning import baseline, compose, paths
 from vitq.planning.compose import ConfigCell, Primary
 from vitq.planning.engine import Engine, engine
-from vitq.planning.launcher import LAUNCHERS
+from vitq.planning.launcher import launcher_problems
 from vitq.planning.plan import Plan, PlannedRun
 from vitq.planning.unread import Unread
 from vitq.store import RunDir, Store
@@ -54,8 +54,7 @@ class Planner:
         self._facts = _Facts(engine())
         self._unread = Unread()
         self._cells = 0
-        # (label of a run, problem); problems of the sweep itself have no run.
-        self._problems: list[tuple[str, Problem]] = []
+        self._problems: list[tuple[str, Problem]] = []  # with the label of a run, '' for the sweep itself
         self._runs: dict[str, PlannedRun] = {}
         self._refused: list[tuple[str, str]] = []
         self._again = again
@@ -147,7 +146,7 @@ class Planner:
 
     def _check_one(self, key: str, several: list[str]) -> None:
         if len(several) > 1:
-            text = f"one sweep uses one, found {', '.join(several)}; start them as separate sweeps"
+            text = f"one sweep uses one, not {', '.join(several)}; start them as separate sweeps"
             self._reject("", [under(key, Problem(text, value=several))])
 
     def _idle_exclusions(self) -> list[str]:
@@ -177,11 +176,7 @@ def _parse(cell: ConfigCell, engine: Engine) -> tuple[RunConfig | None, list[Pro
     config, problems = RunConfig.parse(cell.raw)
     if config is None:
         return None, problems
-    name = config.launcher.name
-    if name in LAUNCHERS:
-        problems += LAUNCHERS[name].check(config.launcher.options)
-    else:
-        problems.append(unknown("launcher", name, LAUNCHERS, key="launcher.name"))
+    problems += launcher_problems(config.launcher)
     if not config.method.quantizes:
         # One full-precision run, whichever cell of bits x calibration x seeds it comes from.
         fp = BitsConfig(weight="fp", activation="fp")
@@ -193,7 +188,7 @@ def _parse(cell: ConfigCell, engine: Engine) -> tuple[RunConfig | None, list[Pro
     choice = None if config.data.eval_limit is None else config.data.eval_choice or "spread"
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, eval_choice=choice))
     runs_dir = str(Path(config.runs_dir).expanduser().absolute())
-    return dataclasses.replace(places.absolute(config), runs_dir=runs_dir), problems
+    return dataclasses.replace(paths.absolute(config), runs_dir=runs_dir), problems
 
 
 class _Facts:
@@ -230,7 +225,7 @@ class _Facts:
         return [*recipe, *network] or self._once("misfits", asked, lambda: self.engine.misfits(config))
 
     def warnings(self, config: RunConfig) -> tuple[str, ...]:
-        """What is done to images and weights that nobody asked for, of a config that has no problems."""
+        """What is done to images and weights that a config without problems does not ask for."""
         asked = (config.model, config.data, config.calib, config.seed, config.method.quantizes)
         return tuple(self._once("warnings", asked, lambda: self.engine.warnings(config)))
 

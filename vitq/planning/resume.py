@@ -8,72 +8,66 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from vitq.config import LauncherConfig
-from vitq.config.labels import run_label
 from vitq.config.search_path import ConfigPath
 from vitq.config.sweep import SweepConfig
 from vitq.errors import ConfigError, Problem, VitqError, unknown
-from vitq.planning.launcher import LAUNCHERS
+from vitq.planning.launcher import launcher_problems
 from vitq.planning.plan import Plan, PlannedRun
-from vitq.store import Run, Store, claim
+from vitq.store import Store, claim
 
 
 def stored_plan(
-    store: Store, sweep: str, only: Collection[str] | None = None, launcher_words: Sequence[str] = ()
+    store: Store, sweep: str, only: Collection[str] | None = None, launcher_overrides: Sequence[str] = ()
 ) -> Plan:
     """The unfinished runs of a stored sweep, or those of `only`. Raises StoreError, and VitqError when none is left.
 
-    launcher_words: `launcher=NAME`, `launcher.options.KEY=VALUE`, in place of what the sweep was started with. Raises
-    ConfigError for other words.
+    launcher_overrides: `launcher=NAME`, `launcher.options.KEY=VALUE`, in place of what the sweep was started with.
+    Raises ConfigError for other keys.
     """
     record = store.read_sweep(sweep)
     runs: list[PlannedRun] = []
     problems: list[Problem] = []
     # What the sweep says; its runs may have been planned by another sweep since.
     launcher = LauncherConfig(**record.launcher) if record.launcher else None
-    for signature in record.signatures:
-        if only is not None and signature not in only:
+    for run in store.runs_of(sweep):
+        if only is not None and run.signature not in only:
             continue
-        run_dir = store.run(signature)
-        if run_dir.is_done():
-            claim.remove_leftovers(run_dir)
+        if run.is_done:
+            claim.remove_leftovers(run.dir)
             continue
         try:
-            config = Run(run_dir).config
+            launcher = launcher or run.config.launcher
+            runs.append(PlannedRun(run.signature, run.config, run.label, (), done=False))
         except ConfigError as error:
             problems += error.problems
-            continue
-        launcher = launcher or config.launcher
-        runs.append(PlannedRun(signature, config, run_label(config), (), done=False))
     if problems:
         raise ConfigError(problems)
     if not runs or launcher is None:
         text = f"sweep {sweep!r} has no run to do; `vitq status {sweep}` shows where its runs stand"
         raise VitqError(Problem(text, "sweep", sweep))
-    launcher = changed(launcher, launcher_words)
-    facts = SweepConfig(name=record.name, description=record.description, baseline=record.baseline)
-    return Plan(tuple(runs), store, launcher, len(runs), facts, record.axes)
+    launcher = changed(launcher, launcher_overrides)
+    about = SweepConfig(name=record.name, description=record.description, baseline=record.baseline)
+    return Plan(tuple(runs), store, launcher, len(runs), about, record.axes)
 
 
-def changed(launcher: LauncherConfig, words: Sequence[str]) -> LauncherConfig:
+def changed(launcher: LauncherConfig, overrides: Sequence[str]) -> LauncherConfig:
     """A launcher with overrides. `launcher=NAME` starts from that one's own defaults. Raises ConfigError."""
-    if not words:
+    if not overrides:
         return launcher
-    foreign = [word for word in words if not word.startswith(("launcher=", "launcher.options."))]
-    if foreign:
+    if foreign := [override for override in overrides if not override.startswith(("launcher=", "launcher.options."))]:
         valid = ("launcher=…", "launcher.options.…")
         why = f"retry goes by the stored configs; valid: {', '.join(valid)}"
-        raise ConfigError([Problem(f"{word}: {why}", value=word, valid=valid) for word in foreign])
-    chosen = [word for word in words if word.startswith("launcher=")]
+        raise ConfigError([Problem(f"{word}: {why}", word.partition("=")[0], word, valid) for word in foreign])
+    chosen = [override for override in overrides if override.startswith("launcher=")]
     raw: Any = {"name": launcher.name, "options": launcher.options}
     if chosen:
         name, files = chosen[-1].partition("=")[2], ConfigPath.of().files("launcher")
         if name not in files:
             raise ConfigError([unknown("launcher", name, files, key="launcher")])
         raw = OmegaConf.load(files[name])
-    options = OmegaConf.from_dotlist([word for word in words if word not in chosen])
+    options = OmegaConf.from_dotlist([override for override in overrides if override not in chosen])
     merged: Any = OmegaConf.to_container(OmegaConf.merge({"launcher": raw}, options))
     made = LauncherConfig(**merged["launcher"])
-    problems = LAUNCHERS[made.name].check(made.options) if made.name in LAUNCHERS else []
-    if problems:
+    if problems := launcher_problems(made):
         raise ConfigError(problems)
     return made

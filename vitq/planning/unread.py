@@ -40,10 +40,8 @@ class Unread:
             quantizer, _, option = key.rpartition(".options.")
             reader = READ_BY[option]
             if reader not in ranges:
-                text = (
-                    f"{key}: only range={reader} reads it, not {', '.join(sorted(ranges))}; leave it out, or set "
-                    f"{quantizer}.range={reader}"
-                )
+                why = f"only range={reader} reads it, not {', '.join(sorted(ranges))}"
+                text = f"{key}: {why}; leave it out, or set {quantizer}.range={reader}"
                 problems.append(Problem(text, key, option))
         return problems
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-# One colour per width from viridis, told apart in grey too; 32 is floating point.
+# One colour per width from viridis, different in grey too; 32 is floating point.
 WIDTHS = (2, 3, 4, 5, 6, 7, 8, 32)
 COLOURS = ("#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39", "#fde725")
 
@@ -26,7 +26,7 @@ def mixed(sites: pd.DataFrame) -> bool:
 
 
 def of_run(sites: pd.DataFrame) -> go.Figure:
-    """Heat map of the widths of one run, blocks × places in a block. sites: a table of sites."""
+    """Heat map of the widths of one run, blocks × sites of a block. sites: a table of sites."""
     cells = {block_and_place(site): int(width) for site, width in zip(sites["site"], sites["bits"], strict=True)}
     columns = list(dict.fromkeys(column for column, _ in cells))
     rows = list(dict.fromkeys(row for _, row in cells))
@@ -77,6 +77,6 @@ def _heat_map(x: list[Any], y: list[str], widths: list[list[int | None]], **styl
 
 def block_and_place(site: str) -> tuple[str, str]:
     """Column and row of a site: `blocks.3.attn.qkv.input` → (`blocks.3`, `attn.qkv.input`)."""
-    found = _BLOCK.fullmatch(site)
-    block, _, rest = site.partition(".")
-    return (found[1], found[2]) if found else (block, rest)
+    match = _BLOCK.fullmatch(site)
+    module, _, name = site.partition(".")
+    return (match[1], match[2]) if match else (module, name)

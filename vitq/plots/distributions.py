@@ -20,8 +20,8 @@ def draw(arrays: dict[str, np.ndarray], title: str) -> Figure:
         (("sqnr_db", "SQNR, dB"), ("clipped", "clipped, share of elements"), ("unused", "unused codes, share"))
     ):
         _along(figure.add_subplot(grid[0, column]), arrays, key, label)
-    for place, index in enumerate(worst(arrays, _WORST)):
-        _histogram(figure.add_subplot(grid[1 + place // 3, place % 3]), arrays, index)
+    for number, index in enumerate(worst(arrays, _WORST)):
+        _histogram(figure.add_subplot(grid[1 + number // 3, number % 3]), arrays, index)
     norms = len(arrays["norm"])
     for column, index in enumerate(sorted({0, norms // 2, norms - 1}) if norms else ()):
         _ranges(figure.add_subplot(grid[3, column]), arrays, index, "fp_", "full precision")

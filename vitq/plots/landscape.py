@@ -61,10 +61,10 @@ def _block(arrays: dict[str, np.ndarray], axes: np.ndarray) -> None:
     x, y = arrays["block.scale"], arrays["block.weight"]
     both = np.concatenate([arrays["block.channel"].ravel(), arrays["block.tensor"].ravel()])
     name = str(arrays["block.name"])
-    for place, granularity in zip(axes, ("channel", "tensor"), strict=False):
+    for panel, granularity in zip(axes, ("channel", "tensor"), strict=False):
         values = arrays[f"block.{granularity}"]
-        _contour(place, x, y, values, f"{name}, post-LayerNorm {granularity}-wise", (both.min(), both.max()))
-        _label(place, "relative change of scales", "step of weights, in filter norms")
+        _contour(panel, x, y, values, f"{name}, post-LayerNorm {granularity}-wise", (both.min(), both.max()))
+        _label(panel, "relative change of scales", "step of weights, in filter norms")
     middle = len(y) // 2
     for granularity, colour in (("channel", BLUE), ("tensor", ORANGE)):
         values = arrays[f"block.{granularity}"]

@@ -45,14 +45,14 @@ def contours(tiles: list[Tile]) -> go.Figure:
     shown = [logarithm(tile.losses) for tile in tiles]
     low, high = min(z.min() for z in shown), max(z.max() for z in shown)
     for index, (tile, z) in enumerate(zip(tiles, shown, strict=True)):
-        name, place = tile.title.partition("<br>")[0], (index // columns + 1, index % columns + 1)
+        name, cell = tile.title.partition("<br>")[0], (index // columns + 1, index % columns + 1)
         figure.add_trace(
             go.Contour(
                 x=_short(tile.x), y=_short(tile.y), z=[_short(row) for row in z], name=name,
                 coloraxis="coloraxis", contours={"coloring": "heatmap", "showlines": False},
                 hovertemplate="x %{x}, y %{y}<br>loss 10^%{z:.2f}<extra>%{fullData.name}</extra>",
             ),
-            *place,
+            *cell,
         )  # fmt: skip
         if tile.marks is not None:
             figure.add_trace(
@@ -62,10 +62,10 @@ def contours(tiles: list[Tile]) -> go.Figure:
                             "symbol": ("circle", "square", "diamond")},
                     hovertemplate="%{text}<extra>%{fullData.name}</extra>",
                 ),
-                *place,
+                *cell,
             )  # fmt: skip
     finish(figure)
-    # Cividis is told apart by colour-blind people and in grey.
+    # Cividis can be read by colour-blind people and in grey.
     figure.update_layout(
         coloraxis={"colorscale": "Cividis", "cmin": low, "cmax": high, "colorbar": _bar(low, high)},
         height=90 + _HEIGHT * rows, showlegend=False, margin={"t": 60, "b": 40, "r": 80},

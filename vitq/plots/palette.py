@@ -1,4 +1,4 @@
-"""Colours of Okabe and Ito, told apart by shape too."""
+"""Colours of Okabe and Ito; shapes differ too."""
 
 from __future__ import annotations
 

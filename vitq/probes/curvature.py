@@ -43,7 +43,6 @@ class LossHessian:
 
     @property
     def size(self) -> int:
-        """Number of scalars."""
         return sum(parameter.numel() for parameter in self.parameters)
 
     def product(self, vector: Sequence[Tensor]) -> list[Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Self
 
 import torch
@@ -24,14 +23,10 @@ def filter_normalized(weights: Mapping[str, Tensor], seed: int) -> Point:
     direction = {}
     for name, weight in weights.items():
         drawn = torch.randn(weight.shape, generator=generator).to(weight)
-        norm = _rows(drawn).norm(dim=1).clamp(min=torch.finfo(drawn.dtype).tiny)
-        factor = _rows(weight.detach()).norm(dim=1) / norm
+        norm = drawn.flatten(1).norm(dim=1).clamp(min=torch.finfo(drawn.dtype).tiny)
+        factor = weight.detach().flatten(1).norm(dim=1) / norm
         direction[name] = drawn * factor.view(-1, *(1,) * (weight.ndim - 1))
     return direction
-
-
-def _rows(weight: Tensor) -> Tensor:
-    return weight.reshape(len(weight), -1)
 
 
 class Moved:
@@ -52,9 +47,7 @@ class Moved:
             parameter.data = self._base[name].clone()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for name, parameter in self._parameters.items():
             parameter.data = self._kept[name]
 

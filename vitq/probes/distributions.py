@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +20,8 @@ from vitq.quant.site import watching
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_CHANNELS = ("low", "high", "level_low", "level_high", "fp_low", "fp_high")
 
 
 @register_probe("distributions")
@@ -78,19 +82,16 @@ class Distributions(Probe):
 def _channels(subject: Subject, seen: list[Seen]) -> dict[str, np.ndarray]:
     norms = [one for one in seen if one.low is not None and one.high is not None]
     plain = _full_precision_ranges(subject)
-    rows: dict[str, list[np.ndarray]] = {key: [] for key in ("low", "high", "level_low", "level_high")}
-    rows |= {"fp_low": [], "fp_high": []}
+    rows: dict[str, list[np.ndarray]] = defaultdict(list)
     for one in norms:
-        count = 0 if one.low is None else len(one.low)
-        for key, value in (("low", one.low), ("high", one.high)):
-            rows[key].append(_numbers(value))
-        for key, column in (("level_low", 0), ("level_high", -1)):
-            ends = np.full(count, np.nan) if one.levels is None else _numbers(one.levels[:, column])
-            rows[key].append(ends if len(ends) == count else np.full(count, ends[0]))
         low, high = plain.get(one.site.owner, (None, None))
-        rows["fp_low"].append(_numbers(low))
-        rows["fp_high"].append(_numbers(high))
-    channels = {f"channel.{key}": _padded(values) for key, values in rows.items()}
+        for key, value in (("low", one.low), ("high", one.high), ("fp_low", low), ("fp_high", high)):
+            rows[key].append(_numbers(value))
+        count = len(rows["low"][-1])
+        for key, column in (("level_low", 0), ("level_high", -1)):
+            ends = np.full(1, np.nan) if one.levels is None else _numbers(one.levels[:, column])
+            rows[key].append(ends if len(ends) == count else np.full(count, ends[0]))
+    channels = {f"channel.{key}": _padded(rows[key]) for key in _CHANNELS}
     return {"norm": np.array([one.site.owner for one in norms], dtype=str), **channels}
 
 
@@ -98,7 +99,6 @@ def _channels(subject: Subject, seen: list[Seen]) -> dict[str, np.ndarray]:
 def _full_precision_ranges(subject: Subject) -> dict[str, tuple[Tensor, Tensor]]:
     """Layer that reads a norm → (C,) least and largest input of each channel in the full-precision network."""
     ranges: dict[str, tuple[Tensor, Tensor]] = {}
-    handles = []
     model = subject.reference.model
 
     def see(name: str, x: Tensor) -> None:
@@ -107,15 +107,12 @@ def _full_precision_ranges(subject: Subject) -> dict[str, tuple[Tensor, Tensor]]
             low, high = torch.minimum(ranges[name][0], low), torch.maximum(ranges[name][1], high)
         ranges[name] = low, high
 
-    for name in (reader for link in subject.reference.links for reader in link.consumers):
-        layer: nn.Module = model.get_submodule(name)
-        handles.append(layer.register_forward_pre_hook(lambda _m, args, name=name: see(name, args[0])))
-    try:
+    with ExitStack() as stack:
+        for name in (reader for link in subject.reference.links for reader in link.consumers):
+            layer: nn.Module = model.get_submodule(name)
+            stack.enter_context(layer.register_forward_pre_hook(lambda _m, args, name=name: see(name, args[0])))
         for images, _ in subject.batches:
             model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
     return ranges
 
 

@@ -31,6 +31,10 @@ _PASSES = 6
 # Products that ARPACK typically asks for until a few eigenvalues stand to 1 %.
 _PRODUCTS = 25
 WHOLE = "model"
+# Of the layers of each block.
+Weights = dict[str, list[nn.Parameter]]
+# Inputs and labels.
+Batches = list[tuple[Tensor, Tensor]]
 
 
 @register_probe("hessian")
@@ -121,13 +125,7 @@ class Hessian(Probe):
         ):
             yield subject.model, subject.model.structure.segments
 
-    def _samples(
-        self,
-        segments: list[Segment],
-        weights: dict[str, list[nn.Parameter]],
-        batches: list[tuple[Tensor, Tensor]],
-        ledger: Ledger,
-    ) -> np.ndarray:
+    def _samples(self, segments: list[Segment], weights: Weights, batches: Batches, ledger: Ledger) -> np.ndarray:
         """(N, B + 1): vᵀHv of each block and of the model, one row for each v."""
         kept = ledger.array("samples", (self.max_samples, len(weights) + 1))
         flat = [weight for parameters in weights.values() for weight in parameters]
@@ -150,13 +148,7 @@ class Hessian(Probe):
         mean, error = mean_and_error(samples)
         return bool((error <= self.tolerance * np.abs(mean)).all())
 
-    def _eigenvalues(
-        self,
-        segments: list[Segment],
-        weights: dict[str, list[nn.Parameter]],
-        batches: list[tuple[Tensor, Tensor]],
-        ledger: Ledger,
-    ) -> np.ndarray:
+    def _eigenvalues(self, segments: list[Segment], weights: Weights, batches: Batches, ledger: Ledger) -> np.ndarray:
         """(B + 1, top + 1): eigenvalues of each block and of the model, and the number of products."""
         kept = ledger.array("eigenvalues", (len(weights) + 1, self.top + 1))
         flat = [weight for parameters in weights.values() for weight in parameters]
@@ -182,12 +174,11 @@ class Hessian(Probe):
 
 def weights_of(model: QuantizedModel, segment: Segment) -> list[nn.Parameter]:
     """Weights of the layers of one segment, in the order of the model."""
-    names = [name for name in model.structure.inputs if segment.holds(name)]
-    return [model.model.get_parameter(f"{name}.weight") for name in names]
+    return [model.model.get_parameter(f"{name}.weight") for name in model.layers(segment)]
 
 
 @torch.no_grad()
-def _arriving(segments: list[Segment], batches: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+def _arriving(segments: list[Segment], batches: Batches) -> Batches:
     out = []
     for batch, labels in batches:
         for segment in segments:

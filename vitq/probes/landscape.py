@@ -13,7 +13,7 @@ from vitq.errors import Problem, bad
 from vitq.probes import landscape_block, landscape_scalars
 from vitq.probes.budget import Ledger
 from vitq.probes.directions import Moved, filter_normalized, inner, minus
-from vitq.probes.landscape_anchors import Anchors, anchors, layer_weights
+from vitq.probes.landscape_anchors import Anchors, anchors
 from vitq.probes.probe import Probe, register_probe
 from vitq.probes.probed_model import Subject, switched
 from vitq.steps.step import enabled_steps
@@ -33,10 +33,10 @@ class Landscape(Probe):
             2018), from −span to span. Biases, norms and embeddings stay.
         `path`: line_points from the full-precision weights to those rounded to nearest, with activations quantized as
             in the run, and in floating point; and where the recipe learned weights, points × points in the plane
-            through full precision, rounded and learned weights, in the quantized model's coordinates (anchors.py).
+            through full precision, rounded and learned weights, in the quantized model's coordinates.
         `block`: reconstruction loss of one block over the scale of its post-LayerNorm activations and its weights,
-            channel-wise against tensor-wise (see block.py); `block` names it (default: the middle one). Left out where
-            the run quantizes no post-LayerNorm activation and none is named.
+            channel-wise against tensor-wise (landscape_block.py); `block` names it (default: the middle one). Left out
+            where the run quantizes no post-LayerNorm activation and none is named.
     perturb: `latent` moves the weights in front of their quantizers, which round them again: the run's loss as a
         function of its weights; `dequantized` moves their quantized values, which then are rounded no more.
     scale_span, weight_span: of the view `block`. radius: of the sharpness, in the axes' unit (default: half the span).
@@ -101,25 +101,15 @@ class Landscape(Probe):
 
     def _random(self, subject: Subject, ledger: Ledger) -> dict[str, np.ndarray]:
         x = landscape_scalars.axis(self.points, self.span)
-        weights = layer_weights(subject.layers())
         latent = self.perturb == "latent"
+        weights = {f"{name}.weight": layer.weight.detach() for name, layer in subject.model.layers().items()}
         if not latent:
             weights = dequantized(subject)
         directions = [filter_normalized(weights, 2 * self.seed + i) for i in (0, 1)]
         with Moved(subject.model.model, weights, directions) as moved, switched(subject.model, weights=latent):
             values = fill(ledger, "random", (self.points, self.points), lambda j, i: _at(moved, subject, x[i], x[j]))
-        radius = self.radius or self.span / 2
-        middle = self.points // 2
-        return {
-            "random.axis": x,
-            "random.loss": values,
-            "random.scalar.sharpness": np.array(landscape_scalars.sharpness(x, x, values, radius)),
-            "random.scalar.curvature": np.array(
-                [landscape_scalars.curvature(x, values[middle]), landscape_scalars.curvature(x, values[:, middle])]
-            ),
-            "random.scalar.roughness": np.array(landscape_scalars.roughness(values)),
-            "random.scalar.minima": np.array(landscape_scalars.minima(values)),
-        }
+        scalars = landscape_scalars.of_plane("random", x, x, values, self.radius or self.span / 2)
+        return {"random.axis": x, "random.loss": values, **scalars}
 
     def _path(self, subject: Subject, ledger: Ledger) -> dict[str, np.ndarray]:
         points = anchors(subject)
@@ -146,8 +136,8 @@ class Landscape(Probe):
         second = {name: tensor - along * first[name] for name, tensor in second.items()}
         height = inner(second, second) ** 0.5
         second = {name: tensor / height for name, tensor in second.items()}
-        placed = np.array([[0.0, 0.0], [length, 0.0], [along, height]])
-        low, high = placed.min(axis=0), placed.max(axis=0)
+        corners = np.array([[0.0, 0.0], [length, 0.0], [along, height]])
+        low, high = corners.min(axis=0), corners.max(axis=0)
         margin = 0.25 * (high - low)
         x, y = np.linspace(low - margin, high + margin, self.points).T
         with (
@@ -157,23 +147,20 @@ class Landscape(Probe):
             values = fill(ledger, "plane", (self.points, self.points), lambda j, i: _at(moved, subject, x[i], y[j]))
             steps = np.linspace(0.0, 1.0, self.line_points)
             line = fill(
-                ledger, "plane.line", steps.shape, lambda i: _at(moved, subject, *(steps[i] * placed[2]).tolist())
+                ledger, "plane.line", steps.shape, lambda i: _at(moved, subject, *(steps[i] * corners[2]).tolist())
             )
         return {
             "plane.x": x,
             "plane.y": y,
             "plane.loss": values,
-            "plane.anchors": placed,
+            "plane.anchors": corners,
             "plane.line": line,
             "plane.scalar.barrier": np.array(landscape_scalars.barrier(line)),
             "plane.scalar.roughness": np.array(landscape_scalars.roughness(values)),
         }
 
     def _block(self, subject: Subject, ledger: Ledger) -> dict[str, np.ndarray]:
-        x, y = (
-            landscape_scalars.axis(self.block_points, self.scale_span),
-            landscape_scalars.axis(self.block_points, self.weight_span),
-        )
+        x, y = (landscape_scalars.axis(self.block_points, span) for span in (self.scale_span, self.weight_span))
         name, losses = landscape_block.landscapes(subject, self.block, x, y, self.seed, ledger)
         arrays = {"block.scale": x, "block.weight": y, "block.name": np.array(name)}
         middle = self.block_points // 2
@@ -181,16 +168,8 @@ class Landscape(Probe):
             prefix = f"block.{granularity}"
             # One axis is relative to the scales, the other to the weights' norms: both are shares.
             radius = self.radius or min(self.scale_span, self.weight_span) / 2
-            arrays |= {
-                prefix: values,
-                f"{prefix}.scalar.loss": np.array(values[middle, middle]),
-                f"{prefix}.scalar.sharpness": np.array(landscape_scalars.sharpness(x, y, values, radius)),
-                f"{prefix}.scalar.curvature": np.array(
-                    [landscape_scalars.curvature(x, values[middle]), landscape_scalars.curvature(y, values[:, middle])]
-                ),
-                f"{prefix}.scalar.roughness": np.array(landscape_scalars.roughness(values)),
-                f"{prefix}.scalar.minima": np.array(landscape_scalars.minima(values)),
-            }
+            arrays |= {prefix: values, f"{prefix}.scalar.loss": np.array(values[middle, middle])}
+            arrays |= landscape_scalars.of_plane(prefix, x, y, values, radius)
         return arrays
 
     def draw(self, arrays: dict[str, np.ndarray], title: str) -> Figure:
@@ -224,4 +203,6 @@ def _at(moved: Moved, subject: Subject, *coordinates: SupportsFloat) -> float:
 @torch.no_grad()
 def dequantized(subject: Subject) -> dict[str, torch.Tensor]:
     """The layers' weights as their quantizers give them, by parameter name."""
-    return {f"{name}.weight": layer.weight_site(layer.weight).detach() for name, layer in subject.layers().items()}
+    return {
+        f"{name}.weight": layer.weight_site(layer.weight).detach() for name, layer in subject.model.layers().items()
+    }

@@ -15,7 +15,7 @@ from torch import Tensor
 from vitq.errors import VitqError
 from vitq.probes.directions import Moved, Point, inner, minus
 from vitq.probes.probed_model import Subject, switched
-from vitq.quant.layers import QuantConv2d, QuantLinear
+from vitq.quant.layers import QuantLinear
 
 # Least share of ‖rounded − full precision‖ that the recipe must have moved the weights by for a plane to be drawn.
 _MOVED = 1e-3
@@ -42,7 +42,7 @@ class Anchors:
 @torch.no_grad()
 def anchors(subject: Subject) -> Anchors:
     """The anchors of a run. Raises VitqError where full precision cannot be brought into its coordinates."""
-    layers = subject.layers()
+    layers = subject.model.layers()
     full = _unfolded(subject)
     rounded, final = dict(full), {}
     for name, parameter in subject.model.model.named_parameters():
@@ -60,7 +60,7 @@ def anchors(subject: Subject) -> Anchors:
 def _unfolded(subject: Subject) -> Point:
     """The full-precision parameters as they would stand in the quantized model, had nothing been learned."""
     reference, model = subject.reference.model, subject.model.model
-    theirs, layers = dict(reference.named_parameters()), subject.layers()
+    theirs, layers = dict(reference.named_parameters()), subject.model.layers()
     full: Point = {}
     for name, layer in layers.items():
         full[f"{name}.weight"] = theirs[f"{name}.weight"].detach().clone()
@@ -124,8 +124,3 @@ def _check(subject: Subject, full: Point) -> None:
             off,
             ["random", "block"],
         )
-
-
-def layer_weights(layers: dict[str, QuantLinear | QuantConv2d]) -> Point:
-    """The weights of layers by parameter name."""
-    return {f"{name}.weight": layer.weight.detach() for name, layer in layers.items()}

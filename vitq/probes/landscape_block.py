@@ -1,7 +1,7 @@
 """I&S-ViT's landscape: one block's reconstruction loss over its post-LayerNorm scales and its weights.
 
 Zhong et al. (arXiv 2311.10126, section 4.2) call the landscape of tensor-wise post-LayerNorm quantization "rugged and
-magnified" beside that of channel-wise quantization. Their figure's axes and spans could not be had [I]; ours: one axis
+magnified" beside that of channel-wise quantization. Their figure does not give its axes and spans; ours: one axis
 multiplies the scales of the block's post-LayerNorm quantizers by 1 + x, the other adds y times a filter-normalized
 random direction to the block's weights. As in the first stage of I&S-ViT the weights are in full precision, the block
 reads the full-precision network's activations, and its activations are quantized; both granularities are fitted to the
@@ -21,7 +21,6 @@ from vitq.models.structure import Segment
 from vitq.probes.budget import Ledger
 from vitq.probes.directions import Moved, filter_normalized
 from vitq.probes.probed_model import Subject
-from vitq.quant.layers import QuantConv2d, QuantLinear
 from vitq.quant.model import QuantizedModel
 from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
@@ -53,14 +52,15 @@ class Block:
                 "probe.options.landscape.block",
                 self.name,
             )
-        for site in self._norms:
-            site.quantizer = _uniform(site, granularity)
+        quantizers = [_uniform(site, granularity) for site in self._norms]
+        for site, quantizer in zip(self._norms, quantizers, strict=True):
+            site.quantizer = quantizer
         with torch.no_grad(), observed(sites):
             for batch in self._inputs:
                 self._segment.forward(batch)
         self._model.switch(sites, on=True)
-        self._fitted = [(q, q.scale.clone(), q.zero_point.clone()) for q in (_quantizer(s) for s in self._norms)]
-        weights = {f"{n}.weight": layer.weight for n, layer in self._layers().items()}
+        self._fitted = [(q, q.scale.clone(), q.zero_point.clone()) for q in quantizers]
+        weights = {f"{n}.weight": layer.weight for n, layer in self._model.layers(self._segment).items()}
         self._moved = Moved(self._model.model, weights, [filter_normalized(weights, seed)])
 
     @torch.no_grad()
@@ -75,12 +75,6 @@ class Block:
                 total += float((self._segment.forward(batch) - target).double().square().sum())
                 count += target.numel()
         return total / count
-
-    def _layers(self) -> dict[str, QuantLinear | QuantConv2d]:
-        modules = {
-            n: self._model.model.get_submodule(n) for n in self._model.structure.inputs if self._segment.holds(n)
-        }
-        return {n: layer for n, layer in modules.items() if isinstance(layer, QuantLinear | QuantConv2d)}
 
 
 def landscapes(
@@ -119,9 +113,3 @@ def _uniform(site: Site, granularity: str) -> UniformQuantizer:
         raise RuntimeError(f"site {site.name} has no quantizer")
     settings = old.settings if type(old) is UniformQuantizer else {}
     return UniformQuantizer(old.bits, granularity, site.axes, old.range_search, old.symmetric, **settings)
-
-
-def _quantizer(site: Site) -> UniformQuantizer:
-    if not isinstance(site.quantizer, UniformQuantizer):
-        raise RuntimeError(f"site {site.name} has no uniform quantizer")
-    return site.quantizer

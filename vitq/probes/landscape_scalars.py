@@ -4,6 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
+from vitq.errors import Problem
+
+
+def of_plane(name: str, x: np.ndarray, y: np.ndarray, values: np.ndarray, radius: float) -> dict[str, np.ndarray]:
+    """The numbers of (N, M) values around a point as `name.scalar.…`: sharpness within a radius, the curvatures along
+    both axes, roughness, number of minima."""
+    numbers: dict[str, object] = {
+        "sharpness": sharpness(x, y, values, radius),
+        "curvature": [curvature(x, values[zero(y)]), curvature(y, values[:, zero(x)])],
+        "roughness": roughness(values),
+        "minima": minima(values),
+    }
+    return {f"{name}.scalar.{number}": np.array(value) for number, value in numbers.items()}
+
 
 def sharpness(x: np.ndarray, y: np.ndarray, values: np.ndarray, radius: float) -> float:
     """Largest rise above the centre within a distance: max over x² + y² ≤ ρ² of L(x, y) − L(0, 0), never negative.
@@ -65,7 +79,8 @@ def zero(x: np.ndarray) -> int:
     """Position of the coordinate that is zero. Raises ValueError where there is none."""
     middle = int(np.abs(x).argmin())
     if abs(float(x[middle])) > 1e-12:
-        raise ValueError("a landscape around a point needs a grid that contains it; give an odd number of points")
+        text = "a landscape around a point needs a grid that contains it; give an odd number of points"
+        raise ValueError(Problem(text, "points", len(x)))
     return middle
 
 

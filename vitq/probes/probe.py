@@ -29,13 +29,13 @@ PROBES: Registry[type[Probe]] = Registry("probe", "vitq.probes")
 class Probe(ABC):
     """Base of all probes: a frozen config that measures and draws. Subclasses are registered by name.
 
-    A probe leaves the model as it found it. version: raised when the same options mean other numbers.
+    A probe leaves the model as it was. version: raised when the same options mean other numbers.
     """
 
     version: ClassVar[int] = 1
 
     def check(self, config: RunConfig) -> Sequence[str]:
-        """Problems of this probe's options with the rest of the config, found before anything starts.
+        """Problems of this probe's options with the other sections of the config, reported before anything starts.
 
         Texts, or `Problem`s with a key below the probe's options: `bad("images", 0, "at least 1 is needed")`.
         """
@@ -77,13 +77,12 @@ def register_probe(name: str) -> Callable[[type[ProbeT]], type[ProbeT]]:
 
 def parse_probe(name: str, options: dict[str, Any]) -> tuple[Probe | None, list[Problem]]:
     """An entry of `probe.options` → (probe, []) or (None, problems)."""
-    place = f"probe.options.{name}"
     if name not in PROBES:
         return None, [under("probe", unknown("probe", name, PROBES))]
     try:
         return TypeAdapter(PROBES[name]).validate_python(options), []
     except ValidationError as error:
-        return None, option_problems(error, place, PROBES[name])
+        return None, option_problems(error, f"probe.options.{name}", PROBES[name])
 
 
 def problems(config: RunConfig) -> list[Problem]:

@@ -18,7 +18,6 @@ from vitq.data import ImageSet
 from vitq.models.load import load_model
 from vitq.models.structure import Structure, structure_of
 from vitq.progress import Progress
-from vitq.quant.layers import QuantConv2d, QuantLinear
 from vitq.quant.model import QuantizedModel
 
 
@@ -49,7 +48,6 @@ class Subject:
 
     @cached_property
     def calib(self) -> ImageSet:
-        """The run's calibration images."""
         return data.calibration_set(self.config, self.progress)
 
     @cached_property
@@ -65,21 +63,12 @@ class Subject:
             total += F.cross_entropy(self.model(images).double(), labels, reduction="sum")
         return float(total) / len(self.images)
 
-    def layers(self) -> dict[str, QuantLinear | QuantConv2d]:
-        """Every layer with a quantized weight, by name, in the order of the model."""
-        modules = {name: self.model.model.get_submodule(name) for name in self.model.structure.inputs}
-        return {name: m for name, m in modules.items() if isinstance(m, QuantLinear | QuantConv2d)}
-
 
 @contextmanager
 def switched(model: QuantizedModel, weights: bool | None = None, activations: bool | None = None) -> Iterator[None]:
     """Inside, quantization of weights or activations is off (False) or as it was (None or True)."""
-    off = [site for site in model.sites.values() if site.on and (weights if site.is_weight else activations) is False]
-    model.switch(off, on=False)
-    try:
+    with model.switched_off(s for s in model.sites.values() if (weights if s.is_weight else activations) is False):
         yield
-    finally:
-        model.switch(off, on=True)
 
 
 def spread(total: int, count: int) -> list[int]:

@@ -9,12 +9,13 @@ import logging
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from vitq.config import ProbeConfig
+from vitq.config import ProbeConfig, RunConfig
 from vitq.config.labels import run_label
 from vitq.errors import StoreError, brief
 from vitq.probes.budget import BudgetSpentError, Ledger
@@ -50,13 +51,7 @@ def perform(
     subject: called once, when something has to be measured. A probe that raises is logged with its traceback, and the
     next one is tried; the run's own record is never touched.
     """
-    made: list[Subject] = []
-
-    def once() -> Subject:
-        if not made:
-            made.append(subject())
-        return made[0]
-
+    once = cache(subject)
     for name, options in wanted.wanted.items():
         probe, problems = parse_probe(name, options)
         if probe is None:
@@ -112,7 +107,6 @@ def _one(
 
 
 def picture(probe: Probe, arrays: dict[str, np.ndarray], title: str) -> bytes:
-    """The probe's figure as PNG."""
     figure = probe.draw(arrays, title)
     buffer = io.BytesIO()
     # No software version and no date inside: equal numbers, equal bytes.
@@ -140,8 +134,6 @@ def estimate(probe: Probe, run_dir: RunDir, images: int) -> float | None:
     Raises VitqError where the run has no result.
     """
     result = run_dir.require_result()
-    from vitq.config import RunConfig
-
     config, _ = RunConfig.parse(result.config)
     pace = result.timings.stages.get("evaluate")
     if config is None or pace is None or not result.metrics.n_eval:

@@ -12,12 +12,12 @@ from pydantic import TypeAdapter, ValidationError
 from yaml import YAMLError
 
 from vitq.config.problems import config_problems
-from vitq.errors import ConfigError, VitqError, unknown
+from vitq.errors import ConfigError, Problem, VitqError, unknown
 from vitq.published.cell import MODELS, Cell, bits_order, task_of
-from vitq.published.source import Claim, Source, Table
+from vitq.published.source import SourceFile, Statement, Table
 from vitq.published.spread import Spread, spreads
 
-_ADAPTER: TypeAdapter[Source] = TypeAdapter(Source)
+_ADAPTER: TypeAdapter[SourceFile] = TypeAdapter(SourceFile)
 TASKS = ("classification", "detection")
 
 
@@ -25,33 +25,36 @@ TASKS = ("classification", "detection")
 class Figures:
     """Sources by id (name of the file), and the cells of all their tables, sorted."""
 
-    sources: Mapping[str, Source]
+    sources: Mapping[str, SourceFile]
     cells: tuple[Cell, ...]
 
     @staticmethod
     @cache
     def load(folder: Path = Path(__file__).parent) -> Figures:
         """Read and check all files of a folder. Raises ConfigError with every problem of every file."""
-        sources: dict[str, Source] = {}
-        problems: list[str] = []
+        sources: dict[str, SourceFile] = {}
+        problems: list[Problem] = []
         for path in sorted(folder.glob("*.yaml")):
             try:
                 # OmegaConf refuses a key that is there twice, which PyYAML drops in silence.
                 sources[path.stem] = _ADAPTER.validate_python(OmegaConf.to_container(OmegaConf.load(path)))
             except YAMLError as error:
-                problems.append(f"{path.name}: {' '.join(str(error).split())}")
+                problems.append(Problem(f"{path.name}: {' '.join(str(error).split())}", "YAML", path.name))
             except ValidationError as error:
-                problems += [f"{path.name}: {problem}" for problem in config_problems(error, Source)]
+                problems += [
+                    problem.reworded(f"{path.name}: {problem}") for problem in config_problems(error, SourceFile)
+                ]
         for name, source in sources.items():
             runners = {table.runner(row) for table in source.tables for row in table.rows} - {None}
-            problems += [f"{name}.yaml: {unknown('source in run_by', r, sources)}" for r in runners if r not in sources]
+            strange = [unknown("source in run_by", r, sources, key="run_by") for r in runners if r not in sources]
+            problems += [problem.reworded(f"{name}.yaml: {problem}") for problem in strange]
         if problems:
             raise ConfigError(problems)
-        cells = [cell for name, source in sources.items() for cell in _cells(name, source, sources)]
+        cells = [cell for name in sources for cell in _cells(name, sources)]
         return Figures(sources, tuple(sorted(cells, key=_order)))
 
     @property
-    def claims(self) -> list[tuple[str, Claim]]:
+    def claims(self) -> list[tuple[str, Statement]]:
         """(id of the source, statement) of everything that is no cell."""
         return [(name, claim) for name, source in self.sources.items() for claim in source.claims]
 
@@ -73,7 +76,7 @@ class Figures:
         }
         for what, name in wanted.items():
             if name is not None and name not in valid[what]:
-                raise VitqError(unknown(what, name, valid[what]))
+                raise VitqError(unknown(what, name, valid[what], key=what))
         given = {what: name for what, name in wanted.items() if name is not None}
         cells = tuple(cell for cell in self.cells if all(getattr(cell, what) == name for what, name in given.items()))
         return Figures(self.sources, cells)
@@ -85,12 +88,12 @@ class Figures:
     def widest(self, count: int = 10) -> list[Spread]:
         """The baselines with the widest spread of top-1, widest first: each method (and variant) once for a bit-width,
         at the model where its rows lie farthest apart."""
-        found: dict[tuple[object, ...], Spread] = {}
+        widest: dict[tuple[object, ...], Spread] = {}
         for spread in sorted(self.spreads(), key=lambda spread: -spread.width):
             cell = spread.cells[0]
             if cell.metric == "top1":
-                found.setdefault((cell.baseline, cell.bits), spread)
-        return list(found.values())[:count]
+                widest.setdefault((cell.baseline, cell.bits), spread)
+        return list(widest.values())[:count]
 
 
 def _order(cell: Cell) -> tuple[object, ...]:
@@ -98,22 +101,21 @@ def _order(cell: Cell) -> tuple[object, ...]:
     return metric, bits_order(cell.bits), cell.baseline, cell.source, cell.label, MODELS.index(cell.model)
 
 
-def _cells(name: str, source: Source, sources: Mapping[str, Source]) -> Iterator[Cell]:
-    for table in source.tables:
-        for row, values in table.rows.items():
-            for i, model in enumerate(table.models):
-                yield from _cells_of(name, table, row, values[i], i, model, sources)
+def _cells(name: str, sources: Mapping[str, SourceFile]) -> Iterator[Cell]:
+    for table in sources[name].tables:
+        for row in table.rows:
+            for column in range(len(table.models)):
+                yield from _cells_of(name, table, row, column, sources)
 
 
-def _cells_of(
-    name: str, table: Table, row: str, value: float | str | None, column: int, model: str, sources: Mapping[str, Source]
-) -> Iterator[Cell]:
-    """The cells of one place of a table: one for each of its metrics, none where it is empty."""
+def _cells_of(name: str, table: Table, row: str, column: int, sources: Mapping[str, SourceFile]) -> Iterator[Cell]:
+    """The cells of one entry of a table: one for each of its metrics, none where it is empty."""
+    model = table.models[column]
     method, _, variant = row.partition("/")
     task, runner = task_of(model), table.runner(row)
     facts = {} if runner is None else sources[runner].facts(row, task, model, table.bits)
     full = table.numbers(None if table.full_precision is None else table.full_precision[column])
-    for k, (number, std) in enumerate(table.numbers(value)):
+    for k, (number, std) in enumerate(table.numbers(table.rows[row][column])):
         metric = table.metrics[k]
         yield Cell(
             source=name,
@@ -127,7 +129,7 @@ def _cells_of(
             metric=metric,
             value=number,
             std=std,
-            decimals=table.places(metric),
+            decimals=table.decimals_of(metric),
             full_precision=full[k][0] if full else None,
             full_precision_source=table.full_precision_source if full else None,
             run_by=runner,

@@ -13,27 +13,6 @@ from vitq.published.cell import BITS, MODELS
 
 Fact = int | float | str
 
-# Field of `Protocol` → what people call it.
-LABELS = {
-    "checkpoint": "checkpoint",
-    "crop": "crop",
-    "timm": "timm version",
-    "calibration_images": "calibration images",
-    "learning_images": "images to learn from",
-    "transform": "calibration transform",
-    "granularity": "granularity of activations",
-    "levels": "levels",
-    "image": "image",
-    "first_last": "first and last layer",
-    "scope": "what is quantized",
-    "iterations": "iterations",
-    "batch_size": "batch size",
-    "rate": "learning rate",
-    "seeds": "seeds",
-    "hardware": "hardware",
-    "note": "note",
-}
-
 
 @dataclass(frozen=True, config=RULES)
 class Protocol:
@@ -82,3 +61,15 @@ class Protocol:
             if value is not None:
                 known[field.name] = value
         return known
+
+
+# Field of `Protocol` → what people call it.
+LABELS = {field.name: field.name.replace("_", " ") for field in dataclasses.fields(Protocol)} | {
+    "timm": "timm version",
+    "learning_images": "images to learn from",
+    "transform": "calibration transform",
+    "granularity": "granularity of activations",
+    "first_last": "first and last layer",
+    "scope": "what is quantized",
+    "rate": "learning rate",
+}

@@ -13,13 +13,13 @@ import pandas as pd
 from vitq.published.cell import METRICS, MODELS, TAGS, Cell
 from vitq.published.figures import Figures
 from vitq.published.protocol import LABELS
-from vitq.published.source import Claim
+from vitq.published.source import Statement
 from vitq.published.spread import JOIN, Difference, Spread, differences
 
 FORMATS = ("text", "csv", "latex", "json")
 
 
-def figures(chosen: Figures, claims: Sequence[tuple[str, Claim]], form: str) -> str:
+def figures(chosen: Figures, claims: Sequence[tuple[str, Statement]], form: str) -> str:
     """The chosen cells with their spreads and statements, in one of FORMATS; CSV and LaTeX hold the cells alone."""
     if form == "csv":
         return _long(chosen.cells).to_csv(index=False)
@@ -28,7 +28,7 @@ def figures(chosen: Figures, claims: Sequence[tuple[str, Claim]], form: str) -> 
     if form == "json":
         spreads = [_spread_record(spread) for spread in chosen.spreads()]
         said = [{"source": source, **dataclasses.asdict(claim)} for source, claim in claims]
-        return _json({"cells": [_record(cell) for cell in chosen.cells], "spreads": spreads, "claims": said})
+        return _json({"cells": [dataclasses.asdict(cell) for cell in chosen.cells], "spreads": spreads, "claims": said})
     parts = [f"{title}\n{_text(frame)}" for title, frame in _tables(chosen.cells)] or ["no figure in our sources"]
     parts += [*_reasons(chosen.spreads()), *_notes(chosen.cells), *_sources(chosen)]
     parts += [f"{claim.method} ({source}, {_tags(claim.tags)}): {claim.text}" for source, claim in claims]
@@ -44,21 +44,15 @@ def overview(all_figures: Figures, form: str) -> str:
     if form == "latex":
         return _latex("Baselines with the widest spread of published top-1, %", frame)
     read = {cell.source for cell in all_figures.cells}
-    counts = {
-        "cells": len(all_figures.cells),
-        "sources": len(read),
-        "claims_only": len(all_figures.sources) - len(read),
-    }
+    others = len(all_figures.sources) - len(read)
+    counts = {"cells": len(all_figures.cells), "sources": len(read), "claims_only": others}
     if form == "json":
         return _json(counts | {"widest": [_spread_record(spread) for spread in widest]})
     methods, several = {cell.method for cell in all_figures.cells}, all_figures.spreads()
-    head = (
-        f"{counts['cells']} cells of {counts['sources']} sources ({counts['claims_only']} more have statements alone), "
-        f"{len(methods)} methods; {len(several)} baselines at one model and bit-width have several rows"
-    )
-    return (
-        f"{head}\n\nwidest spread of top-1, points:\n{_text(frame)}\n\nvitq published METHOD says why the rows differ"
-    )
+    read_from = f"{counts['cells']} cells of {len(read)} sources ({others} more have statements alone)"
+    rows = f"{len(several)} baselines at one model and bit-width have several rows"
+    head = f"{read_from}, {len(methods)} methods; {rows}\n\nwidest spread of top-1, points:"
+    return f"{head}\n{_text(frame)}\n\nvitq published METHOD says why the rows differ"
 
 
 def _row(spread: Spread) -> dict[str, object]:
@@ -97,10 +91,10 @@ def _table(cells: Sequence[Cell]) -> pd.DataFrame:
         of_baseline = [cell for line in lines.values() for cell in line.values()]
         for line in sorted(lines.values(), key=lambda line: -max(cell.value for cell in line.values())):
             first = next(iter(line.values()))
-            place = f"{first.source}, {first.table}" if first.table else first.source
+            printed = f"{first.source}, {first.table}" if first.table else first.source
             about = {
                 "method": first.name,
-                "printed in": place,
+                "printed in": printed,
                 "run by": first.run_by or "",
                 "tag": "".join(first.tags),
             }
@@ -113,11 +107,11 @@ def _table(cells: Sequence[Cell]) -> pd.DataFrame:
 
 
 def _widths(cells: Sequence[Cell], models: Sequence[str]) -> dict[str, str]:
-    found = {}
+    widths = {}
     for model in models:
         values = [cell.value for cell in cells if cell.model == model]
-        found[model] = f"{max(values) - min(values):.{cells[0].decimals}f}" if len(values) > 1 else ""
-    return found
+        widths[model] = f"{max(values) - min(values):.{cells[0].decimals}f}" if len(values) > 1 else ""
+    return widths
 
 
 def _full_precision(cells: Sequence[Cell], model: str) -> str:
@@ -162,8 +156,8 @@ def _headline(group: Sequence[Spread]) -> str:
 
 
 def _differing(group: Sequence[Spread]) -> list[Difference]:
-    found = differences([cell for spread in group for cell in spread.cells])
-    return sorted(found, key=lambda difference: not difference.settled)
+    differing = differences([cell for spread in group for cell in spread.cells])
+    return sorted(differing, key=lambda difference: not difference.settled)
 
 
 def _reason(difference: Difference) -> str:
@@ -193,18 +187,14 @@ def _sources(chosen: Figures) -> list[str]:
     lines = []
     for name in names:
         about = chosen.sources[name].source
-        place = [about.venue, f"arXiv {about.arxiv}" if about.arxiv else None, about.doi, about.repository]
-        lines.append(f"  {name}: {', '.join([about.name, *filter(None, place)])}. {about.about}")
+        where = [about.venue, f"arXiv {about.arxiv}" if about.arxiv else None, about.doi, about.repository]
+        lines.append(f"  {name}: {', '.join([about.name, *filter(None, where)])}. {about.about}")
     tags = sorted({tag for cell in chosen.cells for tag in cell.tags})
     return ["\n".join(["sources:", *lines, f"tags: {_tags(tags)}"])] if lines else []
 
 
 def _tags(tags: Iterable[str]) -> str:
     return "; ".join(f"{tag} {TAGS[tag]}" for tag in tags)
-
-
-def _record(cell: Cell) -> dict[str, Any]:
-    return dataclasses.asdict(cell)
 
 
 def _spread_record(spread: Spread) -> dict[str, Any]:
@@ -217,10 +207,7 @@ def _spread_record(spread: Spread) -> dict[str, Any]:
         "metric": first.metric,
         "spread": spread.width,
         "rows": [{"label": cell.label, "value": cell.value} for cell in spread.cells],
-        "differences": [
-            {"field": d.field, "values": d.values, "unknown": d.unknown, "settled": d.settled}
-            for d in spread.differences()
-        ],
+        "differences": [dataclasses.asdict(d) | {"settled": d.settled} for d in spread.differences()],
     }
 
 
@@ -228,7 +215,7 @@ def _long(cells: Iterable[Cell]) -> pd.DataFrame:
     """One row for each cell, the facts of its protocol as columns."""
     rows = []
     for cell in cells:
-        record = _record(cell)
+        record = dataclasses.asdict(cell)
         facts = record.pop("facts")
         record["tags"] = "".join(cell.tags)
         rows.append(record | {f"protocol.{name}": facts.get(name) for name in LABELS})

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from vitq.config.base import RULES
+from vitq.errors import Problem
 from vitq.published.cell import BITS, METRICS, MODELS
 from vitq.published.protocol import Protocol
 
@@ -37,7 +38,7 @@ class Publication:
 
 
 @dataclass(frozen=True, config=RULES)
-class Claim:
+class Statement:
     """A statement that is no cell of a table."""
 
     method: str
@@ -72,23 +73,27 @@ class Table:
     @classmethod
     def _known(cls, models: list[str]) -> list[str]:
         if wrong := [model for model in models if model not in MODELS]:
-            raise ValueError(f"unknown model {', '.join(wrong)}; valid: {', '.join(MODELS)}")
+            raise ValueError(Problem(f"unknown model {', '.join(wrong)}; valid: {', '.join(MODELS)}", valid=MODELS))
         if len(set(models)) < len(models):
             raise ValueError("a model is there twice")
         return models
 
     @model_validator(mode="after")
     def _shape(self) -> Table:
-        for name, values in {**self.rows, "full_precision": self.full_precision}.items():
-            if values is None:
-                continue
+        places = {f"rows.{name}": values for name, values in self.rows.items()}
+        if self.full_precision is not None:
+            places["full_precision"] = self.full_precision
+        for place, values in places.items():
             if len(values) != len(self.models):
-                raise ValueError(f"{name}: {len(values)} values for {len(self.models)} models")
+                raise ValueError(Problem(f"{len(values)} values for {len(self.models)} models", place, values))
             for value in values:
-                self.numbers(value)
+                try:
+                    self.numbers(value)
+                except ValueError as error:
+                    raise ValueError(Problem(str(error), place, value)) from error
         stray = [row for row in (self.run_by if isinstance(self.run_by, dict) else ()) if row not in self.rows]
         if stray:
-            raise ValueError(f"run_by names {', '.join(stray)}; rows: {', '.join(self.rows)}")
+            raise ValueError(Problem(f"no such row; rows: {', '.join(self.rows)}", "run_by", stray, self.rows))
         return self
 
     @property
@@ -96,7 +101,7 @@ class Table:
         """`ap_box/ap_mask` → both."""
         return self.metric.split("/")
 
-    def places(self, metric: str) -> int:
+    def decimals_of(self, metric: str) -> int:
         """Decimals that are printed."""
         return METRICS[metric][1] if self.decimals is None else self.decimals
 
@@ -110,29 +115,29 @@ class Table:
             return []
         parts = str(value).split("/")
         if len(parts) != len(self.metrics):
-            raise ValueError(f"{value!r}: {len(parts)} numbers for {self.metric}")
-        found = []
+            raise ValueError(f"{len(parts)} numbers for {self.metric}")
+        numbers = []
         for metric, part in zip(self.metrics, parts, strict=True):
             match = re.fullmatch(rf"({NUMBER})(?:±({NUMBER}))?", part)
             if match is None:
-                raise ValueError(f"{value!r} is no figure; valid: 67.34, 67.34±.12, and 37.5/36.6 for two metrics")
+                raise ValueError("no figure; valid: 67.34, 67.34±.12, and 37.5/36.6 for two metrics")
             number = float(match[1])
             if metric != "minutes" and number > 100:
-                raise ValueError(f"{value!r} is no percentage")
-            if round(number, self.places(metric)) != number:
-                raise ValueError(f"{value!r} has more than {self.places(metric)} decimals; `decimals` says how many")
-            found.append((number, None if match[2] is None else float(match[2])))
-        return found
+                raise ValueError("no percentage")
+            if round(number, self.decimals_of(metric)) != number:
+                raise ValueError(f"more than {self.decimals_of(metric)} decimals; `decimals` says how many")
+            numbers.append((number, None if match[2] is None else float(match[2])))
+        return numbers
 
 
 @dataclass(frozen=True, config=RULES)
-class Source:
+class SourceFile:
     """A file of figures. protocols: task → method (or `method/variant`, or `all` rows that its authors ran) → facts."""
 
     source: Publication
     protocols: dict[Literal["classification", "detection"], dict[str, Protocol]] = field(default_factory=dict)
     tables: list[Table] = field(default_factory=list)
-    claims: list[Claim] = field(default_factory=list)
+    claims: list[Statement] = field(default_factory=list)
 
     def facts(self, row: str, task: str, model: str, bits: str | None) -> dict[str, int | float | str]:
         """What the source says about the protocol of a row that its authors ran; the narrower statement wins."""

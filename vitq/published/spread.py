@@ -71,7 +71,7 @@ def differences(cells: Sequence[Cell]) -> list[Difference]:
         rows[cell.label, cell.table, cell.note].append(cell)
     by_label = [key[0] for key in rows]
     names = {key: cell.label if by_label.count(cell.label) == 1 else _long(cell) for key, (cell, *_) in rows.items()}
-    found = []
+    differing = []
     for field in FIELDS:
         values: dict[str, list[str]] = defaultdict(list)
         unknown = []
@@ -81,8 +81,8 @@ def differences(cells: Sequence[Cell]) -> list[Difference]:
             else:
                 unknown.append(names[key])
         if len(values) > 1 or (values and unknown):
-            found.append(Difference(field, dict(values), unknown))
-    return found
+            differing.append(Difference(field, dict(values), unknown))
+    return differing
 
 
 def _long(cell: Cell) -> str:

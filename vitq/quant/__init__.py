@@ -1,6 +1,6 @@
 """Quantizers, range search and quantized modules. Imports no Hydra, wandb or submitit.
 
-A quantizer of one's own: `@register_quantizer("name") class Mine(Quantizer)`.
+A quantizer of one's own: `@register_quantizer("name") class MyQuantizer(Quantizer)`.
 """
 
 from vitq.quant.distribution import Distribution

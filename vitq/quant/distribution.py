@@ -7,9 +7,12 @@ search is written once, against this class, vectorized over groups.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from vitq.errors import Problem
 
 
 @dataclass
@@ -29,7 +32,8 @@ class Distribution:
     def from_rows(rows: Tensor) -> Distribution:
         """Exact distribution of a (G, N) matrix."""
         if rows.numel() == 0:
-            raise ValueError(f"cannot fit a quantizer to an empty tensor of shape {tuple(rows.shape)}")
+            text = f"cannot fit a quantizer to an empty tensor of shape {tuple(rows.shape)}"
+            raise ValueError(Problem(text, "rows", tuple(rows.shape)))
         values = rows.detach().float()
         low, high = values.aminmax(dim=1)
         return Distribution(values, None, low, high)
@@ -42,9 +46,9 @@ class Distribution:
     def quantile(self, p: float) -> Tensor:
         """(G,) p-quantile, 0 ≤ p ≤ 1, linearly interpolated between order statistics as in torch.quantile."""
         if not 0.0 <= p <= 1.0:
-            raise ValueError(f"quantile {p} is outside [0, 1]")
+            raise ValueError(Problem(f"quantile {p} is outside [0, 1]", "quantile", p))
         if self.counts is None:
-            return _sorted_quantile(self._sorted(), p)
+            return _sorted_quantile(self._sorted, p)
         cumulative = self.counts.cumsum(dim=1)
         total = cumulative[:, -1:]
         # Order statistics are counted from 1; the rank sought lies between `lower` and the next.
@@ -63,12 +67,9 @@ class Distribution:
         k, total = k.squeeze(1), cumulative[:, -1]
         return torch.where(k <= 1, self.low, torch.where(k >= total, self.high, value))
 
+    @cached_property
     def _sorted(self) -> Tensor:
-        cached: Tensor | None = getattr(self, "_sorted_values", None)
-        if cached is None:
-            cached = self.values.sort(dim=1).values
-            self._sorted_values = cached
-        return cached
+        return self.values.sort(dim=1).values
 
     def error(self, reconstructed: Tensor) -> Tensor:
         """(G,) float64 sum of squared differences between the values and `reconstructed` (G, N)."""
@@ -76,13 +77,6 @@ class Distribution:
         if self.counts is not None:
             square *= self.counts
         return square.sum(dim=1)
-
-    def total(self) -> Tensor:
-        """(G,) float64 number of values."""
-        if self.counts is None:
-            groups, count = self.values.shape
-            return torch.full((groups,), float(count), dtype=torch.float64, device=self.values.device)
-        return self.counts.sum(dim=1)
 
 
 def _sorted_quantile(values: Tensor, p: float) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -23,7 +23,7 @@ _TAIL = 0.01
 class DualLayout(Layout):
     """Two groups for each output channel. second: bool (I,), input channels of the second group."""
 
-    second: Tensor | None = None
+    second: Tensor = field(kw_only=True)
 
     @staticmethod
     def of_columns(axes: Axes, rows: int, inputs: int, columns: Iterable[int]) -> DualLayout:
@@ -34,11 +34,9 @@ class DualLayout(Layout):
 
     def columns(self) -> list[int]:
         """Input channels of the second group."""
-        assert self.second is not None
         return [int(column) for column in self.second.nonzero().flatten()]
 
     def view(self, parameter: Tensor) -> Tensor:
-        assert self.second is not None
         pairs = parameter.view(-1, 2)
         return torch.where(self.second.to(parameter.device), pairs[:, 1:], pairs[:, :1])
 
@@ -85,7 +83,6 @@ class DualUniformQuantizer(UniformQuantizer):
     def parameter_bytes(self) -> int:
         layout = self.layout
         assert isinstance(layout, DualLayout)
-        assert layout.second is not None
         return super().parameter_bytes() + -(-layout.second.numel() // 8)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vitq.errors import Problem
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Layout
 
@@ -38,16 +39,16 @@ class Histogram:
             return
         rows_low, rows_high = _extrema(x, layout)
         if not (torch.isfinite(rows_low).all() and torch.isfinite(rows_high).all()):
-            raise ValueError(
-                "cannot calibrate: the activations hold NaN or infinity; check the checkpoint and the preprocessing"
-            )
+            text = "cannot calibrate: the activations hold NaN or infinity; check the checkpoint and the preprocessing"
+            raise ValueError(Problem(text, "activations"))
         if self.layout is None:
             self._start(layout, x.device)
         elif self.layout.groups != layout.groups:
-            raise ValueError(
+            text = (
                 f"the number of groups changed from {self.layout.groups} to {layout.groups} between batches; "
                 "use granularity tensor or channel"
             )
+            raise ValueError(Problem(text, "groups", layout.groups, [self.layout.groups]))
         self.low = torch.minimum(self.low, rows_low)
         self.high = torch.maximum(self.high, rows_high)
         self._grow(torch.maximum(-rows_low, rows_high))
@@ -56,7 +57,7 @@ class Histogram:
     def distribution(self) -> Distribution:
         """The groups' values (bin centres) and counts. Raises ValueError when nothing was seen."""
         if self.layout is None:
-            raise ValueError("the histogram is empty: no calibration image reached this site")
+            raise ValueError(Problem("the histogram is empty: no calibration image reached this site", "histogram"))
         half = self.bins // 2
         width = torch.exp2(self.exponent.float())
         counts = self.counts

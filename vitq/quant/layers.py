@@ -34,29 +34,13 @@ class QuantLinear(nn.Linear):
         return F.linear(self.input_site(x), self.weight_site(self.weight), self.bias)
 
 
-# What nn.Conv2d keeps beside its parameters.
-_CONV_FIELDS = (
-    "in_channels",
-    "out_channels",
-    "kernel_size",
-    "stride",
-    "padding",
-    "dilation",
-    "transposed",
-    "output_padding",
-    "groups",
-    "padding_mode",
-    "_reversed_padding_repeated_twice",
-)
-
-
 class QuantConv2d(nn.Conv2d):
     """`nn.Conv2d` (the patch embedding) whose weight and input image pass their sites."""
 
     def __init__(self, layer: nn.Conv2d, name: str, input_kind: str):
         nn.Module.__init__(self)
-        for field in _CONV_FIELDS:
-            setattr(self, field, getattr(layer, field))
+        # Sizes, stride, padding …: what nn.Conv2d keeps beside what every module has.
+        self.__dict__.update({key: value for key, value in vars(layer).items() if key not in vars(self)})
         self.weight, self.bias = layer.weight, layer.bias
         self.weight_site = Site(f"{name}.weight", "weight", Axes(channel=0, weight=True), name)
         self.input_site = Site(f"{name}.input", input_kind, Axes(channel=1), name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -69,19 +70,13 @@ class Layout:
             text = f"unknown granularity {granularity!r}; valid: {', '.join(valid)}"
             raise ValueError(Problem(text, "granularity", granularity, valid))
         params = tuple(size if dim in kept else 1 for dim, size in enumerate(shape))
-        groups = 1
-        for size in params:
-            groups *= size
-        return Layout(granularity, axes, groups, params)
+        return Layout(granularity, axes, math.prod(params), params)
 
     @staticmethod
     def _grouped(granularity: str, axes: Axes, shape: tuple[int, ...]) -> Layout:
         size = int(granularity.removeprefix("group:"))
         if axes.weight:
-            rows = shape[0]
-            inputs = 1
-            for extent in shape[1:]:
-                inputs *= extent
+            rows, inputs = shape[0], math.prod(shape[1:])
             if inputs % size:
                 text = (
                     f"granularity {granularity!r}: {inputs} inputs per output channel (shape {shape}) "

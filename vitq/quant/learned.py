@@ -28,7 +28,7 @@ class LearnedRange(nn.Module):
         uniform, layout = self.uniform, self.uniform.layout
         expanded = layout.expand(x)
         shared = expanded.numel() // ((len(x) if self.batched else 1) * uniform.scale.numel())
-        scale, zero = layout.view(uniform.scale), layout.view(uniform.zero_point)
+        scale, zero = uniform.views()
         quantized = lsq_round_trip(expanded.float(), scale, zero, uniform.codes, shared)
         return layout.collapse(quantized.to(x.dtype), x.shape)
 

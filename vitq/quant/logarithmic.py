@@ -12,11 +12,11 @@ from vitq.errors import Problem
 from vitq.quant.affine import LEAST_SCALE
 from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Layout
-from vitq.quant.quantizer import NON_NEGATIVE, Quantizer, register_quantizer, straight_through
+from vitq.quant.quantizer import NON_NEGATIVE, ElementwiseQuantizer, check_non_negative, register_quantizer
 from vitq.quant.search import CANDIDATES, PERCENTILES, best, candidates
 
 
-class LogQuantizer(Quantizer):
+class LogQuantizer(ElementwiseQuantizer):
     """x ≈ s·2^(−q/k), q = clamp(round(−k·log2(x/s)), 0, Q), with k steps to the octave.
 
     scale: (G,) float32, the value of code 0. Values are non-negative; negative ones are taken as zero.
@@ -46,50 +46,30 @@ class LogQuantizer(Quantizer):
             raise ValueError(Problem(text, "options.zero_code", self.settings["zero_code"], [True]))
 
     def fit(self, distribution: Distribution, layout: Layout) -> None:
-        if bool((distribution.low < -1e-6).any()):
-            least = float(distribution.low.min())
-            text = (
-                f"{type(self).__name__} needs non-negative values, the least seen is {least:.3g}; "
-                "use quantizer uniform for this kind"
-            )
-            raise ValueError(Problem(text, "quantizer", least))
+        check_non_negative(self, distribution)
         tried = candidates(distribution, self.range_search, self.settings["percentiles"], self.settings["candidates"])
 
         def roundtrip(low: Tensor, high: Tensor) -> Tensor:
-            scale = high.clamp(min=LEAST_SCALE).unsqueeze(1)
-            return self._values(self._codes(distribution.values, scale), scale)
+            return self._round_trip(distribution.values, high.clamp(min=LEAST_SCALE))
 
         _, high = best(distribution, tried, roundtrip)
         # A constant group is code 0 exactly; an all-zero group gets scale 1 and the smallest value there is.
         high = torch.where(distribution.constant, distribution.high, high)
         self.set_parameters(layout, scale=torch.where(high <= 0, torch.ones_like(high), high).clamp(min=LEAST_SCALE))
 
-    def _codes(self, x: Tensor, scale: Tensor) -> Tensor:
+    def _codes(self, x: Tensor, *parameters: Tensor) -> Tensor:
+        (scale,) = parameters
         octaves = torch.log2((x / scale).clamp_(min=LEAST_SCALE)).neg_()
         codes = octaves.mul_(self.steps_per_octave).round_()
         # Beyond the last power: the zero code, or the last power itself.
         return codes.clamp_(0, self.last)
 
-    def _values(self, codes: Tensor, scale: Tensor) -> Tensor:
+    def _values(self, codes: Tensor, *parameters: Tensor) -> Tensor:
+        (scale,) = parameters
         values = torch.exp2(codes * (-1.0 / self.steps_per_octave)) * scale
         if self.settings["zero_code"]:
             values = values.masked_fill_(codes == self.last, 0.0)
         return values
-
-    def encode(self, x: Tensor) -> Tensor:
-        layout = self.layout
-        codes = self._codes(layout.expand(x).float(), layout.view(self.scale))
-        return layout.collapse(codes, x.shape).to(torch.int64)
-
-    def decode(self, codes: Tensor) -> Tensor:
-        layout = self.layout
-        return layout.collapse(self._values(layout.expand(codes).float(), layout.view(self.scale)), codes.shape)
-
-    def forward(self, x: Tensor) -> Tensor:
-        layout = self.layout
-        expanded, scale = layout.expand(x), layout.view(self.scale)
-        quantized = self._values(self._codes(expanded.detach().float(), scale), scale)
-        return layout.collapse(straight_through(expanded, quantized.to(x.dtype)), x.shape)
 
     def runtime_form(self) -> nn.Module | None:
         return LogCodes(self)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
-from vitq.config import BitsConfig, MethodConfig
+from vitq.config import BitsConfig, MethodConfig, QuantizerConfig
 from vitq.errors import ConfigError, Problem, problem_of, under, unknown
-from vitq.models.structure import FAMILIES, Structure, structure_of
+from vitq.models.structure import FAMILIES, Segment, Structure, structure_of
 from vitq.quant import logarithmic, uniform  # noqa: F401 - importing registers them
 from vitq.quant.layers import QuantConv2d, QuantLinear, QuantMatmul
 from vitq.quant.layout import Axes
@@ -48,17 +49,40 @@ class QuantizedModel(nn.Module):
         out: Tensor = self.model(x)
         return out
 
-    def layer(self, site: Site) -> QuantLinear | QuantConv2d:
-        """The layer that owns a weight or input site."""
-        layer = self.model.get_submodule(site.owner)
+    def layer(self, site: Site | str) -> QuantLinear | QuantConv2d:
+        """The layer that owns a weight or input site, or has this name."""
+        name = site if isinstance(site, str) else site.owner
+        layer = self.model.get_submodule(name)
         if not isinstance(layer, QuantLinear | QuantConv2d):
-            raise TypeError(f"site {site.name} belongs to a matmul, not to a layer with a weight")
+            raise TypeError(f"{name} is a {type(layer).__name__}, not a layer with a weight")
         return layer
 
+    def layers(self, segment: Segment | None = None) -> dict[str, QuantLinear | QuantConv2d]:
+        """Every layer with a weight site, by name, in the order of the model. segment: of this one alone."""
+        return {name: self.layer(name) for name in self.structure.inputs if segment is None or segment.holds(name)}
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """Parameters and buffers that are not a quantizer's, nor a balance, under the names of the timm model."""
+        owned = tuple(f"{name}." for name, module in self.model.named_modules() if isinstance(module, Quantizer))
+        state = self.model.state_dict()
+        return {
+            name: value for name, value in state.items() if not name.startswith(owned) and not name.endswith(".balance")
+        }
+
     def switch(self, sites: Iterable[Site], on: bool) -> None:
-        """Turn quantization of the given sites on or off."""
         for site in sites:
             site.on = on
+
+    @contextmanager
+    def switched_off(self, sites: Iterable[Site] | None = None) -> Iterator[list[Site]]:
+        """Inside, these sites (None: all) are off; afterwards they are as before. Gives those that were on."""
+        before = {site: site.on for site in (self.sites.values() if sites is None else sites)}
+        self.switch(before, on=False)
+        try:
+            yield [site for site, on in before.items() if on]
+        finally:
+            for site, on in before.items():
+                site.on = on
 
     def quantized(self) -> list[Site]:
         """Sites that have a quantizer."""
@@ -91,15 +115,7 @@ class QuantizedModel(nn.Module):
                 )
                 continue
             try:
-                site.quantizer = build(
-                    config.quantizer,
-                    int(width),
-                    site.axes,
-                    config.granularity,
-                    config.range,
-                    config.symmetric,
-                    config.options,
-                )
+                site.quantizer = configured(config, int(width), site.axes)
             except ValueError as error:
                 problems.append(under(f"method.kinds.{site.kind}", problem_of(error)))
         if problems:
@@ -120,6 +136,11 @@ def build(
 ) -> Quantizer:
     """A quantizer by its registered name. range_search: the recipe's `range`."""
     return QUANTIZERS[name](bits, granularity, axes, range_search, symmetric, **options)
+
+
+def configured(config: QuantizerConfig, bits: int, axes: Axes) -> Quantizer:
+    """The quantizer that a recipe names for a kind. Raises ValueError where it cannot be built."""
+    return build(config.quantizer, bits, axes, config.granularity, config.range, config.symmetric, config.options)
 
 
 def site_bits(site: Site, bits: BitsConfig, structure: Structure) -> int | str:

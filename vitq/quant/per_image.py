@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from vitq.quant.affine import LEAST_SCALE, lsq_round_trip, round_trip
+from vitq.quant.affine import lsq_round_trip, round_trip
 from vitq.quant.uniform import UniformQuantizer
 
 
@@ -27,7 +27,7 @@ class RangeSource(ABC):
 
 
 class PerImageUniform(UniformQuantizer):
-    """Takes the place of a fitted uniform quantizer; its scale and zero point remain what the source starts from."""
+    """Used instead of a fitted uniform quantizer; its scale and zero point remain what the source starts from."""
 
     packable: ClassVar[bool] = False
 
@@ -45,20 +45,16 @@ class PerImageUniform(UniformQuantizer):
         static.assign(self.layout, self.scale, self.zero_point)
         return static
 
-    def _range(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.source.parameters(self, x)
-
     def encode(self, x: Tensor) -> Tensor:
-        scale, zero = self._range(x)
-        codes = (torch.round(self._expand(x).float() * scale.reciprocal()) + zero).clamp_(0, self.codes - 1)
+        codes = self._codes(self.layout.expand(x).float(), *self.source.parameters(self, x))
         return self.layout.collapse(codes, x.shape).to(torch.int64)
 
     def decode(self, codes: Tensor) -> Tensor:
         raise NotImplementedError("codes of a per-image range mean something only with the image; use forward")
 
     def forward(self, x: Tensor) -> Tensor:
-        scale, zero = self._range(x)
-        expanded = self._expand(x).float()
+        scale, zero = self.source.parameters(self, x)
+        expanded = self.layout.expand(x).float()
         if scale.requires_grad or zero.requires_grad or x.requires_grad:
             quantized = lsq_round_trip(expanded, scale, zero, self.codes, expanded.numel() // scale.numel())
         elif self._numbers is not None and not self.source.moves_zero:
@@ -69,15 +65,12 @@ class PerImageUniform(UniformQuantizer):
             quantized = round_trip(expanded, scale, zero, self.codes)
         return self.layout.collapse(quantized.to(x.dtype), x.shape)
 
-    def _expand(self, x: Tensor) -> Tensor:
-        return self.layout.expand(x)
-
     def parameter_bytes(self) -> int:
         return super().parameter_bytes() + self.source.parameter_bytes()
 
 
 class Batch:
-    """Knows how many images are under way, so that the windows of one image find together. Listens to the model."""
+    """Knows how many images are under way, so that windows of one image stay together. Listens to the model."""
 
     def __init__(self, model: nn.Module):
         self.images = 1
@@ -134,12 +127,7 @@ def _grouped(uniform: UniformQuantizer, x: Tensor, images: int) -> Tensor:
 def _affine(uniform: UniformQuantizer, low: Tensor, high: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
     """Scale and zero point of ranges (R, G), as tensors that broadcast against the expanded input."""
     low, high = uniform.widen(low, high)
-    scale, zero = uniform.affine(low, high)
-    # A constant group: one step as long as the value, which then is a code exactly.
-    single = high <= low
-    scale = torch.where(single, torch.where(low == 0, torch.ones_like(low), low.abs().clamp(min=LEAST_SCALE)), scale)
-    if not uniform.symmetric:
-        zero = torch.where(single, (low < 0).to(zero.dtype), zero)
+    scale, zero = uniform.with_constants(high <= low, low, *uniform.affine(low, high))
     return spread(uniform, scale, ndim), spread(uniform, zero, ndim)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from vitq.errors import Problem
 from vitq.quant.per_image import RangeSource, spread
 from vitq.quant.uniform import UniformQuantizer
 
@@ -73,11 +74,12 @@ class Predictor(nn.Module):
         """(rows, 1) each: factor of the scale and shift of the zero point. rows: images, or windows image by image."""
         images = len(self._factors[site]) if self._factors else 0
         if not images or rows % images:
-            raise RuntimeError(
+            text = (
                 f"predicted scales of {images or 'no'} images meet a batch of {rows}: run the model from its first "
                 "layer, so that the predictor sees every batch; steps that run segments alone come before "
                 "predict_scales"
             )
+            raise RuntimeError(Problem(text, "rows", rows, [images]))
         factor, shift = self._factors[site], self._shifts[site]
         if (windows := rows // images) > 1:
             factor, shift = factor.repeat_interleave(windows, dim=0), shift.repeat_interleave(windows, dim=0)

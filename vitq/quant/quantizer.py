@@ -107,9 +107,8 @@ class Quantizer(nn.Module):
     def layout(self) -> Layout:
         """Which elements share a parameter, fixed by `fit`. Raises RuntimeError before."""
         if self._layout is None:
-            raise RuntimeError(
-                f"{type(self).__name__} was used before it was fitted; add a `calibrate` step for its site"
-            )
+            text = f"{type(self).__name__} was used before it was fitted; add a `calibrate` step for its site"
+            raise RuntimeError(Problem(text, "layout"))
         return self._layout
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
@@ -202,14 +201,61 @@ class Quantizer(nn.Module):
         return f"bits={self.bits}, granularity={self.granularity}, range={self.range_search}"
 
 
+class ElementwiseQuantizer(Quantizer):
+    """A quantizer whose code is a function of a value and of its group's parameters.
+
+    Those of `parameter_names`, in their order; they broadcast against float32 values in the layout's expanded shape.
+    """
+
+    @abstractmethod
+    def _codes(self, x: Tensor, *parameters: Tensor) -> Tensor:
+        """Codes of x, as floats."""
+
+    @abstractmethod
+    def _values(self, codes: Tensor, *parameters: Tensor) -> Tensor:
+        """Values of codes, given as floats."""
+
+    def views(self) -> tuple[Tensor, ...]:
+        """The parameters in broadcastable shape."""
+        return tuple(self.layout.view(getattr(self, name)) for name in self.parameter_names)
+
+    def encode(self, x: Tensor) -> Tensor:
+        layout = self.layout
+        return layout.collapse(self._codes(layout.expand(x).float(), *self.views()), x.shape).to(torch.int64)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        layout = self.layout
+        return layout.collapse(self._values(layout.expand(codes).float(), *self.views()), codes.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        layout = self.layout
+        expanded = layout.expand(x)
+        quantized = self._round_trip(expanded.detach().float(), *self.views())
+        return layout.collapse(straight_through(expanded, quantized.to(x.dtype)), x.shape)
+
+    def _round_trip(self, x: Tensor, *parameters: Tensor) -> Tensor:
+        return self._values(self._codes(x, *parameters), *parameters)
+
+
 def register_quantizer(name: str) -> Callable[[type[Made]], type[Made]]:
     """Decorator: the class becomes the quantizer of this name in recipes. Raises ValueError when it is taken."""
     return QUANTIZERS.register(name)
 
 
 def may_be(name: str, *classes: type) -> bool:
-    """Whether a quantizer's name stands for one of these classes. An unknown name may: it is told elsewhere."""
+    """Whether a quantizer's name stands for one of these classes. An unknown name may: another check reports it."""
     return name not in QUANTIZERS or issubclass(QUANTIZERS[name], classes)
+
+
+def check_non_negative(quantizer: Quantizer, distribution: Distribution, instead: str = "uniform") -> None:
+    """Raise ValueError for negative values, naming the quantizer that is to be used instead."""
+    if bool((distribution.low < -1e-6).any()):
+        least = float(distribution.low.min())
+        text = (
+            f"{type(quantizer).__name__} needs non-negative values, the least seen is {least:.3g}; "
+            f"use quantizer {instead} for this kind"
+        )
+        raise ValueError(Problem(text, "quantizer", least))
 
 
 def straight_through(x: Tensor, quantized: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class LearnedRounding(nn.Module):
     def _round(self, weight: Tensor, share: Tensor) -> Tensor:
         uniform = self.uniform
         layout = uniform.layout
-        scale, zero = layout.view(uniform.scale), layout.view(uniform.zero_point)
+        scale, zero = uniform.views()
         floor = (layout.expand(weight.detach()) * scale.detach().reciprocal()).floor()
         codes = (floor + layout.expand(share) + zero).clamp(0, uniform.codes - 1)
         return layout.collapse((codes - zero) * scale, weight.shape)

@@ -21,9 +21,6 @@ CANDIDATES = 100
 # What the MSE search shrinks a range to: zero, or the end nearer to zero of a range that lies on one side of it.
 SHRINK = ("zero", "near")
 
-# (low, high) → (G, N) reconstruction of the distribution's values under that range.
-RoundTrip = Callable[[Tensor, Tensor], Tensor]
-
 
 def check(settings: Mapping[str, Any]) -> None:
     """Raise ValueError where a quantizer's options `percentiles`, `candidates` and `shrink_to` are not valid."""
@@ -70,7 +67,7 @@ def _percentile(distribution: Distribution, p: float) -> tuple[Tensor, Tensor]:
     """The range between the (1 − p)- and the p-quantile; the full one where these are equal.
 
     They are in a group whose values are nearly all the same, or closer together than a bin of the histogram. A range
-    without extent has no step, and would clip the rest of the values onto one.
+    without extent has no step, and would clip the other values onto one.
     """
     low, high = distribution.quantile(1.0 - p), distribution.quantile(p)
     empty = low >= high
@@ -78,17 +75,19 @@ def _percentile(distribution: Distribution, p: float) -> tuple[Tensor, Tensor]:
 
 
 def best(
-    distribution: Distribution, tried: Sequence[tuple[Tensor, Tensor]], roundtrip: RoundTrip
-) -> tuple[Tensor, Tensor]:
-    """The range of least squared error, chosen separately for each group. Ties keep the earlier candidate."""
+    distribution: Distribution, tried: Sequence[tuple[Tensor, ...]], roundtrip: Callable[..., Tensor]
+) -> tuple[Tensor, ...]:
+    """The candidate of least squared error, chosen separately for each group. Ties keep the earlier one.
+
+    tried: candidates, (G,) tensors each. roundtrip: columns (G, 1) of a candidate → (G, N) values reconstructed by it.
+    """
     if len(tried) == 1:
         return tried[0]
-    low, high = (bound.clone() for bound in tried[0])
-    least = distribution.error(roundtrip(low, high))
-    for candidate_low, candidate_high in tried[1:]:
-        error = distribution.error(roundtrip(candidate_low, candidate_high))
+    chosen = tried[0]
+    least = torch.full_like(distribution.low, torch.inf, dtype=torch.float64)
+    for candidate in tried:
+        error = distribution.error(roundtrip(*(parameter.unsqueeze(1) for parameter in candidate)))
         better = error < least
         least = torch.where(better, error, least)
-        low = torch.where(better, candidate_low, low)
-        high = torch.where(better, candidate_high, high)
-    return low, high
+        chosen = tuple(torch.where(better, new, old) for new, old in zip(candidate, chosen, strict=True))
+    return chosen

@@ -20,12 +20,11 @@ class Observer(Protocol):
 
 
 class Site(nn.Module):
-    """The place where one tensor passes: identity while off, its quantizer's round trip while on.
+    """Where one tensor passes: identity while off, its quantizer's round trip while on.
 
     name: e.g. `blocks.3.attn.qkv.input`. kind: see vitq.config.KINDS. axes: roles of the tensor's dimensions.
     owner: name of the layer that the tensor belongs to (for first/last rules and reports).
-    quantizer: None for a site that stays in floating point. stand_in: takes its
-    place while its range or rounding is learned.
+    quantizer: None for a site that stays in floating point. stand_in: replaces it while range or rounding are learned.
     left: bool, the shape of the tensor: elements that pass as they are while the site is learned with QDrop; else None.
     """
 

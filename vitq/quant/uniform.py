@@ -7,21 +7,22 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from vitq.errors import Problem
 from vitq.quant.affine import LEAST_SCALE, round_trip
 from vitq.quant.distribution import Distribution
 from vitq.quant.integer import IntegerPart, NotIntegerError
 from vitq.quant.layout import Layout
-from vitq.quant.quantizer import Quantizer, register_quantizer
+from vitq.quant.quantizer import ElementwiseQuantizer, register_quantizer
 from vitq.quant.search import CANDIDATES, PERCENTILES, SHRINK, best, candidates
 
 
 @register_quantizer("uniform")
-class UniformQuantizer(Quantizer):
+class UniformQuantizer(ElementwiseQuantizer):
     """Affine quantizer, asymmetric by default.
 
-    scale, zero_point: (G,) float32; the zero point is integer-valued, except where the step `reparameterize` is told to
-    repeat public code (then there are no codes, and `encode` raises). `symmetric` fixes it to the middle code 2^(b−1),
-    which leaves 2^(b−1) codes for negative values and 2^(b−1) − 1 for positive ones (two's complement).
+    scale, zero_point: (G,) float32; the zero point is integer-valued, except where the step `reparameterize` repeats
+    public code (then there are no codes, and `encode` raises). `symmetric` fixes it to the middle code 2^(b−1), which
+    leaves 2^(b−1) codes for negative values and 2^(b−1) − 1 for positive ones (two's complement).
     constants: (G,) value of each group that held a single value when it was fitted, NaN for the others.
 
     Options: percentiles, candidates, shrink_to (see search.py); include_zero: widen the range so that zero is a code
@@ -50,12 +51,10 @@ class UniformQuantizer(Quantizer):
         tried = [self.widen(low, high) for low, high in tried]
 
         def roundtrip(low: Tensor, high: Tensor) -> Tensor:
-            scale, zero = self.affine(low, high)
-            return round_trip(distribution.values, scale.unsqueeze(1), zero.unsqueeze(1), self.codes)
+            return round_trip(distribution.values, *self.affine(low, high), self.codes)
 
-        scale, zero = self.affine(*best(distribution, tried, roundtrip))
-        scale, zero = self._constant_groups(distribution, scale, zero)
-        self.assign(layout, scale, zero)
+        fitted = self.affine(*best(distribution, tried, roundtrip))
+        self.assign(layout, *self.with_constants(distribution.constant, distribution.low, *fitted))
         self.constants = torch.where(distribution.constant, distribution.low, torch.nan)
 
     def assign(self, layout: Layout, scale: Tensor, zero_point: Tensor) -> None:
@@ -63,7 +62,6 @@ class UniformQuantizer(Quantizer):
         self.set_parameters(layout, scale=scale, zero_point=zero_point)
 
     def refresh(self) -> None:
-        """Recompute what is derived from the parameters. Call it after changing them in place."""
         # 1/s, s and the bounds of round(x/s) as numbers. Four plain operations take a quarter of the time of torch's
         # fake_quantize_per_tensor_affine on CPU, which is not vectorized.
         self._numbers = None
@@ -91,28 +89,28 @@ class UniformQuantizer(Quantizer):
             return scale, torch.full_like(scale, self.codes / 2)
         return scale, torch.round(-low / scale)
 
-    def _constant_groups(self, distribution: Distribution, scale: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
-        """A group that holds one value c only gets s = |c| and codes for 0 and c: no division by an empty range."""
-        constant, value = distribution.constant, distribution.low
+    def with_constants(self, constant: Tensor, value: Tensor, scale: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
+        """(scale, zero point); a `constant` group, of one value c only, gets s = |c| and codes for 0 and c."""
         exact_scale = torch.where(value == 0, torch.ones_like(value), value.abs()).clamp(min=LEAST_SCALE)
         exact_zero = torch.full_like(zero, self.codes / 2) if self.symmetric else (value < 0).to(zero.dtype)
         return torch.where(constant, exact_scale, scale), torch.where(constant, exact_zero, zero)
 
     def encode(self, x: Tensor) -> Tensor:
-        layout = self.layout
-        if layout.groups == 1 and not float(self.zero_point[0]).is_integer():
-            raise ValueError(
+        if self.layout.groups == 1 and not float(self.zero_point[0]).is_integer():
+            text = (
                 f"zero point {float(self.zero_point[0])} is not an integer: there are 2^b + 1 levels, as public "
                 "I&S-ViT code has them, and no b-bit codes; use zero_point=integer in the step reparameterize"
             )
-        scale, zero = layout.view(self.scale), layout.view(self.zero_point)
-        codes = (torch.round(layout.expand(x).float() * scale.reciprocal()) + zero).clamp_(0, self.codes - 1)
-        return layout.collapse(codes, x.shape).to(torch.int64)
+            raise ValueError(Problem(text, "zero_point", float(self.zero_point[0]), ["integer"]))
+        return super().encode(x)
 
-    def decode(self, codes: Tensor) -> Tensor:
-        layout = self.layout
-        scale, zero = layout.view(self.scale), layout.view(self.zero_point)
-        return layout.collapse((layout.expand(codes).to(scale.dtype) - zero) * scale, codes.shape)
+    def _codes(self, x: Tensor, *parameters: Tensor) -> Tensor:
+        scale, zero = parameters
+        return (torch.round(x * scale.reciprocal()) + zero).clamp_(0, self.codes - 1)
+
+    def _values(self, codes: Tensor, *parameters: Tensor) -> Tensor:
+        scale, zero = parameters
+        return (codes - zero) * scale
 
     def forward(self, x: Tensor) -> Tensor:
         # A compiler must not take the numbers for constants: equal blocks share their code.
@@ -121,9 +119,8 @@ class UniformQuantizer(Quantizer):
             inverse, step, low, high = self._numbers
             return x.mul(inverse).clamp_(low, high).round_().mul_(step)
         layout = self.layout
-        quantized = round_trip(
-            layout.expand(x).float(), layout.view(self.scale), layout.view(self.zero_point), self.codes
-        )
+        scale, zero = self.views()
+        quantized = round_trip(layout.expand(x).float(), scale, zero, self.codes)
         return layout.collapse(quantized.to(x.dtype), x.shape)
 
     @property

@@ -37,7 +37,7 @@ def summary(df: pd.DataFrame) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
-class Cell:
+class MatrixCell:
     """One method at one bit-width: accuracies in percent, `n` finished of `runs` planned."""
 
     top1: float
@@ -62,7 +62,7 @@ class Row:
 
     method: str
     calib: int | None
-    cells: list[Cell | None]
+    cells: list[MatrixCell | None]
     seconds: float
 
 
@@ -91,12 +91,6 @@ class Matrix:
     def measure(self) -> str:
         """The score in words."""
         return "top-1 accuracy" if self.score == "top-1" else self.score
-
-    @property
-    def standard_error(self) -> float:
-        """Of the full-precision top-1 over `n_eval` images, percent points; NaN when nothing is finished, and of
-        average precision, which is no share of the images."""
-        return math.nan if self.score != "top-1" else standard_error(self.fp_top1, self.n_eval)
 
     @property
     def with_calib(self) -> bool:
@@ -143,17 +137,13 @@ def _matrix(model: str, data: str, df: pd.DataFrame) -> Matrix:
         b: max((round(float(v), 2) for v in cells.loc[cells["bits"] == b, "top1"].dropna()), default=math.nan)
         for b in bits
     }
-    keys = list(
-        dict.fromkeys((m, None if pd.isna(c) else int(c)) for m, c in zip(cells["method"], cells["calib"], strict=True))
-    )
+    groups = cells.groupby(["method", "calib"], sort=False, dropna=False)
     rows = []
-    for method, calib in keys:
-        mine = cells[
-            (cells["method"] == method) & (cells["calib"].isna() if calib is None else cells["calib"] == calib)
-        ]
-        by_bits = {str(c["bits"]): c for _, c in mine.iterrows()}
-        row = [_cell(by_bits[b], best[b], len(keys) > 1) if b in by_bits else None for b in bits]
-        rows.append(Row(method, calib, row, float(mine["seconds"].mean())))
+    for _, part in groups:
+        method, calib = part[["method", "calib"]].iloc[0]
+        by_bits = {str(c["bits"]): c for _, c in part.iterrows()}
+        row = [_cell(by_bits[b], best[b], groups.ngroups > 1) if b in by_bits else None for b in bits]
+        rows.append(Row(method, None if pd.isna(calib) else int(calib), row, float(part["seconds"].mean())))
     sizes = [_span(cells.loc[cells["bits"] == b, "mb"]) for b in bits]
     n_eval = df["n_eval"].dropna()
     fp = df.loc[df["bits"] == "FP", "top1"].dropna()
@@ -163,8 +153,8 @@ def _matrix(model: str, data: str, df: pd.DataFrame) -> Matrix:
     )
 
 
-def _cell(row: pd.Series, best: float, competes: bool) -> Cell:
-    return Cell(
+def _cell(row: pd.Series, best: float, competes: bool) -> MatrixCell:
+    return MatrixCell(
         top1=float(row["top1"]), std=float(row["top1_std"]), drop=float(row["drop"]), n=int(row["n"]),
         runs=int(row["runs"]), failed=int(row["failed"]), mb=float(row["mb"]), seconds=float(row["seconds"]),
         best=competes and round(float(row["top1"]), 2) == best,

@@ -55,10 +55,10 @@ def _compare(a: pd.DataFrame, b: pd.DataFrame, predictions: Predictions) -> dict
     differences = []
     try:
         for seed in seeds:
-            mine, theirs = predictions.read(str(left[seed])), predictions.read(str(right[seed]))
-            if not np.array_equal(mine["label"], theirs["label"]):
+            one, other = predictions.read(str(left[seed])), predictions.read(str(right[seed]))
+            if not np.array_equal(one["label"], other["label"]):
                 return empty | {"note": "not the same images"}
-            differences.append(mine["correct"].astype(np.int64) - theirs["correct"].astype(np.int64))
+            differences.append(one["correct"].astype(np.int64) - other["correct"].astype(np.int64))
         if len({len(d) for d in differences}) > 1:
             return empty | {"note": "not the same images in all seeds"}
     except StoreError as error:
@@ -67,7 +67,7 @@ def _compare(a: pd.DataFrame, b: pd.DataFrame, predictions: Predictions) -> dict
     total = np.sum(differences, axis=0)
     difference, low, high = interval(total)
     # Right or wrong is 0 or 1; the average precision of an image is in percent.
-    scale = (100.0 if mine["correct"].dtype == bool else 1.0) / len(seeds)
+    scale = (100.0 if one["correct"].dtype == bool else 1.0) / len(seeds)
     return {
         "difference": scale * difference, "low": scale * low, "high": scale * high, "n": len(total),
         "seeds": len(seeds), "p": sign_flip(total), "p_holm": np.nan, "note": "",
@@ -153,8 +153,8 @@ def between(pairs: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
 
 
 def answers(pairs: pd.DataFrame, a: str, b: str) -> list[str]:
-    """One line for every place where methods a and b meet. Raises VitqError for a method that is in no pair."""
-    return [sentence(row.to_dict()) for _, row in between(wording.placed(pairs), a, b).iterrows()]
+    """One line for each pair of methods a and b. Raises VitqError for a method that is in no pair."""
+    return [sentence(row.to_dict()) for _, row in between(wording.with_data(pairs), a, b).iterrows()]
 
 
 def flipped(row: Mapping[Any, Any]) -> dict[str, Any]:

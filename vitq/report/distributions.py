@@ -18,12 +18,12 @@ _LEVELS = 64
 
 def histograms(df: pd.DataFrame, probed: dict[str, Arrays]) -> list[dict[str, Any]]:
     """One entry for each run: label and sites, each with edges, shares of elements, levels, SQNR, clipping, codes."""
-    found = []
+    entries = []
     for model, runs, _ in by_model(df, probed, MOST):
         for label, arrays in runs:
             sites = [_site(arrays, index) for index in range(len(arrays["site"]))]
-            found.append({"label": f"{model} {label}", "sites": sites})
-    return found
+            entries.append({"label": f"{model} {label}", "sites": sites})
+    return entries
 
 
 def left_out(df: pd.DataFrame, probed: dict[str, Arrays]) -> str:

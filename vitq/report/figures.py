@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from vitq.plots.layout import finish
 from vitq.plots.palette import INK, style
 from vitq.report import wording
-from vitq.report.accuracy_table import Cell, Matrix, Row
+from vitq.report.accuracy_table import Matrix, MatrixCell, Row
 
 # Where every accuracy, in percent, is above this, the axis begins below the least of them.
 _HIGH = 50.0
@@ -24,7 +24,6 @@ def dots(matrix: Matrix) -> go.Figure:
     """Top-1 in percent per bit-width, a marker for each method, whiskers ± std over seeds, a line at full precision."""
     figure = go.Figure()
     for index, row in enumerate(matrix.rows):
-        colour, symbol = style(index)
         points = _points(matrix, row)
         stds = [0.0 if math.isnan(cell.std) else cell.std for _, cell in points]
         figure.add_scatter(
@@ -34,7 +33,7 @@ def dots(matrix: Matrix) -> go.Figure:
             x=[label for label, _ in points],
             y=[cell.top1 for _, cell in points],
             error_y={"type": "data", "array": stds, "visible": any(stds), "color": INK, "thickness": 1.5, "width": 3},
-            marker={"color": colour, "symbol": symbol, "size": 10, "line": {"width": 1, "color": INK}},
+            marker=_marker(index),
             customdata=_hover(matrix, row),
             hovertemplate=_HOVER,
         )
@@ -56,15 +55,14 @@ def scatter(matrix: Matrix) -> go.Figure:
     """Top-1 in percent over model size in MB, one marker per method and bit-width, a star at full precision."""
     figure = go.Figure()
     for index, row in enumerate(matrix.rows):
-        colour, symbol = style(index)
         points = sorted(zip(_points(matrix, row), _hover(matrix, row), strict=True), key=lambda p: p[0][1].mb)
         figure.add_scatter(
             name=matrix.label(row),
             x=[cell.mb for (_, cell), _ in points],
             y=[cell.top1 for (_, cell), _ in points],
             mode="lines+markers",
-            line={"color": colour, "width": 1},
-            marker={"color": colour, "symbol": symbol, "size": 10, "line": {"width": 1, "color": INK}},
+            line={"color": style(index)[0], "width": 1},
+            marker=_marker(index),
             customdata=[text for _, text in points],
             hovertemplate=_HOVER,
         )
@@ -96,7 +94,12 @@ def pareto(matrix: Matrix) -> list[tuple[float, float]]:
     return front
 
 
-def _points(matrix: Matrix, row: Row) -> list[tuple[str, Cell]]:
+def _marker(index: int) -> dict[str, object]:
+    colour, symbol = style(index)
+    return {"color": colour, "symbol": symbol, "size": 10, "line": {"width": 1, "color": INK}}
+
+
+def _points(matrix: Matrix, row: Row) -> list[tuple[str, MatrixCell]]:
     pairs = zip(matrix.bits, row.cells, strict=True)
     return [(label, cell) for label, cell in pairs if cell is not None and not math.isnan(cell.top1)]
 

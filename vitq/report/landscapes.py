@@ -20,7 +20,7 @@ def side_by_side(df: pd.DataFrame, probed: dict[str, Arrays]) -> list[tuple[str,
         around = [(label, a) for label, a in runs if "random.loss" in a]
         if around:
             tiles = [
-                Tile(f"{label}<br>roughness {_number(a, 'random')}", axis := a["random.axis"], axis, a["random.loss"])
+                Tile(f"{label}<br>roughness {_rough(a, 'random')}", axis := a["random.axis"], axis, a["random.loss"])
                 for label, a in around
             ]
             figures.append(
@@ -35,7 +35,7 @@ def side_by_side(df: pd.DataFrame, probed: dict[str, Arrays]) -> list[tuple[str,
         if blocks:
             tiles = [
                 Tile(
-                    f"{label}, {granularity}-wise<br>roughness {_number(a, f'block.{granularity}')}",
+                    f"{label}, {granularity}-wise<br>roughness {_rough(a, f'block.{granularity}')}",
                     a["block.scale"],
                     a["block.weight"],
                     a[f"block.{granularity}"],
@@ -79,5 +79,5 @@ def _between(model: str, runs: list[tuple[str, Arrays]], count: str) -> list[tup
     return figures
 
 
-def _number(arrays: Arrays, place: str) -> str:
-    return f"{float(arrays[f'{place}.scalar.roughness']):.2f}"
+def _rough(arrays: Arrays, view: str) -> str:
+    return f"{float(arrays[f'{view}.scalar.roughness']):.2f}"

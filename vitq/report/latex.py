@@ -8,7 +8,7 @@ import re
 import pandas as pd
 
 from vitq.report import wording
-from vitq.report.accuracy_table import Cell, Matrix, matrices
+from vitq.report.accuracy_table import Matrix, MatrixCell, matrices
 from vitq.report.markdown import PAIR_HEAD, PAIRS_NOTE, pair_cells
 
 _SPECIAL = {
@@ -36,7 +36,7 @@ def _pairs(pairs: pd.DataFrame) -> str:
             _line([escape(head) for head in PAIR_HEAD]),
             r"\midrule",
             r"\endhead",
-            *(_line([escape(cell) for cell in pair_cells(row)]) for row in wording.placed(pairs).to_dict("records")),
+            *(_line([escape(cell) for cell in pair_cells(row)]) for row in wording.with_data(pairs).to_dict("records")),
             r"\bottomrule",
             r"\end{longtable}",
             "",
@@ -75,7 +75,7 @@ def _table(matrix: Matrix) -> str:
     )
 
 
-def _cell(cell: Cell | None) -> str:
+def _cell(cell: MatrixCell | None) -> str:
     if cell is None:
         return ""
     text = escape(wording.accuracy(cell))

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from vitq.report import wording
-from vitq.report.accuracy_table import Cell, Matrix, matrices
+from vitq.report.accuracy_table import Matrix, MatrixCell, matrices
 from vitq.report.comparison import verdict
 
 
@@ -23,13 +23,13 @@ def render(df: pd.DataFrame, comparisons: pd.DataFrame | None = None, pairs: pd.
         if note := wording.caution(matrix):
             parts.append(note)
     if pairs is not None and len(pairs):
-        rows = [pair_cells(row) for row in wording.placed(pairs).to_dict("records")]
+        rows = [pair_cells(row) for row in wording.with_data(pairs).to_dict("records")]
         parts += ["### Is A better than B here?", grid(PAIR_HEAD, rows, right_from=5), PAIRS_NOTE]
     if comparisons is not None and len(comparisons):
-        parts += ["### Paired comparison", _paired(wording.placed(comparisons)), PAIRED_NOTE]
-    rest = wording.unfinished(df)
-    if len(rest):
-        rows = [[wording.where(r), f"`{r['signature']}`", r["state"], r["error"]] for _, r in rest.iterrows()]
+        parts += ["### Paired comparison", _paired(wording.with_data(comparisons)), PAIRED_NOTE]
+    unfinished = wording.unfinished(df)
+    if len(unfinished):
+        rows = [[wording.where(r), f"`{r['signature']}`", r["state"], r["error"]] for _, r in unfinished.iterrows()]
         parts += ["### Not finished", grid(["run", "signature", "state", "reason"], rows)]
     return "\n\n".join(parts) + "\n"
 
@@ -56,8 +56,8 @@ def pair_cells(row: Mapping[Hashable, Any]) -> list[str]:
     start = [str(row[key]) for key in ("model", "bits", "a", "b")]
     if row["note"]:
         return [*start, str(row["note"]), calib, "", "", ""]
-    interval = f"{wording.signed(row['difference'])} [{wording.signed(row['low'])}, {wording.signed(row['high'])}]"
-    return [*start, verdict(row), calib, interval, str(row["seeds"]), wording.p_value(float(row["p_holm"]))]
+    p = wording.p_value(float(row["p_holm"]))
+    return [*start, verdict(row), calib, wording.interval(row), str(row["seeds"]), p]
 
 
 def _matrix(matrix: Matrix) -> str:
@@ -69,16 +69,12 @@ def _matrix(matrix: Matrix) -> str:
     for row in matrix.rows:
         images = [str(row.calib)] if matrix.with_calib else []
         rows.append([row.method, *images, *map(_cell, row.cells), wording.seconds(row.seconds)])
-    full = (
-        f"size, MB (full precision {wording.size((matrix.fp_mb, matrix.fp_mb))})"
-        if not math.isnan(matrix.fp_mb)
-        else "size, MB"
-    )
-    rows.append([full, *gap, *map(wording.size, matrix.sizes), ""])
+    full = "" if math.isnan(matrix.fp_mb) else f" (full precision {wording.size((matrix.fp_mb, matrix.fp_mb))})"
+    rows.append([f"size, MB{full}", *gap, *map(wording.size, matrix.sizes), ""])
     return grid(head, rows, right_from=1)
 
 
-def _cell(cell: Cell | None) -> str:
+def _cell(cell: MatrixCell | None) -> str:
     if cell is None:
         return ""
     text = f"**{wording.accuracy(cell)}**" if cell.best else wording.accuracy(cell)
@@ -103,10 +99,8 @@ def _paired(comparisons: pd.DataFrame) -> str:
         if pd.isna(r["p"]):
             rows.append([*start, r["note"], "", "", ""])
             continue
-        interval = f"{wording.signed(r['difference'])} [{wording.signed(r['low'])}, {wording.signed(r['high'])}]"
-        rows.append(
-            [*start, interval, f"{r['gained']} / {r['lost']}", wording.p_value(r["p"]), wording.p_value(r["p_holm"])]
-        )
+        p_values = [wording.p_value(r[key]) for key in ("p", "p_holm")]
+        rows.append([*start, wording.interval(r.to_dict()), f"{r['gained']} / {r['lost']}", *p_values])
     return grid(head, rows, right_from=3)
 
 

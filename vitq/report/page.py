@@ -18,12 +18,12 @@ from plotly.offline import get_plotlyjs
 
 from vitq.report import ablation, allocation, figures, landscapes, wording
 from vitq.report.accuracy_table import CELL, Matrix, matrices, standard_error, summary
+from vitq.report.contents import Report
 from vitq.report.distributions import histograms, left_out
 from vitq.report.markdown import PAIRED_NOTE
-from vitq.report.page_data import payload, read_sites
-from vitq.report.probe_data import Arrays, read_probe
+from vitq.report.page_data import payload
+from vitq.report.probe_data import Arrays, read_probe, read_sites
 from vitq.report.provenance import provenance
-from vitq.store import Store, SweepRecord
 
 # Columns of the table of all runs: (column, heading, digits or None for text).
 RUN_COLUMNS: tuple[tuple[str, str, int | None], ...] = (
@@ -44,11 +44,9 @@ DETECTOR_COLUMNS: tuple[tuple[str, str, int | None], ...] = tuple(
 )
 
 
-def page(
-    store: Store, record: SweepRecord, df: pd.DataFrame, comparisons: pd.DataFrame | None, pairs: pd.DataFrame
-) -> str:
-    """The page as text. df: from `table`; comparisons: from `paired`, None when the sweep names no baseline; pairs:
-    from `pairwise`."""
+def page(report: Report, live: dict[str, Any] | None = None) -> str:
+    """The page as text. live: where it is served, version and name of its sweep, milliseconds between two questions."""
+    store, record, df, comparisons = report.store, report.record, report.df, report.comparisons
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -61,6 +59,7 @@ def page(
     seen = histograms(df, distributions)
     return environment.get_template("page.html.j2").render(
         record=record,
+        live=live,
         counts=wording.counts(df),
         matrices=[(matrix, _figures(i, matrix)) for i, matrix in enumerate(tables)],
         run_columns=_columns(df.columns),
@@ -70,8 +69,8 @@ def page(
         paired_note=PAIRED_NOTE,
         unfinished=[(wording.where(row), row) for _, row in wording.unfinished(df).iterrows()],
         provenance=provenance(store, record, df),
-        pairs=len(pairs),
-        payload=Markup(payload(df, pairs, sites, seen)),
+        pairs=len(report.pairs),
+        payload=Markup(payload(df, report.pairs, sites, seen)),
         has_histograms=bool(seen),
         histograms_cut=left_out(df, distributions),
         has_sites=any((df["bits"] != "FP") & df["signature"].isin(list(sites))),
@@ -82,7 +81,7 @@ def page(
 
 @cache
 def _plotly() -> str:
-    """Plotly's script as gzip in base64: 1.9 MB in place of 4.7. The time stamp is fixed: equal pages, equal bytes."""
+    """Plotly's script as gzip in base64: 1.9 MB instead of 4.7. The time stamp is fixed: equal pages, equal bytes."""
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
 
 

@@ -8,10 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from vitq.errors import StoreError
 from vitq.report import wording
 from vitq.report.comparison import flipped, sentence
-from vitq.store import Store
 
 DIMENSIONS = {
     "method": "method", "bits": "bits", "model": "model", "data": "data", "calib": "calibration images", "seed": "seed",
@@ -35,22 +33,11 @@ def payload(
         "dimensions": DIMENSIONS,
         "metrics": METRICS,
         "runs": [_run(row) for _, row in df.iterrows()],
-        "verdicts": [verdict for _, row in wording.placed(pairs).iterrows() for verdict in _verdicts(row)],
+        "verdicts": [verdict for _, row in wording.with_data(pairs).iterrows() for verdict in _verdicts(row)],
         "sites": _sites(df, sites),
         "histograms": histograms,
     }
     return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-
-
-def read_sites(store: Store, df: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Signature → table of sites of every finished run that has a readable one."""
-    tables = {}
-    for signature in df.loc[df["state"] == "done", "signature"]:
-        try:
-            tables[str(signature)] = store.run(str(signature)).read_sites()
-        except StoreError:
-            continue  # the result stands without it; the page shows what there is
-    return tables
 
 
 def _run(row: pd.Series) -> dict[str, Any]:
@@ -82,14 +69,14 @@ def _verdicts(row: pd.Series) -> list[dict[str, str]]:
 def _sites(df: pd.DataFrame, sites: dict[str, pd.DataFrame]) -> dict[str, Any]:
     """Model → its site names and kinds once, and for each run the signal-to-noise ratio and width of every site."""
     out: dict[str, Any] = {}
-    df = wording.placed(df)
+    df = wording.with_data(df)
     for _, row in df[df["signature"].isin(list(sites)) & (df["bits"] != "FP")].iterrows():
         table = sites[str(row["signature"])]
         model = out.setdefault(str(row["model"]), {"names": [], "kinds": [], "runs": []})
         if not model["names"]:
             model["names"], model["kinds"] = table["site"].tolist(), table["kind"].tolist()
         if table["site"].tolist() != model["names"]:
-            continue  # a variant with other sites (a fully quantized one) has no place on this axis
+            continue  # a variant with other sites (a fully quantized one) does not fit this axis
         seed = "" if pd.isna(row["seed"]) else f", seed {row['seed']}"
         model["runs"].append(
             {

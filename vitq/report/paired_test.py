@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from vitq.errors import StoreError
+from vitq.errors import Problem, StoreError
 from vitq.store import Store
 
 RESAMPLES = 10_000
@@ -41,7 +41,8 @@ def compare(method: np.ndarray, baseline: np.ndarray, resamples: int = RESAMPLES
 
     method, baseline = np.asarray(method, bool), np.asarray(baseline, bool)
     if method.shape != baseline.shape or method.ndim != 1 or not method.size:
-        raise ValueError(f"paired comparison of shapes {method.shape} and {baseline.shape}; both must be (N,), N > 0")
+        text = f"paired comparison of shapes {method.shape} and {baseline.shape}; both must be (N,), N > 0"
+        raise ValueError(Problem(text, "shapes", (method.shape, baseline.shape)))
     n = method.size
     gained, lost = int((method & ~baseline).sum()), int((baseline & ~method).sum())
     # Per image the difference is +1, -1 or 0, so N draws with replacement are one multinomial draw of those counts:
@@ -104,14 +105,14 @@ def _key(row: pd.Series) -> tuple[object, ...]:
 
 def _compare_runs(row: pd.Series, reference: pd.Series, predictions: Predictions) -> dict[str, object]:
     try:
-        mine, theirs = (predictions.read(str(r["signature"])) for r in (row, reference))
+        one, other = (predictions.read(str(r["signature"])) for r in (row, reference))
     except StoreError as error:
         return {"note": str(error)}
-    if not np.array_equal(mine["label"], theirs["label"]):
-        return {"note": f"not the same images: {len(mine['label'])} and {len(theirs['label'])} labels differ"}
-    if mine["correct"].dtype != bool:
+    if not np.array_equal(one["label"], other["label"]):
+        return {"note": f"not the same images: {len(one['label'])} and {len(other['label'])} labels differ"}
+    if one["correct"].dtype != bool:
         return {"note": "detectors have no right and wrong images; the comparison of all pairs judges them"}
-    return vars(compare(mine["correct"], theirs["correct"])).copy()
+    return vars(compare(one["correct"], other["correct"])).copy()
 
 
 def _of_detector(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -138,15 +139,16 @@ class Predictions:
         if signature not in self._known:
             run = self._store.run(signature)
             arrays = run.read_predictions()
-            missing = {"correct", "label"} - set(arrays)
             if "id" in arrays:
                 self._known[signature] = _of_detector(arrays)
                 return self._known[signature]
+            missing, wrong = {"correct", "label"} - set(arrays), ""
             if missing:
-                text = f"{run.predictions_path} lacks {', '.join(sorted(missing))}; start the run again"
-                raise StoreError(text, value=run.predictions_path)
-            if arrays["correct"].shape != arrays["label"].shape or not arrays["correct"].size:
-                text = f"{run.predictions_path} has no or uneven predictions; start the run again"
+                wrong = f"lacks {', '.join(sorted(missing))}"
+            elif arrays["correct"].shape != arrays["label"].shape or not arrays["correct"].size:
+                wrong = "has no or uneven predictions"
+            if wrong:
+                text = f"{run.predictions_path} {wrong}; start the run again"
                 raise StoreError(text, value=run.predictions_path)
             self._known[signature] = {"correct": arrays["correct"], "label": arrays["label"]}
         return self._known[signature]

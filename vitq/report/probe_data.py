@@ -1,31 +1,40 @@
-"""What probes left of the runs of a sweep."""
+"""What the runs of a sweep left beside their results: probes, tables of sites."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import pandas as pd
 
 from vitq.errors import StoreError
 from vitq.plots.landscape_views import Arrays
 from vitq.report import wording
+from vitq.store import Store
 
-if TYPE_CHECKING:
-    from vitq.store import Store
+T = TypeVar("T")
 
 
 def read_probe(store: Store, df: pd.DataFrame, name: str) -> dict[str, Arrays]:
     """Signature → arrays of every finished run that has this probe in a readable state."""
-    found = {}
-    for signature in df.loc[df["state"] == "done", "signature"]:
+    return _of_runs(df, lambda signature: store.run(signature).read_probe(name))
+
+
+def read_sites(store: Store, df: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Signature → table of sites of every finished run that has a readable one."""
+    return _of_runs(df, lambda signature: store.run(signature).read_sites())
+
+
+def _of_runs(df: pd.DataFrame, read: Callable[[str], T | None]) -> dict[str, T]:
+    values = {}
+    for signature in df.loc[df["state"] == "done", "signature"].astype(str):
         try:
-            arrays = store.run(str(signature)).read_probe(name)
+            value = read(signature)
         except StoreError:
-            continue  # the page shows what there is; `vitq probe` makes the picture anew
-        if arrays is not None:
-            found[str(signature)] = arrays
-    return found
+            continue  # the result stands without it: the page shows what is readable
+        if value is not None:
+            values[signature] = value
+    return values
 
 
 def by_model(
@@ -35,10 +44,10 @@ def by_model(
 
     Of runs that differ by the seed alone the first is taken: their pictures differ little.
     """
-    for model, part in wording.placed(df[df["signature"].isin(list(probed))]).groupby("model", sort=False):
+    for model, part in wording.with_data(df[df["signature"].isin(list(probed))]).groupby("model", sort=False):
         labels: dict[str, Arrays] = {}
         for _, row in part.iterrows():
-            told_apart = part["calib"].nunique() > 1 and not pd.isna(row["calib"])
-            calib = f", {row['calib']:g} images" if told_apart else ""
+            differs = part["calib"].nunique() > 1 and not pd.isna(row["calib"])
+            calib = f", {row['calib']:g} images" if differs else ""
             labels.setdefault(f"{row['method']} {row['bits']}{calib}", probed[str(row["signature"])])
         yield str(model), list(labels.items())[:most], len(labels)

@@ -6,28 +6,25 @@ import pandas as pd
 
 from vitq.report import markdown, wording
 from vitq.report.accuracy_table import bits_order
+from vitq.report.contents import Report
 from vitq.report.provenance import provenance
-from vitq.store import Store, SweepRecord
 
 # The first line of a page. MkDocs and GitHub hide it.
 _HEAD = "<!-- Written by `vitq report {name} --format results`. Do not edit: run the command again. -->"
 _SIGNATURE_HEAD = ("model", "method", "bits", "calib. images", "seed", "top-1, %", "signature")
 
 
-def page(
-    store: Store, record: SweepRecord, df: pd.DataFrame, comparisons: pd.DataFrame | None, pairs: pd.DataFrame
-) -> str:
-    """The page as Markdown. df: from `table`; comparisons: from `paired`, None when the sweep names no baseline; pairs:
-    from `pairwise`. Equal stores give equal pages; the name of the machine is left out."""
+def page(report: Report) -> str:
+    """The page as Markdown. Equal stores give equal pages; the name of the machine is left out."""
+    record, df = report.record, report.df
+    facts = provenance(report.store, record, df, host=False)
     parts = [
         _HEAD.format(name=record.name),
         f"# {record.name}",
         record.description,
-        markdown.render(df, comparisons, pairs).rstrip(),
+        markdown.render(df, report.comparisons, report.pairs).rstrip(),
         "### Where these figures come from",
-        markdown.grid(
-            ["fact", "value"], [[fact, "; ".join(values)] for fact, values in provenance(store, record, df, host=False)]
-        ),
+        markdown.grid(["fact", "value"], [[fact, "; ".join(values)] for fact, values in facts]),
         "### Signatures",
         "A signature is a hash of the whole config of a run (`vitq status SWEEP`, `runs/SIGNATURE/config.yaml`).",
         markdown.grid(_SIGNATURE_HEAD, signatures(df), right_from=3),
@@ -38,9 +35,13 @@ def page(
 def signatures(df: pd.DataFrame) -> list[list[str]]:
     """One row per finished run of `df`, under _SIGNATURE_HEAD: models and methods in the order of the plan, bits of
     each from wide to narrow."""
-    done = wording.placed(df[df["state"] == "done"])
+    done = wording.with_data(df[df["state"] == "done"])
     groups = done.groupby(["model", "method"], sort=False)
-    rows = [row for _, runs in groups for row in sorted((run for _, run in runs.iterrows()), key=_width)]
+    rows = [
+        row
+        for _, runs in groups
+        for row in sorted((run for _, run in runs.iterrows()), key=lambda run: bits_order(str(run["bits"])))
+    ]
     return [
         [
             *(str(row[key]) for key in ("model", "method", "bits")),
@@ -50,7 +51,3 @@ def signatures(df: pd.DataFrame) -> list[list[str]]:
         ]
         for row in rows
     ]
-
-
-def _width(row: pd.Series) -> tuple[list[int], str]:
-    return bits_order(str(row["bits"]))

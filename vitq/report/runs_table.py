@@ -60,7 +60,7 @@ def table(store: Store, sweep: str) -> pd.DataFrame:
     configs = {run.signature: run.config for run in runs if run.config is not None}
     labels = _labels(configs)
     rows = [_row(run, labels.get(run.signature, {})) for run in runs]
-    _tell_apart(rows, {signature: label["bits"] for signature, label in labels.items()})
+    _separate(rows, {signature: label["bits"] for signature, label in labels.items()})
     columns = COLUMNS | (DETECTORS if any(DETECTORS.keys() & row.keys() for row in rows) else {})
     return pd.DataFrame(rows, columns=list(columns)).astype(columns)
 
@@ -140,24 +140,19 @@ def _labels(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, str]]:
 
 def _orders(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, str]]:
     """Signature → the order of its steps, and of its patterns for sites, where another run has another one."""
-    named = {
-        (signature, key): ((key, config.model.name, _owner(key, config), frozenset(names)), tuple(names))
-        for signature, config in configs.items()
-        for key, names in orders(config).items()
-    }
-    found: dict[tuple[object, ...], set[tuple[str, ...]]] = defaultdict(set)
+    named: dict[tuple[str, str], tuple[tuple[object, ...], tuple[str, ...]]] = {}
+    for signature, config in configs.items():
+        for key, order in orders(config).items():
+            owner = bits_label(config) if _part(key) == "bits" else config.method.name
+            named[signature, key] = (key, config.model.name, owner, frozenset(order)), tuple(order)
+    seen: dict[tuple[object, ...], set[tuple[str, ...]]] = defaultdict(set)
     for group, names in named.values():
-        found[group].add(names)
+        seen[group].add(names)
     labels: dict[str, dict[str, str]] = defaultdict(dict)
     for (signature, key), (group, names) in named.items():
-        if len(found[group]) > 1:
+        if len(seen[group]) > 1:
             labels[signature][f"{key}.order"] = " > ".join(names)
     return labels
-
-
-def _owner(key: str, config: RunConfig) -> str:
-    """The name beside which a key's differences are shown."""
-    return bits_label(config) if _part(key) == "bits" else config.method.name
 
 
 def _as_run(label: str, weight: float, activation: float) -> str:
@@ -168,7 +163,7 @@ def _as_run(label: str, weight: float, activation: float) -> str:
     return label
 
 
-def _tell_apart(rows: Sequence[dict[str, Any]], planned: Mapping[str, str]) -> None:
+def _separate(rows: Sequence[dict[str, Any]], planned: Mapping[str, str]) -> None:
     """Add the planned bits where runs of different ones now share a label: they are no seeds of one cell.
 
     Nor are runs of one seed, whatever they differ in: these get the first digits of their signature.

@@ -14,48 +14,15 @@ from urllib.parse import quote, unquote, urlsplit
 from vitq import report
 from vitq.errors import StoreError, VitqError
 from vitq.report import wording
-from vitq.report.comparison import pairwise
+from vitq.report.contents import Report
 from vitq.report.page import page
-from vitq.report.paired_test import paired
 from vitq.store import Store
 
-# Seconds between two questions of an open page.
-POLL = 2.0
-
-# Reloads when the answer changes; where the reader scrolled to and what they chose is kept by the browser.
-_RELOAD = """<script>
-"use strict";
-{
-  let seen = "%(version)s";
-  const keep = "vitq " + location.pathname, old = JSON.parse(sessionStorage.getItem(keep) ?? "{}");
-  for (const [id, chosen] of Object.entries(old.selects ?? {})) {
-    const select = document.getElementById(id);
-    if (select) { select.value = chosen; select.dispatchEvent(new Event("change")); }
-  }
-  if (old.y) requestAnimationFrame(() => scrollTo(0, old.y));
-  const bar = document.createElement("p");
-  bar.className = "note";
-  bar.id = "live";
-  document.querySelector("header").append(bar);
-  const ask = async () => {
-    try {
-      const answer = await (await fetch("/version/%(name)s", { cache: "no-store" })).json();
-      bar.textContent = "live: " + answer.counts;
-      if (answer.version !== seen) {
-        const selects = Object.fromEntries([...document.querySelectorAll("select[id]")].map((s) => [s.id, s.value]));
-        sessionStorage.setItem(keep, JSON.stringify({ y: scrollY, selects }));
-        location.reload();
-      }
-    } catch { bar.textContent = "the server does not answer; this is the last state seen"; }
-  };
-  setInterval(ask, %(poll)d);
-  ask();
-}
-</script>
-</body>"""
+# Milliseconds between two questions of an open page.
+POLL = 2000
 
 
-class Site:
+class Pages:
     """Pages of one store, each kept until a file of its sweep changes. Thread-safe."""
 
     def __init__(self, store: Store) -> None:
@@ -84,13 +51,8 @@ class Site:
         with self._lock:
             known = self._pages.get(name)
             if known is None or known[0] != version:
-                record, df = self._store.read_sweep(name), report.table(self._store, name)
-                comparisons = paired(self._store, df, record.baseline) if record.baseline else None
-                text = page(self._store, record, df, comparisons, pairwise(self._store, df))
-                text = text.replace("default-src 'none';", "default-src 'none'; connect-src 'self';", 1)
-                script = _RELOAD % {"version": version, "name": quote(name), "poll": 1000 * POLL}
-                head, _, tail = text.rpartition("</body>")
-                known = self._pages[name] = (version, head + script + tail)
+                live = {"version": version, "name": quote(name), "poll": POLL}
+                known = self._pages[name] = (version, page(Report.of(self._store, name), live))
         return known[1]
 
     def version(self, name: str) -> str:
@@ -117,25 +79,25 @@ def _changed(path: Path) -> int:
 
 def server(store: Store, host: str, port: int) -> ThreadingHTTPServer:
     """A server that is bound and not yet serving; port 0 takes a free one. Raises VitqError when it cannot bind."""
-    site = Site(store)
+    pages = Pages(store)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            place = unquote(urlsplit(self.path).path)
+            path = unquote(urlsplit(self.path).path)
             routes: dict[str, Callable[[str], tuple[str, str]]] = {
-                "sweep": lambda name: (site.sweep(name), "text/html"),
+                "sweep": lambda name: (pages.sweep(name), "text/html"),
                 "version": lambda name: (
-                    json.dumps({"version": site.version(name), "counts": site.counts(name)}), "application/json",
+                    json.dumps({"version": pages.version(name), "counts": pages.counts(name)}), "application/json",
                 ),
             }  # fmt: skip
-            _, kind, name = [*place.split("/", 2), "", ""][:3]
+            _, kind, name = [*path.split("/", 2), "", ""][:3]
             try:
-                if place == "/":
-                    self._answer(site.index(), "text/html")
+                if path == "/":
+                    self._answer(pages.index(), "text/html")
                 elif kind in routes and name:
                     self._answer(*routes[kind](name))
                 else:
-                    self._answer(f"no page {place}; / lists the sweeps\n", "text/plain", HTTPStatus.NOT_FOUND)
+                    self._answer(f"no page {path}; / lists the sweeps\n", "text/plain", HTTPStatus.NOT_FOUND)
             except StoreError as error:
                 self._answer(f"{error}\n", "text/plain", HTTPStatus.NOT_FOUND)
             except BrokenPipeError:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vitq.report import wording
-from vitq.report.accuracy_table import Cell, Matrix, matrices
+from vitq.report.accuracy_table import Matrix, MatrixCell, matrices
 
 
 def rich_table(df: pd.DataFrame) -> RenderableType:
@@ -53,7 +53,7 @@ def _matrix(matrix: Matrix) -> Table:
     return out
 
 
-def _cell(cell: Cell | None) -> Text:
+def _cell(cell: MatrixCell | None) -> Text:
     if cell is None:
         return Text("")
     style = "bold green" if cell.best else "red" if math.isnan(cell.top1) and cell.failed else ""

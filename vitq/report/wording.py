@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
-from vitq.report.accuracy_table import Cell, Matrix, standard_error
+from vitq.report.accuracy_table import Matrix, MatrixCell, standard_error
 
 MINUS = "\u2212"
 
 
-def accuracy(cell: Cell) -> str:
+def accuracy(cell: MatrixCell) -> str:
     """`97.50`, or `97.50 ± 0.12` where several seeds are finished; `failed` or `pending` without a number."""
     if math.isnan(cell.top1):
         return cell.waiting if not cell.n else "not finite"
     return f"{cell.top1:.2f}" + ("" if math.isnan(cell.std) else f" ± {cell.std:.2f}")
 
 
-def change(cell: Cell) -> str:
+def change(cell: MatrixCell) -> str:
     """Change from full precision in points, `−0.56`; with `2/3 seeds` where some are missing; may be empty."""
     parts = [] if math.isnan(cell.drop) else [signed(-cell.drop)]
     if 0 < cell.n < cell.runs:
@@ -54,15 +56,12 @@ def size(span: tuple[float, float] | None) -> str:
 
 def seconds(value: float) -> str:
     """`0.84`, `12.3`, `345`, or a dash."""
-    return (
-        "–"
-        if math.isnan(value)
-        else f"{value:.2f}"
-        if value < 10
-        else f"{value:.1f}"
-        if value < 100
-        else f"{value:.0f}"
-    )
+    return "–" if math.isnan(value) else f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
+
+
+def interval(row: Mapping[Any, Any]) -> str:
+    """`−0.56 [−1.20, +0.08]`: the difference of two methods and its interval, in points."""
+    return f"{signed(row['difference'])} [{signed(row['low'])}, {signed(row['high'])}]"
 
 
 def p_value(value: float) -> str:
@@ -86,7 +85,8 @@ def caption(matrix: Matrix) -> str:
 
 def caution(matrix: Matrix) -> str:
     """How far a number of the matrix can be trusted; empty when nothing is finished."""
-    error = matrix.standard_error
+    # Average precision is no share of the images.
+    error = standard_error(matrix.fp_top1, matrix.n_eval) if matrix.score == "top-1" else math.nan
     if math.isnan(error):
         return ""
     return (
@@ -96,7 +96,7 @@ def caution(matrix: Matrix) -> str:
     )
 
 
-def placed(df: pd.DataFrame) -> pd.DataFrame:
+def with_data(df: pd.DataFrame) -> pd.DataFrame:
     """`df` with the dataset beside the model's name, where a model occurs with several: `deit_tiny on imagenet`."""
     several = df.groupby("model")["data"].transform("nunique") > 1
     return df.assign(model=df["model"].where(~several, df["model"].astype(str) + " on " + df["data"].astype(str)))
@@ -104,8 +104,8 @@ def placed(df: pd.DataFrame) -> pd.DataFrame:
 
 def unfinished(df: pd.DataFrame) -> pd.DataFrame:
     """The runs without a result: failed and unreadable ones first, with their reasons."""
-    rest = placed(df)[df["state"] != "done"]
-    return rest.sort_values("state", key=lambda s: ~s.isin(["failed", "unreadable"]), kind="stable")
+    runs = with_data(df)[df["state"] != "done"]
+    return runs.sort_values("state", key=lambda s: ~s.isin(["failed", "unreadable"]), kind="stable")
 
 
 def counts(df: pd.DataFrame) -> str:

@@ -2,61 +2,25 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-import pandas as pd
-
 from vitq.errors import VitqError, unknown
-from vitq.report import latex, markdown, results_page
-from vitq.report.comparison import pairwise
-from vitq.report.paired_test import paired
-from vitq.report.runs_table import table
-from vitq.store import Store, SweepRecord
+from vitq.report import FORMATS, latex, markdown, results_page
+from vitq.report.contents import Report
+from vitq.store import Store
 from vitq.store.atomic import write_bytes
-
-
-@dataclass(frozen=True)
-class Report:
-    """What all formats of one report draw from."""
-
-    store: Store
-    record: SweepRecord
-    df: pd.DataFrame
-
-    @cached_property
-    def comparisons(self) -> pd.DataFrame | None:
-        """Paired comparisons with the sweep's baseline; None when it names none."""
-        return paired(self.store, self.df, self.record.baseline) if self.record.baseline else None
-
-    @cached_property
-    def pairs(self) -> pd.DataFrame:
-        """Every pair of methods under equal conditions."""
-        return pairwise(self.store, self.df)
 
 
 def _html(report: Report) -> str:
     from vitq.report.page import page  # plotly and jinja2, for this format alone
 
-    return page(report.store, report.record, report.df, report.comparisons, report.pairs)
+    return page(report)
 
 
 def _markdown(report: Report) -> str:
     title = f"# {report.record.name}\n\n{report.record.description}".rstrip()
     return f"{title}\n\n{markdown.render(report.df, report.comparisons, report.pairs)}"
-
-
-def _results(report: Report) -> str:
-    return results_page.page(report.store, report.record, report.df, report.comparisons, report.pairs)
-
-
-def _parquet(table: pd.DataFrame) -> bytes:
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    return buffer.getvalue()
 
 
 Writer = Callable[[Report], str | bytes]
@@ -70,14 +34,14 @@ _WRITERS: dict[str, dict[str, Writer]] = {
     "md": {"report.md": _markdown},
     "latex": {"report.tex": lambda report: latex.render(report.df, report.pairs)},
     "parquet": {
-        "report.parquet": lambda report: _parquet(report.df),
-        "pairs.parquet": lambda report: _parquet(report.pairs),
+        "report.parquet": lambda report: report.df.to_parquet(index=False),
+        "pairs.parquet": lambda report: report.pairs.to_parquet(index=False),
     },
-    "results": {"{sweep}.md": _results},
+    "results": {"{sweep}.md": results_page.page},
 }
 
 
-def build(store: Store, sweep: str, formats: Sequence[str], out: Path | None = None) -> dict[str, Path]:
+def build(store: Store, sweep: str, formats: Sequence[str] = FORMATS, out: Path | None = None) -> dict[str, Path]:
     """Write the report of a sweep in each format into `out`, default `<root>/sweeps/<sweep>/`.
 
     formats: html, csv, md, latex, parquet, results (a page for documents, `<sweep>.md`). Returns format → file; csv and
@@ -89,7 +53,7 @@ def build(store: Store, sweep: str, formats: Sequence[str], out: Path | None = N
         if name not in _WRITERS:
             raise VitqError(unknown("report format", name, _WRITERS, key="--format"))
     folder = store.sweep_folder(sweep) if out is None else Path(out)
-    report = Report(store, store.read_sweep(sweep), table(store, sweep))
+    report = Report.of(store, sweep)
     files: dict[str, Path] = {}
     for name in dict.fromkeys(formats):
         for filename, writer in _WRITERS[name].items():

@@ -1,4 +1,4 @@
-"""The steps that recipes are made of. A step of one's own: `@register_step("name") class Mine(Step)`."""
+"""The steps that recipes are made of. A step of one's own: `@register_step("name") class MyStep(Step)`."""
 
 from vitq.steps.step import STEPS, Network, Step, Workspace, register_step
 from vitq.steps.stream import Stream

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitq.quant.layers import QuantConv2d
-from vitq.steps.layer_walk import Layer, NetworkWalk, layers, quantized_walk, teacher_walk
+from vitq.steps.layer_walk import NetworkWalk, layers, quantized_walk, teacher_walk
 from vitq.steps.step import Step, Workspace, register_step
+from vitq.steps.weight_grid import add_bias
 
 
 @register_step("bias_correction")
@@ -19,7 +20,7 @@ class BiasCorrection(Step):
     y_q is what a linear or convolution layer of the quantized network gives, y what the same layer of the untouched
     full-precision network gives. Layers are corrected in the order they run, each one on the network whose earlier
     layers are corrected already, so that afterwards the mean error of every layer's output is zero. Closed form; it can
-    follow any recipe. A layer without a bias gets one.
+    follow any recipe. A layer without a bias gets one where it needs it.
 
     input: what the full-precision side reads. `fp`: its own activations, so that the error that earlier layers have
         left is corrected too. `quantized`: each segment of it reads what the quantized network's segment reads, so that
@@ -36,7 +37,7 @@ class BiasCorrection(Step):
         for name, layer in layers(work, [quantized, exact], "bias_correction"):
             if self.input == "quantized":
                 exact.inputs = quantized.inputs
-            correct(layer, mean_error(quantized, exact, name))
+            add_bias(layer, -mean_error(quantized, exact, name))
 
 
 @torch.no_grad()
@@ -50,10 +51,3 @@ def mean_error(quantized: NetworkWalk, exact: NetworkWalk, name: str) -> Tensor:
         total = total.to(error.device) + error.sum(dim=0, dtype=torch.float64)
         count += len(error)
     return total / count
-
-
-@torch.no_grad()
-def correct(layer: Layer, error: Tensor) -> None:
-    """Take a mean output error (channels,) out of the layer's bias."""
-    bias = torch.zeros_like(error) if layer.bias is None else layer.bias.double()
-    layer.bias = nn.Parameter((bias - error).to(layer.weight.dtype), requires_grad=False)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from vitq.config import FULL_KINDS, KINDS, RunConfig
-from vitq.errors import Problem, bad, unknown
+from vitq.errors import Problem, bad, problem_of, unknown
 from vitq.quant.histogram import Histogram
 from vitq.quant.layout import Layout
 from vitq.quant.site import Site, watching
-from vitq.steps.step import Step, Workspace, covers, register_step, select
+from vitq.steps.step import Step, Workspace, covers, register_step
 from vitq.steps.stream import ImageStream, Stream, through
 
 
@@ -49,7 +49,7 @@ class Calibrate(Step):
         return problems
 
     def run(self, work: Workspace) -> None:
-        chosen = select(work.model.quantized(), self.sites, self.kinds)
+        chosen = [site for site in work.model.quantized() if covers(site.kind, self.sites, self.kinds)]
         weights = [site for site in chosen if site.is_weight]
         activations = [site for site in chosen if not site.is_weight]
         for site in weights:
@@ -61,7 +61,6 @@ class Calibrate(Step):
 
 
 def fit_weight(work: Workspace, site: Site) -> None:
-    """Fit one weight site to its layer's current weight."""
     if site.quantizer is None:
         raise ValueError(f"site {site.name} has no quantizer; its bit-width is fp")
     site.quantizer.fit_tensor(work.model.layer(site).weight)
@@ -73,11 +72,9 @@ def calibrate_activations(work: Workspace, sites: list[Site], input: str = "fp",
     While a segment is observed its own sites are off; with `input=quantized` they (and its weights, where calibrated)
     are on when its outputs are computed for the next segment. Sites that were on before are on again afterwards.
     """
-    before = [site for site in work.model.sites.values() if site.on]
-    work.model.switch(before, on=False)
     inputs: Stream = ImageStream(work, images)
     segments = work.model.structure.segments
-    try:
+    with work.model.switched_off() as before:
         for segment in work.progress.over(segments, "calibrate", len(segments)):
             here = [site for site in sites if segment.holds(site.owner)]
             if input == "fp":
@@ -93,9 +90,6 @@ def calibrate_activations(work: Workspace, sites: list[Site], input: str = "fp",
             work.model.switch(on, on=True)
             inputs = through(segment.forward, inputs, work)
             work.model.switch(on, on=False)
-    finally:
-        work.model.switch(sites, on=False)
-        work.model.switch(before, on=True)
 
 
 @contextmanager
@@ -128,4 +122,5 @@ class HistogramObserver:
         try:
             site.quantizer.fit(histogram.distribution(), histogram.layout)
         except ValueError as error:
-            raise ValueError(f"site {site.name}: {error}") from error
+            problem = problem_of(error)
+            raise ValueError(problem.reworded(f"site {site.name}: {problem}")) from error

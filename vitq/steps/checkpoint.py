@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from vitq.config import SCHEMA_VERSION
 from vitq.models.structure import Segment
 from vitq.quant.model import QuantizedModel
 from vitq.quant.quantizer import Quantizer
+from vitq.store.atomic import write_bytes
 
 _IDENTITY = {"schema": str(SCHEMA_VERSION), "torch": torch.__version__}
 
@@ -21,21 +21,17 @@ _IDENTITY = {"schema": str(SCHEMA_VERSION), "torch": torch.__version__}
 class Checkpoint:
     """One safetensors file for each finished segment of each step, in a folder of the run.
 
-    A file is renamed into place when it is complete. One that is damaged, or was written by another version, is
-    ignored: its segment is computed again.
+    Each is written atomically. One that is damaged, or was written by another version, is ignored: its segment is
+    computed again.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def save(self, step: str, segment: Segment, model: QuantizedModel, curve: Tensor) -> None:
-        """Store the segment's parameters and quantizers, and the losses that led to them."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self._path(step, segment)
-        partial = path.with_suffix(f".{os.getpid()}.tmp")
+        """Store the segment's parameters and quantizers, and the losses that led to them. Raises StoreError."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(model, segment).items()}
-        save_file({**tensors, "curve": curve}, partial, metadata=_IDENTITY)
-        os.replace(partial, path)
+        write_bytes(self._path(step, segment), save({**tensors, "curve": curve}, metadata=_IDENTITY))
 
     def restore(self, step: str, segment: Segment, model: QuantizedModel) -> Tensor | None:
         """Put the segment back into its finished state. Returns its losses, or None where nothing fitting is stored."""

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # Points of one curve that are kept: a picture shows no more, and 20,000 iterations × 40 segments are megabytes.
 _POINTS = 1000
@@ -31,8 +28,6 @@ class Curves:
 
     def table(self) -> pd.DataFrame:
         """One row per point: step, segment, iteration (from 0), loss (float32). First and last points stay."""
-        import pandas as pd
-
         parts = []
         for step, segment, losses in self.curves:
             points = torch.linspace(0, len(losses) - 1, min(len(losses), _POINTS), dtype=torch.float64).round().long()

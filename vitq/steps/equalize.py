@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -18,7 +19,7 @@ from vitq.quant.histogram import Histogram
 from vitq.quant.layers import QuantLinear
 from vitq.quant.layout import Axes, Layout
 from vitq.quant.quantizer import Quantizer
-from vitq.quant.site import Site
+from vitq.quant.site import Site, watching
 from vitq.steps.equalize_rules import BALANCES, pooled, power_of_two
 from vitq.steps.fold_norm import bias_of, fold
 from vitq.steps.step import Step, Workspace, register_step
@@ -33,7 +34,7 @@ GRID = tuple(i / 10 for i in range(11))
 class Equalize(Step):
     """x̃ = (x + shift) / ratio for each channel of a linear layer's input, undone in the layer.
 
-    rule: `sq_b` (MPTQ-ViT) or `aocq`, see balance.py. strength: α or β, the same everywhere, or `search`: for each
+    rule: `sq_b` (MPTQ-ViT) or `aocq` (equalize_rules.py). strength: α or β, the same everywhere, or `search`: for each
         layer the one of `candidates` whose quantized output is nearest to the full-precision one in squared error over
         all calibration images, with the recipe's own quantizers of input and weight. Ties keep the earlier candidate.
     shift: centre each channel first, b = (max + min)/2. It is left out where zeros are padded between norm and layer
@@ -70,7 +71,7 @@ class Equalize(Step):
             quantizer = config.method.quantizer(kind)
             if self.strength == "search" and quantizer is not None and quantizer.granularity != "tensor":
                 text = (
-                    f"strength=search needs granularity tensor for kind {kind}, found {quantizer.granularity!r}; "
+                    f"strength=search needs granularity tensor for kind {kind}, not {quantizer.granularity!r}; "
                     "fix the strength or the granularity"
                 )
                 problems.append(Problem(text, "strength", self.strength))
@@ -86,11 +87,9 @@ class Equalize(Step):
     @torch.no_grad()
     def run(self, work: Workspace) -> None:
         targets = list(_targets(self, work))
-        before = [site for site in work.model.sites.values() if site.on]
-        work.model.switch(before, on=False)
         work.progress.stage("equalize", len(targets))
         inputs: Stream = ImageStream(work)
-        try:
+        with work.model.switched_off():
             for segment in work.model.structure.segments:
                 here = [target for target in targets if segment.holds(target.site.owner)]
                 outputs = _observe(segment, here, inputs, work)
@@ -99,8 +98,6 @@ class Equalize(Step):
                     work.progress.advance(1, f"{target.site.owner}: {self.rule} {_apply(target)}")
                 # What was folded changes no output, so the observing pass was the advancing one.
                 inputs = outputs
-        finally:
-            work.model.switch(before, on=True)
 
 
 @dataclass
@@ -190,27 +187,25 @@ def _targets(step: Equalize, work: Workspace) -> list[EqualizedInput]:
         if isinstance(layer, QuantLinear) and name not in read and layer.input_site.kind in step.bare:
             inputs.append(EqualizedInput([layer], None, False, Histogram(), []))
     if not inputs:
-        raise ValueError(
+        text = (
             f"equalize: this model has no input to equalize for norms={step.norms}, bare={list(step.bare)}; "
             "`vitq list sites` shows the kinds that it has"
         )
+        raise ValueError(Problem(text, "inputs", {"norms": step.norms, "bare": step.bare}))
     return inputs
 
 
 def _observe(segment: Segment, targets: list[EqualizedInput], inputs: Stream, work: Workspace) -> Stream:
     """Run all calibration images through a segment while its targets watch their channels."""
-    for target in targets:
-        target.site.observer = target
-    try:
-        return through(segment.forward, inputs, work)
-    finally:
+    with ExitStack() as stack:
         for target in targets:
-            target.site.observer = None
+            stack.enter_context(watching([target.site], target))
+        return through(segment.forward, inputs, work)
 
 
 def _search(step: Equalize, segment: Segment, targets: list[EqualizedInput], inputs: Stream, work: Workspace) -> None:
     """Make every target's options and, where there are several, measure them. Without quantizers there is no option."""
-    several = []
+    observers = []
     for target in targets:
         if step.strength == "search" and not target.quantized:
             continue
@@ -221,16 +216,14 @@ def _search(step: Equalize, segment: Segment, targets: list[EqualizedInput], inp
         if step.strength == "search":
             for option in target.options:
                 option.prepare(target, channels)
-            target.site.observer = _Errors(target)
-            several.append(target)
-    if not several:
+            observers.append(watching([target.site], _Errors(target)))
+    if not observers:
         return
-    try:
+    with ExitStack() as stack:
+        for observer in observers:
+            stack.enter_context(observer)
         for batch in inputs.batches():
             segment.forward(batch)
-    finally:
-        for target in several:
-            target.site.observer = None
 
 
 def _apply(target: EqualizedInput) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from vitq.quant.layers import QuantLinear
+from vitq.quant.layers import QuantConv2d, QuantLinear
 
 
 @torch.no_grad()
-def fold(norm: nn.Module, consumers: list[QuantLinear], ratio: Tensor, shift: Tensor) -> None:
+def fold(norm: nn.Module, consumers: Sequence[QuantLinear | QuantConv2d], ratio: Tensor, shift: Tensor) -> None:
     """x̃ = (x + shift) / ratio in the norm's output, undone in the consumers: the function stays the same.
 
     ratio, shift: (C,), ratio > 0. Raises ValueError for a shift where the norm has no bias.

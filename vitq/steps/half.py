@@ -7,7 +7,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vitq.quant.quantizer import Quantizer
 from vitq.steps.step import Step, Workspace, register_step
 
 _FLOAT16 = torch.finfo(torch.float16)
@@ -30,10 +29,13 @@ class Half(Step):
 
     @torch.no_grad()
     def run(self, work: Workspace) -> None:
-        for values in _without_codes(work):
-            round_(values)
-        for site in work.model.sites.values():
-            if site.on and site.quantizer is not None:
+        quantized = [site for site in work.model.quantized() if site.on]
+        coded = {site.name for site in quantized if site.is_weight}
+        for name, values in work.model.plain_state().items():
+            if values.is_floating_point() and name not in coded:
+                round_(values)
+        for site in quantized:
+            if site.quantizer is not None:
                 for name in site.quantizer.parameter_names:
                     round_(getattr(site.quantizer, name), least=_FLOAT16.tiny)
                 site.quantizer.refresh()
@@ -45,17 +47,3 @@ def round_(values: Tensor, least: float = 0.0) -> None:
     size = values.abs()
     inside = ((size >= least) & (size <= _FLOAT16.max)) | (size == 0)
     values.copy_(torch.where(inside, values.half().to(values.dtype), values))
-
-
-def _without_codes(work: Workspace) -> list[Tensor]:
-    model = work.model.model
-    coded = {site.name for site in work.model.sites.values() if site.is_weight and site.on and site.quantizer}
-    owned = {f"{name}." for name, module in model.named_modules() if isinstance(module, Quantizer)}
-    return [
-        value
-        for name, value in model.state_dict().items()
-        if value.is_floating_point()
-        and name not in coded
-        and not name.endswith(".balance")  # powers of two, which a checkpoint holds as exponents
-        and not any(name.startswith(prefix) for prefix in owned)
-    ]

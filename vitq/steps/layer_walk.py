@@ -7,12 +7,13 @@ L layers cost O(L) evaluations, and the memory is one activation of the calibrat
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from vitq.errors import Problem
 from vitq.models.structure import Segment
 from vitq.quant.layers import QuantConv2d, QuantLinear
 from vitq.steps.step import Workspace
@@ -40,11 +41,9 @@ class NetworkWalk:
         return self._segments[self._index]
 
     def module(self, name: str) -> nn.Module:
-        """This network's module of that name."""
         return self._model.get_submodule(name)
 
     def enter(self, index: int) -> None:
-        """Segment `index` is the current one."""
         self._index = index
 
     def evaluated(self) -> AbstractContextManager[object]:
@@ -94,28 +93,26 @@ class Unquantized(NetworkWalk):
 
     def enter(self, index: int) -> None:
         super().enter(index)
-        self._kept = self._now([name for name in self._work.model.structure.inputs if self.segment.holds(name)])
+        self._kept = self._now(self._work.model.layers(self.segment))
 
     @contextmanager
     def evaluated(self) -> Iterator[None]:
         """Sites off, old parameters in."""
-        on = [site for site in self._work.model.sites.values() if site.on]
         present = self._now(self._kept)
-        self._work.model.switch(on, on=False)
-        self._put(self._kept)
-        try:
-            yield
-        finally:
-            self._put(present)
-            self._work.model.switch(on, on=True)
+        with self._work.model.switched_off():
+            self._put(self._kept)
+            try:
+                yield
+            finally:
+                self._put(present)
 
     def _now(self, names: Iterable[str]) -> Parameters:
-        named = ((name, layer_of(self._work, name)) for name in names)
+        named = ((name, self._work.model.layer(name)) for name in names)
         return {name: (layer.weight.data, cast(nn.Parameter | None, layer.bias)) for name, layer in named}
 
     def _put(self, parameters: Parameters) -> None:
         for name, (weight, bias) in parameters.items():
-            layer = layer_of(self._work, name)
+            layer = self._work.model.layer(name)
             layer.weight.data = weight
             layer.bias = bias
 
@@ -141,17 +138,9 @@ def layers(work: Workspace, walks: Sequence[NetworkWalk], title: str) -> Iterato
         for walk in walks:
             walk.enter(index)
         for name in _order(work, walks[0]):
-            yield name, layer_of(work, name)
+            yield name, work.model.layer(name)
         for walk in walks:
             walk.advance()
-
-
-def layer_of(work: Workspace, name: str) -> Layer:
-    """The model's layer of that name."""
-    layer = work.model.model.get_submodule(name)
-    if not isinstance(layer, QuantLinear | QuantConv2d):
-        raise TypeError(f"{name} is a {type(layer).__name__}, not a layer with a weight")
-    return layer
 
 
 class _ReachedError(Exception):
@@ -169,27 +158,21 @@ def reach(forward: Callable[[Tensor], Tensor], layer: nn.Module, batch: Tensor) 
         inputs_of_layer.append(inputs[0])
         raise _ReachedError
 
-    handle = layer.register_forward_pre_hook(stop)
-    try:
-        forward(batch)
-    except _ReachedError:
-        return inputs_of_layer[0]
-    finally:
-        handle.remove()
-    raise RuntimeError("the segment does not run the layer whose input is asked for")
+    with layer.register_forward_pre_hook(stop):
+        try:
+            forward(batch)
+        except _ReachedError:
+            return inputs_of_layer[0]
+    raise RuntimeError(Problem("the segment does not run the layer whose input is asked for", "layer"))
 
 
 @torch.no_grad()
 def _order(work: Workspace, walk: NetworkWalk) -> list[str]:
     """Names of the current segment's layers in the order they run first, seen on one image."""
     seen: list[str] = []
-    handles = []
-    for name in work.model.structure.inputs:
-        if walk.segment.holds(name):
-            handles.append(walk.module(name).register_forward_pre_hook(lambda _m, _x, name=name: seen.append(name)))
-    try:
+    with ExitStack() as stack:
+        for name in filter(walk.segment.holds, work.model.structure.inputs):
+            hook = walk.module(name).register_forward_pre_hook(lambda _m, _x, name=name: seen.append(name))
+            stack.enter_context(hook)
         walk.segment.forward(walk.inputs.select(torch.zeros(1, dtype=torch.int64)))
-    finally:
-        for handle in handles:
-            handle.remove()
     return list(dict.fromkeys(seen))

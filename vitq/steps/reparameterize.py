@@ -11,7 +11,6 @@ from torch import Tensor
 from vitq.config import RunConfig
 from vitq.errors import Problem
 from vitq.models.structure import Link
-from vitq.quant.layers import QuantLinear
 from vitq.quant.layout import Layout
 from vitq.quant.quantizer import Quantizer
 from vitq.quant.uniform import UniformQuantizer
@@ -94,7 +93,7 @@ def reparameterize_link(work: Workspace, link: Link, rounded: bool = True) -> No
     rounded: whether z̃ is an integer.
     """
     norm = work.model.model.get_submodule(link.norm)
-    consumers = [_linear(work, name) for name in link.consumers]
+    consumers = [work.model.layer(name) for name in link.consumers]
     # One that reads the norm in floating point is folded like the others, and goes on reading it so.
     sites = [layer.input_site for layer in consumers if layer.input_site.quantizer is not None]
     if not sites or all(site.quantizer is not None and site.quantizer.granularity == "tensor" for site in sites):
@@ -107,14 +106,16 @@ def reparameterize_link(work: Workspace, link: Link, rounded: bool = True) -> No
     scale, zero, constant = first.scale, first.zero_point, ~first.constants.isnan()
     varying = ~constant
     if not bool(varying.any()):
-        raise ValueError(f"reparameterize: every output channel of {link.norm} is constant; the checkpoint is broken")
+        text = f"reparameterize: every output channel of {link.norm} is constant; the checkpoint is broken"
+        raise ValueError(Problem(text, "norm", link.norm))
     target = scale[varying].mean()
     usual = _usual(zero, varying, first.codes)
     if link.padded or bias_of(norm) is None:
         even = torch.where(usual, scale, target)
         low, high = -zero[usual].max() * target, (first.codes - 1 - zero[usual].min()) * target
         alone = varying & ~usual
-        for values in (first.constants[constant], *_ends(scale[alone], zero[alone], first.codes)):
+        lows, highs = -zero[alone] * scale[alone], (first.codes - 1 - zero[alone]) * scale[alone]
+        for values in (first.constants[constant], lows, highs):
             if len(values):
                 low, high = torch.minimum(low, values.min()), torch.maximum(high, values.max())
         new_scale = (high - low) / (first.codes - 1)
@@ -136,10 +137,6 @@ def _usual(zero: Tensor, varying: Tensor, codes: int) -> Tensor:
     return near if bool(near.any()) else varying
 
 
-def _ends(scale: Tensor, zero: Tensor, codes: int) -> tuple[Tensor, Tensor]:
-    return -zero * scale, (codes - 1 - zero) * scale
-
-
 def _unequal(link: Link, bits: list[int]) -> Problem:
     text = (
         f"{', '.join(link.consumers)} read one norm and share its scale, but have {bits} bits; "
@@ -151,20 +148,14 @@ def _unequal(link: Link, bits: list[int]) -> Problem:
 def _channelwise(quantizer: Quantizer | None, link: Link) -> UniformQuantizer:
     if isinstance(quantizer, UniformQuantizer) and quantizer.granularity == "channel" and quantizer.fitted:
         return quantizer
-    raise ValueError(
+    text = (
         f"reparameterize: the inputs of {', '.join(link.consumers)} need fitted channel-wise uniform quantizers; "
         "calibrate them first"
     )
+    raise ValueError(Problem(text, "inputs", link.consumers))
 
 
 def _tensorwise(old: UniformQuantizer, scale: Tensor, zero: Tensor) -> UniformQuantizer:
     new = old.unfitted(UniformQuantizer, granularity="tensor")
     new.assign(Layout("tensor", old.axes, 1, ()), scale.reshape(1), zero.reshape(1))
     return new
-
-
-def _linear(work: Workspace, name: str) -> QuantLinear:
-    layer = work.model.model.get_submodule(name)
-    if not isinstance(layer, QuantLinear):
-        raise TypeError(f"reparameterize: {name} is a {type(layer).__name__}, not a linear layer")
-    return layer

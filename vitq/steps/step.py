@@ -7,16 +7,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast, dataclass_transform
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar, cast, dataclass_transform
 
+import pandas as pd
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
 from vitq.config.problems import option_problems
+from vitq.data import Images
 from vitq.errors import ConfigError, Problem, under, unknown
 from vitq.models.structure import Structure
 from vitq.progress import Progress
@@ -24,12 +26,7 @@ from vitq.quant.model import QuantizedModel
 from vitq.quant.site import Site
 from vitq.quant.site_table import blank, shapes_of, site_table
 from vitq.registry import Registry
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from vitq.data import Images
-    from vitq.steps.checkpoint import Checkpoint
+from vitq.steps.checkpoint import Checkpoint
 
 
 class ActivationCache(Protocol):
@@ -39,9 +36,14 @@ class ActivationCache(Protocol):
         """A tensor of `put`, to be read only; None where it is not kept."""
 
     def put(self, group: Hashable, key: Hashable, value: Tensor) -> None:
-        """Keep a tensor that nobody changes any more, where there is room."""
+        """Keep a tensor that nobody changes from now on, where there is room."""
 
 
+# Options that are checked when a step is parsed.
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 STEPS: Registry[type[Step]] = Registry("step", "vitq.steps", "vitq.methods")
 
 
@@ -123,7 +125,7 @@ class Step(ABC):
     depends_on_bits: ClassVar[bool] = False
     # Steps that leave weights elsewhere than rounding to the nearest code does.
     tunes_weights: ClassVar[bool] = False
-    # Steps whose result a packed checkpoint (vitq/deploy/packed.py) can hold.
+    # Steps whose result a packed checkpoint (vitq/deploy/packed/) can hold.
     packable: ClassVar[bool] = True
 
     # Steps that work on detectors too, whose segments give several tensors for each image, of its own size.
@@ -153,7 +155,7 @@ class Step(ABC):
         return ()
 
     def check(self, config: RunConfig) -> Sequence[str]:
-        """Problems of this step's options with the rest of the config, found before anything starts.
+        """Problems of this step's options with the other sections of the config, reported before anything starts.
 
         Texts, or `Problem`s with a key below the step's: `bad("images", 0, "at least 1 is needed")`.
         """
@@ -172,7 +174,7 @@ class Step(ABC):
         return problems
 
     def check_network(self, network: Network) -> Sequence[str]:
-        """Problems of this step with the run's network, found before anything starts."""
+        """Problems of this step with the run's network, reported before anything starts."""
         return []
 
 
@@ -226,21 +228,21 @@ class Network:
 
 def parse_step(name: str, raw: dict[str, Any], steps: Collection[str] = ()) -> tuple[Step | None, list[Problem]]:
     """A recipe's entry → (step, []) or (None, problems). steps: names of the recipe's steps, for the problems."""
-    place = f"method.steps.{name}"
+    key = f"method.steps.{name}"
     do = raw.get("do")
     if do is None:
         others = [other for other in steps if other != name]
         if not others:
-            return None, [Problem(f"{place}.do: missing; valid: {', '.join(STEPS)}", f"{place}.do", valid=STEPS)]
+            return None, [Problem(f"{key}.do: missing; valid: {', '.join(STEPS)}", f"{key}.do", valid=STEPS)]
         # Most often an override of a step under a name that the recipe does not have.
-        action = f"A new step says what it does, {place}.do=…: {', '.join(STEPS)}."
-        return None, [under(place, unknown("step of the recipe", name, others, action))]
+        action = f"A new step says what it does, {key}.do=…: {', '.join(STEPS)}."
+        return None, [under(key, unknown("step of the recipe", name, others, action))]
     if do not in STEPS:
-        return None, [under(f"{place}.do", unknown("step", do, STEPS))]
+        return None, [under(f"{key}.do", unknown("step", do, STEPS))]
     try:
         step = TypeAdapter(STEPS[do]).validate_python(raw)
     except ValidationError as error:
-        return None, option_problems(error, place, STEPS[do])
+        return None, option_problems(error, key, STEPS[do])
     # Not a field: a name is no option of the step, and no part of what its results depend on.
     object.__setattr__(step, "_name", name)
     return step, []
@@ -266,11 +268,6 @@ def enabled_steps(config: RunConfig, before: Step | None = None) -> list[Step]:
         if step.enabled:
             steps.append(step)
     return steps
-
-
-def select(sites: list[Site], which: str, kinds: tuple[str, ...] = ()) -> list[Site]:
-    """Sites of a step: those whose kind it `covers`."""
-    return [site for site in sites if covers(site.kind, which, kinds)]
 
 
 def covers(kind: str, which: str, kinds: tuple[str, ...] = ()) -> bool:

@@ -1,7 +1,7 @@
 """What waits between two segments of the model: one activation of every calibration image.
 
 A segment's outputs become the next one's inputs, so the work is one evaluation of each segment and the memory one
-activation of the whole set, whatever the depth (design.md, rule 3).
+activation of the whole set, whatever the depth.
 """
 
 from __future__ import annotations
@@ -72,7 +72,6 @@ class TensorStream:
         return stream
 
     def append(self, batch: Tensor) -> None:
-        """Add the next batch."""
         if self._values is None:
             self._values = room(self._work, (self._count, *batch.shape[1:]))
         self._values[self._filled : self._filled + len(batch)] = batch
@@ -83,11 +82,9 @@ class TensorStream:
             yield batch.to(self._work.device)
 
     def elements(self) -> int:
-        """Number of values."""
         return self._tensor().numel()
 
     def scale(self, factor: float) -> None:
-        """Multiply all values."""
         self._tensor().mul_(factor)
 
     def select(self, indices: Tensor) -> Tensor:

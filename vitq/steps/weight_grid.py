@@ -56,10 +56,11 @@ def as_rows(layer: Layer, x: Tensor) -> Tensor:
     if isinstance(layer, QuantLinear):
         return x.reshape(-1, x.shape[-1])
     if layer.groups != 1 or isinstance(layer.padding, str) or layer.padding_mode != "zeros":
-        raise ValueError(
+        text = (
             f"a convolution with groups={layer.groups}, padding={layer.padding!r} ({layer.padding_mode}) is no single "
             "matrix product; valid: groups=1 and zero padding given as numbers"
         )
+        raise ValueError(Problem(text, "layer", (layer.groups, layer.padding, layer.padding_mode)))
     patches = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
     return patches.transpose(1, 2).flatten(0, 1)
 
@@ -84,12 +85,16 @@ def damped(gram: Tensor, ridge: float) -> Tensor:
     return gram.clone().diagonal_scatter(diagonal)
 
 
-def cholesky(matrix: Tensor, remedy: str) -> Tensor:
-    """Lower Cholesky factor. Raises ValueError saying the remedy where the matrix is not positive definite."""
+def cholesky(matrix: Tensor, ridge: str) -> Tensor:
+    """Lower Cholesky factor. Raises ValueError where the matrix is not positive definite.
+
+    ridge: the option to raise then, as the error says.
+    """
     factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if int(failed):
-        raise ValueError(f"the {len(matrix)}×{len(matrix)} matrix of second moments is singular; {remedy}")
+        text = f"the {len(matrix)}×{len(matrix)} matrix of second moments is singular; raise {ridge}"
+        raise ValueError(Problem(text, ridge, len(matrix)))
     return factor
 
 

@@ -15,7 +15,6 @@ import threading
 import time
 import uuid
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import psutil
@@ -99,9 +98,7 @@ class Claim:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.release()
 
     def _beat(self) -> None:
@@ -142,7 +139,7 @@ def release_own(run_dir: RunDir) -> None:
 
 
 def read(run_dir: RunDir) -> Owner | None:
-    """Who claimed a run, dead or alive; None where nobody did."""
+    """Who claimed a run, dead or alive; None where no process did."""
     return _owner(run_dir.claim_path)
 
 
@@ -240,7 +237,7 @@ def _link(path: Path, owner: Owner) -> bool:
             try:
                 os.link(temporary, path)
             except FileExistsError:
-                # NFS repeats a request whose answer was lost, and may be told then that our own link exists.
+                # NFS repeats a request whose answer was lost, and may answer then that our own link exists.
                 return os.stat(temporary).st_nlink > 1
             finally:
                 os.unlink(temporary)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitq.errors import StoreError
 from vitq.store import Run, Store, claim
 from vitq.store.atomic import abandoned
+from vitq.store.files import remove
 
 
 @dataclass(frozen=True)
@@ -23,14 +22,7 @@ class Garbage:
 
     def remove(self) -> None:
         """Remove it. Raises StoreError when the disk refuses."""
-        try:
-            if self.path.is_dir():
-                shutil.rmtree(self.path)
-            else:
-                self.path.unlink(missing_ok=True)
-        except OSError as error:
-            text = f"cannot remove {self.path}: {error.strerror or error}; remove it by hand"
-            raise StoreError(text, value=self.path) from error
+        remove(self.path)
 
 
 def garbage(store: Store, orphans: bool = False) -> Iterator[Garbage]:
@@ -40,7 +32,7 @@ def garbage(store: Store, orphans: bool = False) -> Iterator[Garbage]:
     logs of SLURM jobs whose runs all have their results. orphans: runs that no sweep lists too, finished ones included
     (a run started with `vitq run` is in no sweep).
     """
-    listed = {signature for name in store.sweeps() for signature in store.read_sweep(name).signatures}
+    listed = {run.signature for name in store.sweeps() for run in store.runs_of(name)}
     for signature in store.signatures():
         run = store.run(signature)
         if claim.is_held(run):
@@ -49,10 +41,9 @@ def garbage(store: Store, orphans: bool = False) -> Iterator[Garbage]:
         if orphans and signature not in listed:
             yield Garbage(run.path, f"in no sweep ({state})", _size(run.path))
             continue
-        if state == "done" and run.state_dir.exists():
-            yield Garbage(run.state_dir, "resume state of a finished run", _size(run.state_dir))
-        if state == "done" and run.probe_state_dir.exists():
-            yield Garbage(run.probe_state_dir, "resume state of stopped probes", _size(run.probe_state_dir))
+        for folder, owner in ((run.state_dir, "a finished run"), (run.probe_state_dir, "stopped probes")):
+            if state == "done" and folder.exists():
+                yield Garbage(folder, f"resume state of {owner}", _size(folder))
         yield from _leftovers(run.path)
         for path in sorted(run.path.glob("claim*")):
             yield Garbage(path, "claim of a dead process", _size(path))
@@ -63,7 +54,7 @@ def garbage(store: Store, orphans: bool = False) -> Iterator[Garbage]:
             yield Garbage(folder, "script and logs of SLURM jobs whose runs are finished", _size(folder))
     if store.root.is_dir():
         yield from (_temporary(path) for path in abandoned(store.root))
-        for folder in (store.root / "sweeps", store.submissions.path):
+        for folder in (store.sweeps_path, store.submissions.path):
             yield from _leftovers(folder)
 
 

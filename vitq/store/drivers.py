@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from vitq.store import claim
 from vitq.store.atomic import write_bytes
-from vitq.store.files import read_bytes
+from vitq.store.files import read_hint
 from vitq.store.store import Store
 
 
@@ -31,20 +28,12 @@ def drivers(store: Store, sweep: str) -> list[claim.Owner]:
     """Those that are alive; the records of dead ones are removed."""
     alive = []
     for path in sorted(_folder(store, sweep).glob("*.json")):
-        owner = _read(path)
+        owner = read_hint(path, claim.Owner)
         if owner is None or claim.is_dead(owner, path):
             path.unlink(missing_ok=True)
         else:
             alive.append(owner)
     return alive
-
-
-def _read(path: Path) -> claim.Owner | None:
-    data = read_bytes(path)
-    try:
-        return None if data is None else claim.Owner.model_validate(json.loads(data))
-    except (ValueError, ValidationError):
-        return None
 
 
 def _folder(store: Store, sweep: str) -> Path:

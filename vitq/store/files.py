@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import zipfile
 import zlib
 from pathlib import Path
@@ -40,10 +41,33 @@ def read_record(path: Path, kind: type[R], remedy: str) -> R | None:
     try:
         return kind.model_validate(json.loads(data))
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'record'}: {e['msg']}" for e in error.errors()[:5])
-        raise unreadable(path, problems, remedy) from error
+        wrong = {".".join(map(str, e["loc"])) or "record": e["msg"] for e in error.errors()[:5]}
+        reason = "; ".join(f"{key}: {message}" for key, message in wrong.items())
+        raise unreadable(path, reason, remedy, next(iter(wrong))) from error
     except (ValueError, RecursionError) as error:
-        raise unreadable(path, f"not JSON ({error})", remedy) from error
+        raise unreadable(path, f"not JSON ({error})", remedy, "JSON") from error
+
+
+def read_hint(path: Path, kind: type[R]) -> R | None:
+    """As `read_record`, but None where it is unreadable, too: for what must not stop anything."""
+    try:
+        return read_record(path, kind, "")
+    except StoreError:
+        return None
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that it holds, where it exists. Raises StoreError when the disk refuses."""
+    try:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except FileNotFoundError:
+        return  # another process has removed it meanwhile
+    except OSError as error:
+        text = f"cannot remove {path}: {error.strerror or error}; remove it by hand"
+        raise StoreError(text, value=path) from error
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -87,6 +111,6 @@ def table_of(data: bytes, path: Path, remedy: str) -> pd.DataFrame:
         raise unreadable(path, error, remedy) from error
 
 
-def unreadable(path: Path, reason: object, remedy: str) -> StoreError:
-    """What a file that cannot be read raises: which one, why, and what to do."""
-    return StoreError(f"cannot read {path}: {reason}; {remedy}", value=path)
+def unreadable(path: Path, reason: object, remedy: str, key: str = "") -> StoreError:
+    """What a file that cannot be read raises: which one, why, and what to do. key: the entry that is wrong."""
+    return StoreError(f"cannot read {path}: {reason}; {remedy}", key, path)

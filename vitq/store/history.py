@@ -9,8 +9,8 @@ from vitq.errors import StoreError
 from vitq.store.claim import Claim
 from vitq.store.rundir import RunDir
 
-# What stays in place: the plan of the run, what it holds its claim with, where its mirror is, and its history.
-_STAYS = ("config.yaml", "status.json", "claim", "tracker.json", "log.txt", "history")
+# The run's plan, its claim, where its mirror is, and its history.
+_NOT_MOVED = ("config.yaml", "status.json", "claim", "tracker.json", "log.txt", "history")
 
 
 def set_aside(run_dir: RunDir) -> Path | None:
@@ -37,13 +37,13 @@ def set_aside(run_dir: RunDir) -> Path | None:
                 part.rename(kept)
             run_dir.result_path.unlink()
             for path in run_dir.path.iterdir():
-                if path.name in _STAYS or path.name.startswith("claim"):
+                if path.name in _NOT_MOVED or path.name.startswith("claim"):
                     continue
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             status = run_dir.status_hint()
             if status is not None:
-                told = {"state": "interrupted", "error": "its record was set aside, to be computed anew"}
-                run_dir.write_status(status.model_copy(update=told))
+                interrupted = {"state": "interrupted", "error": "its record was set aside, to be computed anew"}
+                run_dir.write_status(status.model_copy(update=interrupted))
         except OSError as error:
             text = f"cannot set the record in {run_dir.path} aside: {error.strerror or error}"
             raise StoreError(text, value=run_dir.path) from error

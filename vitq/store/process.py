@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-# States of /proc/PID/stat in which a process does nothing any more; it waits for its parent to look.
+# States of /proc/PID/stat in which a process has ended and waits for its parent to read how.
 _OVER = frozenset("ZXx")
 
 

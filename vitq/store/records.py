@@ -193,11 +193,11 @@ class Result(Record):
     warnings: list[str] = Field(default_factory=list)
 
     @model_serializer(mode="wrap")
-    def _without_none_to_tell(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        found: dict[str, Any] = plain(self)
+    def _without_empty_warnings(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        record: dict[str, Any] = plain(self)
         if not self.warnings:  # as records were before there were any
-            del found["warnings"]
-        return found
+            del record["warnings"]
+        return record
 
     @model_validator(mode="before")
     @classmethod

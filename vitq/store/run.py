@@ -79,12 +79,11 @@ class Run:
         if config is None:
             raise ConfigError([problem.reworded(f"{self.dir.config_path}: {problem}") for problem in problems])
         if signature(config) != self.signature:
-            text = (
-                f"{self.dir.config_path} has signature {signature(config)}, its folder says {self.signature}: "
-                "the file was edited, or planned by another version of vitq; plan the run again with `vitq run` or "
-                "`vitq sweep`"
-            )
-            raise ConfigError([Problem(text, "signature", signature(config), [self.signature])])
+            text = f"{self.dir.config_path} has signature {signature(config)}, its folder says {self.signature}"
+            why = "the file was edited, or planned by another version of vitq"
+            action = "plan the run again with `vitq run` or `vitq sweep`"
+            problem = Problem(f"{text}: {why}; {action}", "signature", signature(config), [self.signature])
+            raise ConfigError([problem])
         return config
 
     @property
@@ -112,26 +111,6 @@ class Run:
     def attempt(self) -> int:
         """Number of the last execution that began, 0 before the first."""
         return self.dir.attempt
-
-    @property
-    def stage(self) -> str:
-        """Where it is, e.g. `reconstruct 120/600 blocks.3`."""
-        return self.read_state().stage
-
-    @property
-    def eta(self) -> float | None:
-        """Seconds to the end of its stage, None where unknown."""
-        return self.read_state().eta
-
-    @property
-    def updated_at(self) -> str | None:
-        """When its state was last written, ISO-8601 in UTC; None where nothing was."""
-        return self.read_state().updated_at
-
-    @property
-    def timed_out(self) -> bool:
-        """Whether time limits ended it."""
-        return self.read_state().timed_out
 
     @property
     def result(self) -> Result | None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from vitq.errors import StoreError
+from vitq.store import files
 from vitq.store.atomic import write_bytes
-from vitq.store.files import arrays_of, read_bytes, read_record, table_of, unreadable, write_arrays, write_table
 from vitq.store.records import Result, Status, utc_now
 
 if TYPE_CHECKING:
@@ -57,47 +57,35 @@ class RunDir:
         try:
             text = yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
         except yaml.YAMLError as error:
-            raise StoreError(
-                f"cannot write {self.config_path}: not a plain config ({error}); pass RunConfig.to_dict()",
-                value=self.config_path,
-            ) from error
+            text = f"cannot write {self.config_path}: not a plain config ({error}); pass RunConfig.to_dict()"
+            raise StoreError(text, value=self.config_path) from error
         write_bytes(self.config_path, text.encode())
 
     def read_config(self) -> dict[str, Any]:
         """The stored config. Raises StoreError when there is none (the run was never planned) or it is unreadable."""
-        data = read_bytes(self.config_path)
+        data = files.read_bytes(self.config_path)
         if data is None:
-            raise StoreError(
-                f"no config at {self.config_path}: run {self.signature} was never planned; "
-                "plan it with `vitq run` or `vitq sweep`",
-                value=self.config_path,
-            )
+            text = f"no config at {self.config_path}: run {self.signature} was never planned"
+            raise StoreError(f"{text}; plan it with `vitq run` or `vitq sweep`", value=self.config_path)
+        remedy = "remove the file and plan the run again"
         try:
             config = yaml.load(data, Loader=_Loader)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise unreadable(self.config_path, error, "remove the file and plan the run again") from error
+            raise files.unreadable(self.config_path, error, remedy) from error
         if not isinstance(config, dict):
-            raise unreadable(
-                self.config_path,
-                f"a mapping is expected, found {type(config).__name__}",
-                "remove the file and plan the run again",
-            )
+            raise files.unreadable(self.config_path, f"a mapping is expected, not a {type(config).__name__}", remedy)
         return config
 
     def write_status(self, status: Status) -> None:
-        """Store the state of the run."""
         write_bytes(self.status_path, status.to_json().encode())
 
     def read_status(self) -> Status | None:
         """The stored status, None when there is none. Raises StoreError when it is unreadable."""
-        return read_record(self.status_path, Status, "remove the file; the next start of the run writes it anew")
+        return files.read_record(self.status_path, Status, "remove the file; the next start of the run writes it anew")
 
     def status_hint(self) -> Status | None:
         """The stored status, None when it is absent or unreadable: a hint never stops a run."""
-        try:
-            return self.read_status()
-        except StoreError:
-            return None
+        return files.read_hint(self.status_path, Status)
 
     @property
     def attempt(self) -> int:
@@ -127,12 +115,8 @@ class RunDir:
     def write_result(self, result: Result) -> None:
         """Store the result; from then on the run is done. Raises StoreError when it is of another run."""
         if result.signature != self.signature:
-            raise StoreError(
-                f"cannot write {self.result_path}: the result is of run {result.signature}, this is {self.signature}",
-                "signature",
-                result.signature,
-                [self.signature],
-            )
+            text = f"cannot write {self.result_path}: the result is of run {result.signature}"
+            raise StoreError(f"{text}, this is {self.signature}", "signature", result.signature, [self.signature])
         write_bytes(self.result_path, result.to_json().encode())
 
     def read_result(self) -> Result | None:
@@ -141,20 +125,17 @@ class RunDir:
         Raises StoreError, naming the file and the remedy, when it is unreadable, invalid or of another run.
         """
         remedy = "move the file away and start the run again"
-        result = read_record(self.result_path, Result, remedy)
+        result = files.read_record(self.result_path, Result, remedy)
         if result is not None and result.signature != self.signature:
-            raise unreadable(self.result_path, f"it is of run {result.signature}", remedy)
+            raise files.unreadable(self.result_path, f"it is of run {result.signature}", remedy, "signature")
         return result
 
     def require_result(self) -> Result:
         """The stored result. Raises StoreError when there is none, or none that is valid."""
         result = self.read_result()
         if result is None:
-            text = (
-                f"run {self.signature} has no result yet; `vitq logs {self.signature}` shows what it wrote, `vitq run` "
-                "and `vitq retry` execute it"
-            )
-            raise StoreError(text, "result", self.signature)
+            shown = f"`vitq logs {self.signature}` shows what it wrote, `vitq run` and `vitq retry` execute it"
+            raise StoreError(f"run {self.signature} has no result yet; {shown}", "result", self.signature)
         return result
 
     def is_done(self) -> bool:
@@ -162,7 +143,7 @@ class RunDir:
 
         Raises StoreError when the disk refuses to say: that is no reason to repeat a finished run.
         """
-        if read_bytes(self.result_path) is None:
+        if files.read_bytes(self.result_path) is None:
             return False
         try:
             return self.read_result() is not None
@@ -172,7 +153,7 @@ class RunDir:
     def write_sites(self, sites: pd.DataFrame) -> None:
         """Store the table of sites: one row each, columns site, kind, shape ('192x768'), elements, quantizer,
         granularity, bits (32 = floating point), mse, sqnr_db."""
-        write_table(self.sites_path, sites)
+        files.write_table(self.sites_path, sites)
 
     def read_sites(self) -> pd.DataFrame:
         """The table of sites. Raises StoreError when it is absent or unreadable."""
@@ -184,7 +165,7 @@ class RunDir:
 
     def write_artifact(self, name: str, table: pd.DataFrame) -> None:
         """Store a table that a step of the method left, e.g. the path of a bit allocation."""
-        write_table(self.artifact_path(name), table)
+        files.write_table(self.artifact_path(name), table)
 
     def artifacts(self) -> list[str]:
         """Names of the tables that steps left, sorted."""
@@ -197,18 +178,16 @@ class RunDir:
     def write_predictions(self, arrays: dict[str, np.ndarray]) -> None:
         """Store what was predicted per image, N images in dataset order: `correct` bool (N,), `label` int64 (N,),
         `topk_index` int32 (N, k), `topk_logit` float32 (N, k), k = min(5, classes). Equal arrays, equal bytes."""
-        write_arrays(self.predictions_path, arrays)
+        files.write_arrays(self.predictions_path, arrays)
 
     def read_predictions(self) -> dict[str, np.ndarray]:
         """The arrays of `write_predictions`. Raises StoreError when they are absent or unreadable."""
-        return arrays_of(self._required(self.predictions_path), self.predictions_path, self._again)
+        return files.arrays_of(self._required(self.predictions_path), self.predictions_path, self._again)
 
     def probe_path(self, name: str) -> Path:
-        """Where the arrays of a probe lie."""
         return self.probes_dir / f"{name}.npz"
 
     def probe_picture_path(self, name: str) -> Path:
-        """Where the picture of a probe lies."""
         return self.probes_dir / f"{name}.png"
 
     def probes(self) -> list[str]:
@@ -218,13 +197,13 @@ class RunDir:
     def write_probe(self, name: str, arrays: dict[str, np.ndarray], picture: bytes) -> None:
         """Store a complete probe: the picture (PNG) first, so that the arrays say that both are there."""
         write_bytes(self.probe_picture_path(name), picture)
-        write_arrays(self.probe_path(name), arrays)
+        files.write_arrays(self.probe_path(name), arrays)
 
     def read_probe(self, name: str) -> dict[str, np.ndarray] | None:
         """The arrays of `write_probe`, None when there are none. Raises StoreError when they are unreadable."""
-        path = self.probe_path(name)
-        data = read_bytes(path)
-        return None if data is None else arrays_of(data, path, f"remove it and run `vitq probe {self.signature}` again")
+        path, remedy = self.probe_path(name), f"remove it and run `vitq probe {self.signature}` again"
+        data = files.read_bytes(path)
+        return None if data is None else files.arrays_of(data, path, remedy)
 
     def clear_probe(self, name: str) -> None:
         """Remove a probe, complete or not."""
@@ -237,14 +216,14 @@ class RunDir:
 
     def write_probe_state(self, name: str, arrays: dict[str, np.ndarray]) -> None:
         """Keep what an unfinished probe has."""
-        write_arrays(self.probe_state_path(name), arrays)
+        files.write_arrays(self.probe_state_path(name), arrays)
 
     def read_probe_state(self, name: str) -> dict[str, np.ndarray] | None:
         """What an unfinished probe had; None where there is nothing, or nothing readable: it is computed again."""
         path = self.probe_state_path(name)
-        data = read_bytes(path)
+        data = files.read_bytes(path)
         try:
-            return None if data is None else arrays_of(data, path, "")
+            return None if data is None else files.arrays_of(data, path, "")
         except StoreError:
             return None
 
@@ -261,38 +240,27 @@ class RunDir:
             with self.log_path.open("a", encoding="utf-8") as log:
                 log.write(text)
         except OSError as error:
-            raise StoreError(
-                f"cannot write {self.log_path}: {error.strerror or error}; free space or permissions there, and start "
-                "again",
-                value=self.log_path,
-            ) from error
+            why = f"{error.strerror or error}; free space or permissions there, and start again"
+            raise StoreError(f"cannot write {self.log_path}: {why}", value=self.log_path) from error
 
     def read_log(self) -> str:
         """What the attempts of the run wrote, empty before the first. Raises StoreError when it cannot be read."""
-        return (read_bytes(self.log_path) or b"").decode(errors="replace")
+        return (files.read_bytes(self.log_path) or b"").decode(errors="replace")
 
     def clear_state(self) -> None:
         """Remove what a killed run would have gone on from. Raises StoreError when the disk refuses."""
-        try:
-            shutil.rmtree(self.state_dir)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            text = f"cannot remove {self.state_dir}: {error.strerror or error}; remove it by hand"
-            raise StoreError(text, value=self.state_dir) from error
+        files.remove(self.state_dir)
 
     @property
     def _again(self) -> str:
         return f"move {self.path} away and start the run again"
 
     def _table(self, path: Path) -> pd.DataFrame:
-        return table_of(self._required(path), path, self._again)
+        return files.table_of(self._required(path), path, self._again)
 
     def _required(self, path: Path) -> bytes:
-        data = read_bytes(path)
+        data = files.read_bytes(path)
         if data is None:
-            raise StoreError(
-                f"no {path.name} in {self.path}: the run is not finished, or the file was removed; {self._again}",
-                value=path,
-            )
+            why = "the run is not finished, or the file was removed"
+            raise StoreError(f"no {path.name} in {self.path}: {why}; {self._again}", value=path)
         return data

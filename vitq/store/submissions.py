@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 import uuid
 from contextlib import suppress
 from pathlib import Path
 
 from pydantic import Field
 
-from vitq.errors import StoreError
 from vitq.store.atomic import remove_abandoned, write_bytes
-from vitq.store.files import read_record
+from vitq.store.files import read_hint, read_record, remove
 from vitq.store.records import Count, Record, Timestamp, utc_now
-
-_REMEDY = "move its folder away; runs without a result are submitted again by the same command"
 
 
 class Submission(Record):
@@ -65,27 +61,17 @@ class Submissions:
 
     def read(self, token: str) -> Submission | None:
         """The record, None when there is none. Raises StoreError when it is unreadable."""
-        return read_record(self._record(token), Submission, _REMEDY)
+        remedy = "move its folder away; runs without a result are submitted again by the same command"
+        return read_record(self._record(token), Submission, remedy)
 
     def remove(self, token: str) -> None:
         """Forget a submission, with its logs. Raises StoreError when the disk refuses."""
-        try:
-            shutil.rmtree(self.folder(token))
-        except OSError as error:
-            text = f"cannot remove {self.folder(token)}: {error.strerror or error}"
-            raise StoreError(text, value=self.folder(token)) from error
+        remove(self.folder(token))
 
     def all(self) -> list[Submission]:
         """All readable records, in the order in which they were made; what cannot be read is submitted anew."""
-        readable = []
-        for path in self.path.glob("*/submission.json"):
-            try:
-                submission = self.read(path.parent.name)
-            except StoreError:
-                continue
-            if submission is not None:
-                readable.append(submission)
-        return sorted(readable, key=lambda submission: submission.created_at)
+        stored = (read_hint(path, Submission) for path in self.path.glob("*/submission.json"))
+        return sorted(filter(None, stored), key=lambda submission: submission.created_at)
 
     def write_tries(self, token: str, index: int, tries: Tries) -> None:
         """Store what went wrong with an element. Raises StoreError."""
@@ -93,10 +79,7 @@ class Submissions:
 
     def read_tries(self, token: str, index: int) -> Tries:
         """What went wrong with an element so far; nothing where nothing readable is stored."""
-        try:
-            return read_record(self._tries(token, index), Tries, _REMEDY) or Tries()
-        except StoreError:
-            return Tries()
+        return read_hint(self._tries(token, index), Tries) or Tries()
 
     def tidy(self) -> None:
         """Remove temporary files of dead processes: no later write in the folder of a job would."""

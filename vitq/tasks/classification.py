@@ -30,7 +30,8 @@ class Classification(Task):
         logits = torch.cat([part["logits"] for part in parts])
         if not torch.isfinite(logits).all():
             bad = int((~torch.isfinite(logits)).any(dim=1).sum())
-            raise ValueError(f"{stage}: the model gives NaN or infinity for {bad} of {len(logits)} images")
+            text = f"{stage}: the model gives NaN or infinity for {bad} of {len(logits)} images"
+            raise ValueError(Problem(text, "logits", bad))
         return {"logits": logits}
 
     def metrics(self, quantized: Outputs, reference: Outputs, images: Images) -> Metrics:

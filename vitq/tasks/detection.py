@@ -69,7 +69,7 @@ class Detection(Task):
     def join(self, parts: Sequence[Outputs], images: Images, stage: str) -> Outputs:
         outputs = _joined(parts)
         if not (outputs["score"].isfinite().all() and outputs["box"].isfinite().all()):
-            raise ValueError(f"{stage}: the model gives NaN or infinity for boxes or scores")
+            raise ValueError(Problem(f"{stage}: the model gives NaN or infinity for boxes or scores", "score"))
         return outputs
 
     def metrics(self, quantized: Outputs, reference: Outputs, images: Images) -> DetectionMetrics:

@@ -7,15 +7,15 @@ first. So a fault in W&B never stops a run: it becomes a warning in the run's lo
 from __future__ import annotations
 
 from vitq.config import TrackerConfig
-from vitq.track.base import NullTracker, TrackedRun, Tracker, folder, need_wandb
+from vitq.track.base import TrackedRun, Tracker, folder, need_wandb
 
-__all__ = ["NullTracker", "TrackedRun", "Tracker", "folder", "make"]
+__all__ = ["TrackedRun", "Tracker", "folder", "make"]
 
 
 def make(config: TrackerConfig) -> Tracker:
     """The tracker that a config asks for. Raises VitqError when it needs a package that is not installed."""
     if config.name == "none" or config.mode == "disabled":
-        return NullTracker()
+        return Tracker()
     need_wandb("tracker=wandb", "or tracker=none")
     from vitq.track.session import WandbTracker
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from vitq.plots import bit_allocation
 from vitq.store.records import Result
 from vitq.store.rundir import RunDir
 from vitq.track import loss_curves, probes
 from vitq.track.values import rows_of, summary_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # Tables that have a picture or an axis of their own.
 PATH, SENSITIVITY, CURVES = "allocation_path", "allocation_sensitivity", "curves"
@@ -42,7 +41,6 @@ def of_result(result: Result, sites: pd.DataFrame, run_dir: RunDir) -> list[Part
 
 
 def of_probes(run_dir: RunDir) -> list[Part]:
-    """What probes left."""
     return [Part(f"the probe {name}", partial(probes.log, run_dir, name)) for name in probes.names(run_dir)]
 
 

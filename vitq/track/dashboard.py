@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from vitq.errors import VitqError
+from vitq.track.base import need_package
 from vitq.track.faults import redacted
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Dashboard:
         """The saved view: sections of panels over the runs, grouped by method and bits."""
         from wandb_workspaces import expr, workspaces
 
-        sections = [workspaces.Section(name=name, panels=panels, is_open=True) for name, _, panels in self._chapters()]
+        sections = [workspaces.Section(name=name, panels=panels, is_open=True) for name, _, panels in _chapters()]
         settings = workspaces.RunsetSettings(
             filters=self._filter(),
             groupby=[expr.Config("method.name"), expr.Config("label.bits")],
@@ -63,7 +63,7 @@ class Dashboard:
         from wandb_workspaces.reports import v2 as reports
 
         blocks: list[Any] = [reports.TableOfContents()]
-        for name, question, panels in self._chapters():
+        for name, question, panels in _chapters():
             # Without entity and project they are the report's own; naming them here would be a question to the server.
             runs = reports.Runset(
                 name=self.sweep or self.project,
@@ -87,25 +87,25 @@ class Dashboard:
     def spec(self) -> dict[str, Any]:
         """What would be sent, as plain JSON; no network. Ids in it are made anew each time."""
         view, report = self.workspace()._to_model(), self.report()._to_model()
-        plain: dict[str, Any] = {
+        return {
             "entity": self.entity,
             "project": self.project,
             "workspace": {"name": self.title, "spec": _plain(view.spec)},
             "report": {"name": self.title, "spec": _plain(report.spec)},
         }
-        return plain
 
     def save(self) -> tuple[str, str]:
         """Create both; returns their addresses. Raises VitqError where W&B cannot be reached or refuses.
 
-        Each call makes new ones: W&B has no name by which an older one could be found and replaced.
+        Each call makes new ones: W&B has no name by which an older one could be replaced.
         """
         try:
             return str(self.workspace().save().url), str(self.report().save().url)
         except Exception as error:  # W&B documents no base class
             raise VitqError(
                 f"dashboard: W&B did not take it ({redacted(f'{type(error).__name__}: {error}')[:500]}); "
-                "look at --entity and --project, at `wandb login`, and at the network; --dry-run needs none"
+                "look at --entity and --project, at `wandb login`, and at the network; --dry-run needs none",
+                "wandb",
             ) from error
 
     def _filter(self) -> str:
@@ -113,26 +113,10 @@ class Dashboard:
             return ""
         return f"Metric('Group') == {json.dumps(self.sweep)}"
 
-    def _chapters(self) -> list[tuple[str, str, list[Any]]]:
-        """(heading, question, panels)."""
-        return [
-            ("Accuracy by method × bits", "Which method keeps most of the model, at which width?", _accuracy()),
-            ("Size and accuracy", "What is the best accuracy for a size? Above the line is nothing.", _pareto()),
-            ("Bits per layer", "Where does an allocation spend its bits, run beside run?", _allocation()),
-            ("Reconstruction", "Do the blocks converge, and to what?", _curves()),
-            ("Landscapes", "Whose surroundings are flat?", _landscapes()),
-            ("Runs compared", "What do two runs have in common, and what not?", _comparison()),
-        ]
-
 
 def need_workspaces() -> None:
     """Raises VitqError where the extra `dashboard` is not installed."""
-    if find_spec("wandb_workspaces") is None:
-        raise VitqError(
-            "vitq dashboard needs the package wandb-workspaces, which is not installed; pip install 'vitq[dashboard]'",
-            "package",
-            "wandb-workspaces",
-        )
+    need_package("wandb-workspaces", "vitq dashboard", "pip install 'vitq[dashboard]'")
 
 
 def need_login() -> None:
@@ -145,50 +129,42 @@ def need_login() -> None:
         wandb.Api()
     except wandb.errors.Error as error:
         advice = "look at `wandb login`, WANDB_API_KEY and the network; --dry-run needs none of them"
-        raise VitqError(f"dashboard: {redacted(str(error))} {advice}") from error
+        raise VitqError(f"dashboard: {redacted(str(error))} {advice}", "wandb") from error
 
 
-def _accuracy() -> list[Any]:
+def _chapters() -> list[tuple[str, str, list[Any]]]:
+    """(heading, question, panels)."""
     from wandb_workspaces.reports import v2 as reports
 
+    top1, seconds = reports.SummaryMetric("top1"), reports.SummaryMetric("seconds")
     grouped: dict[str, Any] = {
         "groupby": reports.Config("label.cell"),
         "groupby_aggfunc": "mean",
         "groupby_rangefunc": "stddev",
     }
-    return [
-        reports.BarPlot(title="top-1 (%), mean ± std over seeds", metrics=[reports.SummaryMetric("top1")], **grouped),
+    columns = (
+        reports.Config("label.model"),
+        reports.Config("method.name"),
+        reports.SummaryMetric("mean_weight_bits"),
+        reports.SummaryMetric("mean_activation_bits"),
+        reports.Config("calib.size"),
+        top1,
+    )
+    accuracy = [
+        reports.BarPlot(title="top-1 (%), mean ± std over seeds", metrics=[top1], **grouped),
         reports.BarPlot(title="drop (points)", metrics=[reports.SummaryMetric("drop")], **grouped),
         reports.ParallelCoordinatesPlot(
             title="method, bits, calibration, top-1",
-            columns=[
-                reports.ParallelCoordinatesPlotColumn(metric=reports.Config("label.model")),
-                reports.ParallelCoordinatesPlotColumn(metric=reports.Config("method.name")),
-                reports.ParallelCoordinatesPlotColumn(metric=reports.SummaryMetric("mean_weight_bits")),
-                reports.ParallelCoordinatesPlotColumn(metric=reports.SummaryMetric("mean_activation_bits")),
-                reports.ParallelCoordinatesPlotColumn(metric=reports.Config("calib.size")),
-                reports.ParallelCoordinatesPlotColumn(metric=reports.SummaryMetric("top1")),
-            ],
+            columns=[reports.ParallelCoordinatesPlotColumn(metric=metric) for metric in columns],
         ),
     ]
-
-
-def _pareto() -> list[Any]:
-    from wandb_workspaces.reports import v2 as reports
-
-    top1 = reports.SummaryMetric("top1")
-    return [
+    pareto = [
         reports.ScatterPlot(
             title="size and top-1", x=reports.SummaryMetric("quantized_bytes"), y=top1, log_x=True, running_ymax=True
         ),
-        reports.ScatterPlot(title="seconds and top-1", x=reports.SummaryMetric("seconds"), y=top1, log_x=True),
+        reports.ScatterPlot(title="seconds and top-1", x=seconds, y=top1, log_x=True),
     ]
-
-
-def _allocation() -> list[Any]:
-    from wandb_workspaces.reports import v2 as reports
-
-    return [
+    allocation = [
         reports.MediaBrowser(title="bits of each site", media_keys=["bits"], num_columns=2),
         reports.LinePlot(
             title="loss along the allocation's path",
@@ -198,31 +174,21 @@ def _allocation() -> list[Any]:
         ),
         reports.WeavePanelSummaryTable(table_name="sites"),
     ]
-
-
-def _curves() -> list[Any]:
-    from wandb_workspaces.reports import v2 as reports
-
+    curves = reports.LinePlot(
+        title="reconstruction loss of each block",
+        x=reports.Metric("curves/iteration"),
+        metric_regex="curves/(?!iteration).*",
+        log_y=True,
+    )
+    probes = reports.MediaBrowser(title="probes", media_keys=list(PROBE_KEYS), num_columns=3)
     return [
-        reports.LinePlot(
-            title="reconstruction loss of each block",
-            x=reports.Metric("curves/iteration"),
-            metric_regex="curves/(?!iteration).*",
-            log_y=True,
-        )
+        ("Accuracy by method × bits", "Which method keeps most of the model, at which width?", accuracy),
+        ("Size and accuracy", "What is the best accuracy for a size? Above the line is nothing.", pareto),
+        ("Bits per layer", "Where does an allocation spend its bits, run beside run?", allocation),
+        ("Reconstruction", "Do the blocks converge, and to what?", [curves]),
+        ("Landscapes", "Whose surroundings are flat?", [probes]),
+        ("Runs compared", "What do two runs have in common, and what not?", [reports.RunComparer(diff_only="split")]),
     ]
-
-
-def _landscapes() -> list[Any]:
-    from wandb_workspaces.reports import v2 as reports
-
-    return [reports.MediaBrowser(title="probes", media_keys=list(PROBE_KEYS), num_columns=3)]
-
-
-def _comparison() -> list[Any]:
-    from wandb_workspaces.reports import v2 as reports
-
-    return [reports.RunComparer(diff_only="split")]
 
 
 # Media that probes leave; see vitq.track.probes.

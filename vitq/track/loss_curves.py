@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from vitq.track.values import rows_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # Points of one curve that are shown; W&B itself draws at most this many of a longer one, chosen at random.
 _POINTS = 200

@@ -11,6 +11,9 @@ from vitq.store.files import read_record
 from vitq.store.records import Record, Timestamp
 from vitq.store.rundir import RunDir
 
+# A W&B id that was deleted can never be used again; so many further generations of it are tried.
+GENERATIONS = 9
+
 
 class Upload(Record):
     """A finished upload: when, of which folder, and to which run of which server."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
+
 from vitq.errors import StoreError
 from vitq.probes.stored_probe import META, meta_of, scalars_of
 from vitq.store.rundir import RunDir
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
     import plotly.graph_objects as go
 
 # Name of a plane; its arrays: coordinates and losses.
@@ -45,8 +46,6 @@ def sensitivity(run_dir: RunDir) -> pd.DataFrame | None:
     arrays = run_dir.read_probe("sensitivity")
     if arrays is None or meta_of(arrays)["options"]["by"] != "site":
         return None
-    import pandas as pd
-
     frame = pd.DataFrame(arrays["kl"], index=arrays["name"], columns=arrays["width"])
     long: pd.DataFrame = frame.rename_axis("site").reset_index().melt("site", var_name="bits", value_name="loss")
     return long

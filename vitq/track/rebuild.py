@@ -8,7 +8,6 @@ from pathlib import Path
 from vitq.config import RunConfig
 from vitq.errors import StoreError
 from vitq.store import RunDir, Store
-from vitq.store.records import Status
 from vitq.track import mirror_record
 from vitq.track.faults import Warner
 from vitq.track.session import WandbSession
@@ -25,28 +24,28 @@ def rebuild(run_dir: RunDir, group: str | None) -> Path:
     """
     config, status = _config(run_dir), run_dir.read_status()
     result = run_dir.read_result()
-    if result is None and (status is None or status.state != "failed"):
-        raise StoreError(
-            f"cannot rebuild the mirror of {run_dir.signature}: the run is {status.state if status else 'planned'}; "
-            "only finished and failed runs have something to show",
-            "state",
-            status.state if status else "planned",
-            ["done", "failed"],
+    state = status.state if status else "planned"
+    if result is None and state != "failed":
+        text = (
+            f"cannot rebuild the mirror of {run_dir.signature}: the run is {state}; "
+            "only finished and failed runs have something to show"
         )
+        raise StoreError(text, "state", state, ["done", "failed"])
     sites = run_dir.read_sites() if result is not None else None
-    session = WandbSession.start(
-        config, run_dir.signature, group or remembered(run_dir), run_dir, Warner(run_dir), "offline"
-    )
+    refused = StoreError(f"cannot rebuild the mirror of {run_dir.signature}; {run_dir.log_path} says why")
+    group = group or remembered(run_dir)
+    session = WandbSession.start(config, group, run_dir, Warner(run_dir), "offline")
     if session is None:
-        raise _refused(run_dir)
+        raise refused
     if result is not None and sites is not None:
         session.result(result, sites)
         complete = session.finished()
     else:
-        complete = _fail(session, status)
+        error = (status.error if status else None) or "no reason was recorded"
+        complete = session.failed(error, status.stage if status else "")
     known = mirror_record.read(run_dir)
     if not complete or known is None:
-        raise _refused(run_dir)
+        raise refused
     return Path(known.sync_dir)
 
 
@@ -75,12 +74,3 @@ def _config(run_dir: RunDir) -> RunConfig:
         raise StoreError(text, value=run_dir.config_path)
     # Where the record lies now, wherever the run was executed.
     return dataclasses.replace(config, runs_dir=str(run_dir.path.parent))
-
-
-def _fail(session: WandbSession, status: Status | None) -> bool:
-    error = (status.error if status else None) or "no reason was recorded"
-    return session.failed(error, status.stage if status else "")
-
-
-def _refused(run_dir: RunDir) -> StoreError:
-    return StoreError(f"cannot rebuild the mirror of {run_dir.signature}; {run_dir.log_path} says why")

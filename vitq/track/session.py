@@ -7,24 +7,21 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from vitq.config import RunConfig, labels
 from vitq.errors import StoreError, brief
 from vitq.store.records import Result
 from vitq.store.rundir import RunDir
 from vitq.track import content, mirror_record, probes
-from vitq.track.base import TrackedRun, Untracked, folder
+from vitq.track.base import TrackedRun, Tracker, folder
 from vitq.track.faults import Warner, redacted
 from vitq.track.values import config_of
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 LOG = logging.getLogger("vitq.track")
 
-# A W&B id that was deleted can never be used again; so many further generations of it are tried.
-_GENERATIONS = 9
 # Seconds to wait for W&B's service process: many runs that start on one node can pass its default of 30.
 _SERVICE_SECONDS = 300.0
 # Seconds that an online run may spend at its end on uploading what is left.
@@ -35,7 +32,7 @@ _FLUSH_SECONDS = 2.0
 DEBUG = ("WANDB_DEBUG", "WANDB_CORE_DEBUG")
 
 
-class WandbTracker:
+class WandbTracker(Tracker):
     """One W&B run per run: id = signature, group = sweep.
 
     Where another id had to be used (the signature's run was deleted there), `tracker.json` in the run's folder
@@ -44,14 +41,13 @@ class WandbTracker:
 
     @contextmanager
     def run(self, config: RunConfig, signature: str, group: str | None, run_dir: RunDir) -> Iterator[TrackedRun]:
-        """See Tracker."""
         warn = Warner(run_dir)
-        session = WandbSession.start(config, signature, group, run_dir, warn)
+        session = WandbSession.start(config, group, run_dir, warn)
         if session is None:
-            yield Untracked()
+            yield TrackedRun()
             return
         # Not `with run`: leaving that prints the traceback a second time, and an error of W&B while it finishes
-        # would take the place of the run's own.
+        # would replace the run's own.
         try:
             yield session
         except BaseException as error:
@@ -61,7 +57,7 @@ class WandbTracker:
         session.finished()
 
 
-class WandbSession:
+class WandbSession(TrackedRun):
     """An open W&B run. No method raises what W&B raises."""
 
     def __init__(self, run: Any, config: RunConfig, run_dir: RunDir, known: mirror_record.TrackerRecord, warn: Warner):
@@ -71,7 +67,6 @@ class WandbSession:
     def start(
         cls,
         config: RunConfig,
-        signature: str,
         group: str | None,
         run_dir: RunDir,
         warn: Warner,
@@ -86,12 +81,12 @@ class WandbSession:
         first = generation = old.generation if old else 1
         restarted = False
         while True:
-            run_id = mirror_record.run_id(signature, generation)
+            run_id = mirror_record.run_id(run_dir.signature, generation)
             try:
-                run = _init(config, signature, run_id, group, mode)
+                run = _init(config, run_dir.signature, run_id, group, mode)
                 break
             except Exception as error:  # noqa: BLE001 - W&B documents no base class, and the run must go on
-                if mode == "online" and id_is_taken(str(error)) and generation < first + _GENERATIONS:
+                if mode == "online" and id_is_taken(str(error)) and generation < first + mirror_record.GENERATIONS:
                     generation += 1
                     warn(f"id {run_id}", error, f"it was deleted there and cannot be used again; trying -g{generation}")
                 elif service_died(error) and not restarted:
@@ -118,7 +113,6 @@ class WandbSession:
         return session
 
     def result(self, result: Result, sites: pd.DataFrame) -> None:
-        """See TrackedRun."""
         self._log(content.of_result(result, sites, self._run_dir))
         if self._config.tracker.log_model:
             self._log(content.of_model(result, self._run_dir))
@@ -131,7 +125,8 @@ class WandbSession:
 
     def failed(self, error: str, stage: str) -> bool:
         """Close the run as a failure. error: one line; stage: where it happened."""
-        self._log([content.Part("the error", lambda run: run.summary.update(_failure(error, stage)))])
+        facts = {"error": redacted(error)[:2000], "error_stage": stage}
+        self._log([content.Part("the error", lambda run: run.summary.update(facts))])
         return self._close(1)
 
     def _log(self, parts: list[content.Part]) -> None:
@@ -233,10 +228,6 @@ def id_is_taken(text: str) -> bool:
 def service_died(error: Exception) -> bool:
     names = ("MailboxClosedError", "HandleAbandonedError", "WandbServiceConnectionError", "WandbAttachFailedError")
     return isinstance(error, ConnectionError) or type(error).__name__ in names
-
-
-def _failure(error: str, stage: str) -> dict[str, str]:
-    return {"error": redacted(error)[:2000], "error_stage": stage}
 
 
 def _known(run_dir: RunDir, warn: Warner) -> mirror_record.TrackerRecord | None:

@@ -12,35 +12,29 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from vitq.errors import StoreError, VitqError, brief
-from vitq.store import RunDir, Store
+from vitq.store import Store
 from vitq.store.records import utc_now
 from vitq.track import mirror_record
 from vitq.track.faults import redacted
 from vitq.track.rebuild import rebuild
 from vitq.track.session import DEBUG, id_is_taken
-from vitq.track.upload_plan import Destination, UploadItem, look
+from vitq.track.upload_plan import Destination, UploadItem
 
-# Runs in one call of `wandb sync`. When none of them arrives, the rest is not tried.
+# Runs in one call of `wandb sync`. When none of them arrives, the others are not tried.
 _BATCH = 24
-# A W&B id that was deleted can never be used again; so many further generations of it are tried.
-_GENERATIONS = 9
 # W&B retries for hours. Whoever waits for an upload wants to know; the same command goes on later. Each can be set.
 _PATIENCE = {"WANDB__GRAPHQL_RETRY_MAX": "5", "WANDB__GRAPHQL_RETRY_WAIT_MAX_SECONDS": "10"}
 _URL = re.compile(r"\[(?P<path>[^\]\s]+)\] View run at (?P<url>\S+/(?P<entity>[^/\s]+)/(?P<project>[^/\s]+)/runs/\S+)")
 
 
 class Sync:
-    """One `vitq sync`: looks, rebuilds, uploads, remembers.
+    """One `vitq sync` of what `upload_plan.look` says is missing: rebuilds, uploads, remembers.
 
     notify: called with one line for each run as it arrives or fails.
     """
 
     def __init__(self, store: Store, destination: Destination, jobs: int, notify: Callable[[str], None]):
         self._store, self._destination, self._jobs, self._notify = store, destination, jobs, notify
-
-    def look(self, run_dirs: Sequence[RunDir]) -> list[UploadItem]:
-        """What is missing."""
-        return look(run_dirs, self._destination, self._jobs)
 
     def upload(self, items: Sequence[UploadItem]) -> list[str]:
         """Upload items of states `upload` and `rebuild`; returns the signatures that did not arrive.
@@ -54,7 +48,8 @@ class Sync:
             with FileLock(wandb_folder / ".sync.lock", timeout=0):
                 return self._batches(items)
         except Timeout:
-            raise VitqError(f"another `vitq sync` uploads from {self._store.root}; wait for it") from None
+            text = f"another `vitq sync` uploads from {self._store.root}; wait for it"
+            raise VitqError(text, "runs_dir", self._store.root) from None
 
     def _batches(self, items: Sequence[UploadItem]) -> list[str]:
         failed: list[str] = []
@@ -73,7 +68,6 @@ class Sync:
         return failed
 
     def _ready(self, item: UploadItem) -> UploadItem | None:
-        """The item with a folder to upload."""
         if item.state == "upload":
             return item
         try:
@@ -110,7 +104,7 @@ class Sync:
     def _alone(self, item: UploadItem) -> str | None:
         """Upload one run under the next id that W&B accepts; None when it arrived, else why not."""
         reason = ""
-        for generation in range(item.generation, item.generation + _GENERATIONS):
+        for generation in range(item.generation, item.generation + mirror_record.GENERATIONS):
             run_id = mirror_record.run_id(item.run_dir.signature, generation)
             output = self._wandb(["--id", run_id, str(item.folder)])
             if self._remember(item, output, generation):
@@ -121,7 +115,7 @@ class Sync:
         return reason
 
     def _wandb(self, arguments: Sequence[str]) -> str:
-        """What `wandb sync` printed. Its exit code does not notify whether runs arrived; its markers do."""
+        """What `wandb sync` printed. Its exit code does not say whether runs arrived; its markers do."""
         options = ["--yes", "-n", str(self._jobs)]
         if self._destination.entity:
             options += ["--entity", self._destination.entity]
@@ -139,9 +133,10 @@ class Sync:
             check=False,
         )
         if done.returncode:
-            hint = "`wandb login`, or set WANDB_API_KEY" if "API key" in done.stdout else "`wandb sync --help`"
-            reason = _reason(done.stdout)
-            raise VitqError(f"sync: `wandb sync` stopped with exit code {done.returncode}: {reason}; {hint}")
+            keyless = "API key" in done.stdout
+            hint = "`wandb login`, or set WANDB_API_KEY" if keyless else "`wandb sync --help`"
+            text = f"sync: `wandb sync` stopped with exit code {done.returncode}: {_reason(done.stdout)}; {hint}"
+            raise VitqError(text, "WANDB_API_KEY" if keyless else "wandb sync", None if keyless else done.returncode)
         return done.stdout
 
     def _remember(self, item: UploadItem, output: str, generation: int = 1) -> bool:

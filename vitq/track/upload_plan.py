@@ -26,7 +26,6 @@ class Destination:
     project: str | None = None
 
     def holds(self, upload: mirror_record.Upload) -> bool:
-        """Whether an earlier upload went there."""
         return self.entity in (None, upload.entity) and self.project in (None, upload.project)
 
 
@@ -61,13 +60,15 @@ def _item(run_dir: RunDir, destination: Destination) -> UploadItem:
     if known is None:
         return UploadItem(run_dir, "rebuild")
     exit_code, folder = 0 if done else 1, Path(known.sync_dir)
+    uploaded = known.uploaded and known.uploaded.sync_dir == known.sync_dir and destination.holds(known.uploaded)
+    online = known.mode == "online" and known.exit_code == exit_code and destination == Destination()
+    state: State = "rebuild"
     if done and known.probes is not None and known.probes != probes.made(run_dir):
-        return UploadItem(run_dir, "rebuild", folder, known.generation)  # `vitq probe` has looked at it since
-    if known.uploaded and known.uploaded.sync_dir == known.sync_dir and destination.holds(known.uploaded):
-        return UploadItem(run_dir, "uploaded", folder, known.generation)
-    if known.mode == "online" and known.exit_code == exit_code and destination == Destination():
-        return UploadItem(run_dir, "uploaded", folder, known.generation)
-    state: State = "upload" if known.mode == "offline" and ended_with(folder, exit_code) else "rebuild"
+        pass  # `vitq probe` has added to it since
+    elif uploaded or online:
+        state = "uploaded"
+    elif known.mode == "offline" and ended_with(folder, exit_code):
+        state = "upload"
     return UploadItem(run_dir, state, folder, known.generation)
 
 

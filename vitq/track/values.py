@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from vitq.config import SCHEMA_VERSION, RunConfig, canonical
 from vitq.config.labels import bits_label, model_label, run_label
 from vitq.store.records import Result
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def config_of(config: RunConfig, signature: str) -> dict[str, Any]:
@@ -22,10 +21,8 @@ def config_of(config: RunConfig, signature: str) -> dict[str, Any]:
         "cell": f"{config.method.name} {bits_label(config)}",  # W&B's bars group by one key
         "steps": list(config.method.steps),  # in order, which the keys of `method.steps` lose on the way
     }
-    plain: dict[str, Any] = undotted(
-        {"signature": signature, "schema_version": SCHEMA_VERSION, "label": labels, **canonical(config)}
-    )
-    return plain
+    facts = {"signature": signature, "schema_version": SCHEMA_VERSION, "label": labels, **canonical(config)}
+    return {key: undotted(value) for key, value in facts.items()}
 
 
 def summary_of(result: Result) -> dict[str, Any]:

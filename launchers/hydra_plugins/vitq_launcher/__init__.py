@@ -38,15 +38,13 @@ class VitqLauncher(Launcher):
         self.hydra_context: HydraContext | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Called by Hydra before `launch`."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Execute one job per list of overrides. Raises ConfigError when an option of the launcher is wrong."""
         from hydra_plugins.vitq_launcher import _launch
 
-        ended: list[JobReturn] = _launch.launch(self, job_overrides, initial_job_idx)
-        return ended
+        return list(_launch.launch(self, job_overrides, initial_job_idx))
 
 
 class VitqLocalLauncher(VitqLauncher):

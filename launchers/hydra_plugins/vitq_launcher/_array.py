@@ -73,18 +73,15 @@ def _wait(
         for element_id, number in list(waiting.items()):
             answer = _job.answer(files[number])
             if answer is None and missing[element_id] >= _SURE:
-                answer = _job.failure(
-                    job_overrides[number], f"its SLURM job ended without an answer; {_said(files[number])}"
-                )
+                said = f"its SLURM job ended without an answer; {_said(files[number])}"
+                answer = _job.failure(job_overrides[number], said)
             if answer is not None:
                 ended[number] = answer
                 del waiting[element_id]
         if waiting and time.monotonic() - asked >= options.ask:
             asked = time.monotonic()
             try:
-                alive = {
-                    (element.token, element.index): element for element in commands.elements() if not element.ended
-                }
+                alive = {(e.token, e.index): e for e in commands.elements() if not e.ended}
             except commands.AwayError:
                 continue  # asked again: the jobs run on without their controller
             for element in (alive[element_id] for element_id in waiting if element_id in alive):

@@ -27,10 +27,10 @@ def leave(file: Path, launcher: VitqLauncher, overrides: Sequence[str], number: 
 def answer(file: Path) -> JobReturn | None:
     """What the process has left; None before it has."""
     try:
-        answer: JobReturn = pickle.loads(file.with_suffix(".answer").read_bytes())
+        ended: JobReturn = pickle.loads(file.with_suffix(".answer").read_bytes())
     except FileNotFoundError:
         return None
-    return answer
+    return ended
 
 
 def failure(overrides: Sequence[str], reason: str) -> JobReturn:

@@ -16,13 +16,13 @@ from vitq.models.attention import AttentionTwin
 
 
 class IntegerAttention(nn.Module):
-    """Takes the place of a twin whose layers and matmuls have their integer forms. Changes the twin."""
+    """Replaces a twin whose layers and matmuls have their integer forms. Changes the twin."""
 
     bias: Tensor | None
 
     def __init__(self, twin: AttentionTwin):
         super().__init__()
-        self.heads, self.proj = Heads(twin.qkv, twin.num_heads, *_rounds(twin)), twin.proj
+        self.heads, self.proj = RoundedHeads(twin.qkv, twin.num_heads, *_rounds(twin)), twin.proj
         bias = twin.bias()
         self.register_buffer("bias", None if bias is None else bias.detach())
         # What moved here has no second name.
@@ -39,7 +39,7 @@ class IntegerAttention(nn.Module):
         return projected
 
 
-class Heads(nn.Module):
+class RoundedHeads(nn.Module):
     """Query, key and value, (B, h, N, d) each, of (B, N, C). rounds: what rounds each of them here."""
 
     def __init__(self, qkv: nn.Module, heads: int, *rounds: nn.Module):

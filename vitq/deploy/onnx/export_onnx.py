@@ -41,7 +41,7 @@ def save_onnx(packed: Packed, path: Path, int4: bool = False) -> Written:
     """Write the integer form of a model, dynamic in the batch.
 
     Input `images` (B, 3, S, S) float32, normalized; output `logits` (B, classes) float32. int4: store weights whose
-    codes fit four bits in four bits (vitq/deploy/int4.py), which needs opset 21. Checked with onnx's checker. Raises
+    codes fit four bits in four bits (int4.py), which needs opset 21. Checked with onnx's checker. Raises
     DeployError: onnx is not installed, or the checker refuses.
     """
     model, products = integer_form(packed.model)

@@ -47,7 +47,7 @@ def store_int4(model: ModelProto) -> tuple[list[str], dict[str, str]]:
 
 
 def _narrowed(graph: GraphProto, tensor: TensorProto, axis: int) -> str | None:
-    """Put a 4-bit tensor and a cast in the place of an int8 one; or why that is not possible."""
+    """Replace an int8 tensor by a 4-bit one and a cast; or why that is not possible."""
     from onnx import TensorProto, helper, numpy_helper
 
     codes = numpy_helper.to_array(tensor).astype(np.int64)

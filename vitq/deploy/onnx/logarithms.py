@@ -15,7 +15,7 @@ from vitq.quant.layers import QuantMatmul
 
 
 class LogContext(nn.Module):
-    """Takes the place of a `QuantMatmul` with log-type codes on its left: a product in float.
+    """Replaces a `QuantMatmul` with log-type codes on its left: a product in float.
 
     value: int8 where it can be, so that what moves to the product is int8. Raises NotIntegerError for another left
     operand.

@@ -49,12 +49,21 @@ def _rounded(part: IntegerPart) -> nn.Module:
 def rounding(site: Site) -> Round:
     """The round trip of a uniform site with one scale through int8, to its real values. Raises NotIntegerError."""
     codes = uniform(site)
-    if codes.centred:
-        return Round(codes.scale, codes.low, codes.high, torch.int8)
-    shift = codes.zero - MIDDLE
+    try:
+        return signed(codes, real=True)[0]
+    except NotIntegerError as reason:
+        raise NotIntegerError(f"{site.name}: {reason}") from reason
+
+
+def signed(codes: IntegerPart, real: bool = False) -> tuple[Round, int]:
+    """(rounding to int8, shift): value = scale·(integer − shift). The shift stays in, or with `real` is taken off.
+
+    Raises NotIntegerError where int8 does not hold the zero point.
+    """
+    shift = 0 if codes.centred else codes.zero - MIDDLE
     if not -MIDDLE <= shift < MIDDLE:
-        raise NotIntegerError(f"{site.name}: its zero point {codes.zero} is no 8-bit code")
-    return Round(codes.scale, codes.low, codes.high, torch.int8, zero=shift, kept=shift)
+        raise NotIntegerError(f"zero point {codes.zero} is no 8-bit code")
+    return Round(codes.scale, codes.low, codes.high, torch.int8, zero=shift, kept=shift if real else 0), shift
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitq.deploy.onnx.operands import parts, uniform, weight
-from vitq.deploy.onnx.qdq import Codes, Round, dequantize
-from vitq.quant.integer import MIDDLE, IntegerPart, NotIntegerError
+from vitq.deploy.onnx.operands import parts, signed, uniform, weight
+from vitq.deploy.onnx.qdq import Codes, dequantize
+from vitq.quant.integer import IntegerPart, NotIntegerError
 from vitq.quant.layers import QuantConv2d, QuantLinear, QuantMatmul
 
 
@@ -75,10 +75,7 @@ class _Product(nn.Module):
         self.register_buffer("bias", bias)
 
     def forward(self, inputs: list[Tensor], sums: Tensor | None) -> Tensor:
-        weights = self.codes()
-        out = torch.matmul(inputs[0], weights)
-        for other in inputs[1:]:
-            out = out + torch.matmul(other, weights)
+        out = _multiplied(inputs, self.codes())
         if self.offset is not None and sums is not None:
             out = out + sums * self.offset
         return out + self.get_buffer("bias")
@@ -128,8 +125,8 @@ class IntegerScores(nn.Module):
             raise NotIntegerError(f"{matmul.right_site.name}: asymmetric, and the scores are quantized before softmax")
         self.query: nn.Module
         self.key: nn.Module
-        self.query, shift = _signed(query)
-        self.key, _ = _signed(key)
+        self.query, shift = signed(query)
+        self.key, _ = signed(key)
         self.shift = shift * query.scale
 
     def forward(self, a: Tensor, b: Tensor, transpose: bool = False) -> Tensor:
@@ -153,19 +150,17 @@ class IntegerContext(nn.Module):
         if codes is not None and codes.zero:
             if not codes.centred:
                 raise NotIntegerError(f"{matmul.left_site.name}: probabilities with zero point {codes.zero}")
-            rounds = [_signed(codes)[0]]
+            rounds = [signed(codes)[0]]
         value = uniform(matmul.right_site)
         self.probs = nn.ModuleList(rounds)
         self.value: nn.Module
-        self.value, shift = _signed(value)
+        self.value, shift = signed(value)
         self.shift = shift * value.scale
 
     def forward(self, a: Tensor, b: Tensor, transpose: bool = False) -> Tensor:
         v = self.value(b)
         probs = [module(a) for module in self.probs]
-        out = torch.matmul(probs[0], v)
-        for other in probs[1:]:
-            out = out + torch.matmul(other, v)
+        out = _multiplied(probs, v)
         if self.shift:
             out = out - self.shift * _sums(probs)
         return out
@@ -173,23 +168,16 @@ class IntegerContext(nn.Module):
 
 def _sums(inputs: list[Tensor]) -> Tensor:
     """(…, 1): the sum of each row of all inputs, as a product of int8: runtimes sum in float32, and slowly."""
-    ones = _ones(inputs[0].shape[-1], 1)
-    total = torch.matmul(inputs[0], ones)
-    for other in inputs[1:]:
-        total = total + torch.matmul(other, ones)
+    return _multiplied(inputs, _ones(inputs[0].shape[-1], 1))
+
+
+def _multiplied(parts: list[Tensor], right: Tensor) -> Tensor:
+    total = torch.matmul(parts[0], right)
+    for part in parts[1:]:
+        total = total + torch.matmul(part, right)
     return total
 
 
 def _ones(rows: int, columns: int) -> Tensor:
     """(rows, columns) of ones, in int8."""
     return dequantize(torch.ones(rows, columns, dtype=torch.int8), torch.tensor(1.0), torch.tensor(0, dtype=torch.int8))
-
-
-def _signed(codes: IntegerPart) -> tuple[Round, int]:
-    """(rounding to int8 whose zero point stays in, by how much: value = scale·(integer − shift))."""
-    if codes.centred:
-        return Round(codes.scale, codes.low, codes.high, torch.int8), 0
-    shift = codes.zero - MIDDLE
-    if not -MIDDLE <= shift < MIDDLE:
-        raise NotIntegerError(f"zero point {codes.zero} is no 8-bit code")
-    return Round(codes.scale, codes.low, codes.high, torch.int8, zero=shift), shift

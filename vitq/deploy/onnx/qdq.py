@@ -61,7 +61,7 @@ class Round(nn.Module):
 
 
 class Above(nn.Module):
-    """Only what lies above a threshold (or only the rest) reaches `inner`; zero stands for what does not."""
+    """Gives `inner` only what lies above a threshold, or only what does not, and zero for everything else."""
 
     def __init__(self, threshold: float, above: bool, inner: nn.Module):
         super().__init__()

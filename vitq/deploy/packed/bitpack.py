@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vitq.errors import Problem
+
 
 def pack(codes: Tensor, bits: int) -> Tensor:
     """(⌈n·bits/8⌉,) uint8: the n codes of any shape in row-major order, first code in the highest bits.
@@ -14,8 +16,9 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     """
     _check(bits)
     flat = codes.reshape(-1).cpu()
-    if flat.numel() and not 0 <= int(flat.min()) <= int(flat.max()) < 1 << bits:
-        raise ValueError(f"codes from {int(flat.min())} to {int(flat.max())} do not fit {bits} bits")
+    low, high = (int(flat.min()), int(flat.max())) if flat.numel() else (0, 0)
+    if low < 0 or high >= 1 << bits:
+        raise ValueError(Problem(f"codes from {low} to {high} do not fit {bits} bits", "codes", (low, high)))
     every = np.unpackbits(flat.to(torch.uint8).numpy()[:, None], axis=1)
     return torch.from_numpy(np.packbits(every[:, 8 - bits :]))
 
@@ -23,10 +26,9 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
     """(count,) uint8 codes. Raises ValueError where `packed` is not as long as that many codes take."""
     _check(bits)
-    if packed.numel() != packed_bytes(count, bits):
-        raise ValueError(
-            f"{packed.numel()} bytes instead of {packed_bytes(count, bits)} for {count} codes of {bits} bits"
-        )
+    if packed.numel() != (expected := packed_bytes(count, bits)):
+        text = f"{packed.numel()} bytes instead of {expected} for {count} codes of {bits} bits"
+        raise ValueError(Problem(text, "packed", packed.numel(), [expected]))
     every = np.unpackbits(packed.numpy(), count=count * bits).reshape(count, bits)
     wide = np.zeros((count, 8), dtype=np.uint8)
     wide[:, 8 - bits :] = every

@@ -40,11 +40,11 @@ def compress(header: dict[str, Any], tensors: dict[str, Tensor], widths: dict[st
             codes.append(_deflated(tensor, bits))
         size = len(codes[-1]) if bits else 0
         table.append([name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape), bits, size])
-    rest = b"".join(_planes([t for name, t in sorted(tensors.items()) if name not in widths]))
+    other = b"".join(_planes([t for name, t in sorted(tensors.items()) if name not in widths]))
     return {
         "index": _squeezed(compact({"tensors": table, "header": header}).encode()),
         "codes": _tensor(b"".join(codes)),
-        "rest": _squeezed(rest),
+        "rest": _squeezed(other),
     }
 
 
@@ -54,7 +54,7 @@ def expand(streams: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor
         index = json.loads(_expanded(streams["index"], _LONGEST_INDEX))
         tensors, offset = {}, 0
         codes, table = streams["codes"].numpy().tobytes(), index["tensors"]
-        others = {name: _empty(dtype, shape) for name, dtype, shape, bits, _ in table if not bits}
+        others = {name: torch.empty(shape, dtype=_TYPES[dtype]) for name, dtype, shape, bits, _ in table if not bits}
         total = sum(tensor.nbytes for tensor in others.values())
         _fill(list(others.values()), _expanded(streams["rest"], total))
         for name, _, shape, bits, size in table:
@@ -87,7 +87,10 @@ def _inflated(data: bytes, bits: int, size: int) -> Tensor:
     count = size * 8 // bits
     length = packed_bytes(count, _symbol(bits))
     decoder = zlib.decompressobj(-zlib.MAX_WBITS)
-    return pack(unpack(_tensor(_whole(decoder.decompress(data, length), length)), _symbol(bits), count), bits)
+    codes = decoder.decompress(data, length)
+    if len(codes) != length:
+        raise ValueError(f"{len(codes)} bytes instead of {length}")
+    return pack(unpack(_tensor(codes), _symbol(bits), count), bits)
 
 
 def _planes(tensors: list[Tensor]) -> list[bytes]:
@@ -112,10 +115,6 @@ def _fill(tensors: list[Tensor], data: bytes) -> None:
             start += tensor.nbytes
 
 
-def _empty(dtype: str, shape: list[int]) -> Tensor:
-    return torch.empty(shape, dtype=_TYPES[dtype])
-
-
 def _squeezed(data: bytes) -> Tensor:
     return _tensor(lzma.compress(data, lzma.FORMAT_RAW, filters=_FILTERS))
 
@@ -124,12 +123,6 @@ def _expanded(stream: Tensor, most: int) -> bytes:
     """At most so many bytes: a stream cannot fill the memory."""
     decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_FILTERS)
     return decoder.decompress(stream.numpy().tobytes(), most)
-
-
-def _whole(data: bytes, length: int) -> bytes:
-    if len(data) != length:
-        raise ValueError(f"{len(data)} bytes instead of {length}")
-    return data
 
 
 def _tensor(data: bytes) -> Tensor:

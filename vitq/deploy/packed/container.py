@@ -1,7 +1,7 @@
 """The file of a packed checkpoint: safetensors, plain or compressed. Readers take either.
 
 Plain: every tensor under its name; metadata `vitq`, JSON that holds the header and the sha256 of header and tensors.
-Compressed (vitq/deploy/streams.py): the same in three streams, each a tensor of bytes; metadata `vitq` as above, the
+Compressed (compress.py): the same in three streams, each a tensor of bytes; metadata `vitq` as above, the
 sha256 of the streams.
 """
 
@@ -21,7 +21,6 @@ from vitq.errors import DeployError
 
 
 def plain(header: Header, tensors: dict[str, Tensor]) -> bytes:
-    """The plain form."""
     return _file(header.text(), tensors)
 
 
@@ -44,7 +43,7 @@ def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except FileNotFoundError as error:
         raise DeployError(
-            "there is no such file; `vitq export SIGNATURE --format packed` writes one", "path"
+            "there is no such file; `vitq export SIGNATURE --format packed` writes one", "path", str(path)
         ) from error
     except (SafetensorError, OSError) as error:
         raise DeployError(f"it is damaged or truncated ({error}); export it again", "safetensors") from error
@@ -54,10 +53,10 @@ def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
     # The version first: a newer layout may have another digest.
     raw, expected, version = envelope(metadata["vitq"])
     # The text as the file has it was hashed: a field that this vitq knows and the file does not is no damage.
-    found = digest(compact(raw), tensors)
-    if expected != found:
+    actual = digest(compact(raw), tensors)
+    if expected != actual:
         text = "it is damaged (its content differs from its sha256); export it again"
-        raise DeployError(text, "sha256", found, [expected])
+        raise DeployError(text, "sha256", actual, [expected])
     if version == COMPRESSED_VERSION:
         raw, tensors = compress.expand(tensors)
     return parse_header(raw), tensors

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from vitq.config import RunConfig, canonical, signature
+from vitq.config import RunConfig, signature
 from vitq.errors import DeployError
 
 # Version of the file's layout. A reader refuses what is newer. COMPRESSED_VERSION: of the compressed form, which holds
@@ -54,7 +54,6 @@ class Header(BaseModel):
     sites: dict[str, int | None]
 
     def text(self) -> str:
-        """Compact JSON."""
         return compact(self.model_dump(mode="json"))
 
     def run_config(self) -> RunConfig:
@@ -98,15 +97,10 @@ def parse_header(raw: dict[str, Any]) -> Header:
     try:
         return Header.model_validate(raw)
     except ValidationError as error:
-        places = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
-        raise DeployError(f"its header is not valid ({places})", "header") from error
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
+        raise DeployError(f"its header is not valid ({wrong})", "header") from error
 
 
 def compact(raw: dict[str, Any]) -> str:
     """JSON without spaces."""
     return json.dumps(raw, separators=(",", ":"), allow_nan=False)
-
-
-def hashed(config: RunConfig) -> dict[str, Any]:
-    """The part of a config that a header holds."""
-    return canonical(config)

@@ -3,11 +3,12 @@
 Tensors of the file: each quantized weight under its own name as uint8, its codes bit-packed; every other parameter in
 float32, or in float16 where that holds it exactly; `quantizers.<parameter>`, the parameters of all quantizers one after
 another, in the order of the header's sites; `<layer>.balance`, the exponents of an input that is balanced at run time.
-The file itself: vitq/deploy/container.py.
+The file itself: container.py.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 import vitq
-from vitq.config import RunConfig, signature
+from vitq.config import RunConfig, canonical, signature
 from vitq.deploy.packed.bitpack import pack, packed_bytes, unpack
 from vitq.deploy.packed.container import narrow, plain, read
-from vitq.deploy.packed.header import Header, QuantizerSpec, hashed
+from vitq.deploy.packed.header import Header, QuantizerSpec
 from vitq.errors import DeployError, VitqError
+from vitq.models.build import create
 from vitq.quant.dual import DualLayout
 from vitq.quant.layers import QuantLinear
 from vitq.quant.layout import Layout
@@ -52,7 +54,7 @@ def save_packed(model: QuantizedModel, config: RunConfig, float_bytes: int, path
     specs: list[QuantizerSpec] = []
     sites: dict[str, int | None] = {}
     parameters: dict[str, list[Tensor]] = {}
-    tensors = {name: narrow(value.detach().float().cpu()) for name, value in _plain_state(model).items()}
+    tensors = {name: narrow(value.detach().float().cpu()) for name, value in model.plain_state().items()}
     for site in model.sites.values():
         sites[site.name] = None
         if not site.on or site.quantizer is None:
@@ -66,12 +68,13 @@ def save_packed(model: QuantizedModel, config: RunConfig, float_bytes: int, path
         if site.is_weight:
             tensors[site.name] = _codes(site, site.quantizer, model.layer(site).weight)
     tensors |= {_PARAMETERS + name: narrow(torch.cat(values)) for name, values in parameters.items()}
-    for name, layer in _balanced(model):
-        tensors[f"{name}.balance"] = _exponents(name, layer)
+    for name, layer in model.layers().items():
+        if isinstance(layer, QuantLinear) and layer.balance is not None:
+            tensors[f"{name}.balance"] = _exponents(name, layer.balance.detach().cpu())
     header = Header(
         vitq=vitq.__version__,
         signature=signature(config),
-        config=hashed(config),
+        config=canonical(config),
         float_bytes=float_bytes,
         quantizers=specs,
         sites=sites,
@@ -96,17 +99,6 @@ def load_packed(path: Path) -> Packed:
         (problem,) = error.problems
         raise DeployError(problem.reworded(f"packed checkpoint {path}: {problem}")) from error
     return Packed(model, config, header.signature, header.float_bytes, path.stat().st_size)
-
-
-def _plain_state(model: QuantizedModel) -> dict[str, Tensor]:
-    """Parameters and buffers that are not a quantizer's, nor a balance, under the names of the timm model."""
-    inner = model.model
-    owned = {f"{name}." for name, module in inner.named_modules() if isinstance(module, Quantizer)}
-    return {
-        name: value
-        for name, value in inner.state_dict().items()
-        if not name.endswith(".balance") and not any(name.startswith(prefix) for prefix in owned)
-    }
 
 
 def _spec(site: Site, quantizer: Quantizer) -> QuantizerSpec:
@@ -157,23 +149,15 @@ def _codes(site: Site, quantizer: Quantizer, weight: Tensor) -> Tensor:
         raise DeployError(f"{site.name}: {error}; its quantizer uses more levels than its bits hold") from error
 
 
-def _balanced(model: QuantizedModel) -> list[tuple[str, QuantLinear]]:
-    layers = ((n, m) for n, m in model.model.named_modules() if isinstance(m, QuantLinear))
-    return [(name, layer) for name, layer in layers if layer.balance is not None]
-
-
-def _exponents(name: str, layer: QuantLinear) -> Tensor:
-    assert layer.balance is not None
-    exponents = layer.balance.detach().cpu().log2().round()
-    if not torch.equal(torch.exp2(exponents), layer.balance.detach().cpu()):
+def _exponents(name: str, balance: Tensor) -> Tensor:
+    exponents = balance.log2().round()
+    if not torch.equal(torch.exp2(exponents), balance):
         raise DeployError(f"{name}: its input is multiplied by factors that are no powers of two")
     return exponents.to(torch.int8)
 
 
 def _skeleton(config: RunConfig, header: Header, tensors: dict[str, Tensor]) -> QuantizedModel:
     """The architecture of the config, filled from the file."""
-    from vitq.models.build import create
-
     try:
         model = QuantizedModel(create(config.model, config.data))
         model.equip(config.method, config.bits)
@@ -199,9 +183,7 @@ def _equip(model: QuantizedModel, header: Header, tensors: dict[str, Tensor]) ->
         quantizer = build(
             spec.quantizer, spec.bits, site.axes, spec.granularity, spec.range, spec.symmetric, dict(spec.options)
         )
-        groups = 1
-        for size in spec.params:
-            groups *= size
+        groups = math.prod(spec.params)
         taken = {}
         for parameter in quantizer.parameter_names:
             taken[parameter] = flat[parameter][offset[parameter] : offset[parameter] + groups].clone()
@@ -235,7 +217,7 @@ def _fill(model: QuantizedModel, config: RunConfig, tensors: dict[str, Tensor]) 
         # Folding a shift gives a layer a bias that the architecture does not have.
         if leaf == "bias" and isinstance(layer := inner.get_submodule(owner), QuantLinear) and layer.bias is None:
             layer.bias = nn.Parameter(torch.zeros(layer.out_features))
-    own = _plain_state(model)
+    own = model.plain_state()
     wrong = [
         name
         for name in sorted(set(own) | set(tensors))

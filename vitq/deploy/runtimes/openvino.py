@@ -1,8 +1,7 @@
-"""OpenVINO: integer graphs from ONNX, compiled for the CPU, and which precision each of their nodes runs in."""
+"""OpenVINO: integer graphs from ONNX, compiled for the CPU."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,20 +12,6 @@ from vitq.errors import DeployError
 
 if TYPE_CHECKING:
     import openvino
-
-# Runtime layer types that multiply two tensors.
-PRODUCTS = ("FullyConnected", "MatMul", "Convolution", "ScaledDotProductAttention", "MHA")
-INTEGER = ("u8", "i8", "u4", "i4")
-
-
-@dataclass(frozen=True)
-class Node:
-    """One node of a compiled graph: its type, the precision it runs in (`u8`, `f32` …), and what it was made of."""
-
-    kind: str
-    precision: str
-    name: str
-    origins: tuple[str, ...]
 
 
 def convert(onnx: Path) -> openvino.Model:
@@ -60,37 +45,6 @@ class Request:
         """(B, classes) float32 logits of (B, 3, S, S) float32 images; valid until the next call."""
         out: np.ndarray = self._request.infer([images])[0]
         return out
-
-
-def nodes(graph: openvino.CompiledModel) -> list[Node]:
-    """What the compiled graph executes, constants left out; complete once it has run."""
-    listed = []
-    for op in graph.get_runtime_model().get_ops():
-        info = op.get_rt_info()
-        kind = _text(info["layerType"])
-        if kind in ("Const", "Constant"):
-            continue
-        origins = tuple(part for part in _text(info["originalLayersNames"]).split(",") if part)
-        listed.append(Node(kind, _text(info["runtimePrecision"]), op.get_friendly_name(), origins))
-    return listed
-
-
-def products(graph: openvino.CompiledModel) -> list[Node]:
-    """The nodes that multiply two tensors. A fused attention subgraph (`Subgraph`) counts where it holds a MatMul."""
-    return [node for node in nodes(graph) if node.kind in PRODUCTS or (node.kind == "Subgraph" and _multiplies(node))]
-
-
-def float_products(graph: openvino.CompiledModel) -> list[Node]:
-    """Products that do not run in integers."""
-    return [node for node in products(graph) if node.precision not in INTEGER]
-
-
-def _multiplies(node: Node) -> bool:
-    return any("matmul" in origin.lower() for origin in node.origins)
-
-
-def _text(value: Any) -> str:
-    return str(value.astype(str)) if hasattr(value, "astype") else str(value)
 
 
 def _openvino() -> Any:

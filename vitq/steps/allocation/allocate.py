@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+import pandas as pd
+
 from vitq.config import BitsConfig, RunConfig
 from vitq.errors import Problem, VitqError, bad
 from vitq.quant.model import QuantizedModel, site_bits
@@ -43,7 +45,7 @@ class Allocate(Step):
     images: how many calibration images, spread over the set, measure the loss; all where there are fewer.
     recompute: greedily, `lazy` measures a site again when it stands first, `always` all of them before each step
         (slow); `never` goes by the loss that each site causes alone, as `milp` does: what the recipes take, because
-        increases that are measured at a high loss tell more of the other sites' errors than of the site.
+        increases that are measured at a high loss depend more on the other sites' errors than on the site.
     seconds: most the integer program may take.
 
     Artifacts: `allocation_path`, one row for each step of the search with the loss and all four costs (a Pareto curve);
@@ -140,8 +142,6 @@ class Allocate(Step):
         return weight, activation
 
     def run(self, work: Workspace) -> None:
-        import pandas as pd
-
         sites = free(work.model, work.config.bits)
         if not sites:
             raise VitqError(f"allocate: {_NONE_FREE}")
@@ -165,8 +165,6 @@ class Allocate(Step):
 
     def _alone(self, work: Workspace, trial: Trial, names: list[str], widths: list[int]) -> dict[str, dict[int, float]]:
         """The loss that each site causes alone at each width, out of the cache where it was measured before."""
-        import pandas as pd
-
         known = Known(work.config, steps_before(work.config, self), self.images, work.device)
         alone = known.losses(names, widths)
         if alone is None:

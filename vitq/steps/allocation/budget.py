@@ -15,8 +15,6 @@ from vitq.quant.site_table import FP_BITS, model_bytes, quantized_bytes
 
 # Site name → bit-width.
 Bits = dict[str, int]
-# What meters are called, here and as columns of a path.
-METERS = ("mean_weight_bits", "mean_activation_bits", "size_mb", "bops")
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class Budget:
 def meters(
     model: QuantizedModel, shapes: Mapping[str, torch.Size], free: Sequence[Site], widths: Sequence[int]
 ) -> dict[str, Meter]:
-    """The four meters of METERS for the sites whose bits are free; all others keep what they have.
+    """Meters by name, for the sites whose bits are free; all others keep what they have.
 
     shapes: of every site's tensor for one image (`shapes_of`). Means weigh the elements of the free sites. size_mb:
     megabytes (10^6 bytes) of the packed checkpoint. bops: Σ multiply–accumulates · bits · bits of the operands over all

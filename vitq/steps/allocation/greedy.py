@@ -83,7 +83,19 @@ def greedy(
         width = lower[old]
         trial.take(name, width)
         version += 1
-        rows.append(_row(trial, budget, len(rows), name, old, trial.loss - loss, saved, value))
+        rows.append(
+            _row(
+                trial,
+                budget,
+                step=len(rows),
+                site=name,
+                from_bits=old,
+                to_bits=width,
+                increase=trial.loss - loss,
+                saved=saved,
+                score=value,
+            )
+        )
         if width in lower:
             heap.append((_NEXT * max(value, 0.0), position, name, -1))
         percent = int(100 * (1 - max((v / first[n] for n, v in budget.excess(trial.bits).items()), default=0.0)))
@@ -114,25 +126,18 @@ def final(trial: Trial, budget: Budget) -> list[PathRow]:
     return [_row(trial, budget)]
 
 
-def _row(
-    trial: Trial,
-    budget: Budget,
-    step: int = 0,
-    site: str | None = None,
-    old: int | None = None,
-    increase: float = 0.0,
-    saved: float = 0.0,
-    score: float = 0.0,
-) -> PathRow:
+def _row(trial: Trial, budget: Budget, **change: Any) -> PathRow:
+    """The trial as it stands, and the change that led to it."""
     return {
-        "step": step,
-        "site": site,
-        "from_bits": old,
-        "to_bits": None if site is None else trial.bits[site],
+        "step": 0,
+        "site": None,
+        "from_bits": None,
+        "to_bits": None,
         "loss": trial.loss,
-        "increase": increase,
-        "saved": saved,
-        "score": score,
+        "increase": 0.0,
+        "saved": 0.0,
+        "score": 0.0,
         "evaluations": trial.evaluations,
+        **change,
         **budget.measures(trial.bits),
     }

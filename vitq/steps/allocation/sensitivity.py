@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from vitq.device import CPU_ELEMENTS, at_once
 from vitq.quant.quantizer import Quantizer
-from vitq.quant.site import Site
+from vitq.quant.site import Site, watching
 from vitq.quant.site_table import FP_BITS
 from vitq.steps.allocation.budget import Bits
 from vitq.steps.calibrate import HistogramObserver
@@ -41,8 +41,8 @@ class _WidthsObserver(HistogramObserver):
 def at_width(quantizer: Quantizer, bits: int) -> Quantizer:
     """A quantizer like this one: itself at its own bit-width, else an unfitted one.
 
-    Ranges of each image need the whole network to run, image by image; segments run alone here. In their place stand
-    ranges for all images: at the quantizer's own width those that the images' start from, else fitted ones.
+    Ranges of each image need the whole network to run, image by image; segments run alone here. Ranges for all images
+    are used instead: at the quantizer's own width those that the images' start from, else fitted ones.
     """
     static = quantizer.static()
     return static if bits == static.bits else static.unfitted(bits=bits)
@@ -63,23 +63,15 @@ def menu(work: Workspace, sites: Sequence[Site], widths: Sequence[int]) -> Menu:
             for quantizer in made[site.name].values():
                 if not quantizer.fitted:
                     quantizer.fit_tensor(work.model.layer(site).weight)
-    before = [site for site in work.model.sites.values() if site.on]
-    work.model.switch(before, on=False)
     inputs: Stream = ImageStream(work)
     observer, segments = _WidthsObserver(), work.model.structure.segments
-    try:
+    with work.model.switched_off():
         for segment in work.progress.over(segments, "fit widths", len(segments)):
             here = [site for site in sites if not site.is_weight and segment.holds(site.owner)]
+            with watching(here, observer):
+                inputs = through(segment.forward, inputs, work)
             for site in here:
-                site.observer = observer
-            inputs = through(segment.forward, inputs, work)
-            for site in here:
-                site.observer = None
                 made[site.name] = observer.fit_widths(site, widths)
-    finally:
-        for site in sites:
-            site.observer = None
-        work.model.switch(before, on=True)
     return made
 
 
@@ -116,7 +108,7 @@ class Trial:
     def __init__(self, work: Workspace, choices: Menu, images: int):
         self._work, self._menu = work, choices
         self._segments = work.model.structure.segments
-        self._place = {name: self._segment_of(name) for name in choices}
+        self._index = {name: self._segment_of(name) for name in choices}
         self._last: _Look | None = None
         chosen = self._images(images)
         batches, self._labels = [batch for batch, _ in chosen], [labels for _, labels in chosen]
@@ -147,7 +139,7 @@ class Trial:
         """What the model would score if these sites had these widths and everything else stayed."""
         for name, width in changes.items():
             self._set(name, width)
-        score, _ = self._run(min(self._place[name] for name in changes))
+        score, _ = self._run(min(self._index[name] for name in changes))
         for name in changes:
             self._set(name, self.bits[name])
         return score
@@ -160,13 +152,13 @@ class Trial:
         self._set(name, width)
         self.bits[name] = width
         self.loss = last.loss
-        self._inputs = [*self._inputs[: self._place[name] + 1], *last.later]
+        self._inputs = [*self._inputs[: self._index[name] + 1], *last.later]
         self._last = None
         return self.loss
 
     def _look(self, name: str, width: int) -> _Look:
         self._set(name, width)
-        score, later = self._run(self._place[name])
+        score, later = self._run(self._index[name])
         self._set(name, self.bits[name])
         return _Look(name, width, score.kl, later)
 
@@ -225,14 +217,12 @@ def table(trial: Trial, names: Sequence[str], widths: Sequence[int], work: Works
     losses of sites whose errors are independent add up.
     """
     alone: dict[str, dict[int, float]] = {}
-    others = [site for site in work.model.sites.values() if site.on and site.name not in names]
-    work.model.switch(others, on=False)
-    trial.start(dict.fromkeys(names, FP_BITS))
-    work.progress.stage("sensitivity", len(names) * len(widths))
-    for name in names:
-        alone[name] = {}
-        for width in widths:
-            alone[name][width] = trial.look(name, width)
-            work.progress.advance(1, name)
-    work.model.switch(others, on=True)
+    with work.model.switched_off(site for site in work.model.sites.values() if site.name not in names):
+        trial.start(dict.fromkeys(names, FP_BITS))
+        work.progress.stage("sensitivity", len(names) * len(widths))
+        for name in names:
+            alone[name] = {}
+            for width in widths:
+                alone[name][width] = trial.look(name, width)
+                work.progress.advance(1, name)
     return alone

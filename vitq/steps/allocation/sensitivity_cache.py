@@ -1,4 +1,4 @@
-"""Sensitivities that were measured before: kept in the cache, found by all that they depend on."""
+"""Sensitivities that were measured before: kept in the cache under all that they depend on."""
 
 from __future__ import annotations
 
@@ -63,9 +63,6 @@ class Known:
     def _read(self) -> dict[str, dict[str, float]]:
         try:
             known = json.loads(self.path.read_bytes())
-        except FileNotFoundError:
-            return {}
-        except ValueError:
-            # A damaged cache entry is not a record: it is computed and written anew.
+        except (FileNotFoundError, ValueError):  # a damaged entry of the cache is computed and written anew
             return {}
         return known if isinstance(known, dict) else {}

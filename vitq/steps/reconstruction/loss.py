@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from vitq.errors import Problem
 from vitq.registry import Registry
 from vitq.steps.reconstruction.fisher import diagonal, rank_one
 
@@ -16,12 +17,12 @@ Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 LOSSES: Registry[Loss] = Registry("loss", "vitq.steps.reconstruction", "vitq.methods")
 # Losses that weigh with the task's gradient at the segment's output (fisher.py).
 FISHER = ("fisher_diag", "hessian")
-_FISHER_NEEDS = f"losses {', '.join(FISHER)} need the task's gradient at the segment's output"
+_FISHER_NEEDS = Problem(f"losses {', '.join(FISHER)} need the task's gradient at the segment's output", "gradient")
 
 
 @LOSSES.register("mse")
 def mse(output: Tensor, target: Tensor, gradient: Tensor | None = None) -> Tensor:
-    """Squared error summed over tokens (rows and columns for Swin; classes at the head) and averaged over the rest.
+    """Squared error summed over tokens (rows and columns for Swin; classes at the head) and averaged over the others.
 
     I&S-ViT's and BRECQ's reduction. Adam hardly minds the constant, but weight decay and the rounding loss do.
     """
@@ -55,7 +56,8 @@ def token_channel(output: Tensor, target: Tensor, weight: Tensor | None = None) 
 
     Raises ValueError without the weight (`weights_of`).
     """
-    given = _given(weight, "token_channel needs the weights of the whole batch, see weights_of")
+    text = "token_channel needs the weights of the whole batch, see weights_of"
+    given = _given(weight, Problem(text, "weight"))
     return _reduced((output - target).square() * given)
 
 
@@ -84,7 +86,7 @@ def _averaged(target: Tensor) -> int:
     return target.shape[-1] if target.ndim > 2 else 1
 
 
-def _given(weight: Tensor | None, needed: str) -> Tensor:
+def _given(weight: Tensor | None, needed: Problem) -> Tensor:
     if weight is None:
         raise ValueError(needed)
     return weight

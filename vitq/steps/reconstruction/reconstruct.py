@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from vitq.config import RunConfig
@@ -23,7 +24,7 @@ from vitq.steps.reconstruction.learn import Learnt, learnable
 from vitq.steps.reconstruction.loss import FISHER, LOSSES, weights_of
 from vitq.steps.reconstruction.qdrop import Dropping
 from vitq.steps.reconstruction.schedule import anneal, schedule_of
-from vitq.steps.step import Network, Step, Workspace, register_step
+from vitq.steps.step import Count, Network, NotNegative, Share, Step, Workspace, register_step
 from vitq.steps.stream import ImageStream, Stream, taught, through
 from vitq.steps.value_stream import ValueStream
 
@@ -68,20 +69,20 @@ class Reconstruct(Step):
     quantize: tuple[Group, ...] = ("weights", "activations")
     learn: tuple[Part, ...] = ("weights", "bias")
     input: Literal["fp", "quantized", "qdrop"] = "quantized"
-    drop: float = 0.5
+    drop: Share = 0.5
     drop_at: Literal["everywhere", "input"] = "everywhere"
     loss: str = "mse"
     weigh_by: Literal["targets", "inputs"] = "targets"
-    iterations: int = 1000
-    batch_size: int = 64
-    lr: float = 4e-5
-    lr_scales: float = 4e-5
+    iterations: Count = 1000
+    batch_size: Count = 64
+    lr: NotNegative = 4e-5
+    lr_scales: NotNegative = 4e-5
     lr_zero_points: float | None = None
-    lr_rounding: float = 1e-3
-    rounding_weight: float = 0.01
+    lr_rounding: NotNegative = 1e-3
+    rounding_weight: NotNegative = 0.01
     annealing: Literal["cosine", "linear"] = "cosine"
     schedule: Literal["cosine", "constant"] = "cosine"
-    warmup: float = 0.0
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     autocast: Literal["none", "bf16"] = "none"
     micro_batch: int | None = None
     compile: Literal["auto", "on", "off"] = "auto"
@@ -98,22 +99,10 @@ class Reconstruct(Step):
             valid = [loss for loss in LOSSES if loss not in FISHER]
             text = f"loss={self.loss}: gradients of a detector's task are not taken yet; valid: {', '.join(valid)}"
             problems.append(Problem(text, "loss", self.loss, valid))
-        if self.count(config) < 1 or self.batch_size < 1:
-            text = f"iterations={self.count(config)}, batch_size={self.batch_size}; both must be at least 1"
-            wrong = ("batch_size", self.batch_size) if self.batch_size < 1 else ("iterations", self.count(config))
-            problems.append(Problem(text, *wrong))
         if self.micro_batch is not None and self.micro_batch < 1:
             problems.append(bad("micro_batch", self.micro_batch, "a number of images, at least 1, or null"))
-        if not 0 <= self.drop <= 1:
-            problems.append(bad("drop", self.drop, "a probability between 0 and 1 is needed"))
-        if not 0 <= self.warmup < 1:
-            problems.append(bad("warmup", self.warmup, "a share of the iterations is needed, 0 ≤ warmup < 1"))
-        rates = {name: getattr(self, name) for name in ("lr", "lr_scales", "lr_zero_points", "lr_rounding")}
-        problems += [
-            bad(name, rate, "a learning rate is not negative") for name, rate in rates.items() if (rate or 0) < 0
-        ]
-        if self.rounding_weight < 0:
-            problems.append(bad("rounding_weight", self.rounding_weight, "zero or more: it pulls roundings to 0 or 1"))
+        if self.lr_zero_points is not None and self.lr_zero_points < 0:
+            problems.append(bad("lr_zero_points", self.lr_zero_points, "a learning rate is not negative"))
         if not self.learn or not self.quantize:
             text = "learn and quantize name at least one part each; leave the step out, or enabled=false"
             problems.append(Problem(text, "learn" if not self.learn else "quantize", ()))
@@ -123,7 +112,7 @@ class Reconstruct(Step):
         if "zero_points" in self.learn and self.lr_zero_points is None:
             text = (
                 "learn names zero_points, lr_zero_points is missing: they are whole codes and want a rate of their "
-                f"own, e.g. lr_zero_points={2 / max(1, self.count(config)):.2g}, which lets them travel about one code"
+                f"own, e.g. lr_zero_points={2 / self.count(config):.2g}, which lets them travel about one code"
             )
             problems.append(Problem(text, "lr_zero_points"))
         on_weights = {"rounding", "weight_scales"} & set(self.learn)
@@ -236,49 +225,26 @@ def learn_segment(step: Reconstruct, work: Workspace, task: SegmentTask) -> Tens
             work.progress.advance(iterations, segment.name)
             return torch.zeros(0)
         optimizer = learnt.optimizer(step.lr, step.lr_scales, step.lr_zero_points, step.lr_rounding)
-        schedule = schedule_of(step, optimizer, iterations)
+        schedule = schedule_of(optimizer, iterations, step.warmup, step.schedule)
         dropping = None
         if step.input == "qdrop" and step.drop_at == "everywhere":
             dropping = stack.enter_context(Dropping(task.sites, step.drop, work.device, seed))
-        loss_of, losses = LOSSES[step.loss], []
+        losses = []
         one_by_one = isinstance(task.target, ValueStream)
-        forward = None if one_by_one else _forward(step, segment, task.exact, iterations)
+        forward = segment.forward if one_by_one else _forward(step, segment, task.exact, iterations)
+        cast = partial(torch.autocast, work.device.type, dtype=torch.bfloat16, enabled=step.autocast == "bf16")
         for number, chosen in enumerate(batches(len(task.target), step.batch_size, iterations, generator)):
-            if forward is None:
-                optimizer.zero_grad(set_to_none=True)
-                images = (_image(step, task, index, masks) for index in chosen.split(1))
-                cast = partial(_autocast, step, work.device)
-                loss = backward(segment, images, len(chosen), step.loss, step.weigh_by, dropping, cast)
-                _settle(step, learnt, loss, number / iterations)
-                optimizer.step()
-                schedule.step()
-                losses.append(loss)
-                work.progress.advance(1, segment.name)
-                continue
-            inputs, wanted = task.noisy.select(chosen), task.target.select(chosen)
-            if step.input == "qdrop":
-                keep = torch.rand(inputs.shape, generator=masks, device=inputs.device) < step.drop
-                inputs = torch.where(keep, task.exact.select(chosen), inputs)
-            if dropping:
-                dropping.draw(segment.forward, inputs)
-            if task.gradient is not None:
-                given: Tensor | None = task.gradient.select(chosen)
-            else:
-                given = weights_of(step.loss, inputs, wanted, step.weigh_by)
             optimizer.zero_grad(set_to_none=True)
-            loss = torch.zeros((), device=work.device)
-            size = step.micro_batch or at_once(inputs, CPU_ELEMENTS)
-            for first in range(0, len(inputs), size):
-                here = slice(first, first + size)
-                if dropping:
-                    dropping.show(first, size)
-                with _autocast(step, work.device):
-                    output = forward(inputs[here])
-                share = loss_of(output.float(), wanted[here], None if given is None else given[here])
-                share = share * (len(output) / len(inputs))
-                share.backward()
-                loss += share.detach()
-            _settle(step, learnt, loss, number / iterations)
+            if one_by_one:
+                images = (_image(step, task, index, masks) for index in chosen.split(1))
+                loss = backward(segment, images, len(chosen), step.loss, step.weigh_by, dropping, cast)
+            else:
+                loss = _backward(step, task, forward, chosen, masks, dropping, cast)
+            beta = anneal(number / iterations, step.annealing)
+            if learnt.roundings and beta is not None:
+                penalty = step.rounding_weight * torch.stack([r.regularizer(beta) for r in learnt.roundings]).sum()
+                penalty.backward()
+                loss += penalty.detach()
             optimizer.step()
             schedule.step()
             losses.append(loss)
@@ -286,13 +252,39 @@ def learn_segment(step: Reconstruct, work: Workspace, task: SegmentTask) -> Tens
     return torch.stack(losses).cpu()
 
 
-def _settle(step: Reconstruct, learnt: Learnt, loss: Tensor, share: float) -> None:
-    """Add what keeps roundings from staying undecided, after a share of the iterations, and its gradients."""
-    beta = anneal(share, step.annealing)
-    if learnt.roundings and beta is not None:
-        penalty = step.rounding_weight * torch.stack([r.regularizer(beta) for r in learnt.roundings]).sum()
-        penalty.backward()
-        loss += penalty.detach()
+def _backward(
+    step: Reconstruct,
+    task: SegmentTask,
+    forward: Callable[[Tensor], Tensor],
+    chosen: Tensor,
+    masks: torch.Generator,
+    dropping: Dropping | None,
+    cast: Callable[[], AbstractContextManager[object]],
+) -> Tensor:
+    """Loss of the images at some positions, int64 (B,), its gradients added up."""
+    inputs, wanted = task.noisy.select(chosen), task.target.select(chosen)
+    if step.input == "qdrop":
+        keep = torch.rand(inputs.shape, generator=masks, device=inputs.device) < step.drop
+        inputs = torch.where(keep, task.exact.select(chosen), inputs)
+    if dropping:
+        dropping.draw(task.segment.forward, inputs)
+    if task.gradient is not None:
+        given: Tensor | None = task.gradient.select(chosen)
+    else:
+        given = weights_of(step.loss, inputs, wanted, step.weigh_by)
+    loss = torch.zeros((), device=inputs.device)
+    size = step.micro_batch or at_once(inputs, CPU_ELEMENTS)
+    for first in range(0, len(inputs), size):
+        here = slice(first, first + size)
+        if dropping:
+            dropping.show(first, size)
+        with cast():
+            output = forward(inputs[here])
+        share = LOSSES[step.loss](output.float(), wanted[here], None if given is None else given[here])
+        share = share * (len(output) / len(inputs))
+        share.backward()
+        loss += share.detach()
+    return loss
 
 
 def _image(step: Reconstruct, task: SegmentTask, index: Tensor, masks: torch.Generator) -> tuple[Any, Any]:
@@ -313,9 +305,3 @@ def batches(count: int, size: int, iterations: int, generator: torch.Generator) 
     """`iterations` batches of min(size, count) positions, each drawn without replacement."""
     for _ in range(iterations):
         yield torch.randperm(count, generator=generator)[:size]
-
-
-def _autocast(step: Reconstruct, device: torch.device) -> AbstractContextManager[object]:
-    if step.autocast == "none":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)

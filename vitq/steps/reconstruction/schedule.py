@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 import torch
 
 
-class Schedule(Protocol):
-    """What a step says of its learning rates. warmup: share of the iterations; schedule: `cosine` or `constant`."""
-
-    @property
-    def warmup(self) -> float: ...
-
-    @property
-    def schedule(self) -> str: ...
-
-
-def schedule_of(step: Schedule, optimizer: torch.optim.Optimizer, iterations: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """The rates of all parameter groups; those marked `constant` keep theirs."""
+def schedule_of(
+    optimizer: torch.optim.Optimizer, iterations: int, warmup: float, along: str
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """The rates of all parameter groups; those marked `constant` keep theirs. See `rate`."""
     factors = [
-        (lambda _: 1.0) if group["constant"] else (lambda i: rate(step, i, iterations))
+        (lambda _: 1.0) if group["constant"] else (lambda i: rate(i, iterations, warmup, along))
         for group in optimizer.param_groups
     ]
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
 
 
-def rate(step: Schedule, iteration: int, iterations: int) -> float:
-    """Factor of the learning rate: linear warmup, then constant or cosine to zero."""
-    begin = step.warmup * iterations
+def rate(iteration: int, iterations: int, warmup: float, along: str) -> float:
+    """Factor of the learning rate: linear warmup over a share of the iterations, then `constant` or `cosine` to 0."""
+    begin = warmup * iterations
     if iteration < begin:
         return (iteration + 1) / (begin + 1)
-    if step.schedule == "constant":
+    if along == "constant":
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * (iteration - begin) / max(1.0, iterations - begin)))
 

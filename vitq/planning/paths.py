@@ -15,7 +15,7 @@ from vitq.planning.engine import engine
 from vitq.store import Run, RunDir
 
 # What a signature knows by content; `model.name` for `local-dir:` alone.
-PLACES = ("data.root", "data.class_map", "data.labels", "model.checkpoint", "model.name")
+PATHS = ("data.root", "data.class_map", "data.labels", "model.checkpoint", "model.name")
 
 
 def absolute(config: RunConfig) -> RunConfig:
@@ -34,53 +34,47 @@ def absolute(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, data=data, model=model)
 
 
-def is_place(word: str) -> bool:
+def is_path(override: str) -> bool:
     """Whether an override moves images or weights: `data.root=…`, `model.checkpoint=…`."""
-    return _key(word) in PLACES
+    return _key(override) in PATHS
 
 
-def _key(word: str) -> str:
-    return word.lstrip("+").partition("=")[0]
+def _key(override: str) -> str:
+    return override.lstrip("+").partition("=")[0]
 
 
-def move(run_dir: RunDir, words: Sequence[str]) -> None:
-    """Give a stored run the new places of its images and weights, after a look whether they are the same.
+def move(run_dir: RunDir, overrides: Sequence[str]) -> None:
+    """Give a stored run the new paths of its images and weights, after checking that these are the same.
 
-    words: `data.root=PATH` and so on. Raises ConfigError for other keys, and where the content is another one.
+    overrides: `data.root=PATH` and so on. Raises ConfigError for other keys, and where the content is another one.
     """
-    if not words:
+    if not overrides:
         return
-    valid = ", ".join(PLACES)
-    problems = [
-        Problem(f"{word}: a stored run stays what it is; valid: {valid}", _key(word), word, PLACES)
-        for word in words
-        if not is_place(word)
-    ]
-    if problems:
-        raise ConfigError(problems)
+    if foreign := [override for override in overrides if not is_path(override)]:
+        why = f"a stored run stays what it is; valid: {', '.join(PATHS)}"
+        raise ConfigError(Problem(f"{override}: {why}", _key(override), override, PATHS) for override in foreign)
     stored = Run(run_dir).config
-    config = absolute(_with(stored, words))
-    asked = engine()
+    config = absolute(_with(stored, overrides))
+    sections = {_key(override).partition(".")[0] for override in overrides}
     try:
-        model = asked.identify(config.model) if any(_key(word).startswith("model.") for word in words) else config.model
-        # Decoded images of the cache are enough for most: where no place of theirs is given, none is asked for.
-        data = any(_key(word).startswith("data.") for word in words)
-        fingerprint = asked.describe(config).fingerprint if data else config.data.fingerprint
+        model = engine().identify(config.model) if "model" in sections else config.model
+        # Decoded images of the cache are enough for most: where no path of theirs is given, none is asked for.
+        fingerprint = engine().describe(config).fingerprint if "data" in sections else config.data.fingerprint
     except (ModelError, DataError) as error:
         raise ConfigError(error.problems) from error
-    found = dataclasses.replace(config, model=model, data=dataclasses.replace(config.data, fingerprint=fingerprint))
-    if signature(found) != run_dir.signature:
+    moved = dataclasses.replace(config, model=model, data=dataclasses.replace(config.data, fingerprint=fingerprint))
+    if signature(moved) != run_dir.signature:
         other = "weights" if model.weights != stored.model.weights else "images or labels"
-        said = " ".join(words)
-        text = f"{said}: other {other} than those of run {run_dir.signature}; give the place of the same"
-        raise ConfigError([Problem(text, _key(words[0]), said)])
+        given = " ".join(overrides)
+        text = f"{given}: other {other} than those of run {run_dir.signature}; give the path of the same"
+        raise ConfigError([Problem(text, _key(overrides[0]), given)])
     run_dir.write_config(config.to_dict())
 
 
-def _with(config: RunConfig, words: Sequence[str]) -> RunConfig:
+def _with(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     new: dict[str, dict[str, Any]] = {"data": {}, "model": {}}
-    for word in words:
-        key, _, value = word.lstrip("+").partition("=")
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
         section, _, name = key.partition(".")
         new[section][name] = None if value in ("", "null") else value.strip("'\"")
     data, model = dataclasses.replace(config.data, **new["data"]), dataclasses.replace(config.model, **new["model"])
@@ -90,14 +84,14 @@ def _with(config: RunConfig, words: Sequence[str]) -> RunConfig:
 def renew(run_dir: RunDir, config: RunConfig) -> None:
     """Let a finished run's stored config say where its images and weights lie today: `config` has its signature.
 
-    Only a place that is gone from here is replaced, so that two users of one store leave each other's alone.
+    Only a path that no longer exists here is replaced, so that two users of one store leave each other's alone.
     """
     if not run_dir.config_path.exists():
         return
     stored, plain = run_dir.read_config(), config.to_dict()
     changed = False
-    for place in PLACES:
-        section, _, name = place.partition(".")
+    for key in PATHS:
+        section, _, name = key.partition(".")
         before, now = stored.get(section, {}).get(name), plain[section].get(name)
         if before is not None and now is not None and before != now and not _is_here(before):
             stored[section][name], changed = now, True
@@ -106,5 +100,5 @@ def renew(run_dir: RunDir, config: RunConfig) -> None:
             run_dir.write_config(stored)
 
 
-def _is_here(place: str) -> bool:
-    return Path(place.removeprefix(LOCAL_DIR)).expanduser().exists()
+def _is_here(path: str) -> bool:
+    return Path(path.removeprefix(LOCAL_DIR)).expanduser().exists()

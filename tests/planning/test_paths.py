@@ -14,7 +14,7 @@ from vitq.cli import main
 from vitq.config import ModelConfig, RunConfig, signature
 from vitq.errors import ConfigError, StoreError
 from vitq.job import provenance
-from vitq.planning import compose, places, planner
+from vitq.planning import compose, paths, planner
 from vitq.planning.plan import Plan
 from vitq.store import RunDir, Store
 from vitq.store.claim import Claim
@@ -46,13 +46,13 @@ def stored(engine: FakeEngine, tmp_path: Path) -> RunDir:
     return Store("runs").run(found)
 
 
-def test_a_stored_run_gets_new_places(stored: RunDir, tmp_path: Path) -> None:
+def test_a_stored_run_gets_new_paths(stored: RunDir, tmp_path: Path) -> None:
     assert lies(stored) == (str(tmp_path / "a"), str(tmp_path / "a.pth"))
     (tmp_path / "a").rename(tmp_path / "b")
-    places.move(stored, ["data.root=b", "+model.checkpoint='a.pth'"])
+    paths.move(stored, ["data.root=b", "+model.checkpoint='a.pth'"])
     assert lies(stored) == (str(tmp_path / "b"), str(tmp_path / "a.pth"))
     before = stored.read_config()
-    places.move(stored, [])
+    paths.move(stored, [])
     assert stored.read_config() == before
 
 
@@ -62,7 +62,7 @@ def test_a_stored_run_gets_new_places(stored: RunDir, tmp_path: Path) -> None:
 def test_what_is_no_place_of_it(stored: RunDir, word: str, key: str, value: str) -> None:
     before = stored.read_config()
     with refuses(ConfigError, key=key, value=value):
-        places.move(stored, [word])
+        paths.move(stored, [word])
     assert stored.read_config() == before
 
 
@@ -73,11 +73,11 @@ def test_other_weights_are_refused(stored: RunDir, engine: FakeEngine, monkeypat
     monkeypatch.setattr(engine, "identify", other)
     before = stored.read_config()
     with refuses(ConfigError, key="model.checkpoint", value="model.checkpoint=b.pth"):
-        places.move(stored, ["model.checkpoint=b.pth"])
+        paths.move(stored, ["model.checkpoint=b.pth"])
     assert stored.read_config() == before
 
 
-def test_a_plan_notes_places_where_the_old_ones_are_gone(stored: RunDir, tmp_path: Path) -> None:
+def test_a_plan_notes_paths_where_the_old_ones_are_gone(stored: RunDir, tmp_path: Path) -> None:
     (tmp_path / "a").rename(tmp_path / "b")
     (tmp_path / "b.pth").write_bytes(b"")
     plan = make("data.root=b", "model.checkpoint=b.pth")
