@@ -140,7 +140,11 @@ def _print_run(plan: Plan, console: Console) -> None:
     result = run_dir.read_result()
     if result is None:
         return
-    scores = f"top-1 {result.metrics.top1} %, drop {result.metrics.drop} points"
+    from vitq.store.records import DetectionMetrics
+
+    metrics = result.metrics
+    words = f"top-1 {metrics.top1} %, drop {metrics.drop} points"
+    scores = metrics.words if isinstance(metrics, DetectionMetrics) else words
     size, seconds = f"{result.size.quantized_bytes / 1e6:.2f} MB", f"{result.timings.total:.1f} s"
     _print(console, f"{run.label}: {scores}, {size}, {seconds}\nrecord   {run_dir.path}")
     _print_tracker(plan, console)

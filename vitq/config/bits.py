@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
@@ -32,6 +32,7 @@ class BitsConfig:
     or 8). Then, each beating the ones before it: kinds, exceptions by kind (`probs: 8`); first_last, the weights of
     patch embedding and head and the input of the head (None: as all others); sites, exceptions by site name or
     fnmatch pattern (`blocks.0.*.weight: 8`), of which the last match wins.
+    scope: what of a detector is quantized at all: `all` of it, or the `backbone`, its transformer, alone.
     """
 
     weight: Bits = 8
@@ -40,6 +41,7 @@ class BitsConfig:
     image: Bits = "fp"
     kinds: dict[str, Bits] = field(default_factory=dict)
     sites: dict[str, Bits] = field(default_factory=dict)
+    scope: Literal["all", "backbone"] = "all"
 
     def applies(self, kind: str) -> bool:
         """Whether a bit-width applies to some site of this kind."""
@@ -51,7 +53,7 @@ class BitsConfig:
     def label(self) -> str:
         """`W4A4`, `W8A8`, `FP` …, with `*` where exceptions exist."""
         full = self.weight == "fp" and self.activation == "fp"
-        exceptions = bool(self.kinds or self.sites)
+        exceptions = bool(self.kinds or self.sites or self.scope != "all")
         if full and not exceptions and self.first_last in (None, "fp") and self.image == "fp":
             return "FP"
         name = {"fp": "32"}

@@ -38,6 +38,8 @@ class ModelConfig:
     weights: sha256 of the checkpoint's content, commit of a hub model; filled in by the plan, part of the identity.
     train: recipe of an embedded model that vitq trains itself.
     input_size: side of the images, or [height, width]. `kwargs.in_chans=1` is a model of gray images.
+    short_side, long_side: of a detector's images: the short side gets this length unless the long one would become
+        longer than this; None: images keep their size. input_size is then the size for which costs are counted.
     fp_top1: published full-precision top-1 in percent, for reference beside the measured one.
     """
 
@@ -54,6 +56,8 @@ class ModelConfig:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     fp_top1: float | None = None
+    short_side: _Side | None = None
+    long_side: _Side | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

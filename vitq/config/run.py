@@ -77,6 +77,7 @@ def _device(name: str) -> str:
 class RunConfig:
     """A resolved config. Build it with `RunConfig.parse`, which reports every problem at once.
 
+    task: what the model is for, which says how it is scored (vitq.tasks).
     keep_model: the run's folder keeps the quantized model as a packed checkpoint, so that exporting it repeats nothing.
     Volatile.
     """
@@ -94,6 +95,7 @@ class RunConfig:
     runs_dir: str = "runs"
     cache_dir: str = "~/.cache/vitq"
     keep_model: bool = False
+    task: Literal["classification", "detection", "segmentation"] = "classification"
 
     @staticmethod
     def parse(raw: dict[str, Any]) -> tuple[RunConfig | None, list[Problem]]:
@@ -115,13 +117,16 @@ class RunConfig:
             for key, default in keys.items():
                 if plain[section][key] == default:
                     del plain[section][key]
+        if self.task == "classification":
+            del plain["task"]
         return plain
 
 
 # Keys that came after 0.1.0. They are left out where they have their default, so that a config that does not use them
 # is stored, and signed, as it was before.
 LATER: dict[str, dict[str, Any]] = {
-    "model": {"checkpoint_key": None},
+    "model": {"checkpoint_key": None, "short_side": None, "long_side": None},
+    "bits": {"scope": "all"},
     "data": {"labels": None, "eval_choice": None, "allow_overlap": False},
 }
 

@@ -165,7 +165,12 @@ def make(console: Console, name: str, total: int) -> Show:
 
 
 def _scores(result: Result) -> str:
-    top1, drop = result.metrics.top1, result.metrics.drop
+    from vitq.store.records import DetectionMetrics
+
+    metrics = result.metrics
+    if isinstance(metrics, DetectionMetrics):
+        return metrics.words
+    top1, drop = metrics.top1, metrics.drop
     # A job that waited in a queue runs the code of the moment when it starts; its result notes both.
     other = any(key.startswith("planned_") for key in result.provenance.code)
     changed = "; the code has changed since it was planned" if other else ""
