@@ -30,20 +30,6 @@ def _swin_digits(**kwargs: Any) -> nn.Module:
     return SwinTransformer(**kwargs)
 
 
-@EMBEDDED.register("mask_rcnn")
-def _mask_rcnn(**kwargs: Any) -> nn.Module:
-    from vitq.models.detection.detector import Detector
-
-    return Detector(**kwargs)
-
-
-@EMBEDDED.register("cascade_mask_rcnn")
-def _cascade_mask_rcnn(**kwargs: Any) -> nn.Module:
-    from vitq.models.detection.detector import Detector
-
-    return Detector(**kwargs, cascade=True)
-
-
 def classes(model: ModelConfig, data: DataConfig) -> int:
     """Number of outputs of the head: `model.kwargs.num_classes` where given, else `data.num_classes`."""
     return int(model.kwargs.get("num_classes", data.num_classes))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vitq.steps.step import Workspace
+from vitq.steps.storage import room
 
 # What a segment gives for a batch: tensors (B, …), or one tuple of tensors for each image.
 Value = tuple[Tensor, ...] | list[tuple[Tensor, ...]]
@@ -47,8 +48,6 @@ class ValueStream:
         """The tensor where `calib.cache` says. Whole numbers (sizes, labels) are small and stay where they are."""
         if not tensor.is_floating_point():
             return tensor
-        from vitq.steps.stream import room
-
         if self._work.config.calib.cache == "disk":
             return room(self._work, tuple(tensor.shape)).copy_(tensor) if tensor.numel() else tensor
         return tensor.to(self._work.device if self._work.config.calib.cache == "device" else "cpu")

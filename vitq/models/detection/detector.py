@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.models.detection.rpn import RPNHead
 
 from vitq.data.padded import Padded
+from vitq.models.build import EMBEDDED
 from vitq.models.detection.anchors import RATIOS, Anchors, Coder
 from vitq.models.detection.backbone import LEVELS, STRIDES, Backbone
 from vitq.models.detection.cascade import CascadeHeads
@@ -120,3 +122,7 @@ def _named(pyramid: tuple[Tensor, ...]) -> dict[str, Tensor]:
 
 def _shapes(sizes: Tensor) -> list[tuple[int, int]]:
     return [(int(height), int(width)) for height, width in sizes.tolist()]
+
+
+EMBEDDED.register("mask_rcnn")(Detector)
+EMBEDDED.register("cascade_mask_rcnn")(partial(Detector, cascade=True))
