@@ -13,6 +13,7 @@ from vitq.config import RunConfig
 from vitq.data.images import ImageSet
 from vitq.engine import fp_outputs
 from vitq.progress import Progress
+from vitq.tasks.task import task_of
 
 
 def test_another_normalization_is_computed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,11 +32,15 @@ def test_another_normalization_is_computed_anew(tmp_path: Path, monkeypatch: pyt
     images = ImageSet(pixels, labels, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "ab" * 32)
     others = dataclasses.replace(images, mean=(0.1, 0.2, 0.3))
     model, cpu = tiny("vit").eval(), torch.device("cpu")
-    first = fp_outputs.reference_logits(config, model, images, cpu, Progress())
-    assert not torch.allclose(fp_outputs.reference_logits(config, model, others, cpu, Progress()), first)
+
+    def logits(chosen: ImageSet) -> torch.Tensor:
+        return fp_outputs.reference_outputs(config, task_of(config), model, chosen, cpu, Progress())["logits"]
+
+    first = logits(images)
+    assert not torch.allclose(logits(others), first)
 
     def fail(*_: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(fp_outputs, "logits", fail)
-    assert torch.equal(fp_outputs.reference_logits(config, model, images, cpu, Progress()), first)
+    monkeypatch.setattr(fp_outputs, "outputs", fail)
+    assert torch.equal(logits(images), first)

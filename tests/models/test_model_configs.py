@@ -10,12 +10,16 @@ import timm
 import yaml
 from pydantic import TypeAdapter
 
+from tests.errors import refuses
 from vitq.config import DataConfig, ModelConfig
+from vitq.errors import ModelError
+from vitq.models.build import shell
 from vitq.models.load import identify
 from vitq.models.pretrained import with_preprocessing
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+DETECTORS = sorted(path.stem for path in (CONF / "model").glob("*rcnn_swin*.yaml"))
+MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml") if path.stem not in DETECTORS)
 
 
 def read(name: str) -> ModelConfig:
@@ -67,7 +71,25 @@ def test_what_is_null_comes_from_the_tag(given: dict[str, Any], filled: dict[str
     assert None not in (model[key] for key in NULL)
 
 
-@pytest.mark.parametrize("name", ["digits", "imagenet"])
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("mask_rcnn_swin_tiny", 47.8), ("mask_rcnn_swin_small", 69.1),
+        ("cascade_mask_rcnn_swin_tiny", 85.6), ("cascade_mask_rcnn_swin_small", 107.0),
+    ],
+)  # fmt: skip
+def test_detector(name: str, millions: float) -> None:
+    """Sizes as the original code's repository tells them, 48, 69, 86 and 107 million parameters."""
+    model = read(name)
+    assert name in DETECTORS
+    with refuses(ModelError, "model.train"):
+        identify(model)
+    network = shell(model, DataConfig("coco", num_classes=80))
+    assert sum(parameter.numel() for parameter in network.parameters()) / 1e6 == pytest.approx(millions, abs=0.06)
+    assert (model.short_side, model.long_side) == (800, 1333)
+
+
+@pytest.mark.parametrize("name", ["digits", "imagenet", "coco", "digit_scenes"])
 def test_data(name: str) -> None:
     data = TypeAdapter(DataConfig).validate_python(yaml.safe_load((CONF / "data" / f"{name}.yaml").read_text()))
     assert data.name == name

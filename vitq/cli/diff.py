@@ -16,8 +16,6 @@ EXAMPLES = """\
   vitq diff 3f09 77ab             config keys, code and versions in which they differ, and their figures side by side
 """
 
-_FIGURES = ("top1", "top5", "fp_top1", "drop", "agreement", "kl", "nll", "n_eval")
-
 
 def parser() -> argparse.ArgumentParser:
     parser = options.parser("diff", "Config, code and figures in which two runs differ.", EXAMPLES)
@@ -56,12 +54,12 @@ def differences(a: Run, b: Run) -> dict[str, dict[str, list[Any]]]:
     results = [run.result if run.is_done else None for run in (a, b)]
     code = [dict(_flat(r.provenance.model_dump(include={"versions", "code"}))) if r else {} for r in results]
     made_by = {**code[0], **code[1]}
-    figures = [r.metrics.model_dump(include=set(_FIGURES)) if r else {} for r in results]
+    figures = [r.metrics.model_dump() if r else {} for r in results]
     return {
         "config": {key: [config.get(key) for config in configs] for key in signed},
         "no_part_of_the_identity": {key: [c.get(key) for c in configs] for key in keys if key not in signed},
         "code": {key: [c.get(key) for c in code] for key in made_by if code[0].get(key) != code[1].get(key)},
-        "figures": {key: [figure.get(key) for figure in figures] for key in _FIGURES if any(figures)},
+        "figures": {key: [figure.get(key) for figure in figures] for key in {**figures[0], **figures[1]}},
     }
 
 

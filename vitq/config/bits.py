@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
@@ -34,6 +34,7 @@ class BitsConfig:
     first_last: of the weights of patch embedding and head and of the input of the head; null: as all others. It beats
         the rule and kinds.
     sites: exceptions by site name or fnmatch pattern (`blocks.0.*.weight: 8`). They beat all, and the last match wins.
+    scope: what of a detector is quantized at all: `all` of it, or the `backbone`, its transformer, alone.
     """
 
     weight: Bits = 8
@@ -42,6 +43,7 @@ class BitsConfig:
     image: Bits = "fp"
     kinds: dict[str, Bits] = field(default_factory=dict)
     sites: dict[str, Bits] = field(default_factory=dict)
+    scope: Literal["all", "backbone"] = "all"
 
     def applies(self, kind: str) -> bool:
         """Whether a bit-width applies to some site of this kind."""
@@ -53,7 +55,7 @@ class BitsConfig:
     def label(self) -> str:
         """`W4A4`, `W8A8`, `FP` …, with `*` where exceptions exist."""
         full = self.weight == "fp" and self.activation == "fp"
-        exceptions = bool(self.kinds or self.sites)
+        exceptions = bool(self.kinds or self.sites or self.scope != "all")
         if full and not exceptions and self.first_last in (None, "fp") and self.image == "fp":
             return "FP"
         name = {"fp": "32"}

@@ -12,8 +12,11 @@ from pydantic.dataclasses import dataclass
 from vitq.config.base import RULES
 from vitq.errors import Problem
 
-# What a site is in the transformer (design.md). `default` in a recipe stands for the kinds it does not name.
-KINDS = ("weight", "post_norm", "query", "key", "probs", "value", "post_gelu", "attn_out", "patch", "head", "other")
+# What a site is in the transformer (design.md). `default` in a recipe stands for the kinds it does not name. `dense`
+# are inputs of a detector's neck and heads.
+KINDS = (
+    "weight", "post_norm", "query", "key", "probs", "value", "post_gelu", "attn_out", "patch", "head", "other", "dense",
+)  # fmt: skip
 # Inputs of LayerNorm and of softmax: sites of a fully quantized model. They exist where a recipe names the kind; the
 # recipe's `default` does not speak for them.
 FULL_KINDS = ("norm_input", "scores")

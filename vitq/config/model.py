@@ -48,6 +48,8 @@ class ModelConfig:
     crop_pct: side of the centre crop, as a part of the shorter side of the resized image.
     interpolation: of resizing: `bicubic`, `bilinear`, `nearest`.
     mean, std: by which images are normalized, per channel, of values between 0 and 1.
+    short_side, long_side: of a detector's images: the short side gets this length unless the long one would become
+        longer than this; None: images keep their size. input_size is then the size for which costs are counted.
     fp_top1: published full-precision top-1 in percent, for reference beside the measured one.
     """
 
@@ -64,6 +66,8 @@ class ModelConfig:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     fp_top1: float | None = None
+    short_side: _Side | None = None
+    long_side: _Side | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -91,6 +91,7 @@ def _device(name: str) -> str:
 class RunConfig:
     """A resolved config. Build it with `RunConfig.parse`, which reports every problem at once.
 
+    task: what the model is for, which says how it is scored (vitq.tasks).
     seed: chooses the calibration images and seeds every random step.
     device: `auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1` and so on. Volatile.
     runs_dir: the run store. Volatile.
@@ -112,6 +113,7 @@ class RunConfig:
     runs_dir: str = "runs"
     cache_dir: str = "~/.cache/vitq"
     keep_model: bool = False
+    task: Literal["classification", "detection", "segmentation"] = "classification"
 
     @staticmethod
     def parse(raw: dict[str, Any]) -> tuple[RunConfig | None, list[Problem]]:
@@ -133,13 +135,16 @@ class RunConfig:
             for key, default in keys.items():
                 if plain[section][key] == default:
                     del plain[section][key]
+        if self.task == "classification":
+            del plain["task"]
         return plain
 
 
 # Keys that came after 0.1.0. They are left out where they have their default, so that a config that does not use them
 # is stored, and signed, as it was before.
 LATER: dict[str, dict[str, Any]] = {
-    "model": {"checkpoint_key": None},
+    "model": {"checkpoint_key": None, "short_side": None, "long_side": None},
+    "bits": {"scope": "all"},
     "data": {"labels": None, "eval_choice": None, "allow_overlap": False},
 }
 

@@ -47,6 +47,7 @@ def canonical(config: RunConfig) -> dict[str, Any]:
     plain = config.to_dict()
     if not config.method.quantizes:
         plain["bits"] = asdict(BitsConfig(weight="fp", activation="fp"))
+        del plain["bits"]["scope"]  # left out where it is the default, as by `to_dict`
         del plain["calib"], plain["seed"]
     for key in VOLATILE:
         *parents, leaf = key.split(".")

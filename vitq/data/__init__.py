@@ -3,6 +3,19 @@
 from vitq.data.check import problems, warnings
 from vitq.data.facts import DataFacts, describe
 from vitq.data.images import Images, ImageSet
-from vitq.data.sets import calibration_set, eval_set
+from vitq.data.ragged import RaggedImages
+from vitq.data.sets import calibration_scenes, calibration_set, eval_set, scored_scenes
 
-__all__ = ["DataFacts", "ImageSet", "Images", "calibration_set", "describe", "eval_set", "problems", "warnings"]
+__all__ = [
+    "DataFacts",
+    "ImageSet",
+    "Images",
+    "RaggedImages",
+    "calibration_scenes",
+    "calibration_set",
+    "describe",
+    "eval_set",
+    "problems",
+    "scored_scenes",
+    "warnings",
+]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from vitq.config import RunConfig
 from vitq.data.facts import describe
+from vitq.data.location import SCENES
 from vitq.data.opening import open_source
 from vitq.data.overlap import overlap
+from vitq.data.scenes import SceneSource
 from vitq.errors import DataError, Problem, shortened, unknown
 
 INTERPOLATIONS = ("bicubic", "bilinear", "box", "hamming", "lanczos", "nearest")
@@ -28,9 +30,14 @@ def problems(config: RunConfig) -> list[Problem]:
         if shared and not data.allow_overlap:
             wrong.append(Problem(shared, "data.calib_split", data.calib_split))
     if facts.num_classes != data.num_classes:
-        action = "set data.num_classes" if data.class_map else "give data.class_map, or set data.num_classes"
+        alone = data.class_map or data.dataset in SCENES
+        action = "set data.num_classes" if alone else "give data.class_map, or set data.num_classes"
         text = f"data.num_classes={data.num_classes}, but the data has {facts.num_classes} classes; {action}"
         wrong.append(Problem(text, "data.num_classes", data.num_classes, [facts.num_classes]))
+    scored = open_source(data, data.eval_split, config.cache_dir)
+    if isinstance(scored, SceneSource) and not scored.objects:
+        text = f"split {data.eval_split!r} (data.eval_split) holds no objects, so that nothing can be scored"
+        wrong.append(Problem(text, "data.eval_split", data.eval_split))
     if data.class_map is None:
         calib, evaluation = (
             open_source(data, split, config.cache_dir) for split in (data.calib_split, data.eval_split)

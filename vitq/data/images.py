@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -23,11 +23,16 @@ class Images(Protocol):
     def mean(self) -> tuple[float, ...]: ...
     @property
     def std(self) -> tuple[float, ...]: ...
+    @property
+    def labels(self) -> Any: ...
 
     def __len__(self) -> int: ...
 
-    def batches(self, batch_size: int, device: str | torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """(float32 normalized (B, C, H, W), int64 (B,)) on `device`, in order; the last batch may be smaller."""
+    def batches(self, batch_size: int, device: str | torch.device) -> Iterator[tuple[Any, torch.Tensor]]:
+        """(float32 normalized (B, C, H, W), int64 (B,)) on `device`, in order; the last batch may be smaller.
+
+        Images of several sizes come as `Padded`.
+        """
 
     def take(self, indices: Sequence[int] | np.ndarray) -> Images:
         """Those at these positions, in that order."""

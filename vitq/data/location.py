@@ -7,17 +7,19 @@ from vitq.errors import DataError, unknown
 
 # The prefixes of timm's `create_dataset`; '' is an image folder (or a .tar of one).
 PREFIXES = ("hfds", "hfids", "tfds", "torch", "wds")
+# Data whose images hold objects: for detectors.
+SCENES = ("coco", "digit_scenes")
 
 
 def form(data: DataConfig) -> str:
-    """How the images are stored: `digits`, `folder`, `tar`, or a prefix of timm's `create_dataset`."""
-    if data.dataset == "digits":
-        return "digits"
+    """How the images are stored: `digits`, `folder`, `tar`, one of SCENES, or a prefix of timm's `create_dataset`."""
+    if data.dataset in ("digits", *SCENES):
+        return data.dataset
     prefix, slash, _ = data.dataset.partition("/")
     if slash and prefix.lower() in PREFIXES:
         return prefix.lower()
     if data.dataset:
-        valid = ["digits", *(f"{p}/<name>" for p in PREFIXES)]
+        valid = ["digits", *SCENES, *(f"{p}/<name>" for p in PREFIXES)]
         action = "Leave it empty for an image folder."
         raise DataError(unknown("data.dataset", data.dataset, valid, action, key="data.dataset"))
     return "tar" if data.root is not None and data.root.endswith(".tar") else "folder"

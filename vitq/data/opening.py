@@ -13,7 +13,9 @@ import numpy as np
 from vitq.config import DataConfig
 from vitq.data import digits, listing
 from vitq.data.class_labels import class_map, labels_of, natural, with_classes
+from vitq.data.coco import open_coco
 from vitq.data.content import file_hash
+from vitq.data.digit_scenes import DigitScenes
 from vitq.data.listing import Listing
 from vitq.data.location import form, root_of
 from vitq.data.source import Source
@@ -32,6 +34,10 @@ def open_source(data: DataConfig, split: str, cache_dir: str | Path | None = Non
     if kind == "digits":
         scans = digits.Digits(split)
         return Source(scans.labels, digits.fingerprint(split), scans.image, classes=digits.NUM_CLASSES)
+    if kind == "digit_scenes":
+        return DigitScenes(split)
+    if kind == "coco":
+        return open_coco(root_of(data), split)
     if kind not in ("folder", "tar"):
         from vitq.data.through_timm import open_with_timm
 

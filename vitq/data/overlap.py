@@ -29,6 +29,9 @@ def overlap(config: RunConfig) -> tuple[str | None, str | None]:
     if form(data) == "digits":
         shared = np.intersect1d(digits.indices(data.calib_split), digits.indices(data.eval_split)).size
         return (_both(config, f"{shared}"), None) if shared else (None, None)
+    if form(data) == "digit_scenes":
+        same = (data.calib_split == "test") == (data.eval_split == "test")
+        return (_both(config, "scenes of the same digits"), None) if same else (None, None)
     calib, evaluation = (open_source(data, split, config.cache_dir) for split in (data.calib_split, data.eval_split))
     if calib is evaluation or data.calib_split == data.eval_split or calib.fingerprint == evaluation.fingerprint:
         return _both(config, "all of them"), None

@@ -16,6 +16,9 @@ from vitq.data.choose import calibration_indices, evaluation_indices
 from vitq.data.decode import decode
 from vitq.data.images import ImageSet
 from vitq.data.opening import open_source
+from vitq.data.ragged import RaggedImages
+from vitq.data.ragged_sets import ragged_set
+from vitq.data.scenes import SceneSource
 from vitq.data.source import Source
 from vitq.errors import DataError
 from vitq.progress import Progress
@@ -45,6 +48,46 @@ def eval_set(config: RunConfig, progress: Progress) -> ImageSet:
     spread = data.eval_limit is not None and data.eval_choice == "spread"
     order = _Order(data.eval_split, {"spread" if spread else "first": data.eval_limit})
     return _image_set(config.model, data, order, config.cache_dir, progress, _planned(data, 1))
+
+
+def scored_scenes(config: RunConfig, progress: Progress) -> RaggedImages:
+    """`eval_set` of data whose images hold objects."""
+    choice = {"first": config.data.eval_limit}
+    return _scenes(config.model, config.data, config.data.eval_split, choice, config.cache_dir, progress, 1)
+
+
+def scenes_of(
+    model: ModelConfig, data: DataConfig, split: str, cache_dir: str | Path, progress: Progress
+) -> RaggedImages:
+    """`split_set` of data whose images hold objects."""
+    return _scenes(model, data, split, {"first": None}, cache_dir, progress, None)
+
+
+def _scenes(
+    model: ModelConfig,
+    data: DataConfig,
+    split: str,
+    choice: dict[str, Any],
+    cache_dir: str | Path,
+    progress: Progress,
+    planned: int | None,
+) -> RaggedImages:
+    def source() -> SceneSource:
+        found = open_source(data, split, cache_dir)
+        assert isinstance(found, SceneSource)
+        return found
+
+    content = (None if planned is None else _planned(data, planned)) or source().fingerprint
+    return ragged_set(
+        model, data, split, content, choice, source, lambda s: _indices(s, _Order(split, choice)), cache_dir, progress
+    )
+
+
+def calibration_scenes(config: RunConfig, progress: Progress) -> RaggedImages:
+    """`calibration_set` of data whose images hold objects."""
+    calib = config.calib
+    choice = {"size": calib.size, "seed": config.seed, "balanced": calib.balanced}
+    return _scenes(config.model, config.data, config.data.calib_split, choice, config.cache_dir, progress, 0)
 
 
 def calibration_set(config: RunConfig, progress: Progress) -> ImageSet:

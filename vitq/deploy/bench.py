@@ -104,6 +104,9 @@ def bench(
     images and original weights lie. recorded: (N,) classes that the run predicted; agreement with them in percent.
     Raises VitqError.
     """
+    if config.task != "classification":
+        text = f"bench: a run of task={config.task} has no integer graph yet; `vitq bench` compares classifiers"
+        raise DeployError(text, "task", config.task, ["classification"])
     images = data.eval_set(config, progress)
     float_model = load_model(config.model, config.data, config.cache_dir, progress).eval()
     with tempfile.TemporaryDirectory() as folder:

@@ -8,6 +8,7 @@ from typing import Any
 
 from vitq.deploy.onnx.export_onnx import Written, save_onnx
 from vitq.deploy.packed.packed import Packed
+from vitq.errors import DeployError
 
 
 def export(packed: Packed, form: str, path: Path, int4: bool = True) -> dict[str, Any]:
@@ -17,6 +18,9 @@ def export(packed: Packed, form: str, path: Path, int4: bool = True) -> dict[str
     int8, and why the others are not; for ONNX how many weights are in four bits, and why the others are in eight.
     Raises DeployError.
     """
+    if packed.model.structure.body:
+        text = f"--format {form}: detectors have no integer graph yet; they are packed (--format packed)"
+        raise DeployError(text, "--format", form, ["packed"])
     path.parent.mkdir(parents=True, exist_ok=True)
     written = save_onnx(packed, path, int4) if form == "onnx" else _save_openvino(packed, path)
     weights = {"int4_weights": len(written.int4), "int8_weights": written.int8} if written.int4 else {}

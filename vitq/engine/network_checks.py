@@ -85,6 +85,8 @@ def _refusal(config: RunConfig, network: nn.Module, device: str) -> Problem | No
         reason = first_line(error, "no message")
         text = f"{about} refuses an image of shape {tuple(image.shape)} ({reason}); change one of these"
         return Problem(text, "model.kwargs", config.model.kwargs)
+    if not isinstance(out, torch.Tensor):  # of a detector, whose outputs are its own
+        return None
     wanted = (1, classes(config.model, config.data))
     if out.shape != wanted:
         text = f"{about} has an output of shape {tuple(out.shape)}, {wanted} is needed: one number for each class"

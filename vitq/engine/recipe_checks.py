@@ -12,16 +12,17 @@ from vitq.quant.model import configured
 from vitq.quant.quantizer import QUANTIZERS
 from vitq.steps import STEPS, Step
 from vitq.steps.step import parse_step
+from vitq.tasks.task import task_of
 
 # Kinds whose tensors have a dimension of heads, and kinds whose tensors have none of tokens.
 _WITH_HEADS = ("query", "key", "probs", "value", "scores")
-_WITHOUT_TOKENS = ("weight", "patch", "head")
+_WITHOUT_TOKENS = ("weight", "patch", "head", "dense")
 _STEP_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
 def problems(config: RunConfig) -> list[Problem]:
     """Everything wrong with method and bits, one line each; [] where the recipe can be built."""
-    return [*_kinds(config), *_steps(config), *_kept(config)]
+    return [*task_of(config).problems(config), *_kinds(config), *_steps(config), *_kept(config)]
 
 
 def _kinds(config: RunConfig) -> Iterator[Problem]:
@@ -34,10 +35,15 @@ def _kinds(config: RunConfig) -> Iterator[Problem]:
     for kind, quantizer in config.method.kinds.items():
         key = f"method.kinds.{kind}"
         # `default` speaks for the quantized kinds that have no entry of their own.
-        unnamed = [name for name in KINDS if name not in config.method.kinds and config.bits.applies(name)]
+        unnamed = [name for name in _kinds_of(config) if name not in config.method.kinds and config.bits.applies(name)]
         served = unnamed if kind == "default" else [kind]
         yield from _quantizer(key, quantizer, served)
         yield from _granularity(f"{key}.granularity", quantizer, served)
+
+
+def _kinds_of(config: RunConfig) -> list[str]:
+    """Kinds that networks of the config's task have."""
+    return [kind for kind in KINDS if kind != "dense" or config.task != "classification"]
 
 
 def _quantizer(key: str, quantizer: QuantizerConfig, kinds: Sequence[str]) -> list[Problem]:
@@ -95,6 +101,10 @@ def _steps(config: RunConfig) -> Iterator[Problem]:
         if step.enabled:
             steps.append(step)
             yield from (under(f"method.steps.{name}", problem) for problem in step.check(config))
+            if config.task != "classification" and not step.detectors:
+                valid = sorted(do for do in STEPS if STEPS[do].detectors)
+                text = f"step {step.do!r} does not work on detectors yet; those that do: {', '.join(valid)}"
+                yield under(f"method.steps.{name}", Problem(text, "do", step.do, valid))
     if config.method.kinds and not config.method.steps:
         text = (
             f"method {config.method.name!r} names quantizers but no step fits them; add a step with do: calibrate. "
@@ -111,7 +121,7 @@ def _steps(config: RunConfig) -> Iterator[Problem]:
 def _uncovered(config: RunConfig, fitted: Collection[str]) -> Iterator[Problem]:
     """Kinds that are to be quantized although no step of the recipe fits their quantizers."""
     # Few models have sites of the kind `other`: a recipe that names its kinds one by one may leave it out.
-    for kind in (*KINDS, *FULL_KINDS):
+    for kind in (*_kinds_of(config), *FULL_KINDS):
         if kind not in fitted and kind != "other" and config.method.quantizer(kind) and config.bits.applies(kind):
             text = (
                 f"no step fits the quantizers of {kind}; name it in the kinds of a step with do: calibrate, or leave "

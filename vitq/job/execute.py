@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from vitq import data, device
+from vitq import device
 from vitq.config import RunConfig, canonical
 from vitq.deploy import cost as analysis
 from vitq.deploy.packed.packed import save_packed
@@ -26,7 +26,7 @@ from vitq.quant.model import QuantizedModel
 from vitq.steps.checkpoint import Checkpoint
 from vitq.store import Run, RunDir
 from vitq.store.records import Metrics, Result, Size, Timings
-from vitq.tasks import classification
+from vitq.tasks.task import task_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,28 +85,30 @@ def _measure(config: RunConfig, run_dir: RunDir, run_log: RunLog) -> tuple[Resul
     device.limit_threads()
     where = device.resolve(config.device)
     provenance.reset_peak_memory()
+    task = task_of(config)
     with run_log.timed("data"):
-        images = data.eval_set(config, run_log)
+        images = task.images(config, run_log)
     with run_log.timed("model"):
         known = json.dumps(canonical(config)["model"], sort_keys=True), config.data.num_classes
         loaded = MEMORY.model(known, lambda: load_model(config.model, config.data, config.cache_dir, run_log))
         model = loaded.to(where).eval()
     with run_log.timed("full precision"):
-        fp = fp_outputs.reference_logits(config, model, images, where, run_log)
-    labels = torch.from_numpy(images.labels)
+        fp = fp_outputs.reference_outputs(config, task, model, images, where, run_log)
     size, sites, quantized = _quantize(config, model, where, run_log, run_dir)
     if not config.method.quantizes:
-        logits = fp
+        outputs = fp
     else:
         with run_log.timed("evaluate"):
-            logits = evaluate.logits(quantized, images, config.data.batch_size, where, run_log, "evaluate")
+            outputs = evaluate.outputs(task, quantized, images, config.data.batch_size, where, run_log, "evaluate")
         if config.keep_model or config.tracker.log_model:
             save_packed(quantized, config, size.fp_bytes, run_dir.model_path)
     with run_log.timed("cost"):
-        cost = analysis.cost(quantized, site_table.blank(config, where))
+        # Of a detector it depends on what is found, and layers run several times for each image.
+        counted = config.task == "classification"
+        cost = analysis.cost(quantized, site_table.blank(config, where)) if counted else None
     run_dir.write_sites(sites)
-    run_dir.write_predictions(classification.predictions(logits, labels))
-    metrics = Metrics(**classification.metrics(logits, fp, labels), n_eval=len(images))
+    run_dir.write_predictions(task.predictions(outputs, images))
+    metrics = task.metrics(outputs, fp, images)
     if gap := unlike_published(config, metrics):
         run_log.warn(gap)
     result = Result(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from vitq import data, device
+from vitq import device
 from vitq.config import RunConfig, signature
 from vitq.engine import evaluate, recipe
 from vitq.errors import ConfigError, Problem, VitqError
@@ -18,7 +18,7 @@ from vitq.quant import site_table
 from vitq.quant.model import QuantizedModel
 from vitq.steps.checkpoint import Checkpoint
 from vitq.store import RunDir
-from vitq.tasks import classification
+from vitq.tasks.task import task_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,19 +74,12 @@ def _compare_sites(run_dir: RunDir, sites: pd.DataFrame) -> None:
 def _compare_predictions(
     run_dir: RunDir, config: RunConfig, model: QuantizedModel, where: torch.device, progress: Progress
 ) -> None:
-    images = data.eval_set(config, progress)
-    logits = evaluate.logits(model, images, config.data.batch_size, where, progress, "compare with the record")
-    now = classification.predictions(logits, torch.from_numpy(images.labels))
-    recorded = run_dir.read_predictions()
-    differ = int((now["topk_index"][:, 0] != recorded["topk_index"][:, 0]).sum())
-    if differ:
-        gap = float(np.abs(now["topk_logit"] - recorded["topk_logit"]).max())
-        raise _other(
-            run_dir,
-            f"it predicts other classes than its record for {differ} of {len(images)} images (largest difference of a "
-            f"logit: {gap:.3g})",
-            "predictions",
-        )
+    task = task_of(config)
+    images = task.images(config, progress)
+    outputs = evaluate.outputs(task, model, images, config.data.batch_size, where, progress, "compare with the record")
+    now, recorded = task.predictions(outputs, images), run_dir.read_predictions()
+    if reason := task.differs(now, recorded):
+        raise _other(run_dir, reason, "predictions")
 
 
 def _other(run_dir: RunDir, reason: str, differs: str) -> VitqError:

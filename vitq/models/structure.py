@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from vitq.errors import ModelError
 from vitq.models.attention import AttentionTwin
@@ -30,11 +30,18 @@ class Link:
 
 @dataclass(frozen=True)
 class Segment:
-    """One link of the chain that makes up the model: `forward` maps its input (B, …) to the next one's input."""
+    """One link of the chain that makes up the model: `forward` maps its input (B, …) to the next one's input.
+
+    Where a later segment reads more than the one before it gives, that travels along: values are tuples then.
+    learned: whether reconstruction learns it; a detector's heads, whose outputs are objects, are calibrated alone.
+    channel: dimension of the channels of what it gives.
+    """
 
     name: str
-    forward: Callable[[Tensor], Tensor]
+    forward: Callable[[Any], Any]
     modules: tuple[str, ...]
+    learned: bool = True
+    channel: int = -1
 
     def holds(self, owner: str) -> bool:
         """Whether the module named `owner` belongs to this segment."""
@@ -50,6 +57,7 @@ class Structure:
     links: norm → consumers. segments: the chain; composed, it equals the model's forward.
     stem, head: names of the first and the last layers (`bits.first_last`).
     rotatable: residual streams and heads (step `rotate`); empty where the family's file reports none.
+    body: name of the transformer within the model (`bits.scope=backbone`); '' where it is all of it.
     model: the module that the names belong to.
     """
 
@@ -63,6 +71,7 @@ class Structure:
     stem: tuple[str, ...] = ()
     head: tuple[str, ...] = ()
     rotatable: Rotatable = field(default_factory=Rotatable)
+    body: str = ""
 
 
 @dataclass(frozen=True)

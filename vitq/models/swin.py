@@ -8,6 +8,7 @@ from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTran
 from torch import Tensor, nn
 
 from vitq.models.attention import AttentionTwin, Parts
+from vitq.models.pad_first import PadFirstBlock
 from vitq.models.rotatable import Heads, Reader, ResidualStream, Rotatable, Writer, obstacle
 from vitq.models.structure import (
     Link,
@@ -75,7 +76,7 @@ def _merging(structure: Structure, name: str, merging: PatchMerging) -> None:
 
 
 def _block(swin: SwinTransformer, structure: Structure, name: str, block: nn.Module) -> None:
-    if type(block) is not SwinTransformerBlock:
+    if not isinstance(block, SwinTransformerBlock) or type(block) not in (SwinTransformerBlock, PadFirstBlock):
         raise unsupported(swin, name, f"of type {type(block).__name__}", "timm's SwinTransformerBlock")
     inputs = dict.fromkeys(layers_below(swin, name), "other")
     inputs |= {f"{name}.attn.qkv": "post_norm", f"{name}.attn.proj": "attn_out", f"{name}.mlp.fc1": "post_norm"}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from vitq.config import DataConfig, ModelConfig
 from vitq.data.cache import locked, publish
+from vitq.data.location import SCENES
 from vitq.data.opening import open_source
 from vitq.errors import ModelError
 from vitq.models.build import classes, create
@@ -47,7 +48,12 @@ def trained(model: ModelConfig, data: DataConfig, cache_dir: str | Path, progres
             from safetensors.torch import save
 
             with _one_thread():
-                state = fit(model, data, cache_dir, progress)
+                if data.dataset in SCENES:
+                    from vitq.models.detection.train import fit as fit_detector
+
+                    state = fit_detector(model, data, SPLIT, cache_dir, progress)
+                else:
+                    state = fit(model, data, cache_dir, progress)
             publish(path, save({name: tensor.contiguous() for name, tensor in state.items()}))
     return path
 
@@ -56,6 +62,9 @@ def _key(model: ModelConfig, data: DataConfig, cache_dir: str | Path) -> str:
     plain = asdict(model)
     for name in ("checkpoint", "checkpoint_key", "weights", "fp_top1", "pretrained"):
         del plain[name]
+    for name in ("short_side", "long_side"):
+        if plain[name] is None:  # as keys were before detectors
+            del plain[name]
     plain |= {
         "recipe": RECIPE,
         "split": open_source(data, SPLIT, cache_dir).fingerprint,

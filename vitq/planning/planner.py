@@ -234,7 +234,8 @@ class _Facts:
 
     def check(self, config: RunConfig) -> list[Problem]:
         """Problems that only the engine sees (method, steps, quantizers, the network's shapes); imports torch."""
-        asked = (config.model, config.method, config.bits, config.calib, config.data, config.device, config.probe)
+        parts = (config.model, config.method, config.bits, config.calib, config.data, config.device, config.probe)
+        asked = (config.task, *parts)
         recipe: list[Problem] = self._once("recipe", asked, lambda: self.engine.recipe_problems(config))
         network_key = (config.model, config.data.num_classes)
         network: list[Problem] = self._once("network", network_key, lambda: self.engine.network_problems(config))

@@ -88,6 +88,9 @@ def parse_probe(name: str, options: dict[str, Any]) -> tuple[Probe | None, list[
 def problems(config: RunConfig) -> list[Problem]:
     """Problems of a config's `probe`, one line each."""
     lines: list[Problem] = []
+    if config.probe.wanted and config.task != "classification":
+        text = f"task={config.task}: probes look at classifiers alone so far; leave them out (probe=none)"
+        lines.append(Problem(text, "probe", list(config.probe.wanted)))
     for name, options in config.probe.wanted.items():
         probe, wrong = parse_probe(name, options)
         lines += wrong

@@ -35,6 +35,8 @@ class Histogram:
     @torch.no_grad()
     def update(self, x: Tensor, layout: Layout) -> None:
         """Add a tensor. Raises ValueError on NaN or infinity, or when the number of groups changes."""
+        if not x.numel():  # no box of an image reached a detector's head
+            return
         rows_low, rows_high = _extrema(x, layout)
         if not (torch.isfinite(rows_low).all() and torch.isfinite(rows_high).all()):
             text = "cannot calibrate: the activations hold NaN or infinity; check the checkpoint and the preprocessing"

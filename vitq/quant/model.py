@@ -159,6 +159,8 @@ def site_bits(site: Site, bits: BitsConfig, structure: Structure) -> int | str:
     width = bits.kinds.get(site.kind, width)
     if bits.first_last is not None and site.owner in (*structure.stem, *structure.head) and site.kind != "patch":
         width = bits.first_last
+    if bits.scope == "backbone" and not site.owner.startswith(structure.body):
+        width = "fp"
     for pattern, exception in bits.sites.items():
         if fnmatchcase(site.name, pattern):
             width = exception
@@ -180,7 +182,7 @@ def _twin(layer: nn.Module, name: str, kind: str) -> nn.Module:
         return QuantConv2d(layer, name, kind)
     if isinstance(layer, nn.Linear):
         # Activations are (B, N, C), or (B, H, W, C) in Swin's MLP; the head's input is (B, C).
-        return QuantLinear(layer, name, kind, Axes(channel=-1, token=kind != "head"))
+        return QuantLinear(layer, name, kind, Axes(channel=-1, token=kind not in ("head", "dense")))
     raise TypeError(f"{name}: no quantized twin for {type(layer).__name__}")
 
 

@@ -26,6 +26,7 @@ class _Error:
     shape: str = ""
     elements: int = 0
     seen: int = 0
+    batch: int = 0
     signal: float = 0.0
     noise: float = 0.0
 
@@ -34,18 +35,22 @@ class ErrorObserver:
     """Measures each site's quantization error on the tensors that it receives in the running network.
 
     images: how many of them are under way, so that Swin's windows, the first dimension there, count as one image's.
+    batch: number of the batch under way, so that all calls of a layer, for the levels of a pyramid, count as one's.
     """
 
     def __init__(self) -> None:
         self.errors: dict[str, _Error] = {}
         self.images = 1
+        self.batch = 0
 
     def observe(self, site: Site, x: Tensor) -> None:
         error = self.errors.setdefault(site.name, _Error())
         # Elements of one image for activations, of the whole tensor for weights.
         windows = 1 if site.is_weight else len(x) // self.images
         shape = tuple(x.shape) if site.is_weight else (*((windows,) if windows > 1 else ()), *x.shape[1:])
-        error.shape, error.elements = "x".join(map(str, shape)), int(torch.Size(shape).numel())
+        again = error.batch == self.batch and not site.is_weight
+        error.shape, error.batch = "x".join(map(str, shape)), self.batch
+        error.elements = int(torch.Size(shape).numel()) + (error.elements if again else 0)
         if not site.on or site.quantizer is None or not site.quantizer.fitted:
             return
         wide = x.double()
@@ -67,6 +72,7 @@ def site_table(model: QuantizedModel, batches: Iterable[Tensor], planned: bool =
     with watching(model.sites.values(), observer):
         for batch in batches:
             observer.images = len(batch)
+            observer.batch += 1
             model(batch)
     rows = [
         _row(site, site.quantizer if site.on or planned else None, observer.errors.get(site.name, _Error()))

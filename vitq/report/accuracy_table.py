@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 # What makes a cell: runs that agree in these differ in their seed alone.
 CELL = ["model", "data", "method", "bits", "calib"]
+# What a matrix shows → the columns that hold it, its difference from full precision, and full precision's own.
+SCORES = {
+    "top-1": ("top1", "drop", "fp_top1"),
+    "AP box": ("ap_box", "drop_box", "fp_ap_box"),
+    "AP mask": ("ap_mask", "drop_mask", "fp_ap_mask"),
+}
 
 
 def summary(df: pd.DataFrame) -> pd.DataFrame:
@@ -62,7 +68,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Matrix:
-    """The table of one model on one dataset. sizes: (smallest, largest) MB per bit-width over the methods."""
+    """The table of one model on one dataset. sizes: (smallest, largest) MB per bit-width over the methods.
+
+    score: what `top1` and `fp_top1` hold, one of SCORES: top-1 accuracy, or a detector's average precision.
+    """
 
     model: str
     data: str
@@ -72,10 +81,16 @@ class Matrix:
     fp_top1: float
     fp_mb: float
     n_eval: int
+    score: str = "top-1"
 
     @property
     def title(self) -> str:
-        return f"{self.model} on {self.data}"
+        return f"{self.model} on {self.data}" + ("" if self.score == "top-1" else f", {self.score}")
+
+    @property
+    def measure(self) -> str:
+        """The score in words."""
+        return "top-1 accuracy" if self.score == "top-1" else self.score
 
     @property
     def with_calib(self) -> bool:
@@ -96,10 +111,21 @@ def standard_error(percent: float, n: int) -> float:
 
 
 def matrices(df: pd.DataFrame) -> list[Matrix]:
-    """One matrix per model and dataset of a sweep's table, in the order of the plan."""
+    """One matrix per model and dataset of a sweep's table, in the order of the plan; of a detector one per score."""
     known = df[df["model"] != "?"]
     return [
-        _matrix(str(model), str(data), part) for (model, data), part in known.groupby(["model", "data"], sort=False)
+        replace(_matrix(str(model), str(data), scored), score=score)
+        for (model, data), part in known.groupby(["model", "data"], sort=False)
+        for score, scored in _scored(part)
+    ]
+
+
+def _scored(part: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The scores that runs of one model have, each with the runs' table where it stands as `top1`."""
+    names = [name for name, (own, _, _) in SCORES.items() if own in part and part[own].notna().any()]
+    return [
+        (name, part.assign(**dict(zip(SCORES["top-1"], (part[column] for column in SCORES[name]), strict=True))))
+        for name in names or ["top-1"]
     ]
 
 

@@ -26,9 +26,10 @@ COLUMNS = (
 def pairwise(store: Store, df: pd.DataFrame) -> pd.DataFrame:
     """All pairs of methods of each cell of a sweep's table (`df` from `table`), over the seeds that both finished.
 
-    difference: a minus b, percent points, mean over seeds; low, high: 95 % interval of a bootstrap over images (each
-    image keeps its mean over seeds). p: exact two-sided sign-flip (randomization) test over images, McNemar's test
-    where there is one seed; p_holm: corrected for all pairs in this table. note: why a pair could not be compared.
+    difference: a minus b, percent points, mean over seeds (of detectors: of the images' own average precision); low,
+    high: 95 % interval of a bootstrap over images (each image keeps its mean over seeds). p: exact two-sided sign-flip
+    (randomization) test over images, McNemar's test where there is one seed; p_holm: corrected for all pairs in this
+    table. note: why a pair could not be compared.
     """
     done = df[(df["state"] == "done") & (df["bits"] != "FP")]
     predictions = Predictions(store)
@@ -65,7 +66,8 @@ def _compare(a: pd.DataFrame, b: pd.DataFrame, predictions: Predictions) -> dict
     # Whole numbers: the sum over seeds, divided by their number at the very end.
     total = np.sum(differences, axis=0)
     difference, low, high = interval(total)
-    scale = 100.0 / len(seeds)
+    # Right or wrong is 0 or 1; the average precision of an image is in percent.
+    scale = (100.0 if one["correct"].dtype == bool else 1.0) / len(seeds)
     return {
         "difference": scale * difference, "low": scale * low, "high": scale * high, "n": len(total),
         "seeds": len(seeds), "p": sign_flip(total), "p_holm": np.nan, "note": "",

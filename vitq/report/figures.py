@@ -46,7 +46,7 @@ def dots(matrix: Matrix) -> go.Figure:
         )  # fmt: skip
     figure.update_xaxes(title="bits (W: weights, A: activations)", type="category", showgrid=False)
     figure.update_xaxes(categoryorder="array", categoryarray=matrix.bits, range=[-0.5, len(matrix.bits) - 0.5])
-    figure.update_yaxes(title="top-1 accuracy, %", **_accuracies(matrix))
+    figure.update_yaxes(title=f"{matrix.measure}, %", **_accuracies(matrix))
     figure.update_layout(scattermode="group", scattergap=0.25)
     return finish(figure)
 
@@ -75,12 +75,12 @@ def scatter(matrix: Matrix) -> go.Figure:
         figure.add_scatter(
             x=[matrix.fp_mb], y=[matrix.fp_top1], mode="markers", name="full precision",
             marker={"symbol": "star", "size": 15, "color": INK},
-            hovertemplate="full precision<br>top-1 %{y:.2f} %<br>%{x:.3g} MB<extra></extra>",
+            hovertemplate=f"full precision<br>{matrix.score}" " %{y:.2f} %<br>%{x:.3g} MB<extra></extra>",
         )  # fmt: skip
     ticks = _log_ticks([float(mb) for trace in figure.data for mb in trace.x])
     figure.update_xaxes(title="model size, MB (logarithmic)", type="log")
     figure.update_xaxes(tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
-    figure.update_yaxes(title="top-1 accuracy, %", **_accuracies(matrix))
+    figure.update_yaxes(title=f"{matrix.measure}, %", **_accuracies(matrix))
     return finish(figure)
 
 

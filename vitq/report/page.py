@@ -6,6 +6,7 @@ import base64
 import gzip
 import math
 import re
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,12 @@ RUN_COLUMNS: tuple[tuple[str, str, int | None], ...] = (
     ("weight_mb", "weights, MB", 3), ("activation_mb", "activations of an image, MB", 3),
     ("seconds", "time, s", 2), ("n_eval", "evaluation images", 0), ("signature", "signature", None),
 )  # fmt: skip
+# Those of detectors, where there are some.
+DETECTOR_COLUMNS: tuple[tuple[str, str, int | None], ...] = tuple(
+    (f"{name}_{what}", f"{heading} {what}, {unit}", 2)
+    for what in ("box", "mask")
+    for name, heading, unit in (("ap", "AP", "%"), ("drop", "drop", "points"), ("fidelity", "fidelity", "%"))
+)
 
 
 def page(report: Report, live: dict[str, Any] | None = None) -> str:
@@ -57,7 +64,7 @@ def page(report: Report, live: dict[str, Any] | None = None) -> str:
         live=live,
         counts=wording.counts(df),
         matrices=[(matrix, _figures(i, matrix)) for i, matrix in enumerate(tables)],
-        run_columns=RUN_COLUMNS,
+        run_columns=_columns(df.columns),
         runs=[_run(row) for _, row in df.iterrows()],
         seeds=_seeds(df),
         comparisons=None if comparisons is None else [_comparison(row) for _, row in comparisons.iterrows()],
@@ -128,9 +135,14 @@ def _drawn(name: str, drawn: list[tuple[str, go.Figure]]) -> list[dict[str, Any]
     ]
 
 
+def _columns(known: Collection[str]) -> list[tuple[str, str, int | None]]:
+    """Columns of the table of all runs; those of detectors where there are some."""
+    return [*RUN_COLUMNS, *(column for column in DETECTOR_COLUMNS if column[0] in known)]
+
+
 def _run(row: pd.Series) -> list[dict[str, Any]]:
     cells = []
-    for column, _, digits in RUN_COLUMNS:
+    for column, _, digits in _columns(row.index):
         value = row[column]
         missing = bool(pd.isna(value))
         text = "–" if missing else str(value) if digits is None else wording.number(float(value), digits)

@@ -110,21 +110,38 @@ def _compare_runs(row: pd.Series, reference: pd.Series, predictions: Predictions
         return {"note": str(error)}
     if not np.array_equal(one["label"], other["label"]):
         return {"note": f"not the same images: {len(one['label'])} and {len(other['label'])} labels differ"}
+    if one["correct"].dtype != bool:
+        return {"note": "detectors have no right and wrong images; the comparison of all pairs judges them"}
     return vars(compare(one["correct"], other["correct"])).copy()
 
 
+def _of_detector(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    scores = arrays["image_ap_mask" if "image_ap_mask" in arrays else "image_ap_box"]
+    known = ~np.isnan(scores)
+    return {"correct": np.rint(scores[known]).astype(np.int64), "label": arrays["id"][known]}
+
+
 class Predictions:
-    """What each run of a store got right, each file read once."""
+    """What each run of a store got right, each file read once.
+
+    Of a detector `correct` is each image's own average precision in whole percent, of masks where it has some.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._known: dict[str, dict[str, np.ndarray]] = {}
 
     def read(self, signature: str) -> dict[str, np.ndarray]:
-        """`correct` bool (N,) and `label` int64 (N,) of a run. Raises StoreError when they are absent or damaged."""
+        """`correct` bool (N,), or whole percent, and `label` int64 (N,) of a run.
+
+        Raises StoreError when they are absent or damaged.
+        """
         if signature not in self._known:
             run = self._store.run(signature)
             arrays = run.read_predictions()
+            if "id" in arrays:
+                self._known[signature] = _of_detector(arrays)
+                return self._known[signature]
             missing, wrong = {"correct", "label"} - set(arrays), ""
             if missing:
                 wrong = f"lacks {', '.join(sorted(missing))}"

@@ -27,6 +27,11 @@ COLUMNS = {
     "weight_mb": "float64", "activation_mb": "float64", "method_name": "str", "protocol": "str",
 }  # fmt: skip
 
+# Of detectors, where a sweep has some: average precision and fidelity in percent, drops in points.
+DETECTORS = {
+    f"{name}_{what}": "float64" for what in ("box", "mask") for name in ("ap", "fp_ap", "drop", "fidelity")
+}  # fmt: skip
+
 # Bits that a result counts for what stayed in floating point.
 _FLOAT = 32
 
@@ -56,7 +61,8 @@ def table(store: Store, sweep: str) -> pd.DataFrame:
     labels = _labels(configs)
     rows = [_row(run, labels.get(run.signature, {})) for run in runs]
     _separate(rows, {signature: label["bits"] for signature, label in labels.items()})
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    columns = COLUMNS | (DETECTORS if any(DETECTORS.keys() & row.keys() for row in rows) else {})
+    return pd.DataFrame(rows, columns=list(columns)).astype(columns)
 
 
 def _read(run: Run) -> _Row:

@@ -70,7 +70,7 @@ def answer(matrix: Matrix) -> str:
 def caption(matrix: Matrix) -> str:
     """What the numbers of a matrix are."""
     text = (
-        "Top-1 accuracy in %; in brackets the change from full precision"
+        f"{matrix.measure[0].upper()}{matrix.measure[1:]} in %; in brackets the change from full precision"
         f"{'' if math.isnan(matrix.fp_top1) else f' ({matrix.fp_top1:.2f} %)'} in percent points."
     )
     seeds = max((cell.n for row in matrix.rows for cell in row.cells if cell), default=0)
@@ -83,7 +83,8 @@ def caption(matrix: Matrix) -> str:
 
 def caution(matrix: Matrix) -> str:
     """How far a number of the matrix can be trusted; empty when nothing is finished."""
-    error = standard_error(matrix.fp_top1, matrix.n_eval)
+    # Average precision is no share of the images.
+    error = standard_error(matrix.fp_top1, matrix.n_eval) if matrix.score == "top-1" else math.nan
     if math.isnan(error):
         return ""
     return (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ class Calibrate(Step):
     kinds: tuple[str, ...] = ()
     input: Literal["fp", "quantized"] = "fp"
     images: int | None = None
+    detectors: ClassVar[bool] = True
 
     def fits(self) -> Collection[str]:
         return [kind for kind in (*KINDS, *FULL_KINDS) if covers(kind, self.sites, self.kinds)]

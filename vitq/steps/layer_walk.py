@@ -168,11 +168,11 @@ def reach(forward: Callable[[Tensor], Tensor], layer: nn.Module, batch: Tensor) 
 
 @torch.no_grad()
 def _order(work: Workspace, walk: NetworkWalk) -> list[str]:
-    """Names of the current segment's layers in the order they run, seen on one image."""
+    """Names of the current segment's layers in the order they run first, seen on one image."""
     seen: list[str] = []
     with ExitStack() as stack:
         for name in filter(walk.segment.holds, work.model.structure.inputs):
             hook = walk.module(name).register_forward_pre_hook(lambda _m, _x, name=name: seen.append(name))
             stack.enter_context(hook)
         walk.segment.forward(walk.inputs.select(torch.zeros(1, dtype=torch.int64)))
-    return seen
+    return list(dict.fromkeys(seen))

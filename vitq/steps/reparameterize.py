@@ -48,6 +48,7 @@ class Reparameterize(Step):
     zero_point: Literal["integer", "mean"] = "integer"
     changes_weights: ClassVar[bool] = True
     folds_norms: ClassVar[bool] = True
+    detectors: ClassVar[bool] = True
 
     def check(self, config: RunConfig) -> list[Problem]:
         post_norm = config.method.quantizer("post_norm")

@@ -130,6 +130,9 @@ class Step(ABC):
     # Steps whose result a packed checkpoint (vitq/deploy/packed/) can hold.
     packable: ClassVar[bool] = True
 
+    # Steps that work on detectors too, whose segments give several tensors for each image, of its own size.
+    detectors: ClassVar[bool] = False
+
     @abstractmethod
     def run(self, work: Workspace) -> None:
         """Change `work.model`."""

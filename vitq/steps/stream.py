@@ -7,19 +7,16 @@ activation of the whole set, whatever the depth.
 from __future__ import annotations
 
 import json
-import math
-import os
-import tempfile
 from collections.abc import Callable, Hashable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from vitq.config import canonical
-from vitq.errors import VitqError
 from vitq.steps.step import Workspace
+from vitq.steps.storage import room
+from vitq.steps.value_stream import ValueStream
 
 
 class Stream(Protocol):
@@ -27,10 +24,10 @@ class Stream(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batches(self) -> Iterator[Tensor]:
+    def batches(self) -> Iterator[Any]:
         """All of them, in batches of `calib.batch_size`, on the compute device."""
 
-    def select(self, indices: Tensor) -> Tensor:
+    def select(self, indices: Tensor) -> Any:
         """Those at some positions, int64 (B,), on the compute device."""
 
 
@@ -47,7 +44,7 @@ class ImageStream:
     def batches(self) -> Iterator[Tensor]:
         return self._work.batches(self._count)
 
-    def select(self, indices: Tensor) -> Tensor:
+    def select(self, indices: Tensor) -> Any:
         chosen = self._work.calib.take(indices.tolist())
         return next(iter(chosen.batches(len(chosen), self._work.device)))[0]
 
@@ -72,7 +69,7 @@ class TensorStream:
 
     def append(self, batch: Tensor) -> None:
         if self._values is None:
-            self._values = _room(self._work, (self._count, *batch.shape[1:]))
+            self._values = room(self._work, (self._count, *batch.shape[1:]))
         self._values[self._filled : self._filled + len(batch)] = batch
         self._filled += len(batch)
 
@@ -97,15 +94,18 @@ class TensorStream:
 
 
 @torch.no_grad()
-def through(forward: Callable[[Tensor], Tensor], inputs: Stream, work: Workspace) -> TensorStream:
+def through(forward: Callable[[Any], Any], inputs: Stream, work: Workspace) -> Stream:
     """The outputs of `forward` for all inputs."""
-    outputs = TensorStream(work, len(inputs))
-    for batch in inputs.batches():
-        outputs.append(forward(batch))
+    outputs: TensorStream | ValueStream = TensorStream(work, len(inputs))
+    for number, batch in enumerate(inputs.batches()):
+        value = forward(batch)
+        if number == 0 and not isinstance(value, Tensor):
+            outputs = ValueStream(work, len(inputs))
+        outputs.append(value)
     return outputs
 
 
-def taught(work: Workspace, index: int, inputs: Stream) -> TensorStream:
+def taught(work: Workspace, index: int, inputs: Stream) -> Stream:
     """The outputs of segment `index` of the untouched full-precision model, for all calibration images.
 
     inputs: those of that segment in the same model. What an earlier step or run of this process computed is read.
@@ -118,7 +118,8 @@ def taught(work: Workspace, index: int, inputs: Stream) -> TensorStream:
     if kept is not None:
         return TensorStream.of(work, kept)
     outputs = through(forward, inputs, work)
-    work.memory.put(group, index, outputs._tensor())
+    if isinstance(outputs, TensorStream):
+        work.memory.put(group, index, outputs._tensor())
     return outputs
 
 
@@ -128,30 +129,3 @@ def _teacher(work: Workspace) -> Hashable:
     model = json.dumps(canonical(config)["model"], sort_keys=True)
     images = calib.fingerprint, len(calib), calib.mean, calib.std, config.calib.batch_size
     return "teacher", model, config.data.num_classes, images, str(work.device), config.calib.cache, work.coordinates
-
-
-def _room(work: Workspace, shape: tuple[int, ...]) -> Tensor:
-    cache = work.config.calib.cache
-    if cache == "disk":
-        # Unlinked while it is mapped: the space is free again as soon as the stream is, whatever ends the process.
-        with tempfile.TemporaryFile(prefix="vitq-stream-") as file:
-            _reserve(file.fileno(), 4 * math.prod(shape))
-            return torch.from_numpy(np.memmap(file, dtype=np.float32, mode="w+", shape=shape))
-    return torch.empty(shape, device=work.device if cache == "device" else "cpu")
-
-
-def _reserve(file: int, size: int) -> None:
-    """Take the disk's space now: a write into a mapped file that finds no space ends the process with SIGBUS."""
-    if not hasattr(os, "posix_fallocate"):  # macOS
-        return
-    try:
-        os.posix_fallocate(file, 0, size)
-    except OSError as error:
-        raise VitqError(
-            f"calib.cache=disk: {size / 1e6:.1f} MB for one stream of activations do not fit into "
-            f"{tempfile.gettempdir()} ({error.strerror}); set TMPDIR to a folder with more space, take "
-            "calib.cache=host, or fewer images (calib.size)",
-            "calib.cache",
-            "disk",
-            ["host"],
-        ) from error

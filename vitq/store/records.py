@@ -14,6 +14,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializeAsAny,
     SerializerFunctionWrapHandler,
     field_validator,
     model_serializer,
@@ -67,6 +68,46 @@ class Metrics(Record):
     agreement: float | None
     kl: float | None
     n_eval: Count
+
+
+class DetectionMetrics(Metrics):
+    """Scores of a detector; those of a classifier are null and left out. Average precision (COCO's) in percent.
+
+    ap_box, ap_mask: mean over IoU 0.5 to 0.95; at IoU 0.5 and 0.75; of small, medium and large objects. fp_: of full
+    precision. drop_: fp less own, points. fidelity_: AP against the objects that full precision finds with a score of
+    at least 0.5, which needs no labels. Masks are null for the task `detection`.
+    """
+
+    top1: float | None = None
+    top5: float | None = None
+    nll: float | None = None
+    fp_top1: float | None = None
+    drop: float | None = None
+    agreement: float | None = None
+    kl: float | None = None
+    ap_box: float | None
+    ap_box50: float | None
+    ap_box75: float | None
+    ap_box_small: float | None
+    ap_box_medium: float | None
+    ap_box_large: float | None
+    fp_ap_box: float | None
+    drop_box: float | None
+    fidelity_box: float | None
+    ap_mask: float | None = None
+    ap_mask50: float | None = None
+    ap_mask75: float | None = None
+    ap_mask_small: float | None = None
+    ap_mask_medium: float | None = None
+    ap_mask_large: float | None = None
+    fp_ap_mask: float | None = None
+    drop_mask: float | None = None
+    fidelity_mask: float | None = None
+
+    @model_serializer(mode="wrap")
+    def _own(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        own: dict[str, Any] = plain(self)
+        return {key: value for key, value in own.items() if key not in Metrics.model_fields or key == "n_eval"}
 
 
 class Size(Record):
@@ -135,7 +176,7 @@ class Result(Record):
     schema_version: int = RESULT_VERSION
     signature: str
     config: dict[str, Any]
-    metrics: Metrics
+    metrics: SerializeAsAny[DetectionMetrics | Metrics]
     size: Size
     cost: Cost | None = None  # records of earlier versions have none
     timings: Timings

@@ -1,4 +1,4 @@
-"""What networks are made for: today, image classification.
+"""What networks are made for: image classification, object detection, instance segmentation.
 
 A task says, of a network's outputs (N, …) for N images and of their labels:
 
@@ -8,5 +8,6 @@ A task says, of a network's outputs (N, …) for N images and of their labels:
 - record: what is kept of each image (`predictions.npz`), from which paired tests are made;
 - primary metric: the figure that tables and tests compare by, e.g. top-1 accuracy.
 
-One module a task. The engine computes outputs and asks the task; below it, steps know logits and labels alone.
+One module a task (`task.py` says what one is). The engine computes outputs and asks the task; below it, steps know
+logits and labels alone.
 """

@@ -2,10 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from vitq.config import RunConfig
+from vitq.data import Images
+from vitq.data.location import SCENES
+from vitq.errors import Problem
+from vitq.store.records import Metrics
+from vitq.tasks.task import TASKS, Outputs, Task
+
+
+@TASKS.register("classification")
+class Classification(Task):
+    """One class for each image. Outputs: `logits`, float32 (N, C)."""
+
+    primary = "top1"
+
+    def keep(self, given: Tensor, images: Images, start: int) -> Outputs:
+        return {"logits": given.float().cpu()}
+
+    def join(self, parts: Sequence[Outputs], images: Images, stage: str) -> Outputs:
+        logits = torch.cat([part["logits"] for part in parts])
+        if not torch.isfinite(logits).all():
+            bad = int((~torch.isfinite(logits)).any(dim=1).sum())
+            text = f"{stage}: the model gives NaN or infinity for {bad} of {len(logits)} images"
+            raise ValueError(Problem(text, "logits", bad))
+        return {"logits": logits}
+
+    def metrics(self, quantized: Outputs, reference: Outputs, images: Images) -> Metrics:
+        labels = torch.from_numpy(images.labels)
+        return Metrics(**metrics(quantized["logits"], reference["logits"], labels), n_eval=len(images))
+
+    def predictions(self, outputs: Outputs, images: Images) -> dict[str, np.ndarray]:
+        return predictions(outputs["logits"], torch.from_numpy(images.labels))
+
+    def differs(self, now: Mapping[str, np.ndarray], recorded: Mapping[str, np.ndarray]) -> str | None:
+        other = int((now["topk_index"][:, 0] != recorded["topk_index"][:, 0]).sum())
+        if not other:
+            return None
+        gap = float(np.abs(now["topk_logit"] - recorded["topk_logit"]).max())
+        return (
+            f"it predicts other classes than its record for {other} of {len(now['label'])} images (largest difference "
+            f"of a logit: {gap:.3g})"
+        )
+
+    def problems(self, config: RunConfig) -> list[Problem]:
+        found = []
+        if config.data.dataset in SCENES:
+            text = f"data.dataset={config.data.dataset!r} holds objects, no classes; set task=segmentation or detection"
+            found.append(Problem(text, "task", config.task, ["segmentation", "detection"]))
+        if config.bits.scope != "all":
+            text = f"bits.scope={config.bits.scope}: a classifier is its backbone; set bits.scope=all"
+            found.append(Problem(text, "bits.scope", config.bits.scope, ["all"]))
+        return found
 
 
 def metrics(quantized: Tensor, reference: Tensor, labels: Tensor) -> dict[str, float]:

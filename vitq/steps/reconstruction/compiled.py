@@ -73,10 +73,12 @@ def forward_of(segment: Segment, compile_it: bool) -> Callable[[Tensor], Tensor]
         setattr(torch._functorch.config, _BACKWARD, True)
 
     def call(x: Tensor) -> Tensor:
+        out: Tensor
         if _failed:
-            return segment.forward(x)
+            out = segment.forward(x)
+            return out
         try:
-            out: Tensor = _compiled(segment.forward, x)
+            out = _compiled(segment.forward, x)
         except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
             reason = first_line(getattr(error, "inner_exception", error))  # dynamo wraps what a backend raised
             _failed.append(reason)
@@ -85,7 +87,7 @@ def forward_of(segment: Segment, compile_it: bool) -> Callable[[Tensor], Tensor]
                 "long. A C++ compiler is needed; `compile: off` in the step silences this",
                 reason,
             )
-            return segment.forward(x)
+            out = segment.forward(x)
         return out
 
     return call

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,16 +32,17 @@ class Dropping:
         for site in self._sites:
             site.left = None
 
-    def draw(self, forward: Callable[[Tensor], Tensor], inputs: Tensor) -> None:
-        """New masks for a batch of the segment's inputs (B, …)."""
-        if not self._shapes:
+    def draw(self, forward: Callable[[Any], Any], inputs: Any) -> None:
+        """New masks for a batch of the segment's inputs (B, …), or for one image of a detector."""
+        if not self._shapes or not isinstance(inputs, Tensor):  # images of a detector have their own sizes
             shapes = Shapes()
             with watching(self._sites, shapes), torch.no_grad():
-                forward(inputs[:1])
+                forward(inputs[:1] if isinstance(inputs, Tensor) else inputs)
             # What one image looks like at a site: (rows, …), rows being 1, or Swin's windows.
             self._shapes = shapes.seen
+        count = len(inputs) if isinstance(inputs, Tensor) else 1
         for name, shape in self._shapes.items():
-            mask = torch.empty((len(inputs) * shape[0], *shape[1:]), dtype=torch.bool, device=inputs.device)
+            mask = torch.empty((count * shape[0], *shape[1:]), dtype=torch.bool, device=self._generator.device)
             self._masks[name] = mask.bernoulli_(self._probability, generator=self._generator)
 
     def show(self, first: int, count: int) -> None:

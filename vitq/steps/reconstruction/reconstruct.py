@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -18,12 +19,14 @@ from vitq.models.structure import Segment
 from vitq.quant.site import Site
 from vitq.steps.reconstruction.compiled import begin, forward_of, pays
 from vitq.steps.reconstruction.fisher import gradients
+from vitq.steps.reconstruction.image_by_image import backward, mixed
 from vitq.steps.reconstruction.learn import Learnt, learnable
 from vitq.steps.reconstruction.loss import FISHER, LOSSES, weights_of
 from vitq.steps.reconstruction.qdrop import Dropping
 from vitq.steps.reconstruction.schedule import anneal, schedule_of
 from vitq.steps.step import Count, Network, NotNegative, Share, Step, Workspace, register_step
 from vitq.steps.stream import ImageStream, Stream, taught, through
+from vitq.steps.value_stream import ValueStream
 
 Group = Literal["weights", "activations"]
 # Sixteen images of a DeiT-tiny block: an iteration takes five sixths of the time that it takes with 64 at once.
@@ -86,11 +89,16 @@ class Reconstruct(Step):
     needs_teacher: ClassVar[bool] = True
     depends_on_bits: ClassVar[bool] = True
     tunes_weights: ClassVar[bool] = True
+    detectors: ClassVar[bool] = True
 
     def check(self, config: RunConfig) -> list[Problem]:
         problems: list[Problem] = []
         if self.loss not in LOSSES:
             problems.append(Problem(f"loss={self.loss!r}; valid: {', '.join(LOSSES)}", "loss", self.loss, LOSSES))
+        if self.loss in FISHER and config.task != "classification":
+            valid = [loss for loss in LOSSES if loss not in FISHER]
+            text = f"loss={self.loss}: gradients of a detector's task are not taken yet; valid: {', '.join(valid)}"
+            problems.append(Problem(text, "loss", self.loss, valid))
         if self.micro_batch is not None and self.micro_batch < 1:
             problems.append(bad("micro_batch", self.micro_batch, "a number of images, at least 1, or null"))
         if self.lr_zero_points is not None and self.lr_zero_points < 0:
@@ -160,7 +168,7 @@ class Reconstruct(Step):
             target = taught(work, index, exact)
             work.model.switch(here, on=True)
             # A segment without quantized sites meets its target already.
-            if here:
+            if here and segment.learned:
                 self._learn_or_restore(
                     work, SegmentTask(index, segment, here, exact, noisy, target, gradient_of[index])
                 )
@@ -221,32 +229,17 @@ def learn_segment(step: Reconstruct, work: Workspace, task: SegmentTask) -> Tens
         dropping = None
         if step.input == "qdrop" and step.drop_at == "everywhere":
             dropping = stack.enter_context(Dropping(task.sites, step.drop, work.device, seed))
-        loss_of, losses = LOSSES[step.loss], []
-        forward = _forward(step, segment, task.exact, iterations)
+        losses = []
+        one_by_one = isinstance(task.target, ValueStream)
+        forward = segment.forward if one_by_one else _forward(step, segment, task.exact, iterations)
+        cast = partial(torch.autocast, work.device.type, dtype=torch.bfloat16, enabled=step.autocast == "bf16")
         for number, chosen in enumerate(batches(len(task.target), step.batch_size, iterations, generator)):
-            inputs, wanted = task.noisy.select(chosen), task.target.select(chosen)
-            if step.input == "qdrop":
-                keep = torch.rand(inputs.shape, generator=masks, device=inputs.device) < step.drop
-                inputs = torch.where(keep, task.exact.select(chosen), inputs)
-            if dropping:
-                dropping.draw(segment.forward, inputs)
-            if task.gradient is not None:
-                given: Tensor | None = task.gradient.select(chosen)
-            else:
-                given = weights_of(step.loss, inputs, wanted, step.weigh_by)
             optimizer.zero_grad(set_to_none=True)
-            loss = torch.zeros((), device=work.device)
-            size = step.micro_batch or at_once(inputs, CPU_ELEMENTS)
-            for first in range(0, len(inputs), size):
-                here = slice(first, first + size)
-                if dropping:
-                    dropping.show(first, size)
-                with torch.autocast(work.device.type, dtype=torch.bfloat16, enabled=step.autocast == "bf16"):
-                    output = forward(inputs[here])
-                share = loss_of(output.float(), wanted[here], None if given is None else given[here])
-                share = share * (len(output) / len(inputs))
-                share.backward()
-                loss += share.detach()
+            if one_by_one:
+                images = (_image(step, task, index, masks) for index in chosen.split(1))
+                loss = backward(segment, images, len(chosen), step.loss, step.weigh_by, dropping, cast)
+            else:
+                loss = _backward(step, task, forward, chosen, masks, dropping, cast)
             beta = anneal(number / iterations, step.annealing)
             if learnt.roundings and beta is not None:
                 penalty = step.rounding_weight * torch.stack([r.regularizer(beta) for r in learnt.roundings]).sum()
@@ -257,6 +250,49 @@ def learn_segment(step: Reconstruct, work: Workspace, task: SegmentTask) -> Tens
             losses.append(loss)
             work.progress.advance(1, segment.name)
     return torch.stack(losses).cpu()
+
+
+def _backward(
+    step: Reconstruct,
+    task: SegmentTask,
+    forward: Callable[[Tensor], Tensor],
+    chosen: Tensor,
+    masks: torch.Generator,
+    dropping: Dropping | None,
+    cast: Callable[[], AbstractContextManager[object]],
+) -> Tensor:
+    """Loss of the images at some positions, int64 (B,), its gradients added up."""
+    inputs, wanted = task.noisy.select(chosen), task.target.select(chosen)
+    if step.input == "qdrop":
+        keep = torch.rand(inputs.shape, generator=masks, device=inputs.device) < step.drop
+        inputs = torch.where(keep, task.exact.select(chosen), inputs)
+    if dropping:
+        dropping.draw(task.segment.forward, inputs)
+    if task.gradient is not None:
+        given: Tensor | None = task.gradient.select(chosen)
+    else:
+        given = weights_of(step.loss, inputs, wanted, step.weigh_by)
+    loss = torch.zeros((), device=inputs.device)
+    size = step.micro_batch or at_once(inputs, CPU_ELEMENTS)
+    for first in range(0, len(inputs), size):
+        here = slice(first, first + size)
+        if dropping:
+            dropping.show(first, size)
+        with cast():
+            output = forward(inputs[here])
+        share = LOSSES[step.loss](output.float(), wanted[here], None if given is None else given[here])
+        share = share * (len(output) / len(inputs))
+        share.backward()
+        loss += share.detach()
+    return loss
+
+
+def _image(step: Reconstruct, task: SegmentTask, index: Tensor, masks: torch.Generator) -> tuple[Any, Any]:
+    """What the segment reads and what it is to give, for the image at a position, int64 (1,)."""
+    inputs = task.noisy.select(index)
+    if step.input == "qdrop" and task.noisy is not task.exact:
+        inputs = mixed(inputs, task.exact.select(index), step.drop, masks)
+    return inputs, task.target.select(index)
 
 
 def _forward(step: Reconstruct, segment: Segment, inputs: Stream, iterations: int) -> Callable[[Tensor], Tensor]:

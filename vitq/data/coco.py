@@ -1,0 +1,147 @@
+"""Data in COCO's format: images in `<root>/<split>`, objects in `<root>/annotations/instances_<split>.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import defaultdict
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vitq.data.content import file_hash
+from vitq.data.scenes import SceneSource
+from vitq.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_SHOWN = 3
+
+
+class Coco(SceneSource):
+    """One split, images in the order of their ids. Raises DataError for files that do not fit each other."""
+
+    def __init__(self, folder: Path, annotations: Path):
+        content = _parsed(annotations)
+        images = sorted(content["images"], key=lambda image: int(image["id"]))
+        self._images, self._annotations = images, _by_image(content["annotations"])
+        paths = [folder / str(image["file_name"]) for image in images]
+        missing = [path.name for path in paths if not path.is_file()]
+        if missing:
+            raise DataError(
+                f"{len(missing)} of {len(paths)} images of {annotations.name} are not in {str(folder)!r}: "
+                f"{', '.join(missing[:_SHOWN])}{' …' if len(missing) > _SHOWN else ''}; copy them there, or name the "
+                "split that this folder holds (data.calib_split, data.eval_split)",
+                "data.root",
+                missing,
+            )
+        sizes = np.array([path.stat().st_size for path in paths])
+        digest = hashlib.sha256(file_hash(annotations).encode() + sizes.tobytes()).hexdigest()[:16]
+
+        def image(index: int) -> Image:
+            from PIL import Image
+
+            found = Image.open(io.BytesIO(paths[index].read_bytes()))
+            wanted = int(images[index]["width"]), int(images[index]["height"])
+            if found.size != wanted:
+                raise ValueError(f"it has {found.size} pixels, {annotations.name} says {wanted}")
+            return found
+
+        super().__init__(
+            [int(image["id"]) for image in images],
+            len(content["annotations"]),
+            sorted(content["categories"], key=lambda category: int(category["id"])),
+            digest,
+            image,
+            lambda index: repr(str(paths[index])),
+            lambda index: paths[index].read_bytes(),
+            sizes,
+        )
+
+    def truth(self, indices: np.ndarray) -> dict[str, Any]:
+        chosen = [self._images[int(index)] for index in indices]
+        keys = ("id", "height", "width", "file_name")
+        return {
+            "images": [{key: image[key] for key in keys} for image in chosen],
+            "annotations": [entry for image in chosen for entry in self._annotations[image["id"]]],
+            "categories": self.categories,
+        }
+
+
+def open_coco(root: str, split: str) -> Coco:
+    """A split below `root`. Raises DataError: no such folder or file, broken JSON, images that are missing."""
+    base = Path(root).expanduser()
+    folder, file = base / split, base / "annotations" / f"instances_{split}.json"
+    if not file.is_file():
+        known = sorted(path.stem.removeprefix("instances_") for path in base.glob("annotations/instances_*.json"))
+        raise DataError(
+            f"{str(file)!r} does not exist; data.root is the folder that holds annotations/ and the images' folders, "
+            f"splits there: {', '.join(known) or 'none'}",
+            "data.root" if not known else "data.eval_split",
+            split,
+            known,
+        )
+    if not folder.is_dir():
+        text = f"{str(folder)!r} is no folder; put the images of split {split!r} there"
+        raise DataError(text, "data.root", str(folder))
+    stamp = folder.stat().st_mtime_ns, file.stat().st_mtime_ns, file.stat().st_size
+    return _opened(folder, file, stamp)
+
+
+@lru_cache(maxsize=4)
+def _opened(folder: Path, file: Path, stamp: tuple[int, ...]) -> Coco:
+    return Coco(folder, file)
+
+
+def _parsed(file: Path) -> dict[str, Any]:
+    """The file's content, checked. Raises DataError."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{str(file)!r} cannot be read as JSON: {error}", "data.root", str(file)) from error
+    lists = ("images", "annotations", "categories")
+    absent = [name for name in lists if not isinstance(content, dict) or not isinstance(content.get(name), list)]
+    if absent:
+        text = f"{str(file)!r} has no list of {', '.join(absent)}; COCO's instances_*.json has {', '.join(lists)}"
+        raise DataError(text, "data.root", absent, lists)
+    for name, keys in (
+        ("images", ("id", "file_name", "height", "width")),
+        ("annotations", ("id", "image_id", "category_id", "bbox", "area", "segmentation")),
+        ("categories", ("id", "name")),
+    ):
+        for entry in content[name]:
+            if lacking := [key for key in keys if key not in entry]:
+                raise DataError(
+                    f"{str(file)!r}: an entry of {name!r} has no {', '.join(lacking)}: {str(entry)[:100]}; entries of "
+                    f"instances files have {', '.join(keys)}",
+                    "data.root",
+                    lacking,
+                    keys,
+                )
+    _check_references(file, content)
+    return dict(content)
+
+
+def _check_references(file: Path, content: dict[str, Any]) -> None:
+    """Raise DataError for objects of images or categories that the file does not list."""
+    for key, name in (("image_id", "images"), ("category_id", "categories")):
+        known = {entry["id"] for entry in content[name]}
+        strange = sorted({entry[key] for entry in content["annotations"]} - known)
+        if strange:
+            raise DataError(
+                f"{str(file)!r}: {len(strange)} values of {key} are of no entry of {name!r}: "
+                f"{', '.join(map(str, strange[:_SHOWN]))}; this file belongs to other images, or was cut",
+                "data.root",
+                strange,
+            )
+
+
+def _by_image(annotations: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
+    found: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for entry in annotations:
+        found[entry["image_id"]].append({"iscrowd": 0, **entry})
+    return found

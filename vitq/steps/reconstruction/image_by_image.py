@@ -1,0 +1,79 @@
+"""Reconstruction of a detector's segment: images of a batch have their own sizes, so they go through one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitq.data.padded import Padded
+from vitq.models.structure import Segment
+from vitq.steps.reconstruction.loss import LOSSES, weights_of
+from vitq.steps.reconstruction.qdrop import Dropping
+
+
+def backward(
+    segment: Segment,
+    images: Iterable[tuple[Any, Any]],
+    count: int,
+    loss: str,
+    weigh_by: str,
+    dropping: Dropping | None,
+    cast: Callable[[], AbstractContextManager[object]],
+) -> Tensor:
+    """Mean loss of `count` images, its gradients added up. images: (inputs, wanted) of each. cast: around each forward.
+
+    The loss of an image is the sum over the segment's outputs: one for a block, five for a pyramid.
+    """
+    total: Tensor | None = None
+    for inputs, wanted in images:
+        if dropping:
+            dropping.draw(segment.forward, inputs)
+            dropping.show(0, 1)
+        with cast():
+            output = segment.forward(inputs)
+        share = (
+            torch.stack(
+                [
+                    LOSSES[loss](own, target, weights_of(loss, _first(inputs), target, weigh_by))
+                    for own, target in _learned(segment, inputs, output, wanted)
+                ]
+            ).sum()
+            / count
+        )
+        share.backward()
+        total = share.detach() if total is None else total + share.detach()
+    if total is None:
+        raise ValueError("a batch without images")
+    return total
+
+
+def mixed(quantized: Any, exact: Any, probability: float, generator: torch.Generator) -> Any:
+    """Inputs of which each element is the full-precision network's with a probability (QDrop)."""
+
+    def one(noisy: Tensor, clean: Tensor) -> Tensor:
+        if noisy is clean or not noisy.is_floating_point():
+            return noisy
+        keep = torch.rand(noisy.shape, generator=generator, device=noisy.device) < probability
+        return torch.where(keep, clean, noisy)
+
+    if isinstance(quantized, Padded):
+        return replace(quantized, pixels=one(quantized.pixels, exact.pixels))
+    return tuple(one(a, b) for a, b in zip(quantized, exact, strict=True))
+
+
+def _learned(segment: Segment, inputs: Any, output: Any, wanted: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """What the segment made, with its target, channels last: all but whole numbers and what it hands on as it is."""
+    given = () if isinstance(inputs, Padded) else inputs
+    for own, target in zip(output, wanted, strict=True):
+        if own.is_floating_point() and not any(own is tensor for tensor in given):
+            yield own.float().movedim(segment.channel, -1), target.movedim(segment.channel, -1)
+
+
+def _first(inputs: Any) -> Tensor:
+    found: Tensor = inputs.pixels if isinstance(inputs, Padded) else inputs[0]
+    return found

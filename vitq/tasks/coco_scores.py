@@ -1,0 +1,133 @@
+"""Average precision of detections, computed by pycocotools, as every published figure is."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from pycocotools.coco import COCO
+
+Form = Literal["bbox", "segm"]
+# The figures of COCO's summary that are kept, in its order.
+FIGURES = ("", "50", "75", "_small", "_medium", "_large")
+INSTALL = "pip install 'vitq[detection]'"
+
+
+def available() -> bool:
+    """Whether pycocotools is installed."""
+    from importlib.util import find_spec
+
+    return find_spec("pycocotools") is not None
+
+
+def average_precision(truth: Mapping[str, Any], found: Sequence[dict[str, Any]], form: Form) -> dict[str, float]:
+    """AP of boxes or masks, percent: `` (mean over IoU 0.5 to 0.95), `50`, `75`, `_small`, `_medium`, `_large`.
+
+    truth: COCO's `images`, `annotations`, `categories`. found: COCO's result entries, `image_id`, `category_id`,
+    `score`, and `bbox` or `segmentation`. NaN where the truth has no object of that size.
+    """
+    if not truth["annotations"]:
+        return dict.fromkeys(FIGURES, math.nan)
+    if not found:
+        present = average_precision(truth, [_nowhere(truth, form)], form)
+        return {name: value if math.isnan(value) else 0.0 for name, value in present.items()}
+    evaluation = _matched(truth, found, form)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.accumulate()
+        evaluation.summarize()
+    figures = evaluation.stats[: len(FIGURES)]
+    return {name: math.nan if v < 0 else 100 * float(v) for name, v in zip(FIGURES, figures, strict=True)}
+
+
+def image_precision(truth: Mapping[str, Any], found: Sequence[dict[str, Any]], form: Form) -> np.ndarray:
+    """float64 (N,), percent: AP of each image alone, the mean over its classes and IoU 0.5 to 0.95.
+
+    NaN for an image without objects. Matches are pycocotools' own; precision is interpolated at the same 101 recalls.
+    """
+    scores = np.full(len(truth["images"]), math.nan)
+    if not truth["annotations"]:
+        return scores
+    position = {image["id"]: index for index, image in enumerate(truth["images"])}
+    evaluation = _matched(truth, found or [_nowhere(truth, form)], form)
+    parts: dict[int, list[float]] = {}
+    everything = evaluation.params.areaRng[0]
+    for entry in evaluation.evalImgs:
+        if entry is None or entry["aRng"] != everything:
+            continue
+        objects = int((np.asarray(entry["gtIgnore"]) == 0).sum())
+        if objects:
+            value = _single(entry, objects, evaluation.params.recThrs)
+            parts.setdefault(position[entry["image_id"]], []).append(value)
+    for index, values in parts.items():
+        scores[index] = 100 * float(np.mean(values))
+    return scores
+
+
+def _single(entry: Mapping[str, Any], objects: int, recalls: np.ndarray) -> float:
+    """AP of one class in one image, 0 to 1."""
+    order = np.argsort(-np.asarray(entry["dtScores"]), kind="mergesort")
+    matched = np.asarray(entry["dtMatches"])[:, order] > 0
+    counted = np.asarray(entry["dtIgnore"])[:, order] == 0
+    right, wrong = (matched & counted).cumsum(axis=1), (~matched & counted).cumsum(axis=1)
+    recall, precision = right / objects, right / np.maximum(right + wrong, 1)
+    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    total = 0.0
+    for row, values in zip(recall, precision, strict=True):
+        at = np.searchsorted(row, recalls, side="left")
+        total += float(np.append(values, 0.0)[at].mean())
+    return total / len(recall)
+
+
+def _matched(truth: Mapping[str, Any], found: Sequence[dict[str, Any]], form: Form) -> Any:
+    """pycocotools' evaluation with the objects matched."""
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints as it goes
+        known = _index(truth)
+        evaluation = COCOeval(known, known.loadRes([dict(entry) for entry in found]), form)
+        evaluation.evaluate()
+    return evaluation
+
+
+def _nowhere(truth: Mapping[str, Any], form: Form) -> dict[str, Any]:
+    """A detection without area: pycocotools cannot read an empty list."""
+    image = truth["images"][0]
+    entry = {"image_id": image["id"], "category_id": truth["categories"][0]["id"], "score": 0.0}
+    if form == "bbox":
+        return entry | {"bbox": [0.0, 0.0, 0.0, 0.0]}
+    return entry | {"segmentation": run_length(torch.zeros(1, image["height"], image["width"], dtype=torch.bool))[0]}
+
+
+def _index(truth: Mapping[str, Any]) -> COCO:
+    from pycocotools.coco import COCO
+
+    known = COCO()
+    # Copies: it writes into what it is given.
+    known.dataset = {key: [dict(entry) for entry in value] for key, value in truth.items()}
+    known.createIndex()
+    return known
+
+
+def run_length(masks: Tensor) -> list[dict[str, Any]]:
+    """COCO's compressed run-length code of bool masks (D, H, W): `size` and `counts` (bytes) of each."""
+    from pycocotools import mask
+
+    if not len(masks):
+        return []
+    columns = np.asfortranarray(masks.permute(1, 2, 0).numpy().astype(np.uint8))
+    return list(mask.encode(columns))
+
+
+def area(code: Mapping[str, Any]) -> int:
+    """Pixels of a mask, from its code."""
+    from pycocotools import mask
+
+    return int(mask.area(code))
