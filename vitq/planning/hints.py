@@ -22,7 +22,7 @@ def located(problem: Problem, cell: ConfigCell, primary: Primary) -> Problem:
     if isinstance(problem.value, str) and groups.is_group(key) and problem.value in groups.files(key):
         text += f"; {key} is a group: choose its option in the defaults, `- override /{key}: {problem.value}`"
     if not any(key == name or key.startswith(f"{name}.") for name in given):
-        place = origin(key, primary.file, groups, cell.choices)
-        if place and not place.startswith(tuple(f"{folder}/" for folder in installed("conf"))):
-            text += f" ({place})"
+        written = origin(key, primary.file, groups, cell.choices)
+        if written and not written.startswith(tuple(f"{folder}/" for folder in installed("conf"))):
+            text += f" ({written})"
     return problem.reworded(text)

@@ -17,15 +17,15 @@ def origin(key: str, primary: Path, search_path: ConfigPath, choices: Mapping[st
     → option, as far as they are known.
     """
     parts = key.split(".")
-    places = [(primary, key)]
+    candidates = [(primary, key)]
     for count in range(len(parts) - 1, 0, -1):
         group = "/".join(parts[:count])
         file = search_path.file(group, choices[group]) if group in choices else None
         if file is not None:
-            places.append((file, ".".join(parts[count:])))
+            candidates.append((file, ".".join(parts[count:])))
     root = search_path.file("", "config")
-    places += [(root, key)] if root is not None and root != primary else []
-    for file, rest in places:
+    candidates += [(root, key)] if root is not None and root != primary else []
+    for file, rest in candidates:
         line = line_of(file, rest)
         if line is not None:
             return f"{file}, line {line}"

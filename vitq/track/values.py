@@ -56,7 +56,8 @@ def summary_of(result: Result) -> dict[str, Any]:
 def figures_of(result: Result) -> dict[str, float]:
     """What a chart over runs is made of: the finite numbers of the summary that compare methods."""
     summary = summary_of(result)
-    names = ("top1", "top5", "fp_top1", "drop", "agreement", "kl", "nll", "quantized_bytes", "seconds")
+    detector = ("ap_box", "drop_box", "ap_mask", "drop_mask")
+    names = ("top1", "top5", "fp_top1", "drop", "agreement", "kl", "nll", *detector, "quantized_bytes", "seconds")
     return {name: summary[name] for name in names if name in summary}
 
 
