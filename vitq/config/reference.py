@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -101,7 +102,8 @@ def _default(field: dataclasses.Field[Any]) -> str | None:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, tuple):
-        return f"[{', '.join(map(str, value))}]"
+        # The Python of whoever writes the page is no default.
+        return f"[{', '.join('python' if item == sys.executable else str(item) for item in value)}]"
     return str(value)
 
 
