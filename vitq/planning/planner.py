@@ -189,9 +189,12 @@ def _parse(cell: ConfigCell, engine: Engine) -> tuple[RunConfig | None, list[Pro
     if config.method.iterations is not None and not engine.iterates(config):
         # One run, whatever a sweep over learning methods asks of these.
         config = dataclasses.replace(config, method=dataclasses.replace(config.method, iterations=None))
+    data = config.data
+    if data.held_out is not None:
+        data = dataclasses.replace(data, eval_split=data.scored_split, eval_limit=None)
     # Which images are scored has a meaning where not all are.
-    choice = None if config.data.eval_limit is None else config.data.eval_choice or "spread"
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, eval_choice=choice))
+    choice = None if data.eval_limit is None else data.eval_choice or "spread"
+    config = dataclasses.replace(config, data=dataclasses.replace(data, eval_choice=choice))
     runs_dir = str(Path(config.runs_dir).expanduser().absolute())
     return dataclasses.replace(places.absolute(config), runs_dir=runs_dir), problems
 
