@@ -45,7 +45,7 @@ class OptionRange:
         if self.choices is not None:
             return json.dumps(value) in [json.dumps(choice) for choice in self.choices]
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and self.low <= value <= self.high  # type: ignore[no-any-return, operator]
+        return number and self.low is not None and self.high is not None and self.low <= value <= self.high
 
 
 @dataclass(frozen=True, config=RULES)

@@ -28,7 +28,8 @@ def calibration_indices(
     if held_out is None:
         return choose(labels, size, seed, balanced)
     left = np.setdiff1d(np.arange(len(labels)), held_out_indices(source, held_out))
-    return left[choose(labels[left], size, seed, balanced)]
+    chosen: np.ndarray = left[choose(labels[left], size, seed, balanced)]
+    return chosen
 
 
 def held_out_indices(source: Source, count: int) -> np.ndarray:

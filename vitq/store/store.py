@@ -59,9 +59,10 @@ class Store:
             text = f"{len(matching)} runs begin with {beginning!r}: {', '.join(matching[:5])}; give more of it"
         raise StoreError(text, "signature", beginning, matching)
 
-    def write_sweep(self, record: SweepRecord) -> None:
-        """Store a sweep; an earlier, different record of that name is kept under `sweeps/history`."""
-        self._sweeps.write(record)
+    def write_sweep(self, record: SweepRecord, grown: bool = False) -> None:
+        """Store a sweep; an earlier, different record of that name is kept under `sweeps/history` unless this one has
+        only `grown` from it."""
+        self._sweeps.write(record, grown)
 
     def read_sweep(self, name: str) -> SweepRecord:
         """A sweep's record. Raises StoreError when it is unknown or unreadable."""

@@ -20,7 +20,8 @@ class SweepRecord(Record):
     signatures: in the order of the plan. baseline: name of the method that others are compared with.
     command: what was typed. axes: swept key → its values, as text. launcher: the `launcher` section of its configs;
     None in records of earlier versions. labels: signature → what the plan calls the run, which names all that is swept;
-    empty in records of earlier versions.
+    empty in records of earlier versions. options: signature → whose the options of its recipe are. budget_seconds: of
+    the steps of each recipe.
     """
 
     name: str
@@ -32,6 +33,8 @@ class SweepRecord(Record):
     axes: dict[str, list[str]] = Field(default_factory=dict)
     launcher: dict[str, Any] | None = None
     labels: dict[str, str] = Field(default_factory=dict)
+    options: dict[str, str] = Field(default_factory=dict)
+    budget_seconds: float | None = None
 
 
 class Sweeps:
@@ -52,14 +55,18 @@ class Sweeps:
             )
         return self.path / f"{name}.json"
 
-    def write(self, record: SweepRecord) -> None:
-        """Store a record. One that says the same as the stored one (creation time aside) changes nothing."""
+    def write(self, record: SweepRecord, grown: bool = False) -> None:
+        """Store a record. One that says the same as the stored one (creation time aside) changes nothing.
+
+        grown: it says all that the stored one says, of more runs, so nothing has to be kept of that.
+        """
         path = self.record_path(record.name)
         old = read_bytes(path)
         if old is not None:
             if _same(path, record):
                 return
-            self._archive(record.name, old)
+            if not grown:
+                self._archive(record.name, old)
         write_bytes(path, record.to_json().encode())
 
     def read(self, name: str) -> SweepRecord:
