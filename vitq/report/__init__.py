@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vitq.store import Store
 
 FORMATS = ("html", "csv", "md", "latex", "parquet")  # written where none is named
-ALL_FORMATS = (*FORMATS, "results")
+ALL_FORMATS = (*FORMATS, "latex-pairs", "results")
 
 
 def table(store: Store, sweep: str) -> pd.DataFrame:

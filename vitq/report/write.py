@@ -53,6 +53,10 @@ def _results(report: Report) -> str:
     return results_page.page(report.store, report.record, report.df, report.comparisons, report.pairs)
 
 
+def _plain(pairs: pd.DataFrame) -> pd.DataFrame:
+    return pairs.drop(columns="outcomes")
+
+
 def _parquet(table: pd.DataFrame) -> bytes:
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
@@ -65,13 +69,14 @@ _WRITERS: dict[str, dict[str, Writer]] = {
     "html": {"report.html": _html},
     "csv": {
         "report.csv": lambda report: report.df.to_csv(index=False),
-        "pairs.csv": lambda report: report.pairs.to_csv(index=False),
+        "pairs.csv": lambda report: _plain(report.pairs).to_csv(index=False),
     },
     "md": {"report.md": _markdown},
-    "latex": {"report.tex": lambda report: latex.render(report.df, report.pairs)},
+    "latex": {"report.tex": lambda report: latex.render(report.df)},
+    "latex-pairs": {"pairs.tex": lambda report: latex.pairs_table(report.pairs)},
     "parquet": {
         "report.parquet": lambda report: _parquet(report.df),
-        "pairs.parquet": lambda report: _parquet(report.pairs),
+        "pairs.parquet": lambda report: _parquet(_plain(report.pairs)),
     },
     "results": {"{sweep}.md": _results},
 }
@@ -80,9 +85,9 @@ _WRITERS: dict[str, dict[str, Writer]] = {
 def build(store: Store, sweep: str, formats: Sequence[str], out: Path | None = None) -> dict[str, Path]:
     """Write the report of a sweep in each format into `out`, default `<root>/sweeps/<sweep>/`.
 
-    formats: html, csv, md, latex, parquet, results (a page for documents, `<sweep>.md`). Returns format → file; csv and
-    parquet have a second one beside it, `pairs`, with every pair of methods (see `pairwise`). Failed and pending runs
-    are part of the report.
+    formats: html, csv, md, latex, parquet; latex-pairs (every pair, over several pages); results (a page for documents,
+    `<sweep>.md`). Returns format → file; csv and parquet have a second one beside it, `pairs`, with every pair of
+    methods (see `pairwise`). Failed and pending runs are part of the report.
     Raises VitqError for an unknown format, StoreError for an unknown sweep or a folder that cannot be written.
     """
     for name in formats:
