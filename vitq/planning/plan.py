@@ -19,7 +19,7 @@ class PlannedRun:
     """One run: its identity, its checked config, and how it is called where people look.
 
     warnings: what is done to its images and weights that nobody asked for. other_code: how the code that made the
-    result of a finished run differs from today's.
+    result of a finished run differs from today's. options: whose the recipe's options are: the paper's, tuned …
     """
 
     signature: str
@@ -29,13 +29,15 @@ class PlannedRun:
     done: bool
     warnings: tuple[str, ...] = ()
     other_code: str = ""
+    options: str = ""
 
 
 @dataclass(frozen=True)
 class Plan:
     """Runs in order, no two alike. `sweep` is None for a run of its own; `cells`: size of the product before
     exclusions and before equal runs became one; `warnings`: what is likely a mistake and stops nothing; `again`:
-    results that are there are set aside and computed anew."""
+    results that are there are set aside and computed anew; `pilots`: runs that a budget needs first, without which the
+    plan is not whole."""
 
     runs: tuple[PlannedRun, ...]
     store: Store
@@ -45,6 +47,7 @@ class Plan:
     axes: dict[str, list[str]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     again: bool = False
+    pilots: tuple[PlannedRun, ...] = ()
 
     @property
     def name(self) -> str | None:
@@ -80,5 +83,7 @@ class Plan:
                 axes=self.axes,
                 launcher=dataclasses.asdict(self.launcher),
                 labels={run.signature: run.label for run in self.runs},
+                options={run.signature: run.options for run in self.runs},
+                budget_seconds=self.sweep.budget_seconds,
             )
             self.store.write_sweep(record)
