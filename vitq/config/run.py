@@ -122,7 +122,8 @@ class RunConfig:
 # is stored, and signed, as it was before.
 LATER: dict[str, dict[str, Any]] = {
     "model": {"checkpoint_key": None},
-    "data": {"labels": None, "eval_choice": None, "allow_overlap": False},
+    "data": {"labels": None, "eval_choice": None, "held_out": None, "allow_overlap": False},
+    "method": {"tune": {}, "tuned": None},
 }
 
 _ADAPTER: TypeAdapter[RunConfig] = TypeAdapter(RunConfig)
