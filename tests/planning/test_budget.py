@@ -92,16 +92,16 @@ def test_pilots_come_first_and_every_method_gets_what_the_budget_allows(timed: T
 
 
 def test_the_table_says_whose_the_options_are(timed: TimedEngine) -> None:
-    plan = pilots_first(made("sweep.budget_seconds=20", "method.kinds.default.granularity=tensor"), show)
+    words = ("sweep.budget_seconds=20", "method=minmax,ias_vit,qdrop", "method.kinds.default.granularity=tensor")
+    plan = pilots_first(made(*words), show)
     plan.commit()
     launch(plan, show("fair", len(plan.runs)))
     df = report.table(Store("runs"), "fair")
-    quantized = df[df["bits"] != "FP"]
-    assert sorted(set(quantized["method"])) == ["ias_vit", "minmax", "qdrop"], "no variant for each bit-width"
-    by_method = quantized.groupby("method")["options"].first()
+    assert sorted(set(df["method"])) == ["ias_vit", "minmax", "qdrop"], "no variant for each bit-width"
+    by_method = df.groupby("method")["options"].first()
     assert by_method["ias_vit"] == "scaled to 20 s (1700 iterations), changed: kinds.default.granularity=tensor"
     assert by_method["minmax"] == "changed: kinds.default.granularity=tensor"
-    assert quantized.groupby("method")["quantize_seconds"].first().to_dict() == pytest.approx(
+    assert df.groupby("method")["quantize_seconds"].first().to_dict() == pytest.approx(
         {"ias_vit": 20.0, "minmax": 0.5, "qdrop": 20.0}
     )
 

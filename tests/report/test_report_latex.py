@@ -81,9 +81,9 @@ def test_one_table_over_models(make_config: Make, make_sweep: Sweep) -> None:
 def test_ablations_have_marks(make_config: Make, make_sweep: Sweep) -> None:
     text = latex.render(report.table(ablation(make_config, make_sweep), "demo"))
     lines = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert lines[0] == r"Method & stage1 & probs quantizer & W4A4 \\"
-    assert r"I\&S-ViT & \checkmark & sulq & \textbf{95.75} \\" in lines
-    assert r"I\&S-ViT & $\times$ & log2 & \textbf{95.75} \\" in lines
+    assert lines[0] == r"Method & probs quantizer & stage1 & W4A4 \\"
+    assert r"I\&S-ViT & sulq & \checkmark & \textbf{95.75} \\" in lines
+    assert r"I\&S-ViT & log2 & $\times$ & \textbf{95.75} \\" in lines
 
 
 @pytest.mark.parametrize("which", [many_models, ablation])

@@ -197,7 +197,7 @@ sys.path.insert(0, {repo!r})
 import tests.tuning.conftest as c
 from vitq.planning import engine
 engine.ENGINE = c.TunedEngine(fail=lambda config: time.sleep(0.3))
-record = c.run(c.tuning(), trials=10)
+record = c.run(c.tuning(), trials=6)
 print(*engine.ENGINE.executed)
 """
 
@@ -210,7 +210,7 @@ def test_two_processes_share_a_study(tuned: TunedEngine, repo: Path, tmp_path: P
     assert [worker.returncode for worker in workers] == [0, 0]
     record = read_study(Store("runs"), "tune_qdrop_vit_digits_w3a3")
     assert record is not None
-    assert len(record.trials) == len(record.finished) == 10
+    assert len(record.trials) == len(record.finished) == 6
     assert sorted([*executed[0], *executed[1]]) == sorted(str(trial.signature) for trial in record.trials)
     assert all(executed), "both had a part in it"
     assert not list(Path("runs/sweeps", record.name, "drivers").iterdir())

@@ -46,7 +46,7 @@ def efforts(df: pd.DataFrame) -> list[Effort]:
             front = float(row["top1"]) > best
             best = max(best, float(row["top1"]))
             numbers = float(row["seconds"]), float(row["top1"]), front
-            found.append(Effort(str(model), str(bits), int(calib), str(method), str(row["options"]), *numbers))
+            found.append(Effort(str(model), str(bits), int(str(calib)), str(method), str(row["options"]), *numbers))
     return sorted(found, key=lambda effort: (effort.model, bits_order(effort.bits), effort.calib))
 
 

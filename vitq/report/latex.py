@@ -81,7 +81,7 @@ def _table(tables: Sequence[Matrix]) -> str:
     else:
         for label in bits:
             rows = {(row.method, row.calib): row for matrix in tables for row in matrix.rows}
-            group = []
+            group: list[list[str]] = []
             for row in rows.values():
                 cells = [_like(matrix, row, label) for matrix in tables]
                 if any(cells):
@@ -118,7 +118,7 @@ def _names(methods: Sequence[str]) -> dict[str, _Name]:
     for label in methods:
         found = re.fullmatch(r"(\S+) \((\S+=.*)\)", label)
         parts = re.split(r", (?=[\w.]+=)", found[2]) if found else []
-        split[label] = (found[1], dict(part.split("=", 1) for part in parts)) if found else (label, {})  # type: ignore[misc]
+        split[label] = (found[1], dict(part.split("=", 1) for part in parts)) if found else (label, {})
     varied = {name for name, keys in split.values() if keys}
     if len(varied) > 1:  # variants of several methods: their keys would be columns that are mostly empty
         return {

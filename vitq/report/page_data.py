@@ -63,7 +63,7 @@ def _verdicts(pairs: pd.DataFrame) -> list[dict[str, str]]:
     """What is said of A and B when they are chosen: the question is that pair, one of many among all of the page."""
     out = []
     for (a, b), rows in pairs.groupby(["a", "b"], sort=False):
-        for (_, asked), (_, among) in zip(between(pairs, a, b).iterrows(), rows.iterrows(), strict=True):
+        for (_, asked), (_, among) in zip(between(pairs, str(a), str(b)).iterrows(), rows.iterrows(), strict=True):
             p = wording.p_value(float(among["p_holm"]))
             more = f"; over all {among['family']} pairs of this page p (Holm) {p}"
             for side in (asked.to_dict(), flipped(asked.to_dict())):
