@@ -201,5 +201,5 @@ def test_errors_name_value_and_remedy() -> None:
         fitted("uniform", 4, torch.rand(1, 2, 2), range_search="mse", shrink_to="far")
     with refuses(RuntimeError, key="layout"):
         build("uniform", 4, Axes(0), "tensor", "minmax", False, {}).encode(torch.rand(2))
-    with refuses(ValueError, key="rows", value=(3, 0)):
+    with refuses(ValueError, key="rows", value=(4, 0)):
         fitted("uniform", 4, torch.zeros(0, 3, 4), "channel")
