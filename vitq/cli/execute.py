@@ -52,13 +52,17 @@ def _outputs(args: argparse.Namespace) -> Iterator[tuple[Console, TextIO]]:
 
 def _planned(primary: Primary, args: argparse.Namespace, name: str | None, console: Console, out: TextIO) -> Plan:
     from vitq.errors import ConfigError
-    from vitq.planning import planner
+    from vitq.planning import display, planner
+    from vitq.planning.pilots import pilots_first
 
-    try:
+    def make() -> Plan:
         with console.status("planning") as status:
             return planner.make(
                 primary, name, lambda cells: status.update(f"planning: {cells} configs checked"), args.again
             )
+
+    try:
+        return make() if args.dry_run else pilots_first(make, lambda name, runs: display.make(console, name, runs))
     except ConfigError as error:
         if args.dry_run and not args.json:
             for signature, label in error.refused:

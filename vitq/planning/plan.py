@@ -19,7 +19,8 @@ class PlannedRun:
     """One run: its identity, its checked config, and how it is called where people look.
 
     warnings: what is done to its images and weights that its config does not ask for. other_code: how the code that
-    made the result of a finished run differs from today's.
+    made the result of a finished run differs from today's. options: whose the options of its recipe are: the paper's,
+    tuned …
     """
 
     signature: str
@@ -29,13 +30,15 @@ class PlannedRun:
     done: bool
     warnings: tuple[str, ...] = ()
     other_code: str = ""
+    options: str = ""
 
 
 @dataclass(frozen=True)
 class Plan:
     """Runs in order, no two alike. `sweep` is None for a run of its own; `cells`: size of the product before
     exclusions and before equal runs became one; `warnings`: what is likely a mistake and stops nothing; `again`:
-    results that are there are set aside and computed anew."""
+    results that are there are set aside and computed anew; `pilots`: runs that a budget needs first, without which the
+    plan is not whole."""
 
     runs: tuple[PlannedRun, ...]
     store: Store
@@ -45,6 +48,7 @@ class Plan:
     axes: dict[str, list[str]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     again: bool = False
+    pilots: tuple[PlannedRun, ...] = ()
 
     @property
     def name(self) -> str | None:
@@ -71,10 +75,15 @@ class Plan:
             elif known.warnings != warnings and known.state != "running":
                 run_dir.write_status(known.model_copy(update={"warnings": warnings}))
         if self.sweep:
-            about = {key: getattr(self.sweep, key) for key in ("name", "description", "baseline")}
+            about = {key: getattr(self.sweep, key) for key in ("name", "description", "baseline", "budget_seconds")}
             labels = {run.signature: run.label for run in self.runs}
-            launcher = dataclasses.asdict(self.launcher)
             record = SweepRecord(
-                **about, signatures=list(labels), labels=labels, command=command, axes=self.axes, launcher=launcher
+                **about,
+                signatures=list(labels),
+                labels=labels,
+                command=command,
+                axes=self.axes,
+                launcher=dataclasses.asdict(self.launcher),
+                options={run.signature: run.options for run in self.runs},
             )
             self.store.write_sweep(record)

@@ -13,7 +13,7 @@ from vitq.config.problems import merge
 from vitq.config.sweep import SweepConfig
 from vitq.errors import ConfigError, DataError, ModelError, Problem, under, unknown
 from vitq.job import provenance
-from vitq.planning import baseline, compose, paths
+from vitq.planning import baseline, budget, compose, paths
 from vitq.planning.compose import ConfigCell, Primary
 from vitq.planning.engine import Engine, engine
 from vitq.planning.launcher import launcher_problems
@@ -57,6 +57,7 @@ class Planner:
         self._problems: list[tuple[str, Problem]] = []  # with the label of a run, '' for the sweep itself
         self._runs: dict[str, PlannedRun] = {}
         self._refused: list[tuple[str, str]] = []
+        self._pilots: dict[str, PlannedRun] = {}
         self._again = again
         self._hits: set[int] = set()  # entries of sweep.exclude that leave out a cell
         self._stores: dict[str, Store] = {}
@@ -69,19 +70,42 @@ class Planner:
             problems += self._sweep.unmatched(self._options) if self._sweep else []
             self._reject("", problems)
 
-    def add(self, cell: ConfigCell) -> None:
-        """Look at the next cell."""
+    def add(self, cell: ConfigCell) -> str | None:
+        """Look at the next cell; the signature of its run, None where it is excluded or has no config."""
         self._cells += 1
         if self._excluded(cell):
-            return
+            return None
         config, problems = _parse(cell, self._facts.engine)
         label = _label(cell, self._primary, config)
         if config is not None:
             self._note_sweep_wide(cell, config)
             config, more = self._facts.complete(config)
             problems += more
-            problems += self._take(cell, config, label, problems)
+            config, more = self._within_budget(config, label, problems)
+            problems += more
+            if config is not None:
+                problems += self._take(cell, config, label, problems)
         self._reject(label, problems)
+        return None if config is None else signature(config)
+
+    def _within_budget(
+        self, config: RunConfig, label: str, problems: list[Problem]
+    ) -> tuple[RunConfig | None, list[Problem]]:
+        """The config with the iterations that the sweep's budget allows; None where a pilot must say what they cost."""
+        seconds = self._sweep.budget_seconds if self._sweep else None
+        if seconds is None or problems or not self._facts.engine.iterates(config):
+            return config, []
+        if wrong := budget.given(config):
+            return config, [wrong]
+        pilot = budget.pilot_of(config)
+        sign = signature(pilot)
+        result = self._stores[config.runs_dir].run(sign).read_result()
+        if result is None:
+            wanted = [*self._facts.check(config), *self._facts.check(pilot)]
+            self._pilots.setdefault(sign, PlannedRun(sign, pilot, f"{label} pilot", (), False))
+            return None, list(dict.fromkeys(wanted))
+        count = budget.iterations(result, self._facts.engine.learning(config), seconds)
+        return (config, [count]) if isinstance(count, Problem) else (budget.with_iterations(config, count), [])
 
     def plan(self) -> Plan:
         """The plan of all cells. Raises ConfigError with all problems."""
@@ -89,7 +113,7 @@ class Planner:
         self._check_one("launcher", [launcher.name for launcher in self._launchers])
         self._reject("", self._unread.problems())
         warnings = (*self._primary.warnings, *self._resolve_baseline(), *self._idle_exclusions())
-        if not self._problems and not self._runs:
+        if not self._problems and not self._runs and not self._pilots:
             text = "the sweep has no runs: `sweep.exclude` leaves out every cell"
             self._reject("", [Problem(text, "sweep.exclude", self._primary.sweep.get("exclude"))])
         if self._problems:
@@ -98,7 +122,8 @@ class Planner:
         store = next(iter(self._stores.values()))
         runs = tuple(self._runs.values())
         swept = self._primary.swept
-        return Plan(runs, store, self._launchers[0], self._cells, self._sweep, swept, warnings, self._again)
+        pilots = tuple(self._pilots.values())
+        return Plan(runs, store, self._launchers[0], self._cells, self._sweep, swept, warnings, self._again, pilots)
 
     def _reject(self, label: str, problems: list[Problem]) -> None:
         self._problems += [(label, problem) for problem in problems]
@@ -138,7 +163,8 @@ class Planner:
         if not problems and not more:
             warnings = () if done else self._facts.warnings(config)
             other = _other_code(self._stores[config.runs_dir].run(sign)) if done else ""
-            self._runs[sign] = PlannedRun(sign, config, label, cell.overrides, done, warnings, other)
+            options = _options(cell, config, self._sweep)
+            self._runs[sign] = PlannedRun(sign, config, label, cell.overrides, done, warnings, other, options)
         else:
             self._refused.append((sign, label))
         self._unread.look(cell.overrides, config, done)
@@ -164,6 +190,20 @@ class Planner:
         return (chosen.warning,) if chosen.warning else ()
 
 
+def _options(cell: ConfigCell, config: RunConfig, sweep: SweepConfig | None) -> str:
+    """Whose the options of a recipe are."""
+    if not config.method.quantizes:
+        return ""
+    tuned, seconds = config.method.tuned, sweep.budget_seconds if sweep else None
+    said = [f"tuned ({tuned.trials} trials, {tuned.seconds:.0f} s)"] if tuned else []
+    given = [word.lstrip("+") for word in cell.overrides if word.lstrip("+~").startswith("method.")]
+    if seconds and config.method.iterations:
+        said.append(f"scaled to {seconds:g} s ({config.method.iterations} iterations)")
+    if given:
+        said.append("changed: " + ", ".join(word.removeprefix("method.") for word in given))
+    return ", ".join(said) or "paper's"
+
+
 def _other_code(run_dir: RunDir) -> str:
     result = run_dir.read_result()
     return provenance.other_code(result.provenance.code) if result else ""
@@ -184,9 +224,12 @@ def _parse(cell: ConfigCell, engine: Engine) -> tuple[RunConfig | None, list[Pro
     if config.method.iterations is not None and not engine.iterates(config):
         # One run, whatever a sweep over learning methods asks of these.
         config = dataclasses.replace(config, method=dataclasses.replace(config.method, iterations=None))
+    data = config.data
+    if data.held_out is not None:
+        data = dataclasses.replace(data, eval_split=data.scored_split, eval_limit=None)
     # Which images are scored has a meaning where not all are.
-    choice = None if config.data.eval_limit is None else config.data.eval_choice or "spread"
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, eval_choice=choice))
+    choice = None if data.eval_limit is None else data.eval_choice or "spread"
+    config = dataclasses.replace(config, data=dataclasses.replace(data, eval_choice=choice))
     runs_dir = str(Path(config.runs_dir).expanduser().absolute())
     return dataclasses.replace(paths.absolute(config), runs_dir=runs_dir), problems
 
