@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from vitq.config import LauncherConfig, RunConfig
@@ -87,3 +88,17 @@ class Plan:
                 options={run.signature: run.options for run in self.runs},
             )
             self.store.write_sweep(record)
+
+
+def options_of(config: RunConfig, overrides: Sequence[str], sweep: SweepConfig | None) -> str:
+    """Whose the options of a run's recipe are: `paper's`, or what was tuned, scaled to a budget, or overridden."""
+    if not config.method.quantizes:
+        return ""
+    tuned, seconds = config.method.tuned, sweep.budget_seconds if sweep else None
+    texts = [f"tuned ({tuned.trials} trials, {tuned.seconds:.0f} s)"] if tuned else []
+    changed = [word.lstrip("+") for word in overrides if word.lstrip("+~").startswith("method.")]
+    if seconds and config.method.iterations:
+        texts.append(f"scaled to {seconds:g} s ({config.method.iterations} iterations)")
+    if changed:
+        texts.append("changed: " + ", ".join(word.removeprefix("method.") for word in changed))
+    return ", ".join(texts) or "paper's"

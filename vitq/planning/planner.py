@@ -17,7 +17,7 @@ from vitq.planning import baseline, budget, compose, paths
 from vitq.planning.compose import ConfigCell, Primary
 from vitq.planning.engine import Engine, engine
 from vitq.planning.launcher import launcher_problems
-from vitq.planning.plan import Plan, PlannedRun
+from vitq.planning.plan import Plan, PlannedRun, options_of
 from vitq.planning.unread import Unread
 from vitq.store import RunDir, Store
 
@@ -163,7 +163,7 @@ class Planner:
         if not problems and not more:
             warnings = () if done else self._facts.warnings(config)
             other = _other_code(self._stores[config.runs_dir].run(sign)) if done else ""
-            options = _options(cell, config, self._sweep)
+            options = options_of(config, cell.overrides, self._sweep)
             self._runs[sign] = PlannedRun(sign, config, label, cell.overrides, done, warnings, other, options)
         else:
             self._refused.append((sign, label))
@@ -188,20 +188,6 @@ class Planner:
         self._reject("", [chosen.problem] if chosen.problem else [])
         self._sweep = dataclasses.replace(self._sweep, baseline=chosen.name)
         return (chosen.warning,) if chosen.warning else ()
-
-
-def _options(cell: ConfigCell, config: RunConfig, sweep: SweepConfig | None) -> str:
-    """Whose the options of a recipe are."""
-    if not config.method.quantizes:
-        return ""
-    tuned, seconds = config.method.tuned, sweep.budget_seconds if sweep else None
-    said = [f"tuned ({tuned.trials} trials, {tuned.seconds:.0f} s)"] if tuned else []
-    given = [word.lstrip("+") for word in cell.overrides if word.lstrip("+~").startswith("method.")]
-    if seconds and config.method.iterations:
-        said.append(f"scaled to {seconds:g} s ({config.method.iterations} iterations)")
-    if given:
-        said.append("changed: " + ", ".join(word.removeprefix("method.") for word in given))
-    return ", ".join(said) or "paper's"
 
 
 def _other_code(run_dir: RunDir) -> str:

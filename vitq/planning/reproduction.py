@@ -68,8 +68,8 @@ def make(request: Request, again: bool = False) -> tuple[Plan, ReproductionRecor
     for key, words in _words(request, setting, cells, search_path):
         one = primary(words)
         planner = planner or Planner(one, again=again)
-        found = [(planner.add(cell), cell) for cell in compose.expand(one)]
-        runs[key] = [signature for signature, _ in found if signature]
+        signed = [(planner.add(cell), cell) for cell in compose.expand(one)]
+        runs[key] = [signature for signature, _ in signed if signature]
     assert planner is not None
     plan = planner.plan()
     configs = {run.signature: run.config for run in plan.runs}

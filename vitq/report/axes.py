@@ -38,25 +38,25 @@ class Group:
 
     def spread(self, value: str) -> tuple[float, float]:
         """Mean and sample standard deviation of top-1 over the seeds; 0 for one."""
-        found = self.top1[list(self.runs[value].values())]
-        return float(found.mean()), 0.0 if len(found) < 2 else float(found.std(ddof=1))
+        top1 = self.top1[list(self.runs[value].values())]
+        return float(top1.mean()), 0.0 if len(top1) < 2 else float(top1.std(ddof=1))
 
 
 def groups(store: Store, sweep: str, key: str) -> list[Group]:
     """The groups of a sweep along an axis: a dotted key (`calib.size`, `method.steps.stage1.enabled`), or `method`,
     `model`, `bits` as a whole. Raises VitqError for a key that no config has, and where no two values meet."""
     df = table(store, sweep).set_index("signature")
-    found = False
+    known_key = False
     known: dict[str, list[tuple[str, str, int]]] = defaultdict(list)
     for signature in df.index[df["bits"] != "FP"]:
         config, _ = RunConfig.parse(store.run(signature).read_config())
         if config is None or not _has(key, plain := config.to_dict()):
             continue
-        found = True
+        known_key = True
         if df.at[signature, "state"] == "done":
             same = [_without(key, canonical(config)), {} if key == "method" else orders(config)]
             known[json.dumps(same, sort_keys=True)].append((_value(key, plain), signature, config.seed))
-    if not found:
+    if not known_key:
         axes = store.read_sweep(sweep).axes
         raise VitqError(unknown("axis", key, axes, "Any key of a config is one.", key="--along"))
     several = [

@@ -27,7 +27,7 @@ def method_name(name: str) -> str:
 
 def model_name(name: str) -> str:
     """`deit_tiny_patch16_224.fb_in1k` → `DeiT-T`; others as they are."""
-    found = re.match(r"([a-z0-9]+)_(tiny|small|base|large|huge)(?=_patch|\.|$)", name)
-    if found is None or found[1] not in _FAMILIES:
+    match = re.match(r"([a-z0-9]+)_(tiny|small|base|large|huge)(?=_patch|\.|$)", name)
+    if match is None or match[1] not in _FAMILIES:
         return name
-    return f"{_FAMILIES[found[1]]}-{_SIZES[found[2]]}"
+    return f"{_FAMILIES[match[1]]}-{_SIZES[match[2]]}"

@@ -36,7 +36,7 @@ class Effort:
 def efforts(df: pd.DataFrame) -> list[Effort]:
     """df: from `table`. Bits from wide to narrow, methods by their seconds; none where no time was recorded."""
     done = wording.with_data(df[(df["state"] == "done") & (df["bits"] != "FP") & df["quantize_seconds"].notna()])
-    found = []
+    compared = []
     for (model, bits, calib), place in done.groupby(["model", "bits", "calib"], sort=False):
         means = place.groupby("method", sort=False).agg(
             seconds=("quantize_seconds", "mean"), top1=("top1", "mean"), options=("options", _joined)
@@ -46,8 +46,8 @@ def efforts(df: pd.DataFrame) -> list[Effort]:
             front = float(row["top1"]) > best
             best = max(best, float(row["top1"]))
             numbers = float(row["seconds"]), float(row["top1"]), front
-            found.append(Effort(str(model), str(bits), int(str(calib)), str(method), str(row["options"]), *numbers))
-    return sorted(found, key=lambda effort: (effort.model, bits_order(effort.bits), effort.calib))
+            compared.append(Effort(str(model), str(bits), int(str(calib)), str(method), str(row["options"]), *numbers))
+    return sorted(compared, key=lambda effort: (effort.model, bits_order(effort.bits), effort.calib))
 
 
 def _joined(options: pd.Series[str]) -> str:
@@ -62,10 +62,10 @@ def cells(effort: Effort) -> list[str]:
 
 def figures(df: pd.DataFrame) -> list[tuple[str, go.Figure]]:
     """(model, figure) for each model with at least two methods: top-1 against seconds, a line along each front."""
-    found = efforts(df)
+    compared = efforts(df)
     drawn = []
-    for model in dict.fromkeys(effort.model for effort in found):
-        here = [effort for effort in found if effort.model == model]
+    for model in dict.fromkeys(effort.model for effort in compared):
+        here = [effort for effort in compared if effort.model == model]
         if len({effort.method for effort in here}) > 1:
             drawn.append((model, _figure(here)))
     return drawn
@@ -82,11 +82,11 @@ def _figure(here: list[Effort]) -> go.Figure:
         )  # fmt: skip
     for index, method in enumerate(dict.fromkeys(effort.method for effort in here)):
         colour, symbol = style(index)
-        mine = [effort for effort in here if effort.method == method]
+        own = [effort for effort in here if effort.method == method]
         figure.add_scatter(
-            name=method, mode="markers", x=[effort.seconds for effort in mine], y=[effort.top1 for effort in mine],
+            name=method, mode="markers", x=[effort.seconds for effort in own], y=[effort.top1 for effort in own],
             marker={"color": colour, "symbol": symbol, "size": 10},
-            customdata=[[effort.bits, effort.calib, effort.options] for effort in mine],
+            customdata=[[effort.bits, effort.calib, effort.options] for effort in own],
             hovertemplate=f"{method}<br>%{{customdata[0]}}, %{{customdata[1]}} images<br>%{{customdata[2]}}"
             "<br>%{x:.1f} s, %{y:.2f} %<extra></extra>",
         )  # fmt: skip

@@ -116,9 +116,9 @@ def _names(methods: Sequence[str]) -> dict[str, _Name]:
     """Label of a method → its name. Keys in brackets become columns where one method alone has variants."""
     split: dict[str, tuple[str, dict[str, str]]] = {}
     for label in methods:
-        found = re.fullmatch(r"(\S+) \((\S+=.*)\)", label)
-        parts = re.split(r", (?=[\w.]+=)", found[2]) if found else []
-        split[label] = (found[1], dict(part.split("=", 1) for part in parts)) if found else (label, {})
+        match = re.fullmatch(r"(\S+) \((\S+=.*)\)", label)
+        parts = re.split(r", (?=[\w.]+=)", match[2]) if match else []
+        split[label] = (match[1], dict(part.split("=", 1) for part in parts)) if match else (label, {})
     varied = {name for name, keys in split.values() if keys}
     if len(varied) > 1:  # variants of several methods: their keys would be columns that are mostly empty
         return {
@@ -148,8 +148,8 @@ def _title(matrix: Matrix, tables: Sequence[Matrix]) -> str:
 
 def _widths(label: str) -> str:
     """`W4A4` → `4/4`; others as they are."""
-    found = re.fullmatch(r"W(\d+)A(\d+)", label)
-    return f"{found[1]}/{found[2]}" if found else label
+    match = re.fullmatch(r"W(\d+)A(\d+)", label)
+    return f"{match[1]}/{match[2]}" if match else label
 
 
 def _of(matrix: Matrix, row: Row, label: str) -> MatrixCell | None:

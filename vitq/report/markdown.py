@@ -32,8 +32,8 @@ def render(df: pd.DataFrame, comparisons: pd.DataFrame | None = None, pairs: pd.
     if pairs is not None and len(pairs):
         rows = [pair_cells(row) for row in wording.with_data(pairs).to_dict("records")]
         parts += ["### Is A better than B here?", grid(PAIR_HEAD, rows, right_from=5), PAIRS_NOTE]
-    if found := efforts(df):
-        parts += ["### Effort", grid(EFFORT_HEAD, [effort_cells(one) for one in found], right_from=4), EFFORT_NOTE]
+    if compared := efforts(df):
+        parts += ["### Effort", grid(EFFORT_HEAD, [effort_cells(one) for one in compared], right_from=4), EFFORT_NOTE]
     if comparisons is not None and len(comparisons):
         parts += ["### Paired comparison", _paired(wording.with_data(comparisons)), PAIRED_NOTE]
     unfinished = wording.unfinished(df)

@@ -89,10 +89,10 @@ def figures(store: Store, record: ReproductionRecord) -> list[Figure]:
 def _figure(store: Store, predictions: Predictions, target: Target) -> Figure:
     try:
         reference = _correct(store, predictions, target.reference)
-        found = [(run, _correct(store, predictions, run)) for run in target.runs]
+        read = [(run, _correct(store, predictions, run)) for run in target.runs]
     except StoreError as error:
         return Figure(target, 0, None, None, None, None, str(error))
-    seeds = [(run, correct) for run, correct in found if correct is not None]
+    seeds = [(run, correct) for run, correct in read if correct is not None]
     if reference is None or not seeds:
         return Figure(target, len(seeds), None, None, None, None, "not finished")
     if any(len(correct) != len(reference) for _, correct in seeds):
@@ -122,8 +122,8 @@ def _wilson(right: int, images: int) -> tuple[float, float]:
     """95 % interval of a share, percent."""
     from scipy.stats import binomtest
 
-    found = binomtest(right, images).proportion_ci(method="wilson")
-    return 100 * float(found.low), 100 * float(found.high)
+    bounds = binomtest(right, images).proportion_ci(method="wilson")
+    return 100 * float(bounds.low), 100 * float(bounds.high)
 
 
 def _verdict(published: float | None, low: float, high: float, larger: str) -> str | None:

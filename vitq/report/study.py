@@ -20,10 +20,10 @@ def drawn(study: StudyRecord) -> list[tuple[str, go.Figure]]:
     """Figures of a study with a finished trial."""
     own = next((trial.kl for trial in study.finished if trial.options == study.own), None)
     trials = [(trial.number, trial.kl, _words(trial.options)) for trial in study.finished if trial.kl is not None]
-    found = [(f"{study.method}: KL on {study.held_out} held-out images", tuning.curve(trials, own))]
+    titled = [(f"{study.method}: KL on {study.held_out} held-out images", tuning.curve(trials, own))]
     if study.importances:
-        found.append((f"{study.method}: what KL depends on", tuning.importances(study.importances)))
-    return found
+        titled.append((f"{study.method}: what KL depends on", tuning.importances(study.importances)))
+    return titled
 
 
 def _words(options: dict[str, object]) -> str:
