@@ -11,6 +11,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vitq.errors import ConfigError, Problem
+from vitq.machine import usable_cores
 
 # Sixteen images of 224×224: quantized DeiT-tiny takes two thirds of the time that it takes for 64 at once.
 CPU_ELEMENTS = 16 * 3 * 224 * 224
@@ -48,6 +49,15 @@ def make_repeatable() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling every new tensor with NaN only helps to find reads of uninitialized memory; it costs half the speed.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def limit_threads() -> None:
+    """No more threads than cores that this process may use: torch counts all of a machine's where a quota allows few.
+
+    Whoever sets OMP_NUM_THREADS is right.
+    """
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > usable_cores():
+        torch.set_num_threads(usable_cores())
 
 
 @contextmanager

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +21,10 @@ _NO_LIMIT = 1 << 62
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: a scheduler or container may allow fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores that this process may use: a scheduler or container may allow fewer than the machine has, by affinity or by
+    a quota of CPU time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, math.floor(min(_cgroup_cores(), default=cores))))
 
 
 def int8_products_are_exact(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
@@ -64,22 +67,43 @@ def free_memory(device: torch.device) -> int:
 
 def _cgroup_room(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
     """Bytes left below each memory limit that this process is under; a scheduler sets one for a job."""
+    rooms = [_NO_LIMIT]
+    for group in _cgroups("memory", root, own):
+        rooms += [left for limit, used in _CGROUPS if (left := _left(group / limit, group / used)) is not None]
+    return rooms
+
+
+def _cgroup_cores(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[float]:
+    """Cores that each quota of CPU time amounts to that this process is under: `docker run --cpus 2`."""
+    cores = []
+    for group in _cgroups("cpu", root, own):
+        with suppress(OSError, ValueError, ZeroDivisionError):  # no quota here, "max", or -1 of version 1
+            quota, period = _quota(group)
+            cores += [quota / period] if quota > 0 else []
+    return cores
+
+
+def _quota(group: Path) -> tuple[int, int]:
+    """Microseconds of CPU time in each period, of version 2 or 1. Raises OSError and ValueError where there is none."""
+    if (group / "cpu.max").exists():
+        quota, period = (group / "cpu.max").read_text().split()
+        return int(quota), int(period)
+    return tuple(int((group / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))  # type: ignore[return-value]
+
+
+def _cgroups(controller: str, root: Path, own: Path) -> Iterator[Path]:
+    """The control groups of this process that have a controller, from its own up to the root; none but on Linux."""
     try:
         lines = own.read_text().splitlines()
     except OSError:
-        return [_NO_LIMIT]  # not Linux
-    rooms = [_NO_LIMIT]
+        return
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "memory"):
+        if controllers and controller not in controllers.split(","):
             continue
         base = root / controllers
         folder = base / path.strip("/")
-        for group in (folder, *folder.parents):
-            if not group.is_relative_to(base):
-                break
-            rooms += [left for limit, used in _CGROUPS if (left := _left(group / limit, group / used)) is not None]
-    return rooms
+        yield from (group for group in (folder, *folder.parents) if group.is_relative_to(base))
 
 
 def _left(limit: Path, used: Path) -> int | None:

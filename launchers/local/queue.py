@@ -64,7 +64,7 @@ class Queue:
             self.failed.append(run.signature)
         elif ended.how in ("died", "busy"):
             self._waiting.append(run)
-        elif ended.how == "failed":
+        elif ended.how in ("failed", "cancelled"):
             self.failed.append(run.signature)
 
     def _take(self) -> PlannedRun | None:

@@ -10,8 +10,10 @@ import time
 from contextlib import suppress
 from typing import IO, NamedTuple
 
+from vitq.errors import VitqError
 from vitq.launchers.follow import FollowedRun, ending
 from vitq.launchers.local.slots import LocalOptions
+from vitq.planning.background import same_imports
 from vitq.planning.display import Show
 from vitq.planning.plan import Plan, PlannedRun
 
@@ -22,8 +24,8 @@ _GRACE = 10.0
 
 
 class Ended(NamedTuple):
-    """A run that a worker no longer executes. how: done, failed, busy (another process executes it), or died, with
-    the reason: its process ended before the run did."""
+    """A run that a worker no longer executes. how: done, failed, cancelled (it alone was told to stop), busy (another
+    process executes it), or died, with the reason: its process ended before the run did."""
 
     run: FollowedRun
     how: str
@@ -47,8 +49,8 @@ class Worker:
         self.answers: IO[bytes] = os.fdopen(reading, "rb", buffering=0)
         self._process = subprocess.Popen(
             [*options.command, "--runs-dir", str(plan.store.root), *group, "--feed", str(writing)],
-            env=os.environ | environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._errors,
-            pass_fds=[writing],
+            env=os.environ | same_imports() | environment, pass_fds=[writing],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._errors,
             start_new_session=True,  # Ctrl-C reaches the driver alone, which then ends the workers
         )  # fmt: skip
         os.close(writing)
@@ -69,7 +71,9 @@ class Worker:
         answer = self.answers.read()
         if answer == b"":
             self._process.wait()
-            self.gone, word, reason = True, "died", self._reason()
+            # Ctrl-C does not reach it: who interrupts it means this run.
+            cancelled = self._process.returncode == 128 + signal.SIGINT
+            self.gone, word, reason = True, "cancelled" if cancelled else "died", self._reason()
             self._release()
         else:
             *lines, self._unread = (self._unread + (answer or b"")).split(b"\n")
@@ -86,6 +90,9 @@ class Worker:
         has_result = run.look(ended=True)
         if has_result is None and word == "died":
             return Ended(run, word, reason)
+        if has_result is None and word == "cancelled":  # `vitq cancel SIGNATURE`: the run stays interrupted
+            self._show.failed(run.run, VitqError("told to stop; `vitq retry` goes on from its last finished block"))
+            return Ended(run, word)
         if has_result is None:
             run.fail(reason)
         return Ended(run, "done" if has_result else "failed")

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from vitq.errors import VitqError
 from vitq.launchers.slurm.options import SlurmOptions
+from vitq.planning.background import same_imports
 
 # Seconds that a command of SLURM may take; a controller that is away makes each of them wait.
 _PATIENCE = 60.0
@@ -103,7 +104,7 @@ def submit(
     executor.update_parameters(
         job_name=f"vitq-{name}", time=options.time, comment=token, wckey=None, array_parallelism=most,
         # `exec`: Python replaces the shell, so that the warning signal reaches it alone, not W&B's service.
-        use_srun=False, setup=list(options.setup), stderr_to_stdout=True,
+        use_srun=False, setup=[*_exports(), *options.setup], stderr_to_stdout=True,
         **{key: value for key, value in requested.items() if value is not None},
         additional_parameters={
             "signal": f"B:USR2@{options.warning}", "output": log, "requeue": True, **options.extra,
@@ -115,6 +116,11 @@ def submit(
         return str(executor._submit_command("exec " + shlex.join(command)).job_id)
     except (FailedJobError, FailedSubmissionError) as error:
         raise _refusal(str(error)) from error
+
+
+def _exports() -> list[str]:
+    """Lines of shell after which Python imports on a node what it imports here."""
+    return [f"export {name}={shlex.quote(value)}" for name, value in same_imports().items()]
 
 
 def elements() -> list[Element]:

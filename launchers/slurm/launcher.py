@@ -76,6 +76,13 @@ class Slurm(Launcher):
         return jobs
 
     @classmethod
+    def cancel_run(cls, store: Store, signature: str) -> list[str]:
+        """See Launcher. Raises SlurmError when the scheduler cannot be asked."""
+        jobs: list[str] = state.jobs_of_run(store, signature)
+        commands.cancel(jobs)
+        return jobs
+
+    @classmethod
     def state(cls, store: Store, signatures: set[str]) -> dict[str, JobState]:
         return dict(state.job_states(store, signatures))
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from dataclasses import field
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from vitq.config.base import RULES
@@ -20,6 +21,25 @@ def _memory(text: str) -> str:
     if not re.fullmatch(r"\d+(\.\d+)?[KMGT]B?", text):
         raise ValueError("a number with its unit is expected, e.g. 16GB")
     return text
+
+
+def _minutes(value: Any) -> Any:
+    """sbatch's ways to write a time limit as minutes, rounded up: `90`, `90:30`, `2:00:00`, `1-12`, `1-12:30:00`."""
+    if not isinstance(value, str) or re.fullmatch(r"\d+", value):
+        return value
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", value)
+    if match is None:
+        raise ValueError("valid: minutes, or as sbatch has it: 90, 90:30, 2:00:00, 1-12, 1-12:30:00")
+    days, first, second, third = (int(part or 0) for part in match.groups())
+    if match[1] is not None:  # days-hours[:minutes[:seconds]]
+        seconds = ((days * 24 + first) * 60 + second) * 60 + third
+    elif match[4] is not None:  # hours:minutes:seconds
+        seconds = (first * 60 + second) * 60 + third
+    else:  # minutes:seconds
+        seconds = first * 60 + second
+    if not seconds:
+        raise ValueError("a limit above zero is needed")
+    return math.ceil(seconds / 60)
 
 
 def _free(extra: dict[str, Any]) -> dict[str, Any]:
@@ -36,10 +56,11 @@ Positive = Annotated[int, Field(ge=1)]
 class SlurmOptions:
     """`launcher.options`. What is None is left to the cluster.
 
-    partition, account, qos, constraint, gres, mem (e.g. `16GB`): as sbatch has them. gpus: per job. cpus: cores per
-    job. time: limit in minutes. setup: lines of shell before Python starts. extra: further options of sbatch, e.g.
-    `{exclude: n7, nice: 100}`. python: words that start Python on a node, e.g. a container's command. command: what
-    executes runs; `--runs-dir DIR [--group NAME] SIGNATURE…` is appended; None: `PYTHON -m vitq.job`.
+    partition, account, qos, constraint, gres, mem: as sbatch has them (mem with its unit, `16GB`). gpus: per job.
+    cpus: cores per job. time: limit in minutes, or as sbatch writes it, in YAML in quotes (`"2:00:00"`,
+    `"1-12:00:00"`). setup: lines of shell before Python starts. extra: further options of sbatch, such as `{exclude:
+    n7, nice: 100}`. python: words that start Python on a node, such as a container's command. command: what executes
+    runs; `--runs-dir DIR [--group NAME] SIGNATURE…` is appended; None: `PYTHON -m vitq.job`.
 
     runs_per_job: so many runs of one model follow each other in one job. minutes_per_job: as many as take so long by
     the store's own history, at most `runs_per_job` where that is above 1. max_parallel: jobs at a time.
@@ -56,7 +77,7 @@ class SlurmOptions:
     mem: Annotated[str, AfterValidator(_memory)] | None = None
     gpus: Positive | None = None
     cpus: Positive | None = None
-    time: Positive = 240
+    time: Annotated[Positive, BeforeValidator(_minutes)] = 240
     setup: tuple[str, ...] = ()
     extra: Annotated[dict[str, Any], AfterValidator(_free)] = field(default_factory=dict)
     python: tuple[str, ...] = field(default_factory=lambda: (sys.executable,))

@@ -49,3 +49,16 @@ def jobs_of(store: Store, sweep: str) -> list[str]:
     if not tokens:
         return []
     return [element.job for element in commands.elements() if element.token in tokens and not element.ended]
+
+
+def jobs_of_run(store: Store, signature: str) -> list[str]:
+    """Jobs that wait or run and have nothing else to do. Raises SlurmError when the scheduler cannot be asked."""
+    alone = {
+        (submission.token, index)
+        for submission in store.submissions.all()
+        for index, names in enumerate(submission.allocations)
+        if signature in names and all(name == signature or store.run(name).is_done() for name in names)
+    }
+    if not alone:
+        return []
+    return [e.job for e in commands.elements() if (e.token, e.index) in alone and not e.ended]

@@ -23,10 +23,11 @@ from vitq.launchers.local.launcher import Local
 from vitq.launchers.local.slots import LocalOptions, slot_environments
 from vitq.machine import visible_gpus
 from vitq.planning import compose, planner
+from vitq.planning.cancel import cancel_run
 from vitq.planning.display import Show
 from vitq.planning.launcher import launcher_of
 from vitq.planning.plan import Plan
-from vitq.store import Store
+from vitq.store import Store, claim
 
 
 def make(repo: Path, folder: Path, *words: str, fail: str = "time.sleep(0.05)", **options: Any) -> Plan:
@@ -103,6 +104,24 @@ def test_ctrl_c_ends_the_workers_and_keeps_what_is_finished(engine: FakeEngine, 
             os.kill(pid, 0)
     failed, _ = launch(planned)
     assert failed == []
+
+
+def test_one_run_is_cancelled_and_the_others_go_on(engine: FakeEngine, repo: Path, tmp_path: Path) -> None:
+    fail = "time.sleep(60 if config.seed == 1 else 0.05)"
+    planned = make(repo, tmp_path, "seed=1,2", fail=fail, slots=1)
+    long = planned.store.run(planned.runs[0].signature)
+
+    def cancel() -> None:
+        while (status := long.status_hint()) is None or status.state != "planned" or not claim.is_held(long):
+            time.sleep(0.02)
+        cancel_run(planned.store, long.signature)
+
+    threading.Thread(target=cancel, daemon=True).start()
+    failed, text = launch(planned)
+    assert failed == [long.signature]
+    assert planned.store.run(planned.runs[1].signature).is_done()
+    assert "told to stop" in text
+    assert not claim.is_held(long)
 
 
 def test_slots_share_the_cores_and_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

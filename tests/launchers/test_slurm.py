@@ -47,6 +47,27 @@ def test_they_are_found_when_the_sweep_is_planned(engine: FakeEngine) -> None:
     assert Slurm.check(make().launcher.options) == []
 
 
+@pytest.mark.parametrize(
+    ("written", "minutes"),
+    [
+        (90, 90), ("90", 90), ("90:30", 91), ("0:30", 1), ("2:00:00", 120), ("2:00:01", 121), ("1-12", 2160),
+        ("1-12:30", 2190), ("1-12:30:00", 2190), ("0-00:10:00", 10),
+    ],
+)  # fmt: skip
+def test_times_as_sbatch_writes_them(written: object, minutes: int) -> None:
+    assert Slurm({"time": written}).options.time == minutes
+
+
+@pytest.mark.parametrize("written", ["", "2h", "1:2:3:4", "-1", "0:00", "1-", 0])
+def test_what_is_no_time(written: object) -> None:
+    (problem,) = Slurm.check({"time": written})
+    assert is_about(problem, "launcher.options.time", written)
+
+
+def test_a_time_on_the_command_line(engine: FakeEngine) -> None:
+    assert make("launcher.options.time=2:00:00").launcher.options["time"] == "2:00:00"
+
+
 def test_a_machine_without_slurm_says_so(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     words = ["run", "-m", "tracker=none", "launcher=slurm", "bits=w8a8,w4a4"]

@@ -10,7 +10,7 @@ import pytest
 from tests.errors import is_about, refuses
 from vitq.config.search_path import ConfigPath, shipped, sweep_file
 from vitq.errors import ConfigError
-from vitq.planning import compose
+from vitq.planning import compose, session
 from vitq.planning.compose import ConfigCell
 
 
@@ -105,7 +105,7 @@ def test_fast_path_equals_plain_hydra() -> None:
     from hydra import initialize_config_dir
     from omegaconf import OmegaConf
 
-    with initialize_config_dir(str(shipped("conf")), version_base=compose.VERSION_BASE):
+    with initialize_config_dir(str(shipped("conf")), version_base=session.VERSION_BASE):
         plain = hydra_compose("config", [o if o.startswith("bits=") else f"++{o}" for o in overrides])
     assert raw(*overrides) == OmegaConf.to_container(plain, resolve=True)
 

@@ -279,9 +279,8 @@ def test_a_finished_run_says_how_to_probe_it_and_gc_clears_what_was_stopped(
     assert cli.main([*words, "probe=[hessian,landscape]"]) == 0
     (signature,) = Store("runs").signatures()
     run_dir = Store("runs").run(signature)
-    assert (
-        f"vitq probe {signature} probe=[hessian,landscape] --runs-dir {run_dir.path.parent}" in capsys.readouterr().out
-    )
+    command = f"vitq probe {signature} 'probe=[hessian,landscape]' --runs-dir {run_dir.path.parent}"
+    assert command in capsys.readouterr().out
     run_dir.write_probe_state("landscape", {"a": np.zeros(3)})
     with Claim.take(run_dir) or pytest.fail("the run is free"):
         assert [g.path for g in garbage(Store("runs")) if g.path.name == "state"] == []

@@ -95,7 +95,10 @@ def test_the_terminal_cuts_no_number(seeded: Store, width: int) -> None:
 
 def test_the_terminal_names_failures(store: Store) -> None:
     text = terminal(store, 200)
-    assert "failed  vit_digits · percentile · W3A3 · 32 images · seed 0: RuntimeError: out of memory <script>" in text
+    assert (
+        "failed  vit_digits · percentile · W3A3 · 32 calibration images · seed 0: RuntimeError: out of memory <script>"
+        in text
+    )
 
 
 def test_calibration_sizes_have_a_column_and_holes_stay_empty(
@@ -110,7 +113,7 @@ def test_calibration_sizes_have_a_column_and_holes_stay_empty(
     assert re.search(r"a +32 +96\.75 \(−1\.25\) +2\.05", terminal(store, 100))
     html = report.build(store, "demo", ["html"])["html"].read_text()
     assert '<td class="n">64</td>' in html
-    assert "a, 64 images" in html
+    assert "a, 64 calibration images" in html
 
 
 def test_a_pair_that_cannot_be_compared_says_why(store: Store) -> None:

@@ -18,6 +18,7 @@ from vitq.plots.palette import PALETTE, style
 from vitq.report import figures as drawing
 from vitq.report.accuracy_table import Matrix, MatrixCell, Row
 from vitq.report.figures import _log_ticks
+from vitq.report.page_data import _ticks
 from vitq.store import Store
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -42,7 +43,8 @@ class Page(HTMLParser):
         if tag not in VOID:
             self.open.append(tag)
         found = dict(attrs)
-        self.references += [str(found[name]) for name in ("src", "href", "action") if name in found]
+        named = [str(found[name]) for name in ("src", "href", "action") if name in found]
+        self.references += [name for name in named if not name.startswith(("#part-", "data:image/png;base64,"))]
         if tag == "script":
             self.scripts.append((found, ""))
         if tag == "table":
@@ -91,6 +93,38 @@ def test_the_matrix_says_what_the_runs_say(store: Store) -> None:
     assert full == ["full precision", "98.00", ""]
     assert rows[1] == ["percentile", "97.50 (−0.50)", "pending", "90.50 (−7.50)", "failed", "1.85"]
     assert sizes == ["size, MB (full precision 0.840)", "0.210–0.213", "0.158–0.161", "0.105–0.108", "0.079–0.082", ""]
+
+
+def test_the_page_begins_with_its_contents_and_the_answer(store: Store) -> None:
+    text, _ = page(store)
+    links = re.findall(r'<a href="#(part-\d+)">(.*?)</a>', text)
+    heads = re.findall(r'<section id="(part-\d+)">\n<h2>(.*?)</h2>', text)
+    assert links == heads
+    assert [title for _, title in heads][:2] == ["vit_digits on digits", "Is A better than B here?"]
+    (answer,) = re.findall(r'<p class="answer">(.*?)</p>', text)
+    assert answer.startswith("Most accurate: at W8A8 repq_vit (97.75 %, −0.25 points); at W6A6 ")
+
+
+def test_images_are_never_just_images(seeded: Store) -> None:
+    _, parsed = page(seeded)
+    assert [cell for table in parsed.tables for cell in (table[0] if table else []) if cell == "images"] == []
+
+
+def test_blocks_are_the_ticks_of_sites() -> None:
+    names = [
+        "patch_embed.proj.weight",
+        "blocks.0.attn.qkv.weight",
+        "blocks.0.mlp.fc1.input",
+        "blocks.1.attn.proj.input",
+    ]
+    assert _ticks([*names, "head.weight"]) == [
+        ("patch_embed.proj.weight", "patch_embed"), ("blocks.0.attn.qkv.weight", "blocks.0"),
+        ("blocks.1.attn.proj.input", "blocks.1"), ("head.weight", "head"),
+    ]  # fmt: skip
+    assert _ticks(["layers.0.blocks.1.attn.x", "layers.1.downsample.y"]) == [
+        ("layers.0.blocks.1.attn.x", "layers.0.blocks.1"),
+        ("layers.1.downsample.y", "layers.1"),
+    ]
 
 
 def test_every_run_is_in_the_table_of_runs(store: Store) -> None:

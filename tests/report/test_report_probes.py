@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from vitq import report
 from vitq.plots.landscape_views import logarithm, surface
 from vitq.probes import landscape_scalars
+from vitq.report import probe_pictures
 from vitq.report.distributions import histograms
 from vitq.report.landscapes import MOST, side_by_side
 from vitq.report.probe_data import by_model, read_probe
@@ -130,6 +132,21 @@ def test_probes_are_on_the_page_and_pages_of_many_stay_small(probed: Store, tmp_
     assert (site["low"], site["high"]) == pytest.approx((expected["edges"][7, 0], expected["edges"][7, -1]), rel=1e-3)
     np.testing.assert_allclose(site["levels"], np.sort(expected["levels"][7, :16]), rtol=1e-3)
     assert shown[1]["sites"][0]["unused"] is None
+
+
+def test_pictures_of_other_probes_are_on_the_page(probed: Store) -> None:
+    df = report.table(probed, "demo")
+    # Runs that differ by the seed alone share a picture; the store of this test has one seed.
+    signatures = [str(name) for name in df.loc[df["state"] == "done", "signature"]]
+    for number, name in enumerate(signatures[:6]):
+        probed.run(name).write_probe("hessian", {"trace": np.array(float(number))}, f"picture {number}".encode())
+    (group,) = probe_pictures.probe_pictures(probed, df)
+    assert group["title"] == "Hessian"
+    shown = [base64.b64decode(picture["png"]) for picture in group["pictures"]]
+    assert shown == [f"picture {number}".encode() for number in range(probe_pictures.MOST)]
+    assert "of 6 probed runs" in group["note"]
+    text = report.build(probed, "demo", ["html"])["html"].read_text()
+    assert text.count("data:image/png;base64,") == probe_pictures.MOST
 
 
 def test_many_probed_runs_are_cut_and_the_page_says_so(seeded: Store) -> None:

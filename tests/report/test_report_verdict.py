@@ -60,7 +60,7 @@ def test_the_answer_in_one_line(seeded: Store) -> None:
     pairs = pairwise(seeded, report.table(seeded, "demo"))
     lines = answers(pairs, "repq_vit", "minmax")
     assert len(lines) == 4
-    assert "W4A4, 32 images: repq_vit is better than minmax: +12.00 points [" in lines[2]
+    assert "W4A4, 32 calibration images: repq_vit is better than minmax: +12.00 points [" in lines[2]
     assert "minmax is worse than repq_vit: −12.00 points [" in answers(pairs, "minmax", "repq_vit")[2]
     assert any("no difference shown" in line for line in lines)
     with refuses(VitqError, key="method", value="repq", valid=["repq_vit"]):
@@ -89,8 +89,8 @@ def test_two_datasets_are_told_apart(make_config: Callable[..., RunConfig], make
     df = report.table(store, "demo")
     pairs = pairwise(store, df)
     here, there = answers(pairs, "a", "b")
-    assert "vit_digits on digits at W8A8, 32 images: a is better than b" in here
-    assert "vit_digits on others at W8A8, 32 images: a is worse than b" in there
+    assert "vit_digits on digits at W8A8, 32 calibration images: a is better than b" in here
+    assert "vit_digits on others at W8A8, 32 calibration images: a is worse than b" in there
     text = markdown.render(df, pairs=pairs)
     assert "| vit_digits on others |" in text
     assert r"vit\_digits on others" in latex.pairs_table(pairs)

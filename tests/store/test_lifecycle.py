@@ -152,6 +152,8 @@ def test_gc_keeps_what_is_needed(store: Store, capsys: pytest.CaptureFixture[str
     assert not store.run(done).state_dir.exists()
     assert store.run(half).state_dir.exists()  # it goes on from there
     assert main(["gc", "--yes", "--orphans"]) == 0
+    assert store.run(loose).is_done()  # a result goes by its name alone
+    assert main(["gc", "--yes", "--orphans", loose]) == 0
     assert not store.run(loose).path.exists()
     assert store.run(alive).path.exists()  # under way
     assert store.run(done).is_done()

@@ -18,7 +18,7 @@ pytest.importorskip("wandb_workspaces")
 
 
 def spec(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
-    assert main(["dashboard", "--entity", "lab", "--dry-run", *words]) == 0
+    assert main(["dashboard", "--entity", "lab", "--dry-run", "--json", *words]) == 0
     printed: dict[str, Any] = json.loads(capsys.readouterr().out)
     return printed
 
@@ -68,7 +68,7 @@ def test_every_key_that_is_shown_is_one_that_runs_have(tmp_path: Path, capsys: p
         node = run[section]
         for part in path.split("."):
             node = node[part]
-    assert run["config"]["label"]["cell"] == "minmax W4A4"
+    assert run["config"]["label"]["cell"] == "deit_tiny minmax W4A4 c32"
     assert "label.value.cell" in text
 
 

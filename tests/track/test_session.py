@@ -51,7 +51,10 @@ def test_an_offline_run_reads_back_as_it_was_written(tmp_path: Path) -> None:
     assert run["summary"]["nonfinite"] == ["metrics.nll"]
     assert "nll" not in run["summary"]
     assert "kl" not in run["summary"]
-    assert run["summary"]["provenance"]["attempt"] == 2
+    (folder,) = offline_runs(config)
+    assert run["summary"]["provenance"]["_type"] == "table-file"  # no columns of a run table
+    facts = dict(json.loads((folder / "files" / run["summary"]["provenance"]["path"]).read_text())["data"])
+    assert facts["attempt"] == "2"
     assert log_of(run_dir) == ""
 
 

@@ -180,7 +180,7 @@ def test_rounds_are_as_wide_as_the_launcher(tuned: TunedEngine) -> None:
     [
         (("method=minmax",), "method.tune", None),
         (("+method.tune.drop={low: 1, high: 2}",), "method.tune.drop", "drop"),
-        (("method.steps.learn.drop=2",), "method.tune.steps.learn.drop", 2),
+        (("method.steps.learn.rounding_weight=2",), "method.tune.steps.learn.rounding_weight", 2),
         (("method.steps.learn.lr_scales=0.5",), "method.tune.steps.learn.lr_scales", 0.5),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,9 +70,10 @@ class Run(StoredRun):
 class Sweep:
     """A sweep of a store. name; runs, in the order of the plan."""
 
-    def __init__(self, store: Store, name: str):
-        """Raises StoreError for a sweep that was never started."""
-        self.store, self.name = store, store.read_sweep(name).name
+    def __init__(self, store: Store, name: str, part: Collection[str] | None = None):
+        """part: signatures of the runs that were asked for, where the sweep has others too. Raises StoreError for a
+        sweep that was never started."""
+        self.store, self.name, self._part = store, store.read_sweep(name).name, part
 
     def __repr__(self) -> str:
         return f"Sweep({self.name!r}, {str(self.store.root)!r})"
@@ -80,13 +81,15 @@ class Sweep:
     @property
     def runs(self) -> list[Run]:
         """Of the sweep as it was planned last."""
-        return [Run(run.dir) for run in self.store.runs_of(self.name)]
+        runs = self.store.runs_of(self.name)
+        return [Run(run.dir) for run in runs if self._part is None or run.signature in self._part]
 
     def table(self) -> pd.DataFrame:
         """One row a run, failed and unfinished ones too; columns in `vitq.report.runs_table.COLUMNS`."""
         from vitq import report
 
-        return report.table(self.store, self.name)
+        table = report.table(self.store, self.name)
+        return table if self._part is None else table[table["signature"].isin(list(self._part))]
 
     def compare(self, a: str, b: str) -> pd.DataFrame:
         """Where methods a and b met, one row for each model, data, bits and calibration size: difference (a − b, points
@@ -176,7 +179,7 @@ def sweep(
         launcher_of(plan).detach(plan, _Quiet(plan.name or "", len(plan.runs), progress))
     else:
         launch(plan, _Quiet(plan.name or "", len(plan.runs), progress))
-    return Sweep(plan.store, str(plan.name))
+    return Sweep(plan.store, str(plan.name), [run.signature for run in plan.runs] if plan.part else None)
 
 
 def list_methods(config_dir: Folder | None = None) -> dict[str, str]:
@@ -194,10 +197,11 @@ def _group(group: str, config_dir: Folder | None) -> dict[str, str]:
 
 
 def _planned(primary: Primary, command: Sequence[str]) -> Plan:
-    plan = pilots_first(lambda: planner.make(primary), lambda name, runs: _Quiet(name, runs, None))
+    typed = shlex.join(["vitq", *command])
+    plan = pilots_first(lambda: planner.make(primary, command=typed), lambda name, runs: _Quiet(name, runs, None))
     for line in plan.warnings:
         warnings.warn(line, stacklevel=3)
-    plan.commit(shlex.join(["vitq", *command]))
+    plan.commit(typed)
     return plan
 
 

@@ -10,7 +10,7 @@ from vitq.cli import options
 EXAMPLES = """\
   vitq dashboard --entity my-lab --sweep demo             after `vitq sync demo`
   vitq dashboard --entity my-lab --project vits           all sweeps of a project
-  vitq dashboard --entity my-lab --sweep demo --dry-run   print what would be sent; no network, no account
+  vitq dashboard --entity my-lab --sweep demo --dry-run   what would be created, in ten lines; no network, no account
 """
 
 
@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--entity", required=True, help="W&B user or team")
     parser.add_argument("--project", default="vitq", help="W&B project (default: vitq)")
     parser.add_argument("--sweep", help="show the runs of this sweep alone (its W&B group)")
-    parser.add_argument("--dry-run", action="store_true", help="print the spec as JSON and create nothing")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be created, and create nothing")
     return options.add(parser, json="the spec, and the addresses where both were created,")
 
 
@@ -30,7 +30,7 @@ def main(args: argparse.Namespace) -> int:
     dashboard.need_workspaces()
     board = dashboard.Dashboard(args.entity, args.project, args.sweep)
     if args.dry_run:
-        print(json.dumps(board.spec(), indent=2))
+        print(json.dumps(board.spec(), indent=2) if args.json else "\n".join(board.outline()))
         return 0
     dashboard.need_login()
     view, report = board.save()

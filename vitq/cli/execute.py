@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console
 
     from vitq.planning.compose import Primary
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 
 def execute(primary: Primary, args: argparse.Namespace, name: str | None = None) -> int:
     """Plan, launch and report; returns the exit code. With `args.json`, stdout gets one JSON document alone."""
+    typed = shlex.join(["vitq", *args.argv])
     with _outputs(args) as (console, out):
-        plan = _planned(primary, args, name, console, out)
+        plan = _planned(primary, args, name, typed, console, out)
         if args.dry_run:
             from vitq.cli.preview import preview
 
@@ -30,7 +32,7 @@ def execute(primary: Primary, args: argparse.Namespace, name: str | None = None)
             return 0
         for line in plan.warnings:
             print(f"vitq: {line}", file=sys.stderr)
-        plan.commit(shlex.join(["vitq", *args.argv]))
+        plan.commit(typed)
         return _launch(plan, args, console, out)
 
 
@@ -43,27 +45,33 @@ def perform(plan: Plan, args: argparse.Namespace) -> int:
 @contextmanager
 def _outputs(args: argparse.Namespace) -> Iterator[tuple[Console, TextIO]]:
     """Where text for people goes, and where results go. Nothing else that is printed reaches the reader of a JSON."""
-    from rich.console import Console
+    from vitq.cli.output import console
 
     out = sys.stdout
     with redirect_stdout(sys.stderr) if args.json else nullcontext():
-        yield Console(stderr=args.json), out
+        yield console(stderr=args.json), out
 
 
-def _planned(primary: Primary, args: argparse.Namespace, name: str | None, console: Console, out: TextIO) -> Plan:
+def _planned(
+    primary: Primary, args: argparse.Namespace, name: str | None, typed: str, console: Console, out: TextIO
+) -> Plan:
     from vitq.errors import ConfigError
     from vitq.planning import display, planner
     from vitq.planning.pilots import pilots_first
 
     def make() -> Plan:
         with console.status("planning") as status:
-            return planner.make(
-                primary, name, lambda cells: status.update(f"planning: {cells} configs checked"), args.again
-            )
+
+            def watch(cells: int) -> None:
+                status.update(f"planning: {cells} configs checked")
+
+            return planner.make(primary, name, watch, args.again, typed)
 
     try:
         return make() if args.dry_run else pilots_first(make, lambda name, runs: display.make(console, name, runs))
     except ConfigError as error:
+        for line in primary.warnings:
+            print(f"vitq: {line}", file=sys.stderr)
         if args.dry_run and not args.json:
             for signature, label in error.refused:
                 print(f"{signature}  refused  {label}", file=out)
@@ -71,6 +79,8 @@ def _planned(primary: Primary, args: argparse.Namespace, name: str | None, conso
 
 
 def _launch(plan: Plan, args: argparse.Namespace, console: Console, out: TextIO) -> int:
+    from rich.text import Text
+
     from vitq.planning import display
     from vitq.planning.launcher import launch, launcher_of
     from vitq.planning.wording import count
@@ -78,7 +88,8 @@ def _launch(plan: Plan, args: argparse.Namespace, console: Console, out: TextIO)
     if plan.name:
         equal = f", {plan.cells} cells" if plan.cells != len(plan.runs) else ""
         runs = f"{count(len(plan.runs), 'run')}{equal}, {sum(run.done for run in plan.runs)} finished before"
-        console.print(f"[bold]{plan.name}[/]: {runs}; records under {plan.store.root}", highlight=False, soft_wrap=True)
+        line = Text.assemble((plan.name, "bold"), f": {runs}; records under {plan.store.root}")
+        console.print(line, highlight=False, soft_wrap=True)
     if getattr(args, "detach", False):
         return _detach(plan, launcher_of(plan), args, console, out)
     failed = launch(plan, display.make(console, plan.name or plan.runs[0].label, len(plan.runs)))
@@ -117,19 +128,25 @@ def _print_json(plan: Plan, failed: list[str], out: TextIO) -> None:
         if result is not None:
             print(result.to_json(), end="", file=out)
         return
-    from vitq import report
-
-    table = report.table(plan.store, plan.name)
+    table = _table(plan, plan.name)
     rows = json.loads(table.to_json(orient="records", double_precision=15))
     document = {"sweep": plan.name, "runs_dir": str(plan.store.root), "failed": failed, "runs": rows}
     print(json.dumps(document, indent=2), file=out)
 
 
+def _table(plan: Plan, sweep: str) -> pd.DataFrame:
+    """Of the runs that were asked for; the report is of all that the sweep has."""
+    from vitq import report
+
+    table = report.table(plan.store, sweep)
+    return table[table["signature"].isin([run.signature for run in plan.runs])] if plan.part else table
+
+
 def _print_table(plan: Plan, sweep: str, console: Console) -> None:
     from vitq import report
 
-    console.print(report.rich_table(report.table(plan.store, sweep)))
-    files = report.build(plan.store, sweep)
+    files = report.build(plan.store, sweep)  # first: the output may be full, or closed
+    console.print(report.rich_table(_table(plan, sweep)))
     for kind, path in files.items():
         _print(console, f"{_KINDS.get(kind, kind):<9}{path}")
     _print_tracker(plan, console)
@@ -139,16 +156,14 @@ _KINDS = {"html": "report", "csv": "CSV", "md": "Markdown", "latex": "LaTeX"}
 
 
 def _print_run(plan: Plan, console: Console) -> None:
+    from vitq.report.numbers import figures
+
     run = plan.runs[0]
     run_dir = plan.store.run(run.signature)
     result = run_dir.read_result()
     if result is None:
         return
-    from vitq.store.records import DetectionMetrics
-
-    metrics = result.metrics
-    words = f"top-1 {metrics.top1} %, drop {metrics.drop} points"
-    scores = metrics.words if isinstance(metrics, DetectionMetrics) else words
+    scores = figures(result.metrics.model_dump())
     size, seconds = f"{result.size.quantized_bytes / 1e6:.2f} MB", f"{result.timings.total:.1f} s"
     _print(console, f"{run.label}: {scores}, {size}, {seconds}\nrecord   {run_dir.path}")
     _print_tracker(plan, console)
@@ -174,7 +189,8 @@ def _print_unprobed(plan: Plan, console: Console) -> None:
     for run in plan.runs:
         missing = set(run.config.probe.wanted) - set(plan.store.run(run.signature).probes())
         if run.done and missing:
-            words = f"vitq probe {run.signature} probe=[{','.join(sorted(missing))}]"
+            wanted = shlex.quote(f"probe=[{','.join(sorted(missing))}]")
+            words = f"vitq probe {run.signature} {wanted}"
             where = f"--runs-dir {shlex.quote(str(plan.store.root))}"
             _print(console, f"{run.label} was finished before; probe it with: {words} {where}")
 

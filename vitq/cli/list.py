@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 from vitq.cli import options
 
@@ -11,21 +12,29 @@ EXAMPLES = """\
   vitq list models
   vitq list methods --config-dir my_conf
   vitq list sweeps
+  vitq list runs method=repq_vit,mse bits=w4a4 state=done       every run of the store, of sweeps and single ones
   vitq list sites model=swin_digits method=repq_vit bits=w4a4
 """
 
+WHAT = ("models", "methods", "sweeps", "sites", "runs")
+
 
 def parser() -> argparse.ArgumentParser:
-    text = "Models, methods and sweeps that exist; the sites of one configuration."
+    text = "Models, methods, sweeps and runs that exist; the sites of one configuration."
     parser = options.parser("list", text, EXAMPLES)
-    parser.add_argument("what", choices=("models", "methods", "sweeps", "sites"))
-    return options.add(parser, "overrides", "--config-dir", json="the list")
+    parser.add_argument("what", choices=WHAT)
+    return options.add(parser, "overrides", "--config-dir", "--runs-dir", json="the list")
 
 
 def main(args: argparse.Namespace) -> int:
     """Print one list. Raises ConfigError for an invalid configuration (sites)."""
     if args.what == "sites":
         return _sites(args)
+    if args.what == "runs":
+        from vitq.cli.list_runs import list_runs
+        from vitq.store import Store
+
+        return list_runs(Store(args.runs_dir), args.overrides, args.json)
     from vitq.config.search_path import ConfigPath, headline, sweep_files
     from vitq.errors import VitqError
 
@@ -33,6 +42,8 @@ def main(args: argparse.Namespace) -> int:
         text = f"`vitq list {args.what}` takes no overrides, not {' '.join(args.overrides)}; `vitq list sites` does"
         raise VitqError(text, "overrides", args.overrides)
     search_path = ConfigPath.of(args.config_dir)
+    for line in search_path.notes:
+        print(f"vitq: {line}", file=sys.stderr)
     files = sweep_files() if args.what == "sweeps" else search_path.files(args.what.removesuffix("s"))
     if args.json:
         items = [{"name": name, "about": headline(path), "file": str(path)} for name, path in files.items()]

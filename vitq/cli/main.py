@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from vitq import __version__
+from vitq.cli import options, output
 from vitq.errors import VitqError, unknown
 
 COMMANDS = {
@@ -16,8 +17,10 @@ COMMANDS = {
     "tune": "choose a method's options on calibration images held out of calibration",
     "probe": "look at the models of finished runs: loss landscapes and the like",
     "status": "where the runs of a sweep stand",
+    "show": "one run: its figures, config, sites, files and log",
+    "diff": "in what two runs differ: config, code and figures",
     "retry": "execute the runs of a sweep again that have no result",
-    "cancel": "end what executes the runs of a sweep; results are kept",
+    "cancel": "end what executes the runs of a sweep, or one run; results are kept",
     "logs": "what a run wrote while it was executed",
     "gc": "remove what belongs to no sweep, and what dead processes left",
     "sync": "upload to W&B what was tracked offline",
@@ -28,10 +31,13 @@ COMMANDS = {
     "export": "write the model of a finished run: bit-packed, ONNX or OpenVINO",
     "bench": "speed and accuracy of a run's integer model beside its float model",
     "reproduce": "a paper's figures made again under its protocol, ours beside the published ones",
-    "list": "models, methods and sweeps that exist, or the quantized sites of a model",
+    "list": "models, methods, sweeps and runs that exist, or the quantized sites of a model",
     "fetch": "download the pretrained weights of a sweep, for nodes without network",
+    "completion": "a script with which a shell completes these commands",
     "published": "what papers report for a method, model and bit-width, and why their figures differ",
 }
+
+_COMPUTES = ("run", "sweep", "retry", "probe")
 
 EXAMPLES = """\
 examples:
@@ -58,23 +64,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = words[0]
     if name not in COMMANDS:
         top.error(unknown("command", name, COMMANDS))
-    command = importlib.import_module(f"vitq.cli.{name}")
-    # Intermixed: overrides may stand before, between and after the options.
-    args = command.parser().parse_intermixed_args(words[1:])
-    args.argv = words
+    output.write_any_sign()
+    full: OSError | None = None
     try:
+        command = importlib.import_module(f"vitq.cli.{name}")
+        # Intermixed: overrides may stand before, between and after the options.
+        args = command.parser().parse_intermixed_args(options.one_store(name, words[1:]))
+        args.argv = words
         code: int = command.main(args)
+        sys.stdout.flush()
+        if full := output.lost():
+            raise full
         return code
     except VitqError as error:
         print(f"vitq {name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nvitq: stopped; finished runs are kept, the same command goes on from there", file=sys.stderr)
+        kept = "; finished runs are kept, the same command goes on from there" if name in _COMPUTES else ""
+        print(f"\nvitq: stopped{kept}", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader of our output (`| head`) has gone. Python would complain once more when it flushes at exit.
+    except RuntimeError as error:
+        if "home directory" not in str(error):  # what pathlib says of `~` where there is none
+            raise
+        print(f"vitq {name}: {error} A path begins with ~, and HOME is not set; write it out", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError) and error is not full and not output.is_full(error):
+            raise
+        # Python would complain once more when it flushes at exit.
         sys.stdout = None
-        return 141
+        if isinstance(error, BrokenPipeError):  # the reader of our output (`| head`) has gone
+            return 141
+        text = f"the output cannot be written ({error.strerror}); what was computed is in the store, see `vitq status`"
+        print(f"vitq {name}: {text}", file=sys.stderr)
+        return 1
 
 
 def _top() -> argparse.ArgumentParser:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Sequence
 from typing import Any
+
+
+def default_store() -> str:
+    """Where the runs lie when nobody says it."""
+    return os.environ.get("VITQ_RUNS_DIR") or "runs"
+
 
 SHARED: dict[str, dict[str, Any]] = {
     "sweep": {"metavar": "SWEEP", "help": "name of a sweep that was started (`multirun` for `vitq run -m`)"},
-    "signature": {"metavar": "SIGNATURE", "help": "of `vitq status SWEEP`; its beginning is enough"},
+    "signature": {"metavar": "SIGNATURE", "help": "of `vitq list runs`; its beginning is enough"},
     "overrides": {
         "nargs": "*",
         "metavar": "OVERRIDE",
@@ -18,7 +26,10 @@ SHARED: dict[str, dict[str, Any]] = {
         "metavar": "KEY=PATH",
         "help": "where its images or weights lie now: data.root=DIR, data.class_map=FILE, model.checkpoint=FILE",
     },
-    "--config-dir": {"metavar": "DIR", "help": "your own config groups, e.g. DIR/method/NAME.yaml"},
+    "--config-dir": {
+        "metavar": "DIR",
+        "help": "your own config groups, e.g. DIR/method/NAME.yaml; searched before VITQ_CONFIG_DIR and ./conf",
+    },
     "--dry-run": {"action": "store_true", "help": "check every run and list them; start and write nothing"},
     "--again": {
         "action": "store_true",
@@ -28,7 +39,12 @@ SHARED: dict[str, dict[str, Any]] = {
         "action": "store_true",
         "help": "return at once: the scheduler has the jobs, or a process in the background executes the runs",
     },
-    "--runs-dir": {"metavar": "DIR", "default": "runs", "help": "the run store (default: runs)"},
+    "--runs-dir": {"metavar": "DIR", "help": "the run store (default: VITQ_RUNS_DIR, else runs)"},
+    "--cfg -c": {"choices": ("job",), "help": "print the resolved config, of each run after another, and end"},
+    "--info": {
+        "action": "store_true",
+        "help": "print which folders are searched and from which file each option comes, and end",
+    },
 }
 
 
@@ -46,8 +62,28 @@ def parser(command: str, description: str, examples: str) -> argparse.ArgumentPa
 def add(parser: argparse.ArgumentParser, *names: str, json: str = "") -> argparse.ArgumentParser:
     """Add arguments of SHARED, and with `json`, which says what is printed, `--json`. Returns the parser."""
     for name in names:
-        parser.add_argument(name, **SHARED[name])
+        parser.add_argument(*name.split(), **SHARED[name])
+    if "--runs-dir" in names:
+        parser.set_defaults(runs_dir=default_store())
     if json:
         text = f"print {json} as JSON to stdout, and nothing else there"
         parser.add_argument("--json", action="store_true", help=text)
     return parser
+
+
+def one_store(command: str, words: Sequence[str]) -> list[str]:
+    """The words of a command with its store in the spelling that it takes: `--runs-dir DIR`, or the config's key
+    `runs_dir=DIR` where a config is composed."""
+    composes = command in ("run", "sweep", "fetch")
+    spelled: list[str] = []
+    left = iter(words)
+    for word in left:
+        key, equals, value = word.partition("=")
+        if composes and key == "--runs-dir":
+            folder = value if equals else next(left, "")
+            spelled.append(f"runs_dir='{folder}'" if "'" not in folder else f'runs_dir="{folder}"')
+        elif not composes and key.lstrip("+") == "runs_dir" and equals:
+            spelled += ["--runs-dir", value.strip("'\"")]
+        else:
+            spelled.append(word)
+    return spelled

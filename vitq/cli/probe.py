@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from vitq.store import RunDir
 
 EXAMPLES = """\
-  vitq probe 3f2c probe=[landscape]                             a signature, or its beginning
-  vitq probe demo probe=[landscape] probe.max_seconds=60        every finished run of a sweep
-  vitq probe 3f2c probe=[landscape] 'probe.options.landscape.views=[block]' --dry-run
+  vitq probe 3f2c 'probe=[landscape]'                             a signature, or its beginning
+  vitq probe demo 'probe=[landscape]' probe.max_seconds=60        every finished run of a sweep
+  vitq probe 3f2c 'probe=[landscape]' 'probe.options.landscape.views=[block]' --dry-run
 """
 
 
@@ -38,15 +38,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> int:
     """Probe; exit code 1 when a probe failed. Raises VitqError for whatever is wrong before the start."""
-    from rich.console import Console
-
+    from vitq.cli.output import console
     from vitq.errors import ConfigError, Problem, unknown
     from vitq.planning import paths
-    from vitq.planning.display import Show
+    from vitq.planning.display import make
     from vitq.store import Store
 
     if args.name.startswith(("probe=", "probe.")):
-        text = "name a run or a sweep first: vitq probe SIGNATURE probe=[landscape]"
+        text = "name a run or a sweep first: vitq probe SIGNATURE 'probe=[landscape]'"
         raise ConfigError([Problem(text, "SIGNATURE", args.name)])
     moved = [word for word in args.overrides if paths.is_path(word)]
     wanted, changes = _wanted([word for word in args.overrides if word not in moved], args.config_dir)
@@ -54,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
         from vitq.probes.probe import PROBES
 
         unnamed = unknown("probe", "", PROBES, key="probe")
-        raise ConfigError([unnamed.reworded(f"no probe is named; add e.g. probe=[landscape]. {unnamed}")])
+        raise ConfigError([unnamed.reworded(f"no probe is named; add e.g. 'probe=[landscape]'. {unnamed}")])
     store = Store(args.runs_dir)
     named = store.runs_of(args.name) if args.name in store.sweeps() else [store.find(args.name)]
     finished = [run for run in named if run.is_done]
@@ -67,11 +66,26 @@ def main(args: argparse.Namespace) -> int:
     _check(runs)
     if args.dry_run:
         return _preview(runs, args.json)
-    show = Show(Console(stderr=True), args.name, len(runs))
-    by_run = {run_dir.signature: _probe(run_dir, config, show, args) for run_dir, config in runs}
-    if args.json:
+    by_run = {}
+    with make(console(stderr=True), args.name, len(runs)) as show:
+        for run_dir, config in runs:
+            by_run[run_dir.signature] = _probe(run_dir, config, show, args)
+    if not args.json:
+        _print_end(by_run)
+    else:
         print(json.dumps({s: [dataclasses.asdict(o) for o in outcomes] for s, outcomes in by_run.items()}, indent=2))
     return 1 if any(o.state == "failed" for outcomes in by_run.values() for o in outcomes) else 0
+
+
+def _print_end(by_run: dict[str, list[Outcome]]) -> None:
+    """What became of the probes, in a sentence."""
+    from collections import Counter
+
+    words = {"kept": "there before", "unfinished": "not finished within probe.max_seconds"}
+    counts = Counter(outcome.state for outcomes in by_run.values() for outcome in outcomes)
+    said = ", ".join(f"{count} {words.get(state, state)}" for state, count in counts.items())
+    total = sum(counts.values())
+    print(f"{total} probe{'s' if total != 1 else ''} of {len(by_run)} run{'s' if len(by_run) != 1 else ''}: {said}")
 
 
 def _wanted(overrides: list[str], config_dir: str | None) -> tuple[ProbeConfig, dict[str, Any]]:
@@ -138,7 +152,8 @@ def _probe(run_dir: RunDir, config: RunConfig, show: Show, args: argparse.Namesp
     if claim is None:
         text = f"another process works on run {run_dir.signature}; try again when it is through"
         raise StoreError(text, "SIGNATURE", run_dir.signature)
-    progress = show.running(PlannedRun(run_dir.signature, config, run_label(config), (), done=True))
+    planned = PlannedRun(run_dir.signature, config, run_label(config), (), done=True)
+    progress = show.running(planned)
 
     def subject() -> Subject:
         # A probe measures: that the sites are the recorded ones is enough, and saves an evaluation.
@@ -155,4 +170,5 @@ def _probe(run_dir: RunDir, config: RunConfig, show: Show, args: argparse.Namesp
         if all(outcome.state in ("done", "kept", "skipped") for outcome in outcomes):
             run_dir.clear_probe_state()
             run_dir.clear_state()
+    show.ended_quietly(planned)
     return outcomes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from vitq.cli import options
+from vitq.cli import composed, options
 
 EXAMPLES = """\
   vitq run                                                    the defaults of conf/config.yaml
@@ -13,6 +13,7 @@ EXAMPLES = """\
   vitq run bits.weight=3 bits.activation=4 bits.kinds.probs=8
   vitq run -m method=minmax,mse,repq_vit bits=w4a4 'seed=range(3)'
   vitq run --config-dir my_conf method=ours                   with my_conf/method/ours.yaml
+  vitq run --cfg job method=mse                               the resolved config; --info says from which files
   vitq run --json method=fp32 | python -m json.tool           the content of result.json
 """
 
@@ -25,7 +26,8 @@ def parser() -> argparse.ArgumentParser:
     primary = "primary config in --config-dir or conf/ (default: config)"
     parser.add_argument("--config-name", metavar="NAME", help=primary)
     what = "the run's result.json (with -m: the results of all runs)"
-    return options.add(parser, "overrides", "--config-dir", "--dry-run", "--again", json=what)
+    names = ("overrides", "--config-dir", "--cfg -c", "--info", "--dry-run", "--again")
+    return options.add(parser, *names, json=what)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -41,4 +43,6 @@ def main(args: argparse.Namespace) -> int:
     primary = compose.load(file, search_path, args.overrides, multirun=args.multirun)
     if args.name is not None:
         primary = dataclasses.replace(primary, sweep={**primary.sweep, "name": args.name})
+    if composed.wanted(args):
+        return composed.print_composed(primary, args)
     return execute.execute(primary, args, name="multirun" if args.config_name is None else None)

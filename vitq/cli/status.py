@@ -104,11 +104,14 @@ def table(name: str, rows: Sequence[RunState], most: int | None = None) -> Rende
 
     order = ("running", "failed", "unreadable", "interrupted", "planned", "done")
     shown = sorted(rows, key=lambda row: order.index(row.state))[:most] if most else rows
-    out = Table("run", "state", "stage", "left", "signature", title=f"sweep {name}", title_justify="left")
+    out = Table(
+        "run", "state", "top-1", "stage", "left", "signature", title=escape(f"sweep {name}"), title_justify="left"
+    )
     for row in shown:
         state = f"[{_STYLE.get(row.state, 'default')}]{row.state}[/]"
         stage = "; ".join(filter(None, (row.stage, row.job)))
-        out.add_row(escape(row.run), state, escape(stage), _left(row.eta), row.signature)
+        top1 = "" if row.top1 is None else f"{row.top1:.2f}"
+        out.add_row(escape(row.run), state, top1, escape(stage), _left(row.eta), row.signature)
     reasons = [Text(f"{row.signature}  {row.error}", overflow="fold") for row in shown if row.error]
     total = ", ".join(f"{count} {state}" for state, count in _counts(rows).items())
     more = f"; {len(rows) - len(shown)} more are not listed" if len(shown) < len(rows) else ""
@@ -123,12 +126,22 @@ def _left(seconds: float | None) -> str:
 
 
 def _all(store: Store, as_json: bool) -> int:
-    counts = {name: _counts([run.read_state() for run in store.runs_of(name)]) for name in store.sweeps()}
+    from vitq.store import Run
+
+    records, broken = store.read_sweeps()
+    listed = {signature for record in records for signature in record.signatures}
+    states = {name: Run(store.run(name)).read_state() for name in listed}
+    counts = {record.name: _counts([states[name] for name in record.signatures]) for record in records}
     if as_json:
-        print(json.dumps(counts))
-        return 0
-    for name, states in counts.items():
-        print(f"{name}: {', '.join(f'{count} {state}' for state, count in states.items()) or 'no runs'}")
-    if not counts:
+        print(json.dumps(counts | {name: {"unreadable": 1} for name in broken}))
+        return 1 if broken else 0
+    for name, found in counts.items():
+        print(f"{name}: {', '.join(f'{count} {state}' for state, count in found.items()) or 'no runs'}")
+    for name, error in broken.items():
+        print(f"{name}: {error}")
+    single = len(set(store.signatures()) - listed)
+    if single:
+        print(f"{single} run{'s' if single > 1 else ''} in no sweep: vitq list runs")
+    elif not counts and not broken:
         print(f"no sweep was started with {store.root}; start one with `vitq sweep demo`")
-    return 0
+    return 1 if broken else 0

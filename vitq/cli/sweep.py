@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
-from vitq.cli import options
+from vitq.cli import composed, options
 
 EXAMPLES = """\
   vitq sweep demo
@@ -21,7 +22,8 @@ def parser() -> argparse.ArgumentParser:
     parser = options.parser("sweep", text, EXAMPLES)
     file = "a sweep of `vitq list sweeps`, or the path of its YAML file"
     parser.add_argument("sweep", metavar="NAME|PATH", help=file)
-    names = ("overrides", "--config-dir", "--dry-run", "--again", "--detach")
+    parser.add_argument("--name", help="record it under this name, in place of the sweep's own")
+    names = ("overrides", "--config-dir", "--cfg -c", "--info", "--dry-run", "--again", "--detach")
     return options.add(parser, *names, json="the table, one row per run,")
 
 
@@ -33,4 +35,8 @@ def main(args: argparse.Namespace) -> int:
 
     file = sweep_file(args.sweep)
     primary = compose.load(file, ConfigPath.of(args.config_dir), args.overrides, multirun=True)
+    if args.name is not None:
+        primary = dataclasses.replace(primary, sweep={**primary.sweep, "name": args.name})
+    if composed.wanted(args):
+        return composed.print_composed(primary, args)
     return execute.execute(primary, args)

@@ -28,10 +28,12 @@ Bits = Annotated[int | str, BeforeValidator(_bits)]
 class BitsConfig:
     """Bit-widths of a run.
 
-    weight, activation: the rule. image: bit-width of the image that enters the patch embedding (papers: unquantized
-    or 8). Then, each beating the ones before it: kinds, exceptions by kind (`probs: 8`); first_last, the weights of
-    patch embedding and head and the input of the head (None: as all others); sites, exceptions by site name or
-    fnmatch pattern (`blocks.0.*.weight: 8`), of which the last match wins.
+    weight, activation: the rule.
+    image: bit-width of the image that enters the patch embedding (papers: unquantized or 8).
+    kinds: exceptions by kind (`probs: 8`). They beat the rule.
+    first_last: of the weights of patch embedding and head and of the input of the head; null: as all others. It beats
+        the rule and kinds.
+    sites: exceptions by site name or fnmatch pattern (`blocks.0.*.weight: 8`). They beat all, and the last match wins.
     scope: what of a detector is quantized at all: `all` of it, or the `backbone`, its transformer, alone.
     """
 

@@ -15,9 +15,11 @@ class CalibConfig:
     """The calibration set.
 
     size: number of images; all of them count, streamed in batches of `batch_size`.
+    batch_size: images that go through the network at once.
     balanced: equal numbers per class as far as the split has them.
     augment: timm's training augmentation instead of the clean evaluation transform (papers differ: PTQ4ViT, AdaLog
         and APHQ-ViT augment; RepQ-ViT, ERQ and I&S-ViT do not).
+    cache: where steps keep the activations of a segment between its batches. Volatile.
     """
 
     size: Annotated[int, Field(ge=1)] = 32

@@ -20,6 +20,10 @@ class DataConfig:
     class_map: text file with one class folder name per line, line number = label.
     labels: text or CSV file with the class of each image, for a split whose images lie in no class folders (ImageNet's
         validation images as they are downloaded: the development kit's or Kaggle's file). Volatile, as `root`.
+    calib_split, eval_split: names of the split that calibrates and of the one that is scored.
+    num_classes: classes of the model's head and of the labels.
+    batch_size: images that are evaluated at once.
+    workers: threads that decode images. Volatile.
     fingerprint: sha256 over names, sizes and labels of both splits; filled in by the plan, part of the identity.
     mean, std: replace the model's own where set.
     eval_limit: score only N images of the split; None = all.

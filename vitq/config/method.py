@@ -56,8 +56,12 @@ class QuantizerConfig:
 
 @dataclass(frozen=True, config=RULES)
 class MethodConfig:
-    """A recipe. `steps` maps a step's name to `{do: <registered step>, enabled: true, …its own options}`.
+    """A recipe.
 
+    name: how tables call it.
+    kinds: which quantizer each kind of site gets; `default` stands for the kinds that are not named.
+    steps: a step's name → `{do: <registered step>, enabled: true, …its own options}`, in the order in which they run.
+    source: where the recipe comes from. Volatile.
     iterations: overrides the iterations of every reconstructing step. The plan takes it away from a recipe without such
         a step, which is one run whatever a sweep asks of others.
     tune: options that `vitq tune` may choose, as dotted keys below `method`, and where: `{steps.learn.lr: {low: 1.0e-5,

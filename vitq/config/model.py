@@ -15,7 +15,14 @@ _Side = Annotated[int, Field(ge=8)]
 
 @dataclass(frozen=True, config=RULES)
 class TrainConfig:
-    """How vitq trains an embedded model on first use. Every value is part of the run's identity."""
+    """How vitq trains an embedded model on first use. Every value is part of the run's identity.
+
+    seed: of initial weights and batches.
+    epochs: passes over the training images.
+    batch_size: images in a step.
+    lr, weight_decay: of AdamW.
+    label_smoothing: of the cross-entropy.
+    """
 
     seed: int = 0
     epochs: Annotated[int, Field(ge=1)] = 30
@@ -38,6 +45,9 @@ class ModelConfig:
     weights: sha256 of the checkpoint's content, commit of a hub model; filled in by the plan, part of the identity.
     train: recipe of an embedded model that vitq trains itself.
     input_size: side of the images, or [height, width]. `kwargs.in_chans=1` is a model of gray images.
+    crop_pct: side of the centre crop, as a part of the shorter side of the resized image.
+    interpolation: of resizing: `bicubic`, `bilinear`, `nearest`.
+    mean, std: by which images are normalized, per channel, of values between 0 and 1.
     short_side, long_side: of a detector's images: the short side gets this length unless the long one would become
         longer than this; None: images keep their size. input_size is then the size for which costs are counted.
     fp_top1: published full-precision top-1 in percent, for reference beside the measured one.

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from vitq.config.base import RULES
@@ -41,15 +41,25 @@ class ProbeConfig:
         return {**{name: {} for name in self.names}, **self.options}
 
 
+def _mode(value: Any) -> Any:
+    # What W&B's own variable WANDB_MODE may hold; an empty one is one that is not set.
+    return {"": "offline", "dryrun": "offline", "run": "online"}.get(value, value) if isinstance(value, str) else value
+
+
 @dataclass(frozen=True, config=RULES)
 class TrackerConfig:
     """Where runs are mirrored to. Volatile: it never changes a result.
 
+    name: `wandb`, or none.
+    mode: `offline` needs no account, and `vitq sync` uploads later; `online`; `disabled`.
+    project, entity: where W&B files the runs; an entity is a user or a team.
+    dir: folder of offline runs; null: `wandb` in the store.
+    tags: of every W&B run.
     log_model: the quantized model becomes an artifact of the W&B run, packed; the run's folder keeps it too.
     """
 
     name: Literal["none", "wandb"] = "none"
-    mode: Literal["offline", "online", "disabled"] = "offline"
+    mode: Annotated[Literal["offline", "online", "disabled"], BeforeValidator(_mode)] = "offline"
     project: str = "vitq"
     entity: str | None = None
     dir: str | None = None
@@ -59,7 +69,11 @@ class TrackerConfig:
 
 @dataclass(frozen=True, config=RULES)
 class LauncherConfig:
-    """How runs are executed. Volatile: it never changes a result."""
+    """How runs are executed. Volatile: it never changes a result.
+
+    name: `inline`, `local` or `slurm`.
+    options: of that launcher.
+    """
 
     name: str = "inline"
     options: dict[str, Any] = field(default_factory=dict)
@@ -78,6 +92,10 @@ class RunConfig:
     """A resolved config. Build it with `RunConfig.parse`, which reports every problem at once.
 
     task: what the model is for, which says how it is scored (vitq.tasks).
+    seed: chooses the calibration images and seeds every random step.
+    device: `auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1` and so on. Volatile.
+    runs_dir: the run store. Volatile.
+    cache_dir: decoded images, hashes, trained digit models. Volatile.
     keep_model: the run's folder keeps the quantized model as a packed checkpoint, so that exporting it repeats nothing.
     Volatile.
     """

@@ -82,6 +82,7 @@ def _measured(config: RunConfig, run_dir: RunDir, run_log: RunLog) -> tuple[Resu
 def _measure(config: RunConfig, run_dir: RunDir, run_log: RunLog) -> tuple[Result, pd.DataFrame, QuantizedModel]:
     """Quantize, evaluate, and write everything but the result. Returns the model, too, for probes."""
     device.make_repeatable()
+    device.limit_threads()
     where = device.resolve(config.device)
     provenance.reset_peak_memory()
     task = task_of(config)

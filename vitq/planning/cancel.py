@@ -45,6 +45,30 @@ def cancel(store: Store, sweep: str) -> tuple[list[str], list[str]]:
     return ended, elsewhere
 
 
+def cancel_run(store: Store, signature: str) -> tuple[list[str], list[str]]:
+    """Signal the process that executes one run. A process that drives a whole sweep stops with it, which is said.
+
+    A SLURM job that has this run alone to do is cancelled; of another one the other runs would be lost. Returns as
+    `cancel`.
+    """
+    ended: list[str] = []
+    elsewhere: list[str] = []
+    records, _ = store.read_sweeps()
+    driven = {owner.pid: record.name for record in records for owner in drivers(store, record.name)}
+    holder = claim.holder(store.run(signature))
+    jobs = [(name, LAUNCHERS[name].cancel_run(store, signature)) for name in LAUNCHERS]
+    for name, cancelled in jobs:
+        ended += [f"cancelled {name.upper()} job {job}" for job in cancelled]
+    if holder is not None and holder.host == host_id():
+        _signal(holder.pid, signal.SIGINT, set())
+        sweep = driven.get(holder.pid)
+        also = f", which executes sweep {sweep} run by run," if sweep else ""
+        ended.append(f"{signature} process {holder.pid}{also} was told to stop")
+    elif holder is not None and not any(cancelled for _, cancelled in jobs):
+        elsewhere.append(f"{signature} runs on {holder.host}, process {holder.pid}: cancel it there")
+    return ended, elsewhere
+
+
 def _signal(pid: int, number: int, signalled: set[int]) -> None:
     if pid not in signalled:
         signalled.add(pid)

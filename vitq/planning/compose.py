@@ -10,14 +10,11 @@ import copy
 import itertools
 import os
 import re
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from vitq.config import RunConfig
@@ -26,9 +23,10 @@ from vitq.errors import ConfigError, Problem, unknown
 from vitq.models.pretrained import with_preprocessing
 from vitq.planning.base_method import with_base
 from vitq.planning.compose_errors import HYDRA_ERRORS, explain
+from vitq.planning.origin import origin
 from vitq.planning.overrides import launcher_overrides, override_text, parse_axes, parse_value, without_effect
-
-VERSION_BASE = "1.3"
+from vitq.planning.quoting import quoted
+from vitq.planning.session import Session, hydra_session
 
 
 @dataclass(frozen=True)
@@ -71,12 +69,12 @@ def root_config(
 ) -> tuple[Path, ConfigPath]:
     """Primary file and search folders for Hydra's `--config-dir` and `--config-name`. Raises ConfigError."""
     search_path = ConfigPath.of(config_dir)
-    name = (config_name or "config").removesuffix(".yaml")
-    for folder in search_path.folders:
-        if (folder / f"{name}.yaml").is_file():
-            return folder / f"{name}.yaml", search_path
-    action = "--config-name names a file in --config-dir."
-    raise ConfigError([unknown("primary config", name, search_path.files("."), action, key="--config-name")])
+    name = (config_name or "config").removesuffix(".yaml").removesuffix(".yml")
+    file = search_path.file("", name)
+    if file is None:
+        action = "--config-name names a file in --config-dir."
+        raise ConfigError([unknown("primary config", name, search_path.files("."), action, key="--config-name")])
+    return file, search_path
 
 
 def load(file: Path, search_path: ConfigPath, overrides: Sequence[str] = (), multirun: bool = False) -> Primary:
@@ -88,26 +86,33 @@ def load(file: Path, search_path: ConfigPath, overrides: Sequence[str] = (), mul
     overrides = launcher_overrides(overrides)
     own = [o for o in overrides if o.lstrip("+~").startswith(("sweep.", "hydra.", "hydra/"))]
     early = [f"++{o}" if o.startswith("sweep.") else o for o in own]
-    with _hydra(file) as compose:
-        try:
-            config = compose(file.stem, [_search(file, search_path), *early], return_hydra_config=True)
+    try:
+        with hydra_session(file, search_path) as session:
+            gone = [f"{file}: hydra.searchpath names {path}, which does not exist" for path in session.gone]
+            config = session.compose(early)
             sweep = OmegaConf.to_container(OmegaConf.create(OmegaConf.select(config, "sweep") or {}), resolve=True)
             params = OmegaConf.select(config, "hydra.sweeper.params") or {}
             multirun = multirun or str(config.hydra.mode).endswith("MULTIRUN")
-        except HYDRA_ERRORS as error:
-            problem = explain(error, search_path)
-            raise ConfigError([problem.reworded(f"{file}: {problem}")]) from error
+            given = [f"{key}={value}" for key, value in params.items()] if multirun and hasattr(params, "items") else []
+    except HYDRA_ERRORS as error:
+        raise ConfigError([explain(error, file, search_path, overrides)]) from error
     if not isinstance(sweep, dict) or not hasattr(params, "items"):
         raise ConfigError([Problem(f"{file}: `sweep` and `hydra.sweeper.params` must be mappings", "sweep", sweep)])
-    given = [f"{key}={value}" for key, value in params.items()] if multirun else []
-    axes = parse_axes([*given, *(o for o in overrides if o not in own)], search_path)
+    lines = {text: origin(f"hydra.sweeper.params.{text.partition('=')[0]}", file, search_path, {}) for text in given}
+    axes = parse_axes([*given, *(o for o in overrides if o not in own)], search_path, lines)
     settings: Any = OmegaConf.to_container(OmegaConf.select(OmegaConf.load(file), "hydra") or OmegaConf.create())
     ignored = [f"{file}: {line}" for line in without_effect(settings)] if isinstance(settings, dict) else []
-    primary = Primary(file, search_path, multirun, {str(k): v for k, v in sweep.items()}, axes, tuple(ignored))
+    warnings = (*search_path.notes, *gone, *ignored)
+    primary = Primary(file, search_path, multirun, {str(k): v for k, v in sweep.items()}, axes, warnings)
     if primary.swept and not multirun:
-        why = "several values need a sweep; `vitq run -m` runs them all"
-        raise ConfigError(Problem(f"{k}={','.join(v)}: {why}", k, v) for k, v in primary.swept.items())
+        raise ConfigError(_several(key, values) for key, values in primary.swept.items())
     return primary
+
+
+def _several(key: str, values: list[str]) -> Problem:
+    text = ",".join(values)
+    why = "several values need a sweep; `vitq run -m` runs them all. One value with a comma is quoted: "
+    return Problem(f"{key}={text}: {why}{quoted(key, text)}", key, values)
 
 
 def single_config(config_dir: str | None, overrides: Sequence[str]) -> RunConfig:
@@ -126,8 +131,7 @@ def expand(primary: Primary) -> Iterator[ConfigCell]:
     per choice of groups; plain values are then set on a copy, by the call that Hydra itself uses for `++key=value`.
     """
     composed: dict[tuple[str, ...], tuple[DictConfig, dict[str, str], dict[str, Any] | None]] = {}
-    search = _search(primary.file, primary.search_path)
-    with _hydra(primary.file) as compose:
+    with hydra_session(primary.file, primary.search_path) as session:
         for values in itertools.product(*primary.axes.values()):
             overrides = [override_text(key, value) for key, value in zip(primary.axes, values, strict=True)]
             shown = tuple(o.removeprefix("++") for o in overrides)
@@ -137,7 +141,7 @@ def expand(primary: Primary) -> Iterator[ConfigCell]:
             early = tuple(o for o in overrides if o not in late)
             try:
                 if early not in composed:
-                    config, choices = _compose(compose, primary.file.stem, [search, *early])
+                    config, choices = _compose(session, list(early))
                     composed[early] = config, choices, _independent(config)
                 config, choices, plain = composed[early]
                 raw: Any = _set(plain, late) if plain is not None else None
@@ -148,7 +152,9 @@ def expand(primary: Primary) -> Iterator[ConfigCell]:
                         OmegaConf.update(config, key, value, merge=True, force_add=True)
                     raw = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
             except HYDRA_ERRORS as error:
-                yield ConfigCell(shown, {}, {}, explain(error, primary.search_path))
+                chosen = composed[early][1] if early in composed else {}
+                problem = explain(error, primary.file, primary.search_path, shown, chosen)
+                yield ConfigCell(shown, {}, {}, problem)
                 continue
             try:
                 full = with_base({str(k): v for k, v in dict(raw).items() if k != "sweep"}, primary.search_path)
@@ -167,8 +173,8 @@ def configs(primary: Primary) -> Iterator[RunConfig]:
         yield config
 
 
-def _compose(compose: Any, name: str, overrides: list[str]) -> tuple[Any, dict[str, str]]:
-    config = compose(name, overrides, return_hydra_config=True)
+def _compose(session: Session, overrides: list[str]) -> tuple[Any, dict[str, str]]:
+    config = session.compose(overrides)
     choices = {str(k): str(v) for k, v in config.hydra.runtime.choices.items() if not k.startswith("hydra/")}
     OmegaConf.set_struct(config, False)
     del config["hydra"]
@@ -214,21 +220,3 @@ def _set(plain: dict[str, Any], overrides: list[str]) -> dict[str, Any] | None:
             return None
         node[leaf] = value
     return out
-
-
-@contextmanager
-def _hydra(file: Path) -> Iterator[Any]:
-    """Hydra's `compose` with a file's folder as primary config folder; Hydra's global state is put back afterwards."""
-    with warnings.catch_warnings():
-        # Hydra 1.4 warns that the argument goes away in 1.5; 1.3 needs it.
-        warnings.filterwarnings("ignore", message="The version_base parameter is deprecated")
-        session = hydra.initialize_config_dir(config_dir=str(file.parent), job_name="vitq", version_base=VERSION_BASE)
-    with session:
-        yield hydra.compose
-
-
-def _search(file: Path, search_path: ConfigPath) -> str:
-    """Override that lets a primary config outside `conf/` find the groups; the file's own searchpath stays in front."""
-    own = OmegaConf.select(OmegaConf.load(file), "hydra.searchpath", default=None) or []
-    paths = [*own, *(f"file://{folder}" for folder in search_path.folders if folder != file.parent)]
-    return "hydra.searchpath=[" + ",".join("'" + path.replace("'", "\\'") + "'" for path in paths) + "]"

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from vitq.config.search_path import ConfigPath
-from vitq.errors import Problem, first_line, unknown
+from vitq.errors import Problem, unknown
+from vitq.planning.origin import origin
 
-# What Hydra, OmegaConf and their reader of YAML raise while they compose.
-HYDRA_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
+# What Hydra, OmegaConf and their reader of YAML raise while they compose. The last four come from Hydra itself, for
+# a file that it does not expect: `defaults: 3`, a file in Latin-1.
+HYDRA_ERRORS = (
+    HydraException, OmegaConfBaseException, YAMLError, AssertionError, AttributeError, TypeError, ValueError
+)  # fmt: skip
+
+# Lines of a message that say nothing to whoever wrote the config.
+_TECHNICAL = re.compile(
+    r"(full_key|reference_type|object_type|Search path|Config search path)\b|provider=|In '.*composing"
+)
+# What vitq says itself, with valid values.
+_NO_DEFAULT = re.compile(r"Could not override '([\w/]+)'.*No match in the defaults list", re.DOTALL)
 
 
-def explain(error: Exception, search_path: ConfigPath) -> Problem:
-    """One line for a composition error, with the valid values where Hydra knows or we can look."""
+def explain(
+    error: Exception,
+    primary: Path,
+    search_path: ConfigPath,
+    overrides: Sequence[str] = (),
+    choices: Mapping[str, str] | None = None,
+) -> Problem:
+    """One line for a composition error: the override, or the file and line; why; the valid values where we can look.
+
+    primary: the config that was composed. overrides: of the cell. choices: option of every group, as far as known.
+    """
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         what = ", ".join(part for part in (error.context, error.problem) if part)
@@ -23,15 +47,85 @@ def explain(error: Exception, search_path: ConfigPath) -> Problem:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         options = search_path.files(group) if group else {}
-        return unknown(group, option, options, key=group) if options else Problem(first_line(error))
-    # Only Hydra's own errors hide the one that matters. OmegaConf's name the full key, and under a debugger or coverage
-    # their __cause__ is the same error without it.
-    cause: BaseException = error
-    if not isinstance(error, OmegaConfBaseException) and isinstance(error.__cause__, OmegaConfBaseException):
-        cause = error.__cause__
-    if isinstance(cause, MissingMandatoryValue):
-        return Problem(f"{cause.full_key}: missing; set it with {cause.full_key}=VALUE", str(cause.full_key))
-    text = first_line(error)
-    if cause is not error and first_line(cause) not in text:
-        text = f"{text} ({first_line(cause)})".removeprefix(" ")
-    return Problem(text, str(getattr(cause, "full_key", None) or ""))
+        if options:
+            return unknown(group, option, options, key=group)
+    if undefaulted := _NO_DEFAULT.match(str(error)):
+        return _no_default(undefaulted[1], primary, search_path, overrides)
+    key = _key(error)
+    place = _written(key, primary, search_path, overrides, choices or {}) or _named(error, overrides) or f"{primary}: "
+    if _is_missing(error):
+        return Problem(f"{place}{key}: missing; set it with {key}=VALUE", key)
+    text = _reason(error)
+    return Problem(f"{place}{'' if not key or key in text else f'{key}: '}{text}", key)
+
+
+def _key(error: BaseException | None) -> str:
+    """The key that an error is about: the first of it and its causes that names one."""
+    while error is not None:
+        said = re.search(r"full_key: (\S+)|[Ff]ield '([\w.]+)'", str(error))
+        key = getattr(error, "full_key", None) or (said and (said[1] or said[2]))
+        if key:
+            return str(key)
+        error = error.__cause__
+    return ""
+
+
+def _is_missing(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, MissingMandatoryValue):
+        error = error.__cause__
+    return error is not None
+
+
+def _written(
+    key: str, primary: Path, search_path: ConfigPath, overrides: Sequence[str], choices: Mapping[str, str]
+) -> str:
+    """`override 'seed=x': `, `conf/calib/mine.yaml, line 3: `, or nothing: what gave a key its value."""
+    for override in reversed(overrides if key else ()):
+        name = override.lstrip("+~").partition("=")[0]
+        if (key == name or key.startswith(f"{name}.")) and ("." in name or not search_path.is_group(name)):
+            return _override(override)
+    chosen = {**dict(o.lstrip("+").split("=", 1) for o in overrides if "=" in o), **choices}
+    found = origin(key, primary, search_path, chosen) if key else ""
+    return f"{found}: " if found else ""
+
+
+def _named(error: BaseException, overrides: Sequence[str]) -> str:
+    """The override whose key is a word of a message."""
+    words = set(re.findall(r"[\w@/.-]+", str(error)))
+    return next((_override(o) for o in overrides if o.lstrip("+~").partition("=")[0] in words), "")
+
+
+def _override(text: str) -> str:
+    """An override as it was typed: the one that Hydra gives back has escapes."""
+    plain = re.sub(r"\\(.)", r"\1", text)
+    return f"override '{plain}': "
+
+
+def _reason(error: BaseException) -> str:
+    """What an error's message says, on one line; its class where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = " ".join(line for line in lines if line and not _TECHNICAL.match(line))
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8 ({error.reason}); save it as that"
+    if "HydraConfig was not set" in said:
+        return "there is no Hydra job that ${hydra:…} could tell of; ${oc.env:PWD} is the folder where vitq was started"
+    cause = _reason(error.__cause__) if isinstance(error, HydraException) and error.__cause__ else ""
+    if cause and cause.rpartition(": ")[2] not in said:
+        return f"{said} ({cause})".removeprefix(" ")
+    known = isinstance(error, HydraException | OmegaConfBaseException) and said
+    return said if known else f"{type(error).__name__}: {said}"
+
+
+def _no_default(group: str, primary: Path, search_path: ConfigPath, overrides: Sequence[str]) -> Problem:
+    """An option of a group that the defaults of a config do not choose."""
+    word = next((o for o in overrides if o.partition("=")[0] == group), f"{group}=…")
+    root = search_path.file("", "config")
+    if search_path.is_group(group) and primary != root and not _has_defaults(primary):
+        why = f"{primary} has no defaults; let it begin with `defaults: [config, _self_]`"
+    else:
+        why = f"the defaults of {primary} choose no {group}; to add one write +{word}"
+    return Problem(f"{word}: {why}", group, word.partition("=")[2])
+
+
+def _has_defaults(primary: Path) -> bool:
+    return any(line.startswith("defaults") for line in primary.read_text(encoding="utf-8").splitlines())

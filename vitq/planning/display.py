@@ -20,6 +20,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 
 from vitq.progress import Progress
+from vitq.report.numbers import figures
 
 if TYPE_CHECKING:
     from vitq.planning.plan import PlannedRun
@@ -63,6 +64,10 @@ class Show:
         line = " ".join(f"{type(error).__name__}: {error}".split())
         self._print_line(run, f"[red]failed[/] after {self._seconds(run)}: {escape(line)}")
 
+    def ended_quietly(self, run: PlannedRun) -> None:
+        """What was done to a run has ended, and the caller says how."""
+        self._end(run)
+
     def skipped(self, run: PlannedRun) -> None:
         """A run has its result already."""
         self._end(run)
@@ -102,7 +107,7 @@ class _Lines(Progress):
             return
         self._last = time.monotonic()
         count = f" {self._done}/{self._total}" if self._total else ""
-        self._show._print_line(self._run, f"[dim]{self._stage}{count} {note}[/]".rstrip(), ahead=1)
+        self._show._print_line(self._run, f"[dim]{escape(f'{self._stage}{count} {note}'.rstrip())}[/]", ahead=1)
 
 
 class LiveShow(Show):
@@ -114,8 +119,8 @@ class LiveShow(Show):
         self._runs = Bars(
             SpinnerColumn(),
             TextColumn(text, markup=False),
-            TextColumn("[cyan]{task.fields[stage]}"),
-            TextColumn("[dim]{task.fields[note]}"),
+            TextColumn("{task.fields[stage]}", style="cyan", markup=False),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
             BarColumn(24),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -165,15 +170,6 @@ def make(console: Console, name: str, total: int) -> Show:
 
 
 def _scores(result: Result) -> str:
-    from vitq.store.records import DetectionMetrics
-
-    metrics = result.metrics
-    if isinstance(metrics, DetectionMetrics):
-        return metrics.words
-    top1, drop = metrics.top1, metrics.drop
     # A job that waited in a queue runs the code of the moment when it starts; its result notes both.
     other = any(key.startswith("planned_") for key in result.provenance.code)
-    changed = "; the code has changed since it was planned" if other else ""
-    if top1 is None:
-        return f"top-1 is not a finite number{changed}"
-    return f"top-1 {top1:.2f} %" + ("" if drop is None else f", drop {drop:.2f} points") + changed
+    return figures(result.metrics.model_dump()) + ("; the code has changed since it was planned" if other else "")

@@ -87,6 +87,11 @@ class Launcher(ABC):
         return []
 
     @classmethod
+    def cancel_run(cls, store: Store, signature: str) -> list[str]:
+        """End the job of a scheduler that has nothing but one run to do; its name, or nothing."""
+        return []
+
+    @classmethod
     def state(cls, store: Store, signatures: set[str]) -> dict[str, JobState]:
         """What a scheduler says of some runs, by signature; empty where there is none."""
         return {}

@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 
 from vitq.config.search_path import ConfigPath
 from vitq.errors import ConfigError, Problem, first_line, unknown
+from vitq.planning.quoting import as_meant
 
 # Names in Hydra's launcher group → vitq's launchers. `basic` is Hydra's own: this process.
 LAUNCHERS = {"vitq_local": "local", "vitq_slurm": "slurm", "basic": "inline"}
@@ -45,11 +46,22 @@ def launcher_overrides(overrides: Sequence[str]) -> list[str]:
             translated.append(f"launcher={LAUNCHERS[value]}")
         elif plain.lstrip("~").startswith(("hydra.", "hydra/")) and not plain.startswith(_READ):
             raise ConfigError([Problem(f"{override}: vitq ignores it; {_INSTEAD}", plain, value)])
+        elif plain.startswith("hydra.sweeper.params."):
+            translated.append(_axis(override))
         elif plain.startswith("hydra.launcher."):
             translated.append(f"++launcher.options.{plain.removeprefix('hydra.launcher.')}{equals}{value}")
         else:
             translated.append(override)
     return translated
+
+
+def _axis(override: str) -> str:
+    """`hydra.sweeper.params.seed="1,2"` as the axis that it is: `seed=1,2`."""
+    try:
+        key, value = parse_value(override.lstrip("+"))
+    except HydraException:
+        return override  # it is refused with all others that do not parse
+    return f"{key.removeprefix('hydra.sweeper.params.')}={value}"
 
 
 @cache
@@ -59,15 +71,19 @@ def parse_value(override: str) -> tuple[str, Any]:
     return parsed.key_or_group, parsed.value()
 
 
-def parse_axes(overrides: Sequence[str], search_path: ConfigPath) -> dict[str, list[str]]:
+def parse_axes(
+    overrides: Sequence[str], search_path: ConfigPath, origins: Mapping[str, str] | None = None
+) -> dict[str, list[str]]:
     """Parse overrides by Hydra's grammar into key → values, each as text that the grammar reads back.
 
     A plain value override gets Hydra's `++` (add or change): a YAML file need not list every key that may be set.
+    origins: override → file and line of those that a sweep file has.
     """
     parser = OverridesParser.create(config_loader=search_path)  # type: ignore[arg-type]  # only get_group_options is called
     axes: dict[str, list[str]] = {}
     problems = []
     for text in overrides:
+        said = f"{(origins or {}).get(text) or 'override'} {text!r}"
         try:
             override: Override = parser.parse_overrides([text])[0]
             key = override.get_key_element()
@@ -81,12 +97,13 @@ def parse_axes(overrides: Sequence[str], search_path: ConfigPath) -> dict[str, l
             else:
                 values = [override.get_value_element_as_str()]
         except HydraException as error:
-            problems.append(Problem(f"override {text!r}: {first_line(error)}", value=text))
+            problems.append(Problem(f"{said}: {_unreadable(error, text)}", value=text))
             continue
         if not key:
-            problems.append(Problem(f"override {text!r}: names no key; write key=value", value=text))
+            problems.append(Problem(f"{said}: names no key; write key=value", value=text))
         elif not is_value and not override.is_delete():
-            problems += _not_names(key, text, override, search_path)
+            problems += _not_names(key, said, override, search_path)
+            values = [_as_name(value, key, text, search_path) for value in values]
         if not values:
             problems.append(unknown(f"{key} matching", text.partition("=")[2], search_path.files(key), key=key))
         axes[key] = values
@@ -95,20 +112,54 @@ def parse_axes(overrides: Sequence[str], search_path: ConfigPath) -> dict[str, l
     return axes
 
 
-def _not_names(key: str, text: str, override: Any, search_path: ConfigPath) -> Iterator[Problem]:
+def _unreadable(error: HydraException, text: str) -> str:
+    """Why the grammar does not read an override, and what was probably meant."""
+    why = first_line(error)
+    if why.startswith("Lexer"):
+        why = "it has a sign that a value without quotes cannot have"
+    meant = as_meant(text)
+    return f"{why}; write key=value" if meant is None else f"{why}; written and quoted for a shell: {meant}"
+
+
+def _as_name(value: str, key: str, text: str, search_path: ConfigPath) -> str:
+    """An option that Hydra would read as a number or a boolean, in quotes where it names a file of the group: `bits=4`.
+
+    text: the override, which has the number as it was written: `bits=1e3`.
+    """
+    group = key.lstrip("+").partition("@")[0]
+    read = _read(value)
+    if isinstance(read, str | list | dict | None):
+        return value
+    words = [value, *(word.strip() for word in text.partition("=")[2].split(","))]
+    name = next((w for w in words if w in search_path.files(group) and _read(w) == read), None)
+    return value if name is None else f"'{name}'"
+
+
+def _read(word: str) -> Any:
+    """What Hydra takes a word for; a text that it does not read is itself."""
+    try:
+        return parse_value(f"key={word}")[1]
+    except HydraException:
+        return word
+
+
+def _not_names(key: str, said: str, override: Any, search_path: ConfigPath) -> Iterator[Problem]:
     """What stands where the name of a group's file belongs: a number, nothing, a list to lay over each other."""
     group = key.lstrip("+")
     for value in override.sweep_iterator() if override.is_sweep_override() else [override.value()]:
         if isinstance(value, list) and group != "probe":
             names = ",".join(str(v) for v in value)
             why = f"{group} takes one name; several values are an axis of a sweep: {group}={names}"
-            yield Problem(f"override {text!r}: {why}", group, [str(v) for v in value])
+            yield Problem(f"{said}: {why}", group, [str(v) for v in value])
             continue
         # Probes are chosen together.
         for name in value if isinstance(value, list) else [value]:
-            if not isinstance(getattr(name, "text", name), str):
-                wrong = unknown(group, str(name), search_path.files(group), key=group)
-                yield wrong.reworded(f"override {text!r}: {wrong}")
+            word = getattr(name, "text", name)
+            files = search_path.files(group)
+            known = [_read(file) for file in files] if not isinstance(value, list) else []
+            if not isinstance(word, str) and not any(word == read and type(word) is type(read) for read in known):
+                wrong = unknown(group, str(name), files, key=group)
+                yield wrong.reworded(f"{said}: {wrong}")
 
 
 def override_text(key: str, value: str) -> str:

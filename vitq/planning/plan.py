@@ -39,7 +39,7 @@ class Plan:
     """Runs in order, no two alike. `sweep` is None for a run of its own; `cells`: size of the product before
     exclusions and before equal runs became one; `warnings`: what is likely a mistake and stops nothing; `again`:
     results that are there are set aside and computed anew; `pilots`: runs that a budget needs first, without which the
-    plan is not whole."""
+    plan is not whole; `part`: the sweep's record has other runs too, and stays."""
 
     runs: tuple[PlannedRun, ...]
     store: Store
@@ -50,6 +50,7 @@ class Plan:
     warnings: tuple[str, ...] = ()
     again: bool = False
     pilots: tuple[PlannedRun, ...] = ()
+    part: bool = False
 
     @property
     def name(self) -> str | None:
@@ -75,7 +76,7 @@ class Plan:
                 run_dir.write_status(Status(state="planned", code=provenance.code(), warnings=warnings))
             elif known.warnings != warnings and known.state != "running":
                 run_dir.write_status(known.model_copy(update={"warnings": warnings}))
-        if self.sweep:
+        if self.sweep and not self.part:
             about = {key: getattr(self.sweep, key) for key in ("name", "description", "baseline", "budget_seconds")}
             labels = {run.signature: run.label for run in self.runs}
             record = SweepRecord(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from vitq.config import BitsConfig, CalibConfig, LauncherConfig, RunConfig, signature
@@ -13,13 +12,16 @@ from vitq.config.problems import merge
 from vitq.config.sweep import SweepConfig
 from vitq.errors import ConfigError, DataError, ModelError, Problem, under, unknown
 from vitq.job import provenance
-from vitq.planning import baseline, budget, compose, paths
+from vitq.planning import baseline, budget, compose, folders, paths
 from vitq.planning.compose import ConfigCell, Primary
 from vitq.planning.engine import Engine, engine
+from vitq.planning.hints import located
 from vitq.planning.launcher import launcher_problems
 from vitq.planning.plan import Plan, PlannedRun, options_of
+from vitq.planning.sweep_name import sweep_name
 from vitq.planning.unread import Unread
 from vitq.store import RunDir, Store
+from vitq.track.naming import refused
 
 T = TypeVar("T")
 
@@ -29,13 +31,14 @@ def make(
     name: str | None = None,
     watch: Callable[[int], None] = lambda cells: None,
     again: bool = False,
+    command: str = "",
 ) -> Plan:
     """Expand a primary config and check every run. Raises ConfigError with all problems of all runs.
 
     name: sweep name where the config has no `sweep` section; None for a single run. watch: called with the number of
-    cells looked at so far. again: finished runs are executed once more.
+    cells looked at so far. again: finished runs are executed once more. command: what was typed; see `sweep_name`.
     """
-    planner = Planner(primary, name, again)
+    planner = Planner(primary, name, again, command)
     for number, cell in enumerate(compose.expand(primary), 1):
         watch(number)
         planner.add(cell)
@@ -49,8 +52,8 @@ class Planner:
     is there already or has its result.
     """
 
-    def __init__(self, primary: Primary, name: str | None = None, again: bool = False):
-        self._primary = primary
+    def __init__(self, primary: Primary, name: str | None = None, again: bool = False, command: str = ""):
+        self._primary, self._command = primary, command
         self._facts = _Facts(engine())
         self._unread = Unread()
         self._cells = 0
@@ -64,6 +67,7 @@ class Planner:
         self._launchers: list[LauncherConfig] = []
         # Name of each recipe → options of the group `method` that chose it.
         self._methods: dict[str, set[str]] = {}
+        self._options_of_cells: set[tuple[str, str]] = set()  # (group, option)
         self._sweep: SweepConfig | None = None
         if primary.multirun:
             self._sweep, problems = SweepConfig.parse(primary.sweep, name or primary.file.stem)
@@ -85,7 +89,7 @@ class Planner:
             problems += more
             if config is not None:
                 problems += self._take(cell, config, label, problems)
-        self._reject(label, problems)
+        self._reject(label, [located(problem, cell, self._primary) for problem in problems])
         return None if config is None else signature(config)
 
     def _within_budget(
@@ -112,7 +116,7 @@ class Planner:
         self._check_one("runs_dir", list(self._stores))
         self._check_one("launcher", [launcher.name for launcher in self._launchers])
         self._reject("", self._unread.problems())
-        warnings = (*self._primary.warnings, *self._resolve_baseline(), *self._idle_exclusions())
+        warnings = (*self._primary.warnings, *self._hidden(), *self._resolve_baseline(), *self._idle_exclusions())
         if not self._problems and not self._runs and not self._pilots:
             text = "the sweep has no runs: `sweep.exclude` leaves out every cell"
             self._reject("", [Problem(text, "sweep.exclude", self._primary.sweep.get("exclude"))])
@@ -121,9 +125,24 @@ class Planner:
         warnings += tuple(dict.fromkeys(line for run in self._runs.values() for line in run.warnings))
         store = next(iter(self._stores.values()))
         runs = tuple(self._runs.values())
+        part = False
+        if self._sweep:
+            known = sweep_name(store, self._sweep.name, self._runs, self._command)
+            self._sweep, part = dataclasses.replace(self._sweep, name=known.name), known.part
+            warnings += (known.note,) if known.note else ()
         swept = self._primary.swept
-        pilots = tuple(self._pilots.values())
-        return Plan(runs, store, self._launchers[0], self._cells, self._sweep, swept, warnings, self._again, pilots)
+        return Plan(
+            runs,
+            store,
+            self._launchers[0],
+            self._cells,
+            self._sweep,
+            swept,
+            warnings,
+            self._again,
+            tuple(self._pilots.values()),
+            part,
+        )
 
     def _reject(self, label: str, problems: list[Problem]) -> None:
         self._problems += [(label, problem) for problem in problems]
@@ -149,6 +168,7 @@ class Planner:
     def _note_sweep_wide(self, cell: ConfigCell, config: RunConfig) -> None:
         """What a sweep has one of (store, launcher), and what its baseline is chosen from."""
         self._methods.setdefault(config.method.name, set()).add(cell.choices.get("method", ""))
+        self._options_of_cells.update((group.partition("@")[0], option) for group, option in cell.choices.items())
         self._stores.setdefault(config.runs_dir, Store(config.runs_dir))
         if config.launcher not in self._launchers:
             self._launchers.append(config.launcher)
@@ -179,6 +199,12 @@ class Planner:
         entries = enumerate(self._sweep.exclude if self._sweep else ())
         idle = [json.dumps(entry) for index, entry in entries if index not in self._hits]
         return [f"sweep.exclude: {entry} matches no cell of this sweep, and leaves out none" for entry in idle]
+
+    def _hidden(self) -> list[str]:
+        """A line for each option that a folder of the user takes from those behind it."""
+        hidden = self._primary.search_path.hidden
+        files = ((f"{group}={option}", hidden(group, option)) for group, option in sorted(self._options_of_cells))
+        return [f"{word} is {found[0]}, not {found[1]}" for word, found in files if found]
 
     def _resolve_baseline(self) -> tuple[str, ...]:
         """The sweep's baseline as results name it; warnings."""
@@ -216,8 +242,9 @@ def _parse(cell: ConfigCell, engine: Engine) -> tuple[RunConfig | None, list[Pro
     # Which images are scored has a meaning where not all are.
     choice = None if data.eval_limit is None else data.eval_choice or "spread"
     config = dataclasses.replace(config, data=dataclasses.replace(data, eval_choice=choice))
-    runs_dir = str(Path(config.runs_dir).expanduser().absolute())
-    return dataclasses.replace(paths.absolute(config), runs_dir=runs_dir), problems
+    problems += refused(config.tracker)
+    settled, wrong = folders.settle(config)
+    return (None if wrong else paths.absolute(settled)), problems + wrong
 
 
 class _Facts:
@@ -293,5 +320,5 @@ def _label(cell: ConfigCell, primary: Primary, config: RunConfig | None = None) 
         key, _, value = override.lstrip("+").partition("=")
         matters = quantizes or key.partition(".")[0] not in ("bits", "calib", "seed")
         if key in primary.swept and key not in main and matters:
-            words.append(value if key in cell.choices else f"{key}={value}")
+            words.append(cell.choices.get(key) or f"{key}={value}")
     return " ".join(words)

@@ -30,7 +30,9 @@ def waterfalls(df: pd.DataFrame) -> list[tuple[str, go.Figure]]:
         ["model", "data", "bits", "calib", "name"], sort=False, dropna=False
     ):
         if 1 < len(part) <= MOST:
-            title = f"{name} on {model}, {data}, {bits}" + ("" if part["calib"].isna().any() else f", {calib} images")
+            title = f"{name} on {model}, {data}, {bits}" + (
+                "" if part["calib"].isna().any() else f", {calib} calibration images"
+            )
             figures.append((title, _waterfall(part, str(name))))
     return figures
 

@@ -99,7 +99,7 @@ class Matrix:
 
     def label(self, row: Row) -> str:
         """Name of a row, with its calibration size where that varies."""
-        return f"{row.method}, {row.calib} images" if self.with_calib else row.method
+        return f"{row.method}, {row.calib} calibration images" if self.with_calib else row.method
 
 
 def standard_error(percent: float, n: int) -> float:

@@ -105,13 +105,13 @@ def sign_flip(values: np.ndarray) -> float:
 
 def sentence(row: Mapping[Any, Any]) -> str:
     """A row of `pairwise` in words, or one that has a `place` in place of model, bits and calibration size."""
-    images = "" if "place" in row or pd.isna(row["calib"]) else f", {row['calib']} images"
+    images = "" if "place" in row or pd.isna(row["calib"]) else f", {row['calib']} calibration images"
     where = row.get("place") or f"{row['model']} at {row['bits']}{images}"
     a, b = row["a"], row["b"]
     if row["note"]:
         return f"{where}: {a} and {b} cannot be compared: {row['note']}"
     answer = verdict(row)
-    numbers = f"{evidence(row)}, {row['n']} images, {row['seeds']} seed{'' if row['seeds'] == 1 else 's'}"
+    numbers = f"{evidence(row)}, {row['n']} evaluation images, {row['seeds']} seed{'' if row['seeds'] == 1 else 's'}"
     if answer == SAME:
         return f"{where}: {answer} between {a} and {b}: {numbers}"
     return f"{where}: {a} is {answer} than {b}: {numbers}"

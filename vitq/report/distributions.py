@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,14 @@ _LEVELS = 64
 
 
 def histograms(df: pd.DataFrame, probed: dict[str, Arrays]) -> list[dict[str, Any]]:
-    """One entry for each run: label and sites, each with edges, shares of elements, levels, SQNR, clipping, codes."""
+    """One entry for each run: label, width (its bits) and sites, each with edges, shares of elements, levels, SQNR,
+    clipping, codes."""
     entries = []
     for model, runs, _ in by_model(df, probed, MOST):
         for label, arrays in runs:
             sites = [_site(arrays, index) for index in range(len(arrays["site"]))]
-            entries.append({"label": f"{model} {label}", "sites": sites})
+            width = re.search(r"\bW\d+A\d+", label)
+            entries.append({"label": f"{model} {label}", "width": width[0] if width else "", "sites": sites})
     return entries
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import math
+import re
 from collections.abc import Collection
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,7 @@ from vitq.report.distributions import histograms, left_out
 from vitq.report.markdown import PAIRED_NOTE
 from vitq.report.page_data import payload
 from vitq.report.probe_data import Arrays, read_probe, read_sites
+from vitq.report.probe_pictures import probe_pictures
 from vitq.report.provenance import provenance
 
 # Columns of the table of all runs: (column, heading, digits or None for text).
@@ -35,7 +37,7 @@ RUN_COLUMNS: tuple[tuple[str, str, int | None], ...] = (
     ("weight_bits", "weight bits, mean", 2), ("activation_bits", "activation bits, mean", 2), ("mb", "size, MB", 3),
     ("gbops", "10⁹ bit operations", 1), ("integer_share", "int8 share of MACs, %", 1),
     ("weight_mb", "weights, MB", 3), ("activation_mb", "activations of an image, MB", 3),
-    ("seconds", "time, s", 2), ("n_eval", "images scored", 0), ("signature", "signature", None),
+    ("seconds", "time, s", 2), ("n_eval", "evaluation images", 0), ("signature", "signature", None),
 )  # fmt: skip
 # Those of detectors, where there are some.
 DETECTOR_COLUMNS: tuple[tuple[str, str, int | None], ...] = tuple(
@@ -58,7 +60,7 @@ def page(report: Report, live: dict[str, Any] | None = None) -> str:
     sites = read_sites(store, df)
     distributions = read_probe(store, df, "distributions")
     seen = histograms(df, distributions)
-    return environment.get_template("page.html.j2").render(
+    text = environment.get_template("page.html.j2").render(
         record=record,
         live=live,
         counts=wording.counts(df),
@@ -80,8 +82,23 @@ def page(report: Report, live: dict[str, Any] | None = None) -> str:
         histograms_cut=left_out(df, distributions),
         has_sites=any((df["bits"] != "FP") & df["signature"].isin(list(sites))),
         extra=_extra(report, sites, read_probe(store, df, "landscape")),
+        pictures=probe_pictures(store, df),
         plotly=Markup(_plotly()),
     )
+    return _with_contents(text)
+
+
+def _with_contents(text: str) -> str:
+    """The page with a list of its sections, each of which gets a name to link to."""
+    titles: list[str] = []
+
+    def named(match: re.Match[str]) -> str:
+        titles.append(match[1])
+        return f'<section id="part-{len(titles)}">\n<h2>{match[1]}</h2>'
+
+    text = re.sub(r"<section>\n<h2>(.*?)</h2>", named, text)
+    links = "".join(f'<li><a href="#part-{number}">{title}</a></li>' for number, title in enumerate(titles, 1))
+    return text.replace("</header>", f'<nav aria-label="contents"><ul>{links}</ul></nav>\n</header>', 1)
 
 
 @cache

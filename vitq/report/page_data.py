@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 import pandas as pd
@@ -78,17 +79,28 @@ def _sites(df: pd.DataFrame, sites: dict[str, pd.DataFrame]) -> dict[str, Any]:
     df = wording.with_data(df)
     for _, row in df[df["signature"].isin(list(sites)) & (df["bits"] != "FP")].iterrows():
         table = sites[str(row["signature"])]
-        model = out.setdefault(str(row["model"]), {"names": [], "kinds": [], "runs": []})
+        model = out.setdefault(str(row["model"]), {"names": [], "kinds": [], "ticks": [], "runs": []})
         if not model["names"]:
             model["names"], model["kinds"] = table["site"].tolist(), table["kind"].tolist()
+            model["ticks"] = _ticks(model["names"])
         if table["site"].tolist() != model["names"]:
             continue  # a variant with other sites (a fully quantized one) does not fit this axis
         seed = "" if pd.isna(row["seed"]) else f", seed {row['seed']}"
         model["runs"].append(
             {
                 "label": f"{row['method']} {row['bits']}{seed}",
+                "width": str(row["bits"]),
                 "sqnr": [None if pd.isna(v) or math.isinf(v) else round(float(v), 1) for v in table["sqnr_db"]],
                 "bits": [int(v) for v in table["bits"]],
             }
         )
     return out
+
+
+def _ticks(names: list[str]) -> list[tuple[str, str]]:
+    """(site, text) of the first site of each block, and of what stands outside of blocks: `blocks.3`, `head`."""
+    ticks: dict[str, str] = {}
+    for name in names:
+        block = re.match(r"(?:\w+\.)*?(?:blocks|layers)\.\d+(?:\.blocks\.\d+)?", name)
+        ticks.setdefault(block[0] if block else name.partition(".")[0], name)
+    return [(name, text) for text, name in ticks.items()]

@@ -48,6 +48,6 @@ def by_model(
         labels: dict[str, Arrays] = {}
         for _, row in part.iterrows():
             differs = part["calib"].nunique() > 1 and not pd.isna(row["calib"])
-            calib = f", {row['calib']:g} images" if differs else ""
+            calib = f", {row['calib']:g} calibration images" if differs else ""
             labels.setdefault(f"{row['method']} {row['bits']}{calib}", probed[str(row["signature"])])
         yield str(model), list(labels.items())[:most], len(labels)

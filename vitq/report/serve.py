@@ -33,11 +33,12 @@ class Pages:
     def index(self) -> str:
         """The list of sweeps. Raises StoreError when the store cannot be read."""
         items = []
-        for name in self._store.sweeps():
-            record = self._store.read_sweep(name)
-            counts = wording.counts(report.table(self._store, name))
-            text = html.escape(f"{name}: {counts}. {record.description}")
-            items.append(f'<li><a href="/sweep/{quote(name)}">{text}</a></li>')
+        records, broken = self._store.read_sweeps()
+        for record in records:
+            counts = wording.counts(report.table(self._store, record.name))
+            text = html.escape(f"{record.name}: {counts}. {record.description}")
+            items.append(f'<li><a href="/sweep/{quote(record.name)}">{text}</a></li>')
+        items += [f"<li>{html.escape(f'{name}: {error}')}</li>" for name, error in broken.items()]
         body = f"<ul>{''.join(items)}</ul>" if items else "<p>No sweep was started with this store yet.</p>"
         root = html.escape(str(self._store.root))
         return (

@@ -7,8 +7,9 @@ import math
 import pandas as pd
 
 from vitq.report.accuracy_table import Matrix, MatrixCell, standard_error
-
-MINUS = "\u2212"
+from vitq.report.numbers import MINUS as MINUS
+from vitq.report.numbers import number as number
+from vitq.report.numbers import signed
 
 
 def accuracy(cell: MatrixCell) -> str:
@@ -24,21 +25,6 @@ def change(cell: MatrixCell) -> str:
     if 0 < cell.n < cell.runs:
         parts.append(f"{cell.n}/{cell.runs} seeds")
     return ", ".join(parts)
-
-
-def signed(value: float, digits: int = 2) -> str:
-    """A difference with its sign, and no sign on what rounds to zero."""
-    if math.isnan(value):
-        return "–"
-    text = f"{abs(value):.{digits}f}"
-    if float(text) == 0:
-        return text
-    return ("+" if value > 0 else MINUS) + text
-
-
-def number(value: float, digits: int = 2) -> str:
-    """`1.23`, `−0.50`, or a dash for NaN."""
-    return "–" if math.isnan(value) else f"{value:.{digits}f}".replace("-", MINUS)
 
 
 def size(span: tuple[float, float] | None) -> str:
@@ -60,6 +46,18 @@ def seconds(value: float) -> str:
 def p_value(value: float) -> str:
     """`0.031`, `<0.001`, or a dash."""
     return "–" if math.isnan(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def answer(matrix: Matrix) -> str:
+    """Which method is the most accurate at each bit-width; '' where fewer than two have a number."""
+    found = []
+    for index, bits in enumerate(matrix.bits):
+        best = [(matrix.label(row), cell) for row in matrix.rows if (cell := row.cells[index]) and cell.best]
+        if best:
+            names = " and ".join(label for label, _ in best)
+            gap = "" if math.isnan(best[0][1].drop) else f", {signed(-best[0][1].drop)} points"
+            found.append(f"at {bits} {names} ({accuracy(best[0][1])} %{gap})")
+    return f"Most accurate: {'; '.join(found)}." if found else ""
 
 
 def caption(matrix: Matrix) -> str:
@@ -113,5 +111,5 @@ def where(row: pd.Series) -> str:
     """A run in words: model, method, bits, calibration and seed."""
     parts = [row["model"], row["method"], row["bits"]]
     if not pd.isna(row["calib"]):
-        parts += [f"{row['calib']} images", f"seed {row['seed']}"]
+        parts += [f"{row['calib']} calibration images", f"seed {row['seed']}"]
     return " · ".join(str(part) for part in parts if part != "?") or str(row["signature"])

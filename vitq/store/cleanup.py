@@ -14,11 +14,13 @@ from vitq.store.files import remove
 
 @dataclass(frozen=True)
 class Garbage:
-    """One path that may go, why, and its size in bytes."""
+    """One path that may go, why, and its size in bytes. run: signature of the run that would be lost with its result,
+    '' where nothing is lost."""
 
     path: Path
     reason: str
     size: int
+    run: str = ""
 
     def remove(self) -> None:
         """Remove it. Raises StoreError when the disk refuses."""
@@ -30,16 +32,22 @@ def garbage(store: Store, orphans: bool = False) -> Iterator[Garbage]:
 
     Always: temporary files whose writer is dead, the resume state of finished runs and of their probes, scripts and
     logs of SLURM jobs whose runs all have their results. orphans: runs that no sweep lists too, finished ones included
-    (a run started with `vitq run` is in no sweep).
+    (a run started with `vitq run` is in no sweep). Raises StoreError when a sweep's record cannot be read then: what it
+    lists is not known.
     """
-    listed = {run.signature for name in store.sweeps() for run in store.runs_of(name)}
+    records, broken = store.read_sweeps()
+    if orphans and broken:
+        raise next(iter(broken.values()))
+    listed = {signature for record in records for signature in record.signatures}
+    listed |= store.earlier_signatures() if orphans else set()
     for signature in store.signatures():
         run = store.run(signature)
         if claim.is_held(run):
             continue
         state = Run(run).state
         if orphans and signature not in listed:
-            yield Garbage(run.path, f"in no sweep ({state})", _size(run.path))
+            result = run.signature if run.result_path.exists() else ""
+            yield Garbage(run.path, f"in no sweep ({state})", _size(run.path), result)
             continue
         for folder, owner in ((run.state_dir, "a finished run"), (run.probe_state_dir, "stopped probes")):
             if state == "done" and folder.exists():

@@ -104,13 +104,6 @@ class DetectionMetrics(Metrics):
     drop_mask: float | None = None
     fidelity_mask: float | None = None
 
-    @property
-    def words(self) -> str:
-        """One line for people."""
-        pairs = (("box", self.ap_box, self.drop_box), ("mask", self.ap_mask, self.drop_mask))
-        words = [f"AP {name} {ap:.2f}, drop {drop:.2f}" for name, ap, drop in pairs if None not in (ap, drop)]
-        return ", ".join(words) or "no average precision: the images hold no objects"
-
     @model_serializer(mode="wrap")
     def _own(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         own: dict[str, Any] = plain(self)

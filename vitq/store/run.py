@@ -38,7 +38,8 @@ class RunState:
     run: its label. state: planned, running, done, failed, interrupted (told to stop, or its process is dead), or
     unreadable. stage: where it is, e.g. `reconstruct 120/600 blocks.3`. eta: seconds to the end of that stage, None
     where unknown. attempt: number of the last execution, 0 before the first. error: why there is no result, one line.
-    timed_out: because of time limits. job: what the scheduler says of it, where it was asked.
+    timed_out: because of time limits. job: what the scheduler says of it, where it was asked. top1: accuracy in percent
+    of a finished run, None where it is no number.
     """
 
     signature: str
@@ -51,6 +52,7 @@ class RunState:
     error: str | None = None
     job: str | None = None
     timed_out: bool = False
+    top1: float | None = None
 
 
 class Run:
@@ -148,12 +150,12 @@ class Run:
         try:
             label = self.label
             status = self._read_status()
-            done = self.dir.is_done()
+            result = self.dir.read_result() if self.dir.is_done() else None
         except StoreError as error:
             return RunState(self.signature, "", "unreadable", error=str(error))
-        if done:
-            updated_at = status.updated_at if status else None
-            return RunState(self.signature, label, "done", updated_at=updated_at, attempt=self.attempt)
+        if result is not None:
+            updated_at, top1 = status.updated_at if status else None, result.metrics.top1
+            return RunState(self.signature, label, "done", updated_at=updated_at, attempt=self.attempt, top1=top1)
         if status is None:
             return RunState(self.signature, label, "planned", job=job)
         if status.state == "done":

@@ -98,6 +98,24 @@ class Store:
         names = (path.stem for path in self.sweeps_path.glob("*.json") if path.is_file())
         return sorted(name for name in names if NAME.fullmatch(name))
 
+    def read_sweeps(self) -> tuple[list[SweepRecord], dict[str, StoreError]]:
+        """The records of all sweeps, sorted by name, and why some cannot be read, by name: one hides no other."""
+        records, broken = [], {}
+        for name in self.sweeps():
+            try:
+                records.append(self.read_sweep(name))
+            except StoreError as error:
+                broken[name] = error
+        return records, broken
+
+    def earlier_signatures(self) -> set[str]:
+        """Signatures of runs that earlier records of sweeps list, of the readable ones."""
+        listed: set[str] = set()
+        for path in (self.sweeps_path / "history").glob("*.json"):
+            record = read_hint(path, SweepRecord)  # None: it never was readable, and was archived as it was
+            listed.update(record.signatures if record else ())
+        return listed
+
     def sweep_folder(self, name: str) -> Path:
         """Where the reports of a sweep go: `<root>/sweeps/<name>`. Raises StoreError for an impossible name."""
         return self._sweep_path(name).with_suffix("")

@@ -13,7 +13,7 @@ from vitq.plots import bit_allocation
 from vitq.store.records import Result
 from vitq.store.rundir import RunDir
 from vitq.track import loss_curves, probes
-from vitq.track.values import rows_of, summary_of
+from vitq.track.values import figures_of, provenance_of, rows_of, summary_of
 
 # Tables that have a picture or an axis of their own.
 PATH, SENSITIVITY, CURVES = "allocation_path", "allocation_sensitivity", "curves"
@@ -32,6 +32,8 @@ class Part:
 def of_result(result: Result, sites: pd.DataFrame, run_dir: RunDir) -> list[Part]:
     """Summary, tables of sites, stages and artifacts, the allocation's chart and path, reconstruction curves."""
     return [
+        # As history too: charts of a new workspace, and `wandb leet`, show nothing else.
+        Part("the figures", lambda run: run.log(figures_of(result))),
         Part("the result", lambda run: run.summary.update(summary_of(result))),
         Part("the tables", partial(_tables, result, sites, run_dir)),
         Part("the bit allocation", partial(_allocation, sites)),
@@ -76,6 +78,7 @@ def _tables(result: Result, sites: pd.DataFrame, run_dir: RunDir, run: Any) -> N
     tables = {
         "sites": _table(list(shown.columns), rows_of(shown)),
         "stages": _table(["stage", "seconds"], stages),
+        "provenance": _table(["fact", "value"], provenance_of(result)),
     }
     for name in names:
         if name != CURVES:  # rows by the ten thousand, and a chart shows them better

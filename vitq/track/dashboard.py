@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _COLUMNS = (
     "config:label.model",
     "config:method.name",
+    "config:label.variant",
     "config:label.bits",
     "config:calib.size",
     "config:seed",
@@ -29,6 +30,10 @@ _COLUMNS = (
     "summary:seconds",
     "summary:error",
 )
+
+
+# What tells runs apart that are no seeds of each other.
+GROUPS = ("label.model", "method.name", "label.variant", "label.bits", "calib.size")
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,8 @@ class Dashboard:
         sections = [workspaces.Section(name=name, panels=panels, is_open=True) for name, _, panels in _chapters()]
         settings = workspaces.RunsetSettings(
             filters=self._filter(),
-            groupby=[expr.Config("method.name"), expr.Config("label.bits")],
+            # All but the seed: what is averaged are seeds, and nothing else.
+            groupby=[expr.Config(key) for key in GROUPS],
             order=[expr.Ordering(expr.Summary("top1"), ascending=False)],
             pinned_columns=list(_COLUMNS),
         )
@@ -93,6 +99,13 @@ class Dashboard:
             "workspace": {"name": self.title, "spec": _plain(view.spec)},
             "report": {"name": self.title, "spec": _plain(report.spec)},
         }
+
+    def outline(self) -> list[str]:
+        """What would be created, a line for each section."""
+        of = f"the runs of sweep {self.sweep}" if self.sweep else "all runs"
+        lines = [f"a saved view and a report {self.title!r} in {self.entity}/{self.project}, over {of}"]
+        lines.append(f"runs grouped by {', '.join(GROUPS)}; bars: mean and standard deviation over seeds")
+        return lines + [f"  {name}: {question} ({len(panels)} panels)" for name, question, panels in _chapters()]
 
     def save(self) -> tuple[str, str]:
         """Create both; returns their addresses. Raises VitqError where W&B cannot be reached or refuses.

@@ -57,14 +57,8 @@ def remembered(run_dir: RunDir) -> str | None:
         known = None  # WandbSession.start says so
     if known is not None and known.group:
         return known.group
-    store = Store(run_dir.path.parent)
-    for name in store.sweeps():
-        try:
-            if run_dir.signature in store.read_sweep(name).signatures:
-                return name
-        except StoreError:
-            continue  # another sweep's record is not this run's trouble; `vitq status` reports it
-    return None
+    records, _ = Store(run_dir.path.parent).read_sweeps()  # `vitq status` says which ones are broken
+    return next((record.name for record in records if run_dir.signature in record.signatures), None)
 
 
 def _config(run_dir: RunDir) -> RunConfig:

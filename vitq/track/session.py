@@ -15,7 +15,8 @@ from vitq.config import RunConfig, labels
 from vitq.errors import StoreError, brief
 from vitq.store.records import Result
 from vitq.store.rundir import RunDir
-from vitq.track import content, mirror_record, probes
+from vitq.store.sweeps import SweepRecord
+from vitq.track import content, mirror_record, naming, probes
 from vitq.track.base import TrackedRun, Tracker, folder
 from vitq.track.faults import Warner, redacted
 from vitq.track.values import config_of
@@ -83,7 +84,7 @@ class WandbSession(TrackedRun):
         while True:
             run_id = mirror_record.run_id(run_dir.signature, generation)
             try:
-                run = _init(config, run_dir.signature, run_id, group, mode)
+                run = _init(config, run_dir.signature, run_id, group, mode, naming.sweep_of(run_dir, group))
                 break
             except Exception as error:  # noqa: BLE001 - W&B documents no base class, and the run must go on
                 if mode == "online" and id_is_taken(str(error)) and generation < first + mirror_record.GENERATIONS:
@@ -157,23 +158,29 @@ class WandbSession(TrackedRun):
             self._warn("remembering the run's id", error, f"the id is {known.id}")
 
 
-def _init(config: RunConfig, signature: str, run_id: str, group: str | None, mode: str) -> Any:
+def _init(
+    config: RunConfig, signature: str, run_id: str, group: str | None, mode: str, sweep: SweepRecord | None
+) -> Any:
     # W&B's service at debug level writes all settings, the API key among them, into the run's folder.
     debug = {name: os.environ.pop(name) for name in DEBUG if name in os.environ}
     try:
-        return _open(config, signature, run_id, group, mode)
+        return _open(config, signature, run_id, group, mode, sweep)
     finally:
         os.environ.update(debug)
 
 
-def _open(config: RunConfig, signature: str, run_id: str, group: str | None, mode: str) -> Any:
+def _open(
+    config: RunConfig, signature: str, run_id: str, group: str | None, mode: str, sweep: SweepRecord | None
+) -> Any:
     import wandb
 
     wandb_folder = folder(config)
     wandb_folder.mkdir(parents=True, exist_ok=True)
     tracker = config.tracker
     quantizes = config.method.quantizes
+    variant = naming.variant(config, sweep)
     tags = [labels.model_label(config), config.method.name, labels.bits_label(config), *tracker.tags]
+    tags += variant.split(", ") if variant else []
     # The terminal belongs to vitq's progress display. And only where W&B is silent for the whole process is a missing
     # API key an error at once; otherwise it is a question on the terminal that waits for ever (0.31 does not look at
     # the login_timeout of a run's own settings).
@@ -184,11 +191,12 @@ def _open(config: RunConfig, signature: str, run_id: str, group: str | None, mod
         entity=tracker.entity,
         mode=mode,  # type: ignore[arg-type]
         id=run_id,
-        name=labels.run_label(config),
+        name=naming.name_of(config, sweep),
+        notes=sweep.description if sweep else None,
         group=group,
         job_type="ptq" if quantizes else "fp32",
-        tags=list(dict.fromkeys(tag[:64] for tag in tags)),  # 64 is the server's limit
-        config=config_of(config, signature),
+        tags=list(dict.fromkeys(tag[: naming.TAG] for tag in tags)),
+        config=config_of(config, signature, variant),
         # The default returns the run that is already open in this process, and drops our config.
         reinit="create_new",
         settings=wandb.Settings(

@@ -12,13 +12,24 @@ from vitq.config.labels import bits_label, model_label, run_label
 from vitq.store.records import Result
 
 
-def config_of(config: RunConfig, signature: str) -> dict[str, Any]:
-    """The hashed fields, and labels to group by. Nothing volatile, so that a second attempt has the same config."""
+def config_of(config: RunConfig, signature: str, variant: str = "") -> dict[str, Any]:
+    """The hashed fields, and labels to group by. Nothing volatile, so that a second attempt has the same config.
+
+    variant: what the run's sweep varies beyond the other labels.
+    """
+    quantizes = config.method.quantizes
+    cell = (
+        model_label(config),
+        f"{config.method.name} ({variant})" if variant else config.method.name,
+        bits_label(config),
+        f"c{config.calib.size}" if quantizes else "",
+    )
     labels: dict[str, Any] = {
         "name": run_label(config),
         "model": model_label(config),
+        "variant": variant,
         "bits": bits_label(config),
-        "cell": f"{config.method.name} {bits_label(config)}",  # W&B's bars group by one key
+        "cell": " ".join(filter(None, cell)),  # all but the seed: W&B's bars group by one key
         "steps": list(config.method.steps),  # in order, which the keys of `method.steps` lose on the way
     }
     facts = {"signature": signature, "schema_version": SCHEMA_VERSION, "label": labels, **canonical(config)}
@@ -29,7 +40,7 @@ def summary_of(result: Result) -> dict[str, Any]:
     """The fixed vocabulary of a run's summary, under the names of result.json; missing values are left out.
 
     Percent: top1, top5, fp_top1, agreement; percent points: drop; nats: nll, kl; bytes and bits as they are named;
-    `seconds` is the wall-clock total. Volatile facts are under `provenance`.
+    `seconds` is the wall-clock total. Provenance is a table: as values of the summary it would be columns.
     """
     flat: dict[str, Any] = {
         **result.metrics.model_dump(),
@@ -39,7 +50,26 @@ def summary_of(result: Result) -> dict[str, Any]:
         "seconds": result.timings.total,
     }
     known = {name: value for name, value in flat.items() if value is not None}
-    return {**known, "provenance": undotted(result.provenance.model_dump()), "nonfinite": result.nonfinite}
+    return {**known, "nonfinite": result.nonfinite}
+
+
+def figures_of(result: Result) -> dict[str, float]:
+    """What a chart over runs is made of: the finite numbers of the summary that compare methods."""
+    summary = summary_of(result)
+    detector = ("ap_box", "drop_box", "ap_mask", "drop_mask")
+    names = ("top1", "top5", "fp_top1", "drop", "agreement", "kl", "nll", *detector, "quantized_bytes", "seconds")
+    return {name: summary[name] for name in names if name in summary}
+
+
+def provenance_of(result: Result) -> list[list[str]]:
+    """[fact, value] of everything that says where a result comes from, nested facts by dotted names."""
+
+    def flat(value: Any, prefix: str) -> list[list[str]]:
+        if not isinstance(value, dict):
+            return [[prefix, str(value)]]
+        return [row for key, item in value.items() for row in flat(item, f"{prefix}.{key}" if prefix else str(key))]
+
+    return flat(result.provenance.model_dump(), "")
 
 
 def rows_of(table: pd.DataFrame) -> list[list[Any]]:

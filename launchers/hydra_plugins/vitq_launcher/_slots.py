@@ -16,6 +16,7 @@ from hydra.core.utils import JobReturn
 from hydra_plugins.vitq_launcher import VitqLauncher, _job
 
 from vitq.launchers.local.slots import LocalOptions, slot_environments
+from vitq.planning.background import same_imports
 
 
 def launch(launcher: VitqLauncher, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
@@ -38,7 +39,9 @@ def _process(file: Path, overrides: Sequence[str], free: queue.SimpleQueue[dict[
     environment = free.get()
     try:
         command = [sys.executable, "-c", "from hydra_plugins.vitq_launcher._job import work; work()", str(file)]
-        done = subprocess.run(command, env=os.environ | environment, check=False, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command, env=os.environ | same_imports() | environment, check=False, stdin=subprocess.DEVNULL
+        )
     finally:
         free.put(environment)
     how = f"exit code {done.returncode}" if done.returncode >= 0 else signal.Signals(-done.returncode).name

@@ -1,0 +1,70 @@
+"""Overrides that Hydra's grammar does not read come back as they were meant."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vitq.errors import ConfigError
+from vitq.planning import compose
+from vitq.planning.overrides import parse_value
+from vitq.planning.quoting import as_meant, quoted
+
+# Letters and signs of paths, blanks and whatever else a grammar stumbles over.
+TEXTS = st.text(st.sampled_from("abß~/.,=#()[]{}:'\"\\$%&*?!|;<>@ \t+-1"), min_size=1, max_size=12)
+
+
+@given(TEXTS)
+def test_a_quoted_value_is_that_text(value: str) -> None:
+    (word,) = shlex.split(quoted("data.root", value))
+    if "${" not in value:
+        assert parse_value(word) == ("data.root", value)
+
+
+@given(TEXTS)
+def test_what_is_suggested_can_be_typed_and_is_one_value(value: str) -> None:
+    text = f"data.root={value}"
+    meant = as_meant(text)
+    if meant is None:
+        assert not value.strip()
+        return
+    (word,) = shlex.split(meant)
+    key, found = parse_value(word)
+    assert key == "data.root"
+    if found != value.strip():  # it was readable as it stood: a number, a list, an escape
+        assert word == f"data.root={value.strip()}" or isinstance(found, dict)
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("model.checkpoint=~/w.pth", "'model.checkpoint=\"~/w.pth\"'"),
+        ("data.root=/mnt/Größe", "'data.root=\"/mnt/Größe\"'"),
+        ("data.root=/a=b", "'data.root=\"/a=b\"'"),
+        ("data.root=/my (old) data", "'data.root=\"/my (old) data\"'"),
+        ("seed = 3", "seed=3"),
+        ('bits.sites={"head.*": 8}', "'bits.sites={head.*: 8}'"),
+    ],
+)
+def test_an_override_that_does_not_parse_shows_one_that_does(override: str, meant: str) -> None:
+    file, folders = compose.root_config()
+    with pytest.raises(ConfigError) as error:
+        compose.load(file, folders, [override])
+    (problem,) = error.value.problems
+    assert problem.value == override
+    assert problem.endswith(meant)
+    (word,) = shlex.split(meant)
+    (cell,) = compose.expand(compose.load(file, folders, [word]))
+    assert cell.problem is None
+
+
+def test_one_value_with_a_comma_is_shown_quoted() -> None:
+    file, folders = compose.root_config()
+    with pytest.raises(ConfigError) as error:
+        compose.load(file, folders, ["data.root=/data/v1,2"])
+    (problem,) = error.value.problems
+    assert (problem.key, problem.value) == ("data.root", ["/data/v1", "2"])
+    assert "'data.root=\"/data/v1,2\"'" in problem

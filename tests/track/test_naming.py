@@ -1,0 +1,116 @@
+"""An ablation at W&B: its variants have names, labels and figures of their own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.errors import refuses
+from tests.fake_engine import FakeEngine
+from tests.track.runs import execute, make_config, offline_runs, read_back, records
+from vitq.config import RunConfig, TrackerConfig, signature
+from vitq.errors import ConfigError
+from vitq.planning import compose, planner
+from vitq.store import Store, SweepRecord
+from vitq.track.naming import variant
+from vitq.track.values import config_of
+
+AXES = {
+    "method": ["minmax"],
+    "method.kinds.default.range": ["minmax", "mse"],
+    "method.steps.weights.enabled": ["true", "false"],
+    "seed": ["0", "1"],
+    "model.checkpoint": ["/a/w.pth", "/b/w.pth"],
+}
+
+
+def variants(tmp_path: Path) -> list[RunConfig]:
+    return [
+        make_config(
+            tmp_path,
+            method={
+                "kinds": {"default": {"quantizer": "uniform", "range": search}},
+                "steps": {"weights": {"do": "calibrate", "sites": "weights", "enabled": enabled}},
+            },
+        )
+        for search in ("minmax", "mse")
+        for enabled in (True, False)
+    ]
+
+
+def test_four_variants_are_told_apart(tmp_path: Path) -> None:
+    configs = variants(tmp_path)
+    store = Store(configs[0].runs_dir)
+    names = [signature(config) for config in configs]
+    store.write_sweep(SweepRecord(name="ablation", signatures=names, axes=AXES, description="what a range is worth"))
+    for config in configs[:2]:  # W&B takes a second for each
+        execute(config, group="ablation")
+    first, second = (read_back(config) for config in configs[:2])
+    assert [run["name"] for run in (first, second)] == [
+        "deit_tiny minmax W4A4 c32 s0 default.range=minmax, weights.enabled=true",
+        "deit_tiny minmax W4A4 c32 s0 default.range=minmax, weights.enabled=false",
+    ]
+    assert first["config"]["label"]["variant"] == "default.range=minmax, weights.enabled=true"
+    assert "weights.enabled=false" in second["tags"]
+    folder = next(folder for folder in offline_runs(configs[0]) if folder.name.endswith(names[0]))
+    history = [json.dumps(record) for record in records(folder) if record["type"] == "history"]
+    assert any('"top1"' in line and "71.5" in line for line in history)
+    notes = [record["run"].get("notes") for record in records(folder) if record["type"] == "run"]
+    assert notes == ["what a range is worth"]
+
+
+def test_only_seeds_share_a_cell(tmp_path: Path) -> None:
+    sweep = SweepRecord(name="s", signatures=[], axes=AXES)
+    configs: list[RunConfig] = variants(tmp_path)
+    small = {"name": "deit_small_patch16_224"}
+    changes: list[dict[str, Any]] = [{"calib": {"size": 64}}, {"bits": {"weight": 3}}, {"model": small}]
+    configs += [make_config(tmp_path, **change) for change in changes]
+
+    def cell(config: RunConfig) -> str:
+        return str(config_of(config, signature(config), variant(config, sweep))["label"]["cell"])
+
+    assert len({cell(config) for config in configs}) == len(configs)
+    assert cell(make_config(tmp_path, seed=1)) == cell(make_config(tmp_path, seed=2))
+
+
+def test_the_view_groups_by_all_but_the_seed() -> None:
+    pytest.importorskip("wandb_workspaces")
+    from vitq.track.dashboard import GROUPS, Dashboard
+
+    board = Dashboard("lab", "vitq", "demo")
+    spec = json.dumps(board.spec()["workspace"]["spec"]["section"]["runSets"][0]["grouping"])
+    assert all(key.split(".")[-1] in spec for key in GROUPS)
+    assert "seed" not in spec
+    assert len(board.outline()) <= 10
+
+
+def test_a_run_of_no_sweep_has_no_variant(tmp_path: Path) -> None:
+    assert variant(make_config(tmp_path), None) == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "mode"), [("online", "online"), ("dryrun", "offline"), ("disabled", "disabled"), ("", "offline")]
+)
+def test_wandb_mode_is_honoured(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, value: str, mode: str) -> None:
+    monkeypatch.setenv("WANDB_MODE", value)
+    file, folders = compose.root_config()
+    assert planner.make(compose.load(file, folders)).runs[0].config.tracker.mode == mode
+    explicit = planner.make(compose.load(file, folders, ["tracker.mode=offline"])).runs[0].config
+    assert explicit.tracker.mode == "offline"
+
+
+@pytest.mark.parametrize(
+    ("word", "key"), [("tracker.project='a/b'", "tracker.project"), (f"tracker.tags=[{'x' * 65}]", "tracker.tags")]
+)
+def test_what_wandb_refuses_is_refused_by_the_plan(engine: FakeEngine, word: str, key: str) -> None:
+    file, folders = compose.root_config()
+    with refuses(ConfigError, key=key):
+        planner.make(compose.load(file, folders, [word]))
+
+
+def test_stored_configs_of_before_are_read() -> None:
+    """What W&B refused then made no run unreadable."""
+    assert TrackerConfig(name="wandb", project="a/b").project == "a/b"

@@ -1,0 +1,105 @@
+"""`vitq list runs`: every run of a store, of sweeps and single ones, by what its config says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from vitq.config.labels import bits_label, model_label, run_label
+from vitq.errors import ConfigError, Problem, StoreError
+from vitq.report.numbers import number
+from vitq.store import Run, Store
+
+if TYPE_CHECKING:
+    from vitq.config import RunConfig
+
+# What a filter may name beside any key of the config (`calib.size`).
+NAMES = ("signature", "state", "sweep", "model", "data", "method", "bits", "label")
+_COLUMNS = ("signature", "state", "top1", "run", "sweeps")
+
+
+def list_runs(store: Store, filters: Sequence[str], as_json: bool) -> int:
+    """Print the runs that match all filters, `method=mse,repq*` and so on. Raises ConfigError for what is no filter.
+
+    Exit code 1 when a run cannot be read: it is listed as such, and hides no other.
+    """
+    wanted = [_filter(word) for word in filters]
+    records, _ = store.read_sweeps()
+    sweeps = {name: [r.name for r in records if name in r.signatures] for name in store.signatures()}
+    rows = [row for name in store.signatures() if (row := _row(store, name, sweeps[name], wanted)) is not None]
+    rows.sort(key=lambda row: row["updated_at"] or "")
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    else:
+        _print(rows, len(sweeps))
+    return 1 if any(row["state"] == "unreadable" for row in rows) else 0
+
+
+def _filter(word: str) -> tuple[str, list[str]]:
+    key, equals, values = word.partition("=")
+    if not equals or not key or not values:
+        text = f"{word}: a filter is KEY=VALUE, such as method=mse or calib.size=32; keys beside the config's: "
+        raise ConfigError([Problem(text + ", ".join(NAMES), value=word, valid=NAMES)])
+    return key, values.split(",")
+
+
+def _row(store: Store, signature: str, sweeps: list[str], wanted: list[tuple[str, list[str]]]) -> dict[str, Any] | None:
+    run = Run(store.run(signature))
+    state = run.read_state()
+    facts: dict[str, Any] = {"signature": [signature], "state": [state.state], "sweep": sweeps or ["none"]}
+    label = state.run
+    try:
+        config = run.config
+        label = run_label(config)
+        facts |= _facts(config) | {"label": [label]}
+        plain = config.to_dict()
+    except (ConfigError, StoreError):
+        plain = {}  # its state says why
+    if not all(_matches(facts.get(key, [_lookup(plain, key)]), values) for key, values in wanted):
+        return None
+    return {
+        "signature": signature, "state": state.state, "top1": state.top1, "run": label, "sweeps": sweeps,
+        "updated_at": state.updated_at, "error": state.error,
+    }  # fmt: skip
+
+
+def _facts(config: RunConfig) -> dict[str, list[str]]:
+    """What a word of a filter is compared with: any of these."""
+    return {
+        "model": [config.model.name, model_label(config)],
+        "data": [config.data.name],
+        "method": [config.method.name],
+        "bits": [bits_label(config), bits_label(config).lower()],
+    }
+
+
+def _lookup(plain: Mapping[str, Any], key: str) -> str:
+    node: Any = plain
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return str(node).lower().replace("none", "null") if node is None or isinstance(node, bool) else str(node)
+
+
+def _matches(facts: Sequence[str], values: Sequence[str]) -> bool:
+    return any(fnmatchcase(fact, value) for fact in facts for value in values)
+
+
+def _print(rows: Sequence[Mapping[str, Any]], total: int) -> None:
+    table = [_COLUMNS, *((row["signature"], row["state"], _top1(row), row["run"], _sweeps(row)) for row in rows)]
+    widths = [max(len(line[column]) for line in table) for column in range(len(_COLUMNS))]
+    for line in table if rows else ():
+        print("  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip())
+    for row in rows:
+        if row["state"] == "unreadable":
+            print(f"{row['signature']}: {row['error']}")
+    print(f"{len(rows)} of {total} runs; one of them: vitq show SIGNATURE")
+
+
+def _top1(row: Mapping[str, Any]) -> str:
+    return "" if row["top1"] is None else number(row["top1"])
+
+
+def _sweeps(row: Mapping[str, Any]) -> str:
+    return ", ".join(row["sweeps"]) or "none"

@@ -1,0 +1,28 @@
+"""A problem of a config, with the file and line that it comes from, and what was probably meant."""
+
+from __future__ import annotations
+
+from vitq.config.search_path import installed
+from vitq.errors import Problem
+from vitq.planning.compose import ConfigCell, Primary
+from vitq.planning.origin import origin
+
+
+def located(problem: Problem, cell: ConfigCell, primary: Primary) -> Problem:
+    """The problem with the file and line of its key where a file of the user's has it; an override says itself where it
+    is. With a hint where a list stands for several runs, or a name for an option of a group."""
+    key, groups = problem.key, primary.search_path
+    if not key or cell.problem is not None:
+        return problem
+    given = {override.lstrip("+").partition("=")[0] for override in cell.overrides}
+    text = str(problem)
+    if isinstance(problem.value, list) and key in given:
+        values = ",".join(map(str, problem.value))
+        text += f"; several values are runs of their own: vitq run -m {key}={values}, without brackets or quotes"
+    if isinstance(problem.value, str) and groups.is_group(key) and problem.value in groups.files(key):
+        text += f"; {key} is a group: choose its option in the defaults, `- override /{key}: {problem.value}`"
+    if not any(key == name or key.startswith(f"{name}.") for name in given):
+        written = origin(key, primary.file, groups, cell.choices)
+        if written and not written.startswith(tuple(f"{folder}/" for folder in installed("conf"))):
+            text += f" ({written})"
+    return problem.reworded(text)

@@ -1,0 +1,37 @@
+"""How figures of a run are written, everywhere alike; imports nothing heavy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+MINUS = "\u2212"
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A difference with its sign, and no sign on what rounds to zero."""
+    if math.isnan(value):
+        return "–"
+    text = f"{abs(value):.{digits}f}"
+    if float(text) == 0:
+        return text
+    return ("+" if value > 0 else MINUS) + text
+
+
+def figures(metrics: Mapping[str, Any]) -> str:
+    """What a run found, in a line: `top-1 98.32 %, drop −0.17 points`; a drop below zero is a gain. Of a detector its
+    average precision, `AP box 41.20, drop 0.55`."""
+    if "ap_box" in metrics:
+        pairs = [(name, metrics[f"ap_{name}"], metrics[f"drop_{name}"]) for name in ("box", "mask")]
+        words = [f"AP {name} {number(ap)}, drop {number(drop)}" for name, ap, drop in pairs if None not in (ap, drop)]
+        return ", ".join(words) or "no average precision: the images hold no objects"
+    top1, drop = metrics["top1"], metrics["drop"]
+    if top1 is None:
+        return "top-1 is not a finite number"
+    return f"top-1 {number(top1)} %" + ("" if drop is None else f", drop {number(drop)} points")
+
+
+def number(value: float, digits: int = 2) -> str:
+    """`1.23`, `−0.50`, or a dash for NaN."""
+    return "–" if math.isnan(value) else f"{value:.{digits}f}".replace("-", MINUS)
