@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vitq.config import DataConfig, ModelConfig, RunConfig, signature
+from vitq.config import DataConfig, MethodConfig, ModelConfig, RunConfig, signature
 from vitq.config.run import LATER
 
 RAW: dict[str, Any] = {
@@ -112,10 +112,30 @@ def test_a_config_survives_its_plain_form() -> None:
     assert signature(config) == sign()
 
 
-@pytest.mark.parametrize(("section", "kind"), [("model", ModelConfig), ("data", DataConfig)])
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+@pytest.mark.parametrize(("section", "kind"), [("model", ModelConfig), ("data", DataConfig), ("method", MethodConfig)])
 def test_later_keys_are_stored_where_they_are_used(section: str, kind: type) -> None:
-    used = {"checkpoint_key": "ema", "labels": "y.csv", "eval_choice": "spread", "allow_overlap": True}
-    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+    used: dict[str, Any] = {
+        "checkpoint_key": "ema",
+        "labels": "y.csv",
+        "eval_choice": "spread",
+        "held_out": 9,
+        "allow_overlap": True,
+    }
+    used["tune"] = {"steps.a.x": {"low": 1, "high": 2, "log": False, "choices": None}}
+    used["tuned"] = {
+        "study": "s",
+        "method": "m",
+        "trials": 1,
+        "seconds": 1.0,
+        "held_out": 9,
+        "kl": 0.1,
+        "kl_before": None,
+    }
+    defaults = {field.name: default_of(field) for field in dataclasses.fields(kind)}
     plain, _ = RunConfig.parse(RAW)
     assert plain is not None
     for key, default in LATER[section].items():

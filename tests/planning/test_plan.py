@@ -211,6 +211,14 @@ def test_a_wrong_sweep_section(
     assert not problem.endswith("]"), "it is a problem of the sweep, and of no run"
 
 
+def test_held_out_images_set_the_evaluation_split_aside(engine: FakeEngine) -> None:
+    words = ("data.held_out=20", "method=minmax")
+    planned = [make(*words, *more).runs[0] for more in ((), ("data.eval_split=train", "data.eval_limit=5"))]
+    assert {run.config.data.eval_split for run in planned} == {"calib"}
+    assert planned[0].signature == planned[1].signature
+    assert planned[0].signature != make("method=minmax").runs[0].signature
+
+
 def test_paths_that_exist_become_absolute_and_others_stay(engine: FakeEngine, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "weights.safetensors").write_bytes(b"")

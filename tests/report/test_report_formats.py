@@ -62,9 +62,9 @@ def test_latex_balances_and_escapes(store: Store) -> None:
     text = latex.render(report.table(store, "demo"))
     assert text.count(r"\begin{") == text.count(r"\end{") == 2
     assert text.count("{") == text.count("}")
-    assert r"repq\_vit & \textbf{97.75} {\scriptsize($-$0.25)}" in text
-    assert r"Full precision & \multicolumn{4}{c}{98.00} \\" in text
-    body = [line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+    assert r"RepQ-ViT & \textbf{97.75} & " in text
+    assert r"Full precision & 98.00 & 98.00 & 98.00 & 98.00 \\" in text
+    body = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert {line.count(" & ") for line in body} == {4}
     assert all(ord(character) < 128 for character in text)
     assert latex.escape(r"a_b%{x}\~^&#$<") == (
@@ -109,7 +109,7 @@ def test_calibration_sizes_have_a_column_and_holes_stay_empty(
     first, second = [line for line in report.render(df).splitlines() if line.startswith("| a ")]
     assert [cell.strip() for cell in first.split("|")[1:-1]] == ["a", "32", "**96.75** (−1.25)", "", "2.05"]
     assert [cell.strip() for cell in second.split("|")[1:-1]] == ["a", "64", "", "**95.75** (−2.25)", "1.65"]
-    assert r"a & 32 & \textbf{96.75} {\scriptsize($-$1.25)} &  \\" in latex.render(df)
+    assert r"a & 32 & \textbf{96.75} &  \\" in latex.render(df)
     assert re.search(r"a +32 +96\.75 \(−1\.25\) +2\.05", terminal(store, 100))
     html = report.build(store, "demo", ["html"])["html"].read_text()
     assert '<td class="n">64</td>' in html
@@ -132,9 +132,9 @@ def test_csv_holds_every_run(store: Store) -> None:
 
 
 def test_every_format_compares_all_pairs(store: Store) -> None:
-    formats = ["csv", "md", "latex", "parquet"]
+    formats = ["csv", "md", "latex-pairs", "parquet"]
     files = report.build(store, "demo", formats)
-    expected = pairwise(store, report.table(store, "demo"))
+    expected = pairwise(store, report.table(store, "demo")).drop(columns="outcomes")
     assert len(expected) > 3
     folder = files["csv"].parent
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "pairs.parquet"), expected, check_dtype=False)
@@ -144,8 +144,8 @@ def test_every_format_compares_all_pairs(store: Store) -> None:
     for row in expected.to_dict("records"):
         difference = wording.signed(row["difference"])
         assert re.search(rf"\| {row['bits']} +\| {row['a']} +\| {row['b']} +\| {verdict(row)} .*{difference} ", text)
-    tex = files["latex"].read_text()
-    assert tex.count(r"\begin{") == tex.count(r"\end{") == 3
+    tex = files["latex-pairs"].read_text()
+    assert tex.count(r"\begin{") == tex.count(r"\end{") == 1
     assert len(re.findall(r"^vit\S* & W\dA\d & .* \\\\$", tex, flags=re.MULTILINE)) == len(expected)
 
 

@@ -13,7 +13,8 @@ from scipy.stats import binomtest
 from tests.errors import refuses
 from vitq import report
 from vitq.config import RunConfig
-from vitq.report.paired_test import compare, holm, paired
+from vitq.report.correction import holm
+from vitq.report.paired_test import compare, paired
 from vitq.store import Store
 
 Make = Callable[..., RunConfig]

@@ -17,6 +17,7 @@ from vitq.planning.cancel import cancel
 from vitq.planning.compose import Primary
 from vitq.planning.display import Show
 from vitq.planning.launcher import launch, launcher_of
+from vitq.planning.pilots import pilots_first
 from vitq.planning.plan import Plan, PlannedRun
 from vitq.progress import Progress
 from vitq.report import FORMATS
@@ -92,12 +93,12 @@ class Sweep:
 
     def compare(self, a: str, b: str) -> pd.DataFrame:
         """Where methods a and b met, one row for each model, data, bits and calibration size: difference (a − b, points
-        of top-1), low and high (95 %), p and p_holm, n (images), seeds, note. Raises VitqError for a method that is in
-        no pair.
+        of top-1), low and high (95 %), p, n (images), seeds, note; p_holm, over these rows, with its interval (low_holm
+        to high_holm) of `level` percent. Raises VitqError for a method that is in no pair.
         """
         from vitq.report.comparison import between, pairwise
 
-        return between(pairwise(self.store, self.table()), a, b)
+        return between(pairwise(self.store, self.table()), a, b).drop(columns="outcomes")
 
     def report(self, formats: Sequence[str] = FORMATS, out: Folder | None = None) -> dict[str, Path]:
         """Write the report; format → file. out: folder, None for that of the sweep in its store."""
@@ -144,7 +145,7 @@ def run(
     """
     words = [*overrides, *([f"launcher={launcher}"] if launcher else [])]
     plan = _planned(compose.load(*compose.root_config(config_dir), words), ["run", *words])
-    failed = launch(plan, _Quiet(plan, progress))
+    failed = launch(plan, _Quiet(plan.name or "", len(plan.runs), progress))
     done = Run(plan.store.run(plan.runs[0].signature))
     if failed:
         text = f"run {done.signature} ({done.label}) failed: {done.reason}; its log: {done.dir.log_path}"
@@ -175,9 +176,9 @@ def sweep(
         primary = replace(primary, sweep={**primary.sweep, "name": name})
     plan = _planned(primary, ["sweep", os.fspath(name_or_path), *words])
     if detach:
-        launcher_of(plan).detach(plan, _Quiet(plan, progress))
+        launcher_of(plan).detach(plan, _Quiet(plan.name or "", len(plan.runs), progress))
     else:
-        launch(plan, _Quiet(plan, progress))
+        launch(plan, _Quiet(plan.name or "", len(plan.runs), progress))
     return Sweep(plan.store, str(plan.name), [run.signature for run in plan.runs] if plan.part else None)
 
 
@@ -197,7 +198,7 @@ def _group(group: str, config_dir: Folder | None) -> dict[str, str]:
 
 def _planned(primary: Primary, command: Sequence[str]) -> Plan:
     typed = shlex.join(["vitq", *command])
-    plan = planner.make(primary, command=typed)
+    plan = pilots_first(lambda: planner.make(primary, command=typed), lambda name, runs: _Quiet(name, runs, None))
     for line in plan.warnings:
         warnings.warn(line, stacklevel=3)
     plan.commit(typed)
@@ -207,10 +208,10 @@ def _planned(primary: Primary, command: Sequence[str]) -> Plan:
 class _Quiet(Show):
     """Prints nothing; the caller's progress is called for every run."""
 
-    def __init__(self, plan: Plan, progress: Progress | None):
+    def __init__(self, name: str, total: int, progress: Progress | None):
         from rich.console import Console
 
-        super().__init__(Console(quiet=True), plan.name or "", len(plan.runs))
+        super().__init__(Console(quiet=True), name, total)
         self._progress = progress or Progress()
 
     def running(self, run: PlannedRun) -> Progress:

@@ -56,15 +56,19 @@ def _planned(
     primary: Primary, args: argparse.Namespace, name: str | None, typed: str, console: Console, out: TextIO
 ) -> Plan:
     from vitq.errors import ConfigError
-    from vitq.planning import planner
+    from vitq.planning import display, planner
+    from vitq.planning.pilots import pilots_first
 
-    try:
+    def make() -> Plan:
         with console.status("planning") as status:
 
             def watch(cells: int) -> None:
                 status.update(f"planning: {cells} configs checked")
 
             return planner.make(primary, name, watch, args.again, typed)
+
+    try:
+        return make() if args.dry_run else pilots_first(make, lambda name, runs: display.make(console, name, runs))
     except ConfigError as error:
         for line in primary.warnings:
             print(f"vitq: {line}", file=sys.stderr)

@@ -14,6 +14,7 @@ from vitq.errors import VitqError, unknown
 COMMANDS = {
     "run": "execute one configuration, or with -m every combination of several values",
     "sweep": "execute a sweep: a file that names methods, bit-widths, models, seeds",
+    "tune": "choose a method's options on calibration images held out of calibration",
     "probe": "look at the models of finished runs: loss landscapes and the like",
     "status": "where the runs of a sweep stand",
     "show": "one run: its figures, config, sites, files and log",
@@ -29,6 +30,7 @@ COMMANDS = {
     "serve": "show the reports live in a browser",
     "export": "write the model of a finished run: bit-packed, ONNX or OpenVINO",
     "bench": "speed and accuracy of a run's integer model beside its float model",
+    "reproduce": "a paper's figures made again under its protocol, ours beside the published ones",
     "list": "models, methods, sweeps and runs that exist, or the quantized sites of a model",
     "fetch": "download the pretrained weights of a sweep, for nodes without network",
     "completion": "a script with which a shell completes these commands",

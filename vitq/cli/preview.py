@@ -38,6 +38,9 @@ def preview(plan: Plan, as_json: bool, out: TextIO) -> None:
     print(
         f"{plan.cells} cells, {len(plan.runs)} runs, {done} finished before; nothing was started or written", file=out
     )
+    if plan.pilots:
+        said = "what they cost turns sweep.budget_seconds into iterations. Runs that learn are not listed yet"
+        print(f"{len(plan.pilots)} pilots come first: {said}", file=out)
     if other := [run for run in plan.runs if run.other_code]:
         print(f"{len(other)} of them by other code ({other[0].other_code}); --again computes them anew", file=out)
     for line in plan.warnings:
@@ -78,7 +81,8 @@ def _document(plan: Plan, costs: dict[str, Estimate | None], sum_: Total, outlin
         "gpu_hours": None if hours is None else hours * outlined.gpus, "memory_bytes": sum_.memory_bytes or None,
         "launcher": plan.launcher.name, "allocations": outlined.allocations, "parallel": outlined.parallel,
     }  # fmt: skip
-    return {"sweep": plan.name, "cells": plan.cells, "axes": plan.axes, "todo": todo, "runs": runs}
+    pilots = [run.signature for run in plan.pilots]
+    return {"sweep": plan.name, "pilots": pilots, "cells": plan.cells, "axes": plan.axes, "todo": todo, "runs": runs}
 
 
 def _gb(size: int) -> str:

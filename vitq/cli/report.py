@@ -10,6 +10,8 @@ from vitq.cli import options
 from vitq.report import ALL_FORMATS, FORMATS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vitq.store import Store
 
 EXAMPLES = """\
@@ -18,6 +20,8 @@ EXAMPLES = """\
   vitq report demo --format md --format latex
   vitq report demo --format results --out docs/results  a page for documents: tables, versions, signatures
   vitq report demo --compare repq_vit minmax            which is better, in one line for each model and bit-width
+  vitq report demo --along calib.size                   every two calibration sizes, all else equal
+  vitq report abl --along method.steps.stage1.enabled --compare true false
 """
 
 
@@ -28,6 +32,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", action="append", choices=ALL_FORMATS, help=text)
     text = "print whether method A is better than B instead"
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help=text)
+    text = "compare the values of a key of the config instead, runs that differ in it and their seed alone"
+    parser.add_argument("--along", metavar="KEY", help=f"{text}, e.g. calib.size; A and B are then two of them")
     parser.add_argument("--out", metavar="DIR", type=Path, help="folder to write to (default: RUNS_DIR/sweeps/SWEEP)")
     return options.add(parser, "--runs-dir")
 
@@ -37,11 +43,22 @@ def main(args: argparse.Namespace) -> int:
     from vitq import report
     from vitq.store import Store
 
+    if args.along:
+        return _along(Store(args.runs_dir), args.sweep, args.along, args.compare or ())
     if args.compare:
         return _compare(Store(args.runs_dir), args.sweep, *args.compare)
     formats = tuple(args.format or FORMATS)
     for path in report.build(Store(args.runs_dir), args.sweep, formats=formats, out=args.out).values():
         print(path)
+    return 0
+
+
+def _along(store: Store, sweep: str, key: str, asked: Sequence[str]) -> int:
+    from vitq.report.axes import along
+    from vitq.report.comparison import sentence
+
+    for _, row in along(store, sweep, key, asked).iterrows():
+        print(sentence(row.to_dict()))
     return 0
 
 

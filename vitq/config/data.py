@@ -29,6 +29,9 @@ class DataConfig:
     eval_limit: score only N images of the split; None = all.
     eval_choice: which: `spread` (evenly over the split sorted by class) or `first` (in the dataset's order). The plan
         sets `spread` where nothing is said; null in a stored config is `first`, as before there was a choice.
+    held_out: score so many images of `calib_split` in place of `eval_split`, and calibrate on others: options can be
+        chosen by such runs, and the evaluation split is never opened. The same images whatever the seed; the plan sets
+        `eval_split` and `eval_limit` aside.
     allow_overlap: score images that calibrated the model. Without it such a run is refused.
     """
 
@@ -45,6 +48,12 @@ class DataConfig:
     batch_size: Annotated[int, Field(ge=1)] = 64
     eval_limit: Annotated[int, Field(ge=1)] | None = None
     eval_choice: Literal["spread", "first"] | None = None
+    held_out: Annotated[int, Field(ge=1)] | None = None
     allow_overlap: bool = False
     workers: Annotated[int, Field(ge=0)] = 2
     fingerprint: str | None = None
+
+    @property
+    def scored_split(self) -> str:
+        """The split whose images are scored."""
+        return self.eval_split if self.held_out is None else self.calib_split

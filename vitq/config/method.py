@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from vitq.config.base import RULES
+from vitq.config.tuning import OptionRange, Tuned
 from vitq.errors import Problem
 
 # What a site is in the transformer (design.md). `default` in a recipe stands for the kinds it does not name. `dense`
@@ -63,6 +64,8 @@ class MethodConfig:
     source: where the recipe comes from. Volatile.
     iterations: overrides the iterations of every reconstructing step. The plan takes it away from a recipe without such
         a step, which is one run whatever a sweep asks of others.
+    tune: options that `vitq tune` may choose, as dotted keys below `method`, and where: `{steps.learn.lr: {low: 1.0e-5,
+        high: 1.0e-3, log: true}}`. tuned: of a recipe that `vitq tune` wrote. Both are volatile.
     """
 
     name: str
@@ -70,6 +73,8 @@ class MethodConfig:
     steps: dict[str, dict[str, Any]] = field(default_factory=dict)
     source: str = ""
     iterations: Annotated[int, Field(ge=1)] | None = None
+    tune: dict[str, OptionRange] = field(default_factory=dict)
+    tuned: Tuned | None = None
 
     @property
     def quantizes(self) -> bool:

@@ -49,7 +49,7 @@ def _entries(kind: type, prefix: str) -> Iterator[Entry]:
     hints, about = typing.get_type_hints(kind, include_extras=True), _about(kind)
     for field in dataclasses.fields(kind):
         key, hint = f"{prefix}{field.name}", hints[field.name]
-        nested = next((part for part in _parts(hint) if dataclasses.is_dataclass(part)), None)
+        nested = next((p for p in _parts(hint) if isinstance(p, type) and dataclasses.is_dataclass(p)), None)
         is_section = dataclasses.is_dataclass(hint)
         if not is_section:
             volatile = any(key == name or key.startswith(f"{name}.") for name in VOLATILE)

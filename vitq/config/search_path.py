@@ -70,7 +70,7 @@ class ConfigPath:
         if missing:
             action = "it names an existing folder"
             raise ConfigError([Problem(f"config folder {m!r} does not exist; {k}: {action}", k, m) for k, m in missing])
-        here, notes = Path("conf").resolve(), ()
+        here, notes = Path("conf").resolve(), tuple[str, ...]()
         user = [folder.resolve() for _, folder in named]
         if here.is_dir() and here not in (*user, shipped("conf")):
             if (foreign := _foreign(here)) is None:

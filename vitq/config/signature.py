@@ -35,6 +35,8 @@ VOLATILE = (
     "model.fp_top1",
     "calib.cache",
     "method.source",
+    "method.tune",
+    "method.tuned",
 )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from vitq.config.base import RULES
@@ -34,6 +34,7 @@ class SweepConfig:
 
     name: under which the sweep is recorded; the file's own name where the section leaves it out.
     description, cost: for humans; cost names time, machine and number of runs.
+    budget_seconds: how long the steps of each recipe may take; the plan chooses the iterations of those that learn.
     baseline: method that the others are compared with image by image.
     exclude: cells left out. Each entry maps keys to a value, a pattern (`swin_*`) or a list of these; a cell is left
         out when all keys of one entry match. A key is a group (`method`, `bits`) or a dotted key (`calib.size`).
@@ -42,6 +43,7 @@ class SweepConfig:
     name: Annotated[str, AfterValidator(_name)]
     description: str = ""
     cost: str = ""
+    budget_seconds: Annotated[float, Field(gt=0)] | None = None
     baseline: str | None = None
     exclude: tuple[dict[str, Any], ...] = ()
 

@@ -8,7 +8,7 @@ from vitq.data.location import SCENES
 from vitq.data.opening import open_source
 from vitq.data.overlap import overlap
 from vitq.data.scenes import SceneSource
-from vitq.errors import DataError, Problem, shortened, unknown
+from vitq.errors import DataError, Problem, bad, shortened, unknown
 
 INTERPOLATIONS = ("bicubic", "bilinear", "box", "hamming", "lanczos", "nearest")
 
@@ -21,10 +21,16 @@ def problems(config: RunConfig) -> list[Problem]:
     except DataError as error:
         return [*wrong, *error.problems]
     data = config.data
+    too_many = data.held_out is not None and data.held_out >= facts.calib_images
+    if too_many:
+        text = f"{facts.calib_images} images are in split {data.calib_split!r}, some must be left to calibrate"
+        wrong.append(bad("data.held_out", data.held_out, text))
     if config.method.quantizes:
-        if config.calib.size > facts.calib_images:
+        held_out = data.held_out or 0
+        if config.calib.size > facts.calib_images - held_out and not too_many:
             split = f"the {facts.calib_images} images of split {data.calib_split!r} (data.calib_split)"
-            text = f"calib.size={config.calib.size} exceeds {split}; lower calib.size"
+            less = f" less data.held_out={held_out}" if held_out else ""
+            text = f"calib.size={config.calib.size} exceeds {split}{less}; lower calib.size"
             wrong.append(Problem(text, "calib.size", config.calib.size))
         shared, _ = overlap(config)
         if shared and not data.allow_overlap:
@@ -34,18 +40,18 @@ def problems(config: RunConfig) -> list[Problem]:
         action = "set data.num_classes" if alone else "give data.class_map, or set data.num_classes"
         text = f"data.num_classes={data.num_classes}, but the data has {facts.num_classes} classes; {action}"
         wrong.append(Problem(text, "data.num_classes", data.num_classes, [facts.num_classes]))
-    scored = open_source(data, data.eval_split, config.cache_dir)
+    scored = open_source(data, data.scored_split, config.cache_dir)
     if isinstance(scored, SceneSource) and not scored.objects:
         text = f"split {data.eval_split!r} (data.eval_split) holds no objects, so that nothing can be scored"
         wrong.append(Problem(text, "data.eval_split", data.eval_split))
     if data.class_map is None:
         calib, evaluation = (
-            open_source(data, split, config.cache_dir) for split in (data.calib_split, data.eval_split)
+            open_source(data, split, config.cache_dir) for split in (data.calib_split, data.scored_split)
         )
         if calib.names != evaluation.names:
             one_sided = sorted(calib.names ^ evaluation.names)
             text = (
-                f"splits {data.calib_split!r} and {data.eval_split!r} have different class folders (in one of them "
+                f"splits {data.calib_split!r} and {data.scored_split!r} have different class folders (in one of them "
                 f"alone: {shortened(one_sided, 5)}), so the folder's rank is no label; set data.class_map to a file "
                 "with one class folder name per line"
             )
@@ -56,7 +62,7 @@ def problems(config: RunConfig) -> list[Problem]:
 def warnings(config: RunConfig) -> list[str]:
     """What is done to a run's images that its config does not ask for, a line each. Raises DataError as `describe`."""
     data = config.data
-    splits = (data.calib_split, data.eval_split) if config.method.quantizes else (data.eval_split,)
+    splits = dict.fromkeys([data.calib_split, data.scored_split] if config.method.quantizes else [data.scored_split])
     lines = []
     for split in splits:
         lines += [f"split {split!r}: {line}" for line in open_source(data, split, config.cache_dir).left_out]

@@ -24,7 +24,7 @@ def describe(config: RunConfig) -> DataFacts:
     data = config.data
     sources = []
     wrong: list[Problem] = []
-    for split in (data.calib_split, data.eval_split):
+    for split in (data.calib_split, data.scored_split):
         try:
             sources.append(open_source(data, split, config.cache_dir))
         except DataError as error:
@@ -35,7 +35,7 @@ def describe(config: RunConfig) -> DataFacts:
     classes = [source.classes for source in sources if source.classes is not None]
     return DataFacts(
         calib_images=len(calib),
-        eval_images=min(len(evaluation), data.eval_limit or len(evaluation)),
+        eval_images=min(len(evaluation), data.held_out or data.eval_limit or len(evaluation)),
         fingerprint=f"{calib.fingerprint}-{evaluation.fingerprint}",
         num_classes=max(classes, default=data.num_classes),
     )

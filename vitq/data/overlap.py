@@ -26,6 +26,8 @@ def overlap(config: RunConfig) -> tuple[str | None, str | None]:
     calibrate. Streams are compared as wholes. Raises DataError.
     """
     data = config.data
+    if data.held_out is not None:  # images of one split, chosen apart from those that calibrate
+        return None, None
     if form(data) == "digits":
         shared = np.intersect1d(digits.indices(data.calib_split), digits.indices(data.eval_split)).size
         return (_both(config, f"{shared}"), None) if shared else (None, None)

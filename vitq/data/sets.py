@@ -12,7 +12,7 @@ import numpy as np
 
 from vitq.config import DataConfig, ModelConfig, RunConfig
 from vitq.data.cache import locked, published_folder
-from vitq.data.choose import calibration_indices, evaluation_indices
+from vitq.data.choose import calibration_indices, evaluation_indices, held_out_indices
 from vitq.data.decode import decode
 from vitq.data.images import ImageSet
 from vitq.data.opening import open_source
@@ -29,9 +29,10 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class _Order:
-    """What to decode. choice: `{"first": N|null}`, `{"spread": N}` or `{"size", "seed", "balanced"}`.
+    """What to decode.
 
-    augment: seed or None (clean).
+    choice: `{"first": N|null}`, `{"spread": N}`, `{"held_out": N}` or `{"size", "seed", "balanced"}`, with `held_out`
+    where images of its split are held out. augment: seed or None (clean).
     """
 
     split: str
@@ -40,13 +41,15 @@ class _Order:
 
 
 def eval_set(config: RunConfig, progress: Progress) -> ImageSet:
-    """Images that are scored: the evaluation split, or `data.eval_limit` of it, in the dataset's order.
+    """Images that are scored: the evaluation split, `data.eval_limit` of it, or `data.held_out` of the calibration
+    split, in the dataset's order.
 
     The first call decodes, later calls (of any process) map the result. Raises DataError.
     """
     data = config.data
     spread = data.eval_limit is not None and data.eval_choice == "spread"
-    order = _Order(data.eval_split, {"spread" if spread else "first": data.eval_limit})
+    choice = {"held_out": data.held_out} if data.held_out else {"spread" if spread else "first": data.eval_limit}
+    order = _Order(data.scored_split, choice)
     return _image_set(config.model, data, order, config.cache_dir, progress, _planned(data, 1))
 
 
@@ -98,6 +101,7 @@ def calibration_set(config: RunConfig, progress: Progress) -> ImageSet:
     """
     calib = config.calib
     choice = {"size": calib.size, "seed": config.seed, "balanced": calib.balanced}
+    choice |= {"held_out": config.data.held_out} if config.data.held_out else {}
     order = _Order(config.data.calib_split, choice, config.seed if calib.augment else None)
     return _image_set(config.model, config.data, order, config.cache_dir, progress, _planned(config.data, 0))
 
@@ -190,5 +194,7 @@ def _make(
 def _indices(source: Source, order: _Order) -> np.ndarray:
     choice = order.choice
     if "size" in choice:
-        return calibration_indices(source, choice["size"], choice["seed"], choice["balanced"])
+        return calibration_indices(source, choice["size"], choice["seed"], choice["balanced"], choice.get("held_out"))
+    if "held_out" in choice:
+        return held_out_indices(source, choice["held_out"])
     return evaluation_indices(source, choice.get("first", choice.get("spread")), spread="spread" in choice)

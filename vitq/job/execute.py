@@ -131,7 +131,8 @@ def unlike_published(config: RunConfig, metrics: Metrics) -> str | None:
     It may be off by half a point, or by what three standard errors of so few images explain.
     """
     published, measured = config.model.fp_top1, metrics.fp_top1
-    if published is None or measured is None or not metrics.n_eval:
+    # Held-out images are training images, of which a model knows more.
+    if published is None or measured is None or not metrics.n_eval or config.data.held_out:
         return None
     share = min(max(published / 100, 0.0), 1.0)
     error = 100 * math.sqrt(share * (1 - share) / metrics.n_eval)

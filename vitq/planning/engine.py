@@ -73,14 +73,18 @@ class Engine:
 
     def iterates(self, config: RunConfig) -> bool:
         """Whether an enabled step of the recipe reads `method.iterations`."""
-        if not config.method.steps:
-            return False
-        from vitq.steps.step import enabled_steps
-
         try:
-            return any(step.iterates for step in enabled_steps(config))
+            return bool(self.learning(config))
         except ConfigError:
             return True  # nothing is taken away from a recipe whose problems are about to be listed
+
+    def learning(self, config: RunConfig) -> list[str]:
+        """Names of the enabled steps that read `method.iterations`. Raises ConfigError for one that is wrong."""
+        if not config.method.steps:
+            return []
+        from vitq.steps.step import enabled_steps
+
+        return [step.name for step in enabled_steps(config) if step.iterates]
 
     def execute(self, run_dir: RunDir, progress: Progress, tracker: Tracker, group: str | None = None) -> Result:
         """One planned run, from its stored config to its result. Raises whatever stopped it."""

@@ -82,7 +82,7 @@ def facts(config: RunConfig) -> dict[str, Any]:
         "bits": config.bits.label,
         "calib": config.calib.size,
         "iterations": config.method.iterations,
-        "eval": (config.data.name, config.data.eval_limit),
+        "eval": (config.data.name, config.data.held_out or config.data.eval_limit),
     }
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from vitq.config import RunConfig
 from vitq.errors import Problem
@@ -18,7 +19,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 def settle(config: RunConfig) -> tuple[RunConfig, list[Problem]]:
     """The config with its folders absolute (`~` expanded; an empty one is the default), and what is wrong with them."""
     problems: list[Problem] = []
-    folders = {}
+    folders: dict[str, Any] = {}
     for key in ENVIRONMENT:
         folders[key] = _settle(key, getattr(config, key) or getattr(RunConfig, key), problems)
     config = dataclasses.replace(config, **folders)

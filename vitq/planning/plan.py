@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from vitq.config import LauncherConfig, RunConfig
@@ -19,7 +20,8 @@ class PlannedRun:
     """One run: its identity, its checked config, and how it is called where people look.
 
     warnings: what is done to its images and weights that its config does not ask for. other_code: how the code that
-    made the result of a finished run differs from today's.
+    made the result of a finished run differs from today's. options: whose the options of its recipe are: the paper's,
+    tuned …
     """
 
     signature: str
@@ -29,13 +31,15 @@ class PlannedRun:
     done: bool
     warnings: tuple[str, ...] = ()
     other_code: str = ""
+    options: str = ""
 
 
 @dataclass(frozen=True)
 class Plan:
     """Runs in order, no two alike. `sweep` is None for a run of its own; `cells`: size of the product before
     exclusions and before equal runs became one; `warnings`: what is likely a mistake and stops nothing; `again`:
-    results that are there are set aside and computed anew; `part`: the sweep's record has other runs too, and stays."""
+    results that are there are set aside and computed anew; `pilots`: runs that a budget needs first, without which the
+    plan is not whole; `part`: the sweep's record has other runs too, and stays."""
 
     runs: tuple[PlannedRun, ...]
     store: Store
@@ -45,6 +49,7 @@ class Plan:
     axes: dict[str, list[str]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     again: bool = False
+    pilots: tuple[PlannedRun, ...] = ()
     part: bool = False
 
     @property
@@ -72,10 +77,29 @@ class Plan:
             elif known.warnings != warnings and known.state != "running":
                 run_dir.write_status(known.model_copy(update={"warnings": warnings}))
         if self.sweep and not self.part:
-            about = {key: getattr(self.sweep, key) for key in ("name", "description", "baseline")}
+            about = {key: getattr(self.sweep, key) for key in ("name", "description", "baseline", "budget_seconds")}
             labels = {run.signature: run.label for run in self.runs}
-            launcher = dataclasses.asdict(self.launcher)
             record = SweepRecord(
-                **about, signatures=list(labels), labels=labels, command=command, axes=self.axes, launcher=launcher
+                **about,
+                signatures=list(labels),
+                labels=labels,
+                command=command,
+                axes=self.axes,
+                launcher=dataclasses.asdict(self.launcher),
+                options={run.signature: run.options for run in self.runs},
             )
             self.store.write_sweep(record)
+
+
+def options_of(config: RunConfig, overrides: Sequence[str], sweep: SweepConfig | None) -> str:
+    """Whose the options of a run's recipe are: `paper's`, or what was tuned, scaled to a budget, or overridden."""
+    if not config.method.quantizes:
+        return ""
+    tuned, seconds = config.method.tuned, sweep.budget_seconds if sweep else None
+    texts = [f"tuned ({tuned.trials} trials, {tuned.seconds:.0f} s)"] if tuned else []
+    changed = [word.lstrip("+") for word in overrides if word.lstrip("+~").startswith("method.")]
+    if seconds and config.method.iterations:
+        texts.append(f"scaled to {seconds:g} s ({config.method.iterations} iterations)")
+    if changed:
+        texts.append("changed: " + ", ".join(word.removeprefix("method.") for word in changed))
+    return ", ".join(texts) or "paper's"

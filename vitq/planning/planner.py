@@ -12,12 +12,12 @@ from vitq.config.problems import merge
 from vitq.config.sweep import SweepConfig
 from vitq.errors import ConfigError, DataError, ModelError, Problem, under, unknown
 from vitq.job import provenance
-from vitq.planning import baseline, compose, folders, paths
+from vitq.planning import baseline, budget, compose, folders, paths
 from vitq.planning.compose import ConfigCell, Primary
 from vitq.planning.engine import Engine, engine
 from vitq.planning.hints import located
 from vitq.planning.launcher import launcher_problems
-from vitq.planning.plan import Plan, PlannedRun
+from vitq.planning.plan import Plan, PlannedRun, options_of
 from vitq.planning.sweep_name import sweep_name
 from vitq.planning.unread import Unread
 from vitq.store import RunDir, Store
@@ -60,6 +60,7 @@ class Planner:
         self._problems: list[tuple[str, Problem]] = []  # with the label of a run, '' for the sweep itself
         self._runs: dict[str, PlannedRun] = {}
         self._refused: list[tuple[str, str]] = []
+        self._pilots: dict[str, PlannedRun] = {}
         self._again = again
         self._hits: set[int] = set()  # entries of sweep.exclude that leave out a cell
         self._stores: dict[str, Store] = {}
@@ -73,19 +74,42 @@ class Planner:
             problems += self._sweep.unmatched(self._options) if self._sweep else []
             self._reject("", problems)
 
-    def add(self, cell: ConfigCell) -> None:
-        """Look at the next cell."""
+    def add(self, cell: ConfigCell) -> str | None:
+        """Look at the next cell; the signature of its run, None where it is excluded or has no config."""
         self._cells += 1
         if self._excluded(cell):
-            return
+            return None
         config, problems = _parse(cell, self._facts.engine)
         label = _label(cell, self._primary, config)
         if config is not None:
             self._note_sweep_wide(cell, config)
             config, more = self._facts.complete(config)
             problems += more
-            problems += self._take(cell, config, label, problems)
+            config, more = self._within_budget(config, label, problems)
+            problems += more
+            if config is not None:
+                problems += self._take(cell, config, label, problems)
         self._reject(label, [located(problem, cell, self._primary) for problem in problems])
+        return None if config is None else signature(config)
+
+    def _within_budget(
+        self, config: RunConfig, label: str, problems: list[Problem]
+    ) -> tuple[RunConfig | None, list[Problem]]:
+        """The config with the iterations that the sweep's budget allows; None where a pilot must say what they cost."""
+        seconds = self._sweep.budget_seconds if self._sweep else None
+        if seconds is None or problems or not self._facts.engine.iterates(config):
+            return config, []
+        if wrong := budget.given(config):
+            return config, [wrong]
+        pilot = budget.pilot_of(config)
+        sign = signature(pilot)
+        result = self._stores[config.runs_dir].run(sign).read_result()
+        if result is None:
+            wanted = [*self._facts.check(config), *self._facts.check(pilot)]
+            self._pilots.setdefault(sign, PlannedRun(sign, pilot, f"{label} pilot", (), False))
+            return None, list(dict.fromkeys(wanted))
+        count = budget.iterations(result, self._facts.engine.learning(config), seconds)
+        return (config, [count]) if isinstance(count, Problem) else (budget.with_iterations(config, count), [])
 
     def plan(self) -> Plan:
         """The plan of all cells. Raises ConfigError with all problems."""
@@ -93,7 +117,7 @@ class Planner:
         self._check_one("launcher", [launcher.name for launcher in self._launchers])
         self._reject("", self._unread.problems())
         warnings = (*self._primary.warnings, *self._hidden(), *self._resolve_baseline(), *self._idle_exclusions())
-        if not self._problems and not self._runs:
+        if not self._problems and not self._runs and not self._pilots:
             text = "the sweep has no runs: `sweep.exclude` leaves out every cell"
             self._reject("", [Problem(text, "sweep.exclude", self._primary.sweep.get("exclude"))])
         if self._problems:
@@ -107,7 +131,18 @@ class Planner:
             self._sweep, part = dataclasses.replace(self._sweep, name=known.name), known.part
             warnings += (known.note,) if known.note else ()
         swept = self._primary.swept
-        return Plan(runs, store, self._launchers[0], self._cells, self._sweep, swept, warnings, self._again, part)
+        return Plan(
+            runs,
+            store,
+            self._launchers[0],
+            self._cells,
+            self._sweep,
+            swept,
+            warnings,
+            self._again,
+            tuple(self._pilots.values()),
+            part,
+        )
 
     def _reject(self, label: str, problems: list[Problem]) -> None:
         self._problems += [(label, problem) for problem in problems]
@@ -148,7 +183,8 @@ class Planner:
         if not problems and not more:
             warnings = () if done else self._facts.warnings(config)
             other = _other_code(self._stores[config.runs_dir].run(sign)) if done else ""
-            self._runs[sign] = PlannedRun(sign, config, label, cell.overrides, done, warnings, other)
+            options = options_of(config, cell.overrides, self._sweep)
+            self._runs[sign] = PlannedRun(sign, config, label, cell.overrides, done, warnings, other, options)
         else:
             self._refused.append((sign, label))
         self._unread.look(cell.overrides, config, done)
@@ -200,9 +236,12 @@ def _parse(cell: ConfigCell, engine: Engine) -> tuple[RunConfig | None, list[Pro
     if config.method.iterations is not None and not engine.iterates(config):
         # One run, whatever a sweep over learning methods asks of these.
         config = dataclasses.replace(config, method=dataclasses.replace(config.method, iterations=None))
+    data = config.data
+    if data.held_out is not None:
+        data = dataclasses.replace(data, eval_split=data.scored_split, eval_limit=None)
     # Which images are scored has a meaning where not all are.
-    choice = None if config.data.eval_limit is None else config.data.eval_choice or "spread"
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, eval_choice=choice))
+    choice = None if data.eval_limit is None else data.eval_choice or "spread"
+    config = dataclasses.replace(config, data=dataclasses.replace(data, eval_choice=choice))
     problems += refused(config.tracker)
     settled, wrong = folders.settle(config)
     return (None if wrong else paths.absolute(settled)), problems + wrong

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["ALL_FORMATS", "FORMATS", "build", "render", "rich_table", "summary", "table"]
 
 FORMATS = ("html", "csv", "md", "latex", "parquet")  # written where none is named
-ALL_FORMATS = (*FORMATS, "results")
+ALL_FORMATS = (*FORMATS, "latex-pairs", "results")
 _MODULES = {
     "build": "write",
     "render": "markdown",

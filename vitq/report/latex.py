@@ -1,89 +1,201 @@
-r"""The report as LaTeX: one `booktabs` table per model, ready for a paper, and one of all pairs of methods."""
+r"""The report as LaTeX: one table over all models that fits a two-column paper; all pairs only when asked for."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
 from vitq.report import wording
-from vitq.report.accuracy_table import Matrix, MatrixCell, matrices
+from vitq.report.accuracy_table import Matrix, MatrixCell, Row, bits_order, matrices
+from vitq.report.display_names import method_name, model_name
 from vitq.report.markdown import PAIR_HEAD, PAIRS_NOTE, pair_cells
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    wording.MINUS: "$-$", "±": r"$\pm$", "–": "--", "⁶": "$^6$", "≤": r"$\leq$",
+    wording.MINUS: "$-$", "±": r"$\pm$", "–": "--", "⁶": "$^6$", "≤": r"$\leq$", "−": "$-$", "…": r"\ldots{}",
+    "‖": r"$\|$", "√": r"$\surd$", "×": r"$\times$", "α": r"$\alpha$", "β": r"$\beta$", "λ": r"$\lambda$",
 }  # fmt: skip
+# Points of a column and of a page of a two-column article at 10 points, and of what stands in them at \small.
+_COLUMN, _PAGE, _LETTER, _GAP = 225.0, 460.0, 4.7, 6.0
+_MARKS = {"true": r"\checkmark", "false": r"$\times$", "none": "--"}
 
 
-def render(df: pd.DataFrame, pairs: pd.DataFrame | None = None) -> str:
-    r"""LaTeX of a sweep's table (`df` from `table`) and of its pairs (from `pairwise`) where given; needs
-    `\usepackage{booktabs, longtable}`."""
-    tables = [_table(matrix) for matrix in matrices(df)]
-    if pairs is not None and len(pairs):
-        tables.append(_pairs(pairs))
-    return f"% {wording.counts(df)}. Needs \\usepackage{{booktabs, longtable}}.\n" + "\n".join(tables)
+def render(df: pd.DataFrame) -> str:
+    r"""LaTeX of a sweep's table (`df` from `table`); needs `\usepackage{array, booktabs, amssymb}`.
+
+    One model: methods × bits. Several: rows by bits, a column for each model. Keys in which variants of one method
+    differ are columns, with ✓ and × where they are switches. A `table*` where it is wider than a column.
+    """
+    tables = matrices(df)
+    head = f"% {wording.counts(df)}. Needs \\usepackage{{array, booktabs, amssymb}}.\n"
+    return head + (_table(tables) if any(matrix.rows for matrix in tables) else "")
 
 
-def _pairs(pairs: pd.DataFrame) -> str:
+def pairs_table(pairs: pd.DataFrame) -> str:
+    r"""LaTeX of every pair of methods (from `pairwise`), over as many pages as it needs; needs
+    `\usepackage{booktabs, longtable}` and one column."""
+    rows = [_line([escape(cell) for cell in pair_cells(row)]) for row in wording.with_data(pairs).to_dict("records")]
+    caption = rf"\caption{{{escape(PAIRS_NOTE)}}}\label{{tab:vitq-pairs}}\\"
+    lines = [r"\begin{longtable}{lllllrrrrr}", caption, r"\toprule", _line([escape(head) for head in PAIR_HEAD])]
+    return "\n".join([*lines, r"\midrule", r"\endhead", *rows, r"\bottomrule", r"\end{longtable}", ""])
+
+
+@dataclass(frozen=True)
+class _Name:
+    """A row's method: what is printed, and the keys in which it differs from its variants."""
+
+    text: str
+    keys: dict[str, str]
+
+
+def _table(tables: Sequence[Matrix]) -> str:
+    names = _names(list(dict.fromkeys(row.method for matrix in tables for row in matrix.rows)))
+    keys = list(dict.fromkeys(key for name in names.values() for key in name.keys))
+    with_calib = len({row.calib for matrix in tables for row in matrix.rows}) > 1
+    single = len(tables) == 1
+    bits = sorted({label for matrix in tables for label in matrix.bits}, key=bits_order)
+    values = bits if single else [_title(matrix, tables) for matrix in tables]
+    head = [*([] if single else ["W/A"]), "Method", *map(_key_name, keys), *(["Images"] if with_calib else []), *values]
+
+    def line(row: Row, first: list[str], cells: list[MatrixCell | None]) -> list[str]:
+        name = names[row.method]
+        marks = [_mark(name.keys.get(key)) for key in keys]
+        images = [str(row.calib or "")] if with_calib else []
+        return [*first, escape(name.text), *marks, *images, *map(_cell, cells)]
+
+    before = len(head) - len(values)
+    full = [f"{matrix.fp_top1:.2f}" if not math.isnan(matrix.fp_top1) else "" for matrix in tables]
+    body: list[list[str]] = []
+    if any(full) and bits:
+        first = ["Full precision"] if single else ["32/32", "Full precision"]
+        body.append([*first, *[""] * (before - len(first)), *(full * len(bits) if single else full)])
+    groups: list[list[list[str]]] = []
+    if single:
+        (matrix,) = tables
+        groups.append([line(row, [], [_of(matrix, row, label) for label in bits]) for row in matrix.rows])
+    else:
+        for label in bits:
+            rows = {(row.method, row.calib): row for matrix in tables for row in matrix.rows}
+            group: list[list[str]] = []
+            for row in rows.values():
+                cells = [_like(matrix, row, label) for matrix in tables]
+                if any(cells):
+                    group.append(line(row, [escape(_widths(label)) if not group else ""], cells))
+            groups.append(group)
+    wide, name_width = _fit(head, [*body, *(cells for group in groups for cells in group)], 0 if single else 1)
+    name = "l" if name_width is None else rf">{{\raggedright\arraybackslash}}p{{{name_width:.0f}pt}}"
+    columns = ("" if single else "l") + name + "c" * len(keys) + ("r" if with_calib else "") + "r" * len(values)
+    environment = "table*" if wide else "table"
     return "\n".join(
         [
-            r"\begin{longtable}{lllllrrrr}",
-            rf"\caption{{{escape(PAIRS_NOTE)}}}\label{{tab:vitq-pairs}}\\",
+            rf"\begin{{{environment}}}[t]",
+            r"\centering\small\setlength{\tabcolsep}{3pt}",
+            rf"\caption{{{escape(_caption(tables))}}}",
+            r"\label{tab:vitq}",
+            rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}",
             r"\toprule",
-            _line([escape(head) for head in PAIR_HEAD]),
+            _line([escape(text) for text in head]),
             r"\midrule",
-            r"\endhead",
-            *(_line([escape(cell) for cell in pair_cells(row)]) for row in wording.with_data(pairs).to_dict("records")),
-            r"\bottomrule",
-            r"\end{longtable}",
-            "",
-        ]
-    )
-
-
-def _table(matrix: Matrix) -> str:
-    columns = "l" + ("r" if matrix.with_calib else "") + "r" * len(matrix.bits)
-    head = ["Method", *(["Images"] if matrix.with_calib else []), *map(escape, matrix.bits)]
-    gap = [""] if matrix.with_calib else []
-    body = []
-    if not math.isnan(matrix.fp_top1) and matrix.bits:
-        whole = rf"\multicolumn{{{len(matrix.bits)}}}{{c}}{{{matrix.fp_top1:.2f}}}"
-        body += [_line(["Full precision", *gap, whole]), r"\midrule"]
-    for row in matrix.rows:
-        images = [str(row.calib)] if matrix.with_calib else []
-        body.append(_line([escape(row.method), *images, *map(_cell, row.cells)]))
-    body += [r"\midrule", _line(["Size, MB", *gap, *(escape(wording.size(span)) for span in matrix.sizes)])]
-    return "\n".join(
-        [
-            r"\begin{table}[t]",
-            r"\centering",
-            rf"\caption{{{escape(matrix.title)}. {escape(wording.caption(matrix))} {escape(wording.caution(matrix))}}}",
-            rf"\label{{tab:vitq-{re.sub(r'[^A-Za-z0-9]+', '-', matrix.title).strip('-')}}}",
-            rf"\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            _line(head),
-            r"\midrule",
-            *body,
+            *(_line(cells) for cells in body),
+            *([r"\midrule"] if body else []),
+            ("\n\\midrule\n").join("\n".join(map(_line, group)) for group in groups),
             r"\bottomrule",
             r"\end{tabular}",
-            r"\end{table}",
+            rf"\end{{{environment}}}",
             "",
         ]
     )
+
+
+def _names(methods: Sequence[str]) -> dict[str, _Name]:
+    """Label of a method → its name. Keys in brackets become columns where one method alone has variants."""
+    split: dict[str, tuple[str, dict[str, str]]] = {}
+    for label in methods:
+        match = re.fullmatch(r"(\S+) \((\S+=.*)\)", label)
+        parts = re.split(r", (?=[\w.]+=)", match[2]) if match else []
+        split[label] = (match[1], dict(part.split("=", 1) for part in parts)) if match else (label, {})
+    varied = {name for name, keys in split.values() if keys}
+    if len(varied) > 1:  # variants of several methods: their keys would be columns that are mostly empty
+        return {
+            label: _Name(" ".join([method_name(name), *_brackets(keys)]), {}) for label, (name, keys) in split.items()
+        }
+    return {label: _Name(method_name(name), keys) for label, (name, keys) in split.items()}
+
+
+def _brackets(keys: dict[str, str]) -> list[str]:
+    return [f"({', '.join(f'{_key_name(key)}={value}' for key, value in keys.items())})"] if keys else []
+
+
+def _key_name(key: str) -> str:
+    """`steps.stage1.enabled` → `stage1`, `kinds.probs.quantizer` → `probs quantizer`."""
+    plain = re.sub(r"^(method\.)?(steps|kinds)\.|\.enabled$|\.options(?=\.)", "", key)
+    return plain.replace(".", " ")
+
+
+def _mark(value: str | None) -> str:
+    return "" if value is None else _MARKS.get(value) or escape(value)
+
+
+def _title(matrix: Matrix, tables: Sequence[Matrix]) -> str:
+    several = len({other.data for other in tables}) > 1
+    return f"{model_name(matrix.model)}, {matrix.data}" if several else model_name(matrix.model)
+
+
+def _widths(label: str) -> str:
+    """`W4A4` → `4/4`; others as they are."""
+    match = re.fullmatch(r"W(\d+)A(\d+)", label)
+    return f"{match[1]}/{match[2]}" if match else label
+
+
+def _of(matrix: Matrix, row: Row, label: str) -> MatrixCell | None:
+    return row.cells[matrix.bits.index(label)] if label in matrix.bits else None
+
+
+def _like(matrix: Matrix, wanted: Row, label: str) -> MatrixCell | None:
+    rows = [row for row in matrix.rows if (row.method, row.calib) == (wanted.method, wanted.calib)]
+    return _of(matrix, rows[0], label) if rows else None
+
+
+def _fit(head: Sequence[str], rows: Sequence[Sequence[str]], name: int) -> tuple[bool, float | None]:
+    """Whether the table needs both columns of the page; points of the column of names where these must be broken."""
+    widths = [max(_points(texts[i]) for texts in (head, *rows)) for i in range(len(head))]
+    total = sum(widths) + _GAP * (len(widths) - 1)
+    wide = total > _COLUMN
+    room = (_PAGE if wide else _COLUMN) - (total - widths[name])
+    return wide, None if widths[name] <= room else max(room, 60.0)
+
+
+def _points(text: str) -> float:
+    """Width of a cell at \\small, from its letters alone, on the safe side."""
+    plain = re.sub(r"\\(scriptsize|textbf)", "", text)
+    return _LETTER * len(re.sub(r"[{}$\\]", "", re.sub(r"\\[a-z]+", "x", plain)))
+
+
+def _caption(tables: Sequence[Matrix]) -> str:
+    seeds = max((cell.n for matrix in tables for row in matrix.rows for cell in row.cells if cell), default=0)
+    images = sorted({matrix.n_eval for matrix in tables if matrix.n_eval})
+    on = f" on {' and '.join(f'{count:,}' for count in images)} images" if images else ""
+    what = model_name(tables[0].model) + ": top-1" if len(tables) == 1 else "Top-1"
+    spread = f"; mean ± sample standard deviation over up to {seeds} seeds" if seeds > 1 else ""
+    best = "; bold: highest of each column and bit-width" if any(len(matrix.rows) > 1 for matrix in tables) else ""
+    return f"{what} accuracy (%){on}{spread}{best}."
 
 
 def _cell(cell: MatrixCell | None) -> str:
     if cell is None:
         return ""
-    text = escape(wording.accuracy(cell))
-    text = rf"\textbf{{{text}}}" if cell.best else text
-    return rf"{text} {{\scriptsize({escape(change)})}}" if (change := wording.change(cell)) else text
+    mean, _, std = wording.accuracy(cell).partition(" ± ")
+    text = rf"\textbf{{{mean}}}" if cell.best else escape(mean)
+    missing = rf" {{\scriptsize({cell.n}/{cell.runs})}}" if 0 < cell.n < cell.runs else ""
+    return text + (rf" {{\scriptsize$\pm${std}}}" if std else "") + missing
 
 
-def _line(cells: list[str]) -> str:
+def _line(cells: Sequence[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 

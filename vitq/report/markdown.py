@@ -11,13 +11,20 @@ import pandas as pd
 
 from vitq.report import wording
 from vitq.report.accuracy_table import Matrix, MatrixCell, matrices
-from vitq.report.comparison import verdict
+from vitq.report.answer import which_method
+from vitq.report.comparison import belonging, verdict
+from vitq.report.effort import HEAD as EFFORT_HEAD
+from vitq.report.effort import NOTE as EFFORT_NOTE
+from vitq.report.effort import cells as effort_cells
+from vitq.report.effort import efforts
 
 
 def render(df: pd.DataFrame, comparisons: pd.DataFrame | None = None, pairs: pd.DataFrame | None = None) -> str:
     """Markdown of a sweep's table (`df` from `table`), one method × bits table per model, unfinished runs with their
     reasons, and the comparisons where given: of all pairs (from `pairwise`), with the baseline (from `paired`)."""
     parts = [wording.counts(df) + "."]
+    if pairs is not None and (answer := which_method(df, pairs)):
+        parts.append("\n".join(f"- {_escape(line)}" for line in answer))
     for matrix in matrices(df):
         parts += [f"### {matrix.title}", wording.caption(matrix), _matrix(matrix)]
         if note := wording.caution(matrix):
@@ -25,6 +32,8 @@ def render(df: pd.DataFrame, comparisons: pd.DataFrame | None = None, pairs: pd.
     if pairs is not None and len(pairs):
         rows = [pair_cells(row) for row in wording.with_data(pairs).to_dict("records")]
         parts += ["### Is A better than B here?", grid(PAIR_HEAD, rows, right_from=5), PAIRS_NOTE]
+    if compared := efforts(df):
+        parts += ["### Effort", grid(EFFORT_HEAD, [effort_cells(one) for one in compared], right_from=4), EFFORT_NOTE]
     if comparisons is not None and len(comparisons):
         parts += ["### Paired comparison", _paired(wording.with_data(comparisons)), PAIRED_NOTE]
     unfinished = wording.unfinished(df)
@@ -35,18 +44,20 @@ def render(df: pd.DataFrame, comparisons: pd.DataFrame | None = None, pairs: pd.
 
 
 PAIRED_NOTE = (
-    "Difference: method minus baseline on the same images, percent points, with a 95 % interval from 10,000 paired "
-    "bootstrap resamples. Gained / lost: images that only the method / only the baseline has right. p: exact McNemar "
+    "Difference: method minus baseline on the same images, percent points, with an interval from 10,000 paired "
+    "bootstrap resamples, of the level in brackets, which belongs to p (Holm). "
+    "Gained / lost: images that only the method / only the baseline has right. p: exact McNemar "
     "test; p (Holm): corrected for the number of comparisons in this table. Both speak of the choice of evaluation "
     "images, not of calibration seeds."
 )
 
 
-PAIR_HEAD = ("model", "bits", "A", "B", "verdict", "calib. images", "A − B [95 %]", "seeds", "p (Holm)")
+PAIR_HEAD = ("model", "bits", "A", "B", "verdict", "calib. images", "A − B [interval]", "seeds", "p", "p (Holm)")
 PAIRS_NOTE = (
-    "Every pair of methods on the same images and seeds: mean difference over the seeds in percent points, with a 95 % "
-    "interval from a bootstrap over the images; p: exact sign-flip test over the images. A difference counts when p "
-    "(Holm), corrected for all pairs of this table, is below 0.05."
+    "Every pair of methods on the same images and seeds: mean difference over the seeds in percent points, with an "
+    "interval from a bootstrap over the images, of the level in brackets, which belongs to p (Holm). p: exact "
+    "sign-flip test over the images; p (Holm): corrected for all pairs of this table; a difference counts when it is "
+    "below 0.05."
 )
 
 
@@ -55,9 +66,10 @@ def pair_cells(row: Mapping[Hashable, Any]) -> list[str]:
     calib = "" if pd.isna(row["calib"]) else str(row["calib"])
     start = [str(row[key]) for key in ("model", "bits", "a", "b")]
     if row["note"]:
-        return [*start, str(row["note"]), calib, "", "", ""]
-    p = wording.p_value(float(row["p_holm"]))
-    return [*start, verdict(row), calib, wording.interval(row), str(row["seeds"]), p]
+        return [*start, str(row["note"]), calib, "", "", "", ""]
+    interval = f"{wording.signed(row['difference'])} {belonging(row)}"
+    p_values = [wording.p_value(float(row[key])) for key in ("p", "p_holm")]
+    return [*start, verdict(row), calib, interval, str(row["seeds"]), *p_values]
 
 
 def _matrix(matrix: Matrix) -> str:
@@ -88,7 +100,7 @@ def _paired(comparisons: pd.DataFrame) -> str:
         "bits",
         "calib. images",
         "seed",
-        "difference [95 %]",
+        "difference [interval]",
         "gained / lost",
         "p",
         "p (Holm)",
@@ -100,7 +112,8 @@ def _paired(comparisons: pd.DataFrame) -> str:
             rows.append([*start, r["note"], "", "", ""])
             continue
         p_values = [wording.p_value(r[key]) for key in ("p", "p_holm")]
-        rows.append([*start, wording.interval(r.to_dict()), f"{r['gained']} / {r['lost']}", *p_values])
+        interval = f"{wording.signed(r['difference'])} {belonging(r.to_dict())}"
+        rows.append([*start, interval, f"{r['gained']} / {r['lost']}", *p_values])
     return grid(head, rows, right_from=3)
 
 

@@ -17,8 +17,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from vitq.report import ablation, allocation, figures, landscapes, wording
+from vitq.report import ablation, allocation, axes, effort, figures, landscapes, study, wording
 from vitq.report.accuracy_table import CELL, Matrix, matrices, standard_error, summary
+from vitq.report.answer import which_method
 from vitq.report.contents import Report
 from vitq.report.distributions import histograms, left_out
 from vitq.report.markdown import PAIRED_NOTE
@@ -63,10 +64,14 @@ def page(report: Report, live: dict[str, Any] | None = None) -> str:
         record=record,
         live=live,
         counts=wording.counts(df),
+        answer=which_method(df, report.pairs),
         matrices=[(matrix, _figures(i, matrix)) for i, matrix in enumerate(tables)],
         run_columns=_columns(df.columns),
         runs=[_run(row) for _, row in df.iterrows()],
         seeds=_seeds(df),
+        effort_head=effort.HEAD,
+        efforts=[effort.cells(one) for one in effort.efforts(df)],
+        effort_note=effort.NOTE,
         comparisons=None if comparisons is None else [_comparison(row) for _, row in comparisons.iterrows()],
         paired_note=PAIRED_NOTE,
         unfinished=[(wording.where(row), row) for _, row in wording.unfinished(df).iterrows()],
@@ -76,7 +81,7 @@ def page(report: Report, live: dict[str, Any] | None = None) -> str:
         has_histograms=bool(seen),
         histograms_cut=left_out(df, distributions),
         has_sites=any((df["bits"] != "FP") & df["signature"].isin(list(sites))),
-        extra=_extra(df, sites, read_probe(store, df, "landscape")),
+        extra=_extra(report, sites, read_probe(store, df, "landscape")),
         pictures=probe_pictures(store, df),
         plotly=Markup(_plotly()),
     )
@@ -102,9 +107,16 @@ def _plotly() -> str:
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
 
 
-def _extra(df: pd.DataFrame, sites: dict[str, pd.DataFrame], probed: dict[str, Arrays]) -> list[dict[str, Any]]:
+def _extra(report: Report, sites: dict[str, pd.DataFrame], probed: dict[str, Arrays]) -> list[dict[str, Any]]:
     """Groups of figures that only some sweeps have."""
+    store, sweep, df = report.store, report.record.name, report.df
     groups = (
+        ("Tuning", "Trials of vitq tune in the order in which they were asked for, and what their KL depends on.",
+         "figures", study.figures(store, sweep)),
+        ("Accuracy against seconds", effort.NOTE, "figures", effort.figures(df)),
+        ("Along an axis", "Runs that differ in one number and their seed alone: mean top-1, whiskers ± sample standard "
+         "deviation over seeds. `vitq report SWEEP --along KEY` compares its values image by image.", "figures",
+         axes.figures(store, sweep)),
         ("Bit allocation", "Bits of every site (rows, in the order of the model) in every run (columns, first seed). "
          "fp: left in floating point.", "tall", allocation.heat_maps(df, sites)),
         ("Ablations", "Variants of one method in the order of the sweep: the first in full, each further one as its "

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from vitq.report import wording
-from vitq.report.comparison import flipped, sentence
+from vitq.report.comparison import between, flipped, sentence
 
 DIMENSIONS = {
     "method": "method", "bits": "bits", "model": "model", "data": "data", "calib": "calibration images", "seed": "seed",
@@ -34,7 +34,7 @@ def payload(
         "dimensions": DIMENSIONS,
         "metrics": METRICS,
         "runs": [_run(row) for _, row in df.iterrows()],
-        "verdicts": [verdict for _, row in wording.with_data(pairs).iterrows() for verdict in _verdicts(row)],
+        "verdicts": _verdicts(wording.with_data(pairs)),
         "sites": _sites(df, sites),
         "histograms": histograms,
     }
@@ -60,11 +60,17 @@ def _plain(value: Any, digits: int | None = None) -> Any:
     return int(value) if float(value).is_integer() else round(float(value), digits or 6)
 
 
-def _verdicts(row: pd.Series) -> list[dict[str, str]]:
-    return [
-        {"a": str(side["a"]), "b": str(side["b"]), "text": sentence(side)}
-        for side in (row.to_dict(), flipped(row.to_dict()))
-    ]
+def _verdicts(pairs: pd.DataFrame) -> list[dict[str, str]]:
+    """What is said of A and B when they are chosen: the question is that pair, one of many among all of the page."""
+    out = []
+    for (a, b), rows in pairs.groupby(["a", "b"], sort=False):
+        for (_, asked), (_, among) in zip(between(pairs, str(a), str(b)).iterrows(), rows.iterrows(), strict=True):
+            p = wording.p_value(float(among["p_holm"]))
+            more = f"; over all {among['family']} pairs of this page p (Holm) {p}"
+            for side in (asked.to_dict(), flipped(asked.to_dict())):
+                text = sentence(side) + (more if among["family"] > asked["family"] and not asked["note"] else "")
+                out.append({"a": str(side["a"]), "b": str(side["b"]), "text": text})
+    return out
 
 
 def _sites(df: pd.DataFrame, sites: dict[str, pd.DataFrame]) -> dict[str, Any]:

@@ -8,11 +8,8 @@ import numpy as np
 import pandas as pd
 
 from vitq.errors import Problem, StoreError
+from vitq.report.correction import RESAMPLES, SEED, corrected
 from vitq.store import Store
-
-RESAMPLES = 10_000
-# Of the resampling alone: the same report comes out twice the same.
-SEED = 0
 
 
 @dataclass(frozen=True)
@@ -54,20 +51,12 @@ def compare(method: np.ndarray, baseline: np.ndarray, resamples: int = RESAMPLES
     return Comparison(100 * (gained - lost) / n, float(low), float(high), gained, lost, n, p)
 
 
-def holm(p: list[float]) -> list[float]:
-    """Holm's step-down correction: p-values that stay honest when many comparisons are made at once."""
-    order = np.argsort(p, kind="stable")
-    out = np.empty(len(p))
-    out[order] = np.minimum(np.maximum.accumulate((len(p) - np.arange(len(p))) * np.asarray(p)[order]), 1.0)
-    return [float(value) for value in out]
-
-
 def paired(store: Store, df: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Every finished quantized run of `df` (from `table`) against the baseline's run of the same model, data, bits,
     calibration and seed; against its only run per model where the baseline is the full-precision method.
 
-    Columns: model, data, bits, calib, seed, method, baseline, difference, low, high, gained, lost, n, p, note, p_holm.
-    note says why a pair could not be compared; its numbers are then NaN.
+    Columns: model, data, bits, calib, seed, method, baseline, difference, low, high, gained, lost, n, p, note, and
+    CORRECTED, for the comparisons of this table. note says why a pair could not be compared; its numbers are then NaN.
     """
     done = df[df["state"] == "done"]
     references: dict[tuple[object, ...], pd.Series] = {}
@@ -91,10 +80,10 @@ def paired(store: Store, df: pd.DataFrame, baseline: str) -> pd.DataFrame:
     out = out.astype(
         {"difference": float, "low": float, "high": float, "p": float, "gained": "Int64", "lost": "Int64", "n": "Int64"}
     )
-    valid = out["p"].notna()
-    out["p_holm"] = np.nan
-    out.loc[valid, "p_holm"] = holm(out.loc[valid, "p"].tolist())
-    return out
+    split = zip(out["gained"], out["lost"], out["n"], strict=True)
+    counted = [() if pd.isna(n) else ((-1, lost), (0, n - gained - lost), (1, gained)) for gained, lost, n in split]
+    whole = corrected(out.assign(seeds=1, outcomes=pd.Series(counted, index=out.index, dtype=object)))
+    return whole.drop(columns=["seeds", "outcomes"])
 
 
 def _key(row: pd.Series) -> tuple[object, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ COLUMNS = {
     "top5": "float64", "nll": "float64", "fp_mb": "float64", "n_eval": "Int64",
     "weight_bits": "float64", "activation_bits": "float64", "gbops": "float64", "integer_share": "float64",
     "weight_mb": "float64", "activation_mb": "float64", "method_name": "str", "protocol": "str",
+    "quantize_seconds": "float64", "options": "str",
 }  # fmt: skip
 
 # Of detectors, where a sweep has some: average precision and fidelity in percent, drops in points.
@@ -52,14 +53,19 @@ def table(store: Store, sweep: str) -> pd.DataFrame:
     """One row per run of the sweep, in the order of the plan; columns as in `COLUMNS`.
 
     state: as in `vitq.store.run.RunState`. error: why there is no result; the last sign of life of a running one.
+    quantize_seconds: of the steps of the recipe. options: whose the recipe's options are.
     Runs that differ in more than the columns show (an ablation of a method, another checkpoint) get it in their label:
     `ias_vit (steps.stage1.enabled=false)`. The full-precision method has bits `FP` and neither calib nor seed.
     Raises StoreError when the sweep is unknown.
     """
-    runs = [_read(Run(store.run(signature))) for signature in dict.fromkeys(store.read_sweep(sweep).signatures)]
+    record = store.read_sweep(sweep)
+    runs = [_read(Run(store.run(signature))) for signature in dict.fromkeys(record.signatures)]
     configs = {run.signature: run.config for run in runs if run.config is not None}
-    labels = _labels(configs)
+    # Iterations that a budget chose are no variant of a method: `options` says what they are.
+    labels = _labels(configs, {"method.iterations"} if record.budget_seconds else set())
     rows = [_row(run, labels.get(run.signature, {})) for run in runs]
+    for row in rows:
+        row["options"] = record.options.get(row["signature"], "")
     _separate(rows, {signature: label["bits"] for signature, label in labels.items()})
     columns = COLUMNS | (DETECTORS if any(DETECTORS.keys() & row.keys() for row in rows) else {})
     return pd.DataFrame(rows, columns=list(columns)).astype(columns)
@@ -94,6 +100,8 @@ def _row(run: _Row, labels: Mapping[str, str]) -> dict[str, Any]:
         metrics, size = run.result.metrics, run.result.size
         row |= metrics.model_dump()
         row |= {"mb": size.quantized_bytes / 1e6, "fp_mb": size.fp_bytes / 1e6, "seconds": run.result.timings.total}
+        steps = [spent for name, spent in run.result.timings.stages.items() if name.startswith("steps.")]
+        row["quantize_seconds"] = sum(steps) if steps else None
         row |= {"weight_bits": size.mean_weight_bits, "activation_bits": size.mean_activation_bits}
         row["bits"] = _as_run(str(row["bits"]), size.mean_weight_bits, size.mean_activation_bits)
         if (cost := run.result.cost) is not None:
@@ -102,8 +110,11 @@ def _row(run: _Row, labels: Mapping[str, str]) -> dict[str, Any]:
     return row
 
 
-def _labels(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, str]]:
-    """Signature → {model, data, method, bits, protocol}: names, made unique where the same name means two things."""
+def _labels(configs: Mapping[str, RunConfig], hidden: Collection[str] = ()) -> dict[str, dict[str, str]]:
+    """Signature → {model, data, method, bits, protocol}: names, made unique where the same name means two things.
+
+    hidden: keys that never do.
+    """
     ordered = _orders(configs)
     flat = {s: dict(_flatten(canonical(config))) | ordered[s] for s, config in configs.items()}
 
@@ -113,7 +124,9 @@ def _labels(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, str]]:
             members[group(config)].append(signature)
         texts = {}
         for signatures in members.values():
-            keys = dict.fromkeys(k for s in signatures for k in flat[s] if _part(k) == part and k not in _SHOWN)
+            keys = dict.fromkeys(
+                k for s in signatures for k in flat[s] if _part(k) == part and k not in {*_SHOWN, *hidden}
+            )
             vary = [k for k in keys if len({repr(flat[s].get(k)) for s in signatures}) > 1]
             for signature in signatures:
                 short = (f"{k.removeprefix(part + '.')}={_short(flat[signature].get(k))}" for k in vary)

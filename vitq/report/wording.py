@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 
@@ -43,11 +41,6 @@ def size(span: tuple[float, float] | None) -> str:
 def seconds(value: float) -> str:
     """`0.84`, `12.3`, `345`, or a dash."""
     return "–" if math.isnan(value) else f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
-
-
-def interval(row: Mapping[Any, Any]) -> str:
-    """`−0.56 [−1.20, +0.08]`: the difference of two methods and its interval, in points."""
-    return f"{signed(row['difference'])} [{signed(row['low'])}, {signed(row['high'])}]"
 
 
 def p_value(value: float) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from vitq.errors import VitqError, unknown
 from vitq.report import FORMATS, latex, markdown, results_page
 from vitq.report.contents import Report
@@ -23,19 +25,24 @@ def _markdown(report: Report) -> str:
     return f"{title}\n\n{markdown.render(report.df, report.comparisons, report.pairs)}"
 
 
+def _plain(pairs: pd.DataFrame) -> pd.DataFrame:
+    return pairs.drop(columns="outcomes")
+
+
 Writer = Callable[[Report], str | bytes]
 # The files of a format, the one that it is named for first. Pages of several sweeps share a folder.
 _WRITERS: dict[str, dict[str, Writer]] = {
     "html": {"report.html": _html},
     "csv": {
         "report.csv": lambda report: report.df.to_csv(index=False),
-        "pairs.csv": lambda report: report.pairs.to_csv(index=False),
+        "pairs.csv": lambda report: _plain(report.pairs).to_csv(index=False),
     },
     "md": {"report.md": _markdown},
-    "latex": {"report.tex": lambda report: latex.render(report.df, report.pairs)},
+    "latex": {"report.tex": lambda report: latex.render(report.df)},
+    "latex-pairs": {"pairs.tex": lambda report: latex.pairs_table(report.pairs)},
     "parquet": {
         "report.parquet": lambda report: report.df.to_parquet(index=False),
-        "pairs.parquet": lambda report: report.pairs.to_parquet(index=False),
+        "pairs.parquet": lambda report: _plain(report.pairs).to_parquet(index=False),
     },
     "results": {"{sweep}.md": results_page.page},
 }
@@ -44,9 +51,9 @@ _WRITERS: dict[str, dict[str, Writer]] = {
 def build(store: Store, sweep: str, formats: Sequence[str] = FORMATS, out: Path | None = None) -> dict[str, Path]:
     """Write the report of a sweep in each format into `out`, default `<root>/sweeps/<sweep>/`.
 
-    formats: html, csv, md, latex, parquet, results (a page for documents, `<sweep>.md`). Returns format → file; csv and
-    parquet have a second one beside it, `pairs`, with every pair of methods (see `pairwise`). Failed and pending runs
-    are part of the report.
+    formats: html, csv, md, latex, parquet; latex-pairs (every pair, over several pages); results (a page for documents,
+    `<sweep>.md`). Returns format → file; csv and parquet have a second one beside it, `pairs`, with every pair of
+    methods (see `pairwise`). Failed and pending runs are part of the report.
     Raises VitqError for an unknown format, StoreError for an unknown sweep or a folder that cannot be written.
     """
     for name in formats:

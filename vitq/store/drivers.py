@@ -13,13 +13,14 @@ from vitq.store.store import Store
 
 
 @contextmanager
-def driving(store: Store, sweep: str) -> Iterator[None]:
-    """This process drives a sweep as long as the context lasts. Raises StoreError when the disk refuses."""
+def driving(store: Store, sweep: str) -> Iterator[claim.Owner]:
+    """This process drives a sweep as long as the context lasts; yields what stands for it. Raises StoreError when the
+    disk refuses."""
     process = claim.this_process()
     path = _folder(store, sweep) / f"{process.token}.json"
     write_bytes(path, process.to_json().encode())
     try:
-        yield
+        yield process
     finally:
         path.unlink(missing_ok=True)
 

@@ -63,16 +63,18 @@ class Store:
             text = f"{len(matching)} runs begin with {beginning!r}: {', '.join(matching[:5])}; give more of it"
         raise StoreError(text, "signature", beginning, matching)
 
-    def write_sweep(self, record: SweepRecord) -> None:
+    def write_sweep(self, record: SweepRecord, grown: bool = False) -> None:
         """Store a sweep. One that says the same as the stored one (creation time aside) changes nothing; one that is
-        replaced goes to `sweeps/history/<name>-<n>.json` first."""
+        replaced goes to `sweeps/history/<name>-<n>.json` first, unless it was `grown` into this one, which says all
+        that it says, of more runs."""
         path = self._sweep_path(record.name)
         old = read_bytes(path)
         if old is not None:
             stored = read_hint(path, SweepRecord)  # an unreadable one is archived as it is, and replaced
             if stored is not None and stored.model_copy(update={"created_at": record.created_at}) == record:
                 return
-            self._archive(record.name, old)
+            if not grown:
+                self._archive(record.name, old)
         write_bytes(path, record.to_json().encode())
 
     def read_sweep(self, name: str) -> SweepRecord:

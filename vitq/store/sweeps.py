@@ -15,7 +15,8 @@ class SweepRecord(Record):
     signatures: in the order of the plan. baseline: name of the method that others are compared with.
     command: what was typed. axes: swept key → its values, as text. launcher: the `launcher` section of its configs;
     None in records of earlier versions. labels: signature → what the plan calls the run, which names all that is swept;
-    empty in records of earlier versions.
+    empty in records of earlier versions. options: signature → whose the options of its recipe are. budget_seconds: of
+    the steps of each recipe.
     """
 
     name: str
@@ -27,3 +28,5 @@ class SweepRecord(Record):
     axes: dict[str, list[str]] = Field(default_factory=dict)
     launcher: dict[str, Any] | None = None
     labels: dict[str, str] = Field(default_factory=dict)
+    options: dict[str, str] = Field(default_factory=dict)
+    budget_seconds: float | None = None

@@ -1,0 +1,133 @@
+"""Equal effort: pilots say what an iteration costs, and every method gets the iterations that the budget allows."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tests.errors import refuses
+from tests.fake_engine import FakeEngine
+from vitq import report
+from vitq.config import RunConfig
+from vitq.errors import ConfigError, VitqError
+from vitq.planning import compose, planner
+from vitq.planning.budget import PILOT
+from vitq.planning.display import Show
+from vitq.planning.launcher import launch
+from vitq.planning.pilots import pilots_first
+from vitq.planning.plan import Plan
+from vitq.progress import Progress
+from vitq.store import RunDir, Store
+from vitq.store.records import Result
+
+# Seconds of an iteration, and of the steps that do not learn.
+COST = {"ias_vit": (0.01, 3.0), "qdrop": (0.1, 1.0), "minmax": (0.0, 0.5)}
+
+
+@dataclass
+class TimedEngine(FakeEngine):
+    """Writes how long the steps of a run would take."""
+
+    def execute(self, run_dir: RunDir, progress: Progress, tracker: Any, group: str | None = None) -> Result:
+        """See Engine."""
+        result = super().execute(run_dir, progress, tracker, group)
+        config, _ = RunConfig.parse(run_dir.read_config())
+        assert config is not None
+        stages = {"evaluate": 7.0}
+        if config.method.name in COST:
+            each, fixed = COST[config.method.name]
+            learning = self.learning(config)
+            stages |= {f"steps.{name}": each * (config.method.iterations or 0) / len(learning) for name in learning}
+            stages["steps.weights"] = fixed
+        result = result.model_copy(update={"timings": result.timings.model_copy(update={"stages": stages})})
+        run_dir.write_result(result)
+        return result
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch, engine: FakeEngine) -> TimedEngine:
+    one = TimedEngine()
+    one.install(monkeypatch)
+    return one
+
+
+def show(name: str, runs: int) -> Show:
+    return Show(Console(file=io.StringIO()), name, runs)
+
+
+def made(*words: str) -> Callable[[], Plan]:
+    file, search_path = compose.root_config()
+    all_words = ["tracker=none", "method=fp32,minmax,ias_vit,qdrop", "bits=w4a4,w3a3", "seed=0,1", *words]
+    return lambda: planner.make(compose.load(file, search_path, all_words, multirun=True), name="fair")
+
+
+def iterations(plan: Plan) -> dict[str, set[int | None]]:
+    out: dict[str, set[int | None]] = {}
+    for run in plan.runs:
+        out.setdefault(run.config.method.name, set()).add(run.config.method.iterations)
+    return out
+
+
+def test_pilots_come_first_and_every_method_gets_what_the_budget_allows(timed: TimedEngine) -> None:
+    make = made("sweep.budget_seconds=20")
+    before = make()
+    assert len(before.pilots) == 2 * 2, "of each method and bit-width, whatever the seeds"
+    assert {run.config.method.iterations for run in before.pilots} == {PILOT}
+    plan = pilots_first(make, show)
+    assert plan.pilots == ()
+    assert iterations(plan) == {"fp32": {None}, "minmax": {None}, "ias_vit": {1700}, "qdrop": {190}}
+    assert len(timed.executed) == 4
+    assert Store("runs").read_sweep("fair-pilots").signatures == timed.executed
+    # The same sweep later: the same runs, whatever else was finished meanwhile.
+    plan.commit()
+    launch(plan, show("fair", len(plan.runs)))
+    again = pilots_first(make, show)
+    assert [run.signature for run in again.runs] == [run.signature for run in plan.runs]
+    assert all(run.done for run in again.runs)
+
+
+def test_the_table_says_whose_the_options_are(timed: TimedEngine) -> None:
+    words = ("sweep.budget_seconds=20", "method=minmax,ias_vit,qdrop", "method.kinds.default.granularity=tensor")
+    plan = pilots_first(made(*words), show)
+    plan.commit()
+    launch(plan, show("fair", len(plan.runs)))
+    df = report.table(Store("runs"), "fair")
+    assert sorted(set(df["method"])) == ["ias_vit", "minmax", "qdrop"], "no variant for each bit-width"
+    by_method = df.groupby("method")["options"].first()
+    assert by_method["ias_vit"] == "scaled to 20 s (1700 iterations), changed: kinds.default.granularity=tensor"
+    assert by_method["minmax"] == "changed: kinds.default.granularity=tensor"
+    assert df.groupby("method")["quantize_seconds"].first().to_dict() == pytest.approx(
+        {"ias_vit": 20.0, "minmax": 0.5, "qdrop": 20.0}
+    )
+
+
+def test_without_a_budget_options_are_the_papers(engine: FakeEngine) -> None:
+    plan = made()()
+    assert {run.options for run in plan.runs} == {"", "paper's"}
+    assert plan.pilots == ()
+
+
+def test_too_small_a_budget(timed: TimedEngine) -> None:
+    with refuses(ConfigError, "sweep.budget_seconds", 2.0):
+        pilots_first(made("sweep.budget_seconds=2", "method=ias_vit", "bits=w4a4"), show)
+
+
+def test_iterations_and_a_budget_contradict(timed: TimedEngine) -> None:
+    with refuses(ConfigError, "method.iterations", 9):
+        made("sweep.budget_seconds=20", "method.iterations=9")()
+    with refuses(ConfigError, "sweep.budget_seconds", -1):
+        made("sweep.budget_seconds=-1")()
+
+
+def test_a_pilot_without_a_result(timed: TimedEngine) -> None:
+    def fail(config: RunConfig) -> None:
+        raise ValueError("no memory")
+
+    timed.fail = fail
+    with refuses(VitqError, "sweep.budget_seconds", "fair-pilots"):
+        pilots_first(made("sweep.budget_seconds=20"), show)

@@ -1,0 +1,218 @@
+"""Tuning: trials are ordinary runs, each computed once, whatever is killed; the best becomes a recipe."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.errors import refuses
+from tests.tuning.conftest import TunedEngine, bowl, run, tuning
+from vitq import report
+from vitq.config import RunConfig, canonical, signature
+from vitq.errors import ConfigError, VitqError
+from vitq.planning import compose, planner
+from vitq.store import Store
+from vitq.store.studies import journal_path, read_study
+
+KEYS = ("steps.learn.lr_rounding", "steps.learn.lr_scales", "steps.learn.rounding_weight", "steps.learn.drop")
+
+
+def test_trials_are_runs_of_a_sweep_and_the_best_becomes_a_recipe(tuned: TunedEngine, tmp_path: Path) -> None:
+    record = run(tuning(), trials=14)
+    assert (record.name, record.method, record.held_out) == ("tune_qdrop_vit_digits_w3a3", "qdrop", 50)
+    assert [trial.number for trial in record.trials] == list(range(14))
+    assert {trial.state for trial in record.trials} == {"done"}
+    assert record.seconds == 28.0
+    assert record == read_study(Store("runs"), record.name)
+
+    # Trial 0 is the recipe itself; the others have options of their own, and are runs of the sweep of that name.
+    assert record.trials[0].options == record.own == dict(zip(KEYS, (1e-3, 4e-5, 0.01, 0.5), strict=True))
+    assert record.trials[0].kl == 1.0
+    assert [config.to_dict()["method"] for config in tuned.configs[:1]] == [plain("method=qdrop").to_dict()["method"]]
+    sweep = Store("runs").read_sweep(record.name)
+    assert sweep.signatures == [trial.signature for trial in record.trials] == tuned.executed
+    assert set(tuned.groups) == {record.name}
+    assert not Path("runs/sweeps/history").exists(), "a record that grows is no other one"
+    assert [sweep.labels[signature] for signature in sweep.signatures] == [f"trial {n}" for n in range(14)]
+
+    best = record.best
+    assert best is not None
+    assert best.kl == min(trial.kl for trial in record.finished if trial.kl is not None) < 0.5
+    assert max(record.importances, key=lambda key: record.importances[key]) == KEYS[0]
+    assert sum(record.importances.values()) == pytest.approx(1)
+
+    path = Path("runs/conf/method/qdrop_tuned_vit_digits_w3a3.yaml")
+    assert record.recipe == str(path.absolute())
+    config = plain("method=qdrop_tuned_vit_digits_w3a3", config_dir="runs/conf")
+    assert bowl(config) == best.kl
+    assert {key: config.method.steps["learn"][key.rpartition(".")[2]] for key in KEYS} == best.options
+    assert config.method.tuned is not None
+    assert (config.method.tuned.kl, config.method.tuned.kl_before, config.method.tuned.trials) == (best.kl, 1.0, 14)
+    # Its name aside, the recipe is what the best trial had, and it can be tuned again.
+    (trial,) = [c for c in tuned.configs if signature(c) == best.signature]
+    assert canonical(config)["method"] == canonical(trial)["method"] | {"name": "qdrop_tuned_vit_digits_w3a3"}
+    assert config.method.tune == trial.method.tune
+    html = report.build(Store("runs"), record.name, ["html"])["html"].read_text()
+    assert "qdrop: KL on 50 held-out images" in html
+    assert "qdrop: what KL depends on" in html
+    assert path.read_text().startswith("# qdrop with options chosen by vitq tune: KL ")
+
+
+def plain(*words: str, config_dir: str | None = None) -> RunConfig:
+    file, search_path = compose.root_config(config_dir)
+    return planner.make(compose.load(file, search_path, ["bits=w3a3", "tracker=none", *words])).runs[0].config
+
+
+def test_no_trial_names_the_evaluation_split(tuned: TunedEngine) -> None:
+    run(tuning("data.eval_limit=7", "probe=hessian"), trials=3)
+    assert {(c.data.scored_split, c.data.eval_split, c.data.held_out) for c in tuned.configs} == {
+        ("calib", "calib", 50)
+    }
+    assert {(c.data.eval_limit, tuple(c.probe.wanted), c.keep_model) for c in tuned.configs} == {(None, (), False)}
+
+
+def test_the_budget_is_of_the_whole_study(tuned: TunedEngine) -> None:
+    assert len(run(tuning(), trials=2).trials) == 2
+    assert len(run(tuning(), trials=2).trials) == 2
+    assert len(tuned.executed) == 2
+    assert len(run(tuning(), seconds=9).trials) == 5  # of two seconds each; the fifth ends beyond
+    assert len(run(tuning(), trials=6, seconds=100).trials) == 6
+
+
+def test_a_killed_study_goes_on_as_if_it_had_not_been(
+    tuned: TunedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(tuning(), trials=13)
+    executed = list(tuned.executed)
+    (tmp_path / "again").mkdir()
+    monkeypatch.chdir(tmp_path / "again")
+
+    def stop(config: RunConfig) -> None:
+        if len(tuned.executed) - len(executed) in (5, 11):
+            raise KeyboardInterrupt
+
+    tuned.fail = stop
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run(tuning(), trials=13)
+    record = run(tuning(), trials=13)
+    assert [trial.model_dump() for trial in record.trials] == [trial.model_dump() for trial in whole.trials]
+    # The two that were stopped are executed twice, all others once.
+    assert len(tuned.executed) - len(executed) == 13 + 2
+
+
+def test_a_damaged_journal_costs_no_run(tuned: TunedEngine) -> None:
+    whole = run(tuning(), trials=12)
+    journal = journal_path(Store("runs"), whole.name)
+    journal.write_text(journal.read_text()[:-40] + "\n")
+    with refuses(VitqError, "", journal):
+        run(tuning(), trials=12)
+    journal.unlink()
+    assert [t.model_dump() for t in run(tuning(), trials=12).trials] == [t.model_dump() for t in whole.trials]
+    assert len(tuned.executed) == 12
+
+
+def test_failed_trials_stop_nothing_and_infinite_ones_are_never_the_best(tuned: TunedEngine) -> None:
+    def diverge(config: RunConfig) -> float:
+        return float("nan") if bowl(config) > 2 else bowl(config)
+
+    def fail(config: RunConfig) -> None:
+        if len(tuned.executed) == 2:
+            raise ValueError("no memory")
+
+    tuned.kl, tuned.fail = diverge, fail
+    one = tuning()
+    record = run(one, trials=12)
+    assert [trial.number for trial in record.trials if trial.state == "failed"] == [1]
+    assert one.problems.keys() == {1}
+    assert {trial.kl for trial in record.trials if trial.state == "done"} & {None}
+    best = record.best
+    assert best is not None
+    assert best.kl is not None
+    tuned.fail = lambda config: None
+
+
+def test_no_trial_with_a_result(tuned: TunedEngine) -> None:
+    def fail(config: RunConfig) -> None:
+        raise ValueError("no memory")
+
+    tuned.fail = fail
+    with refuses(VitqError, "study", "tune_qdrop_vit_digits_w3a3"):
+        run(tuning(), trials=2)
+    assert not Path("runs/conf").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [("calib.size=64",), ("~method.tune", "+method.tune={steps.learn.drop: {low: 0.0, high: 0.9}}")]
+)
+def test_another_config_is_another_study(tuned: TunedEngine, words: tuple[str, ...]) -> None:
+    run(tuning(), trials=1)
+    with refuses(VitqError, "--name", "tune_qdrop_vit_digits_w3a3"):
+        run(tuning(*words), trials=2)
+    assert len(run(tuning(*words, name="other"), trials=2).trials) == 2
+    # What changes no result is no other config.
+    assert len(run(tuning("device=cpu"), trials=2).trials) == 2
+
+
+def test_equal_choices_are_one_run(tuned: TunedEngine) -> None:
+    tuned.kl = lambda config: 0.1
+    two = tuning("~method.tune", "+method.tune={steps.gptq.act_order: {choices: [false, true]}}", method="gptq")
+    record = run(two, trials=6)
+    assert len(record.finished) == 6
+    assert len(tuned.executed) == len({trial.signature for trial in record.trials}) == 2
+    assert record.best == record.trials[0]
+    assert record.importances == {}, "nothing depends on it"
+
+
+def test_rounds_are_as_wide_as_the_launcher(tuned: TunedEngine) -> None:
+    assert tuning().parallel == 1
+    assert tuning("launcher=local", "launcher.options.slots=3").parallel == 3
+    assert tuning(parallel=5).parallel == 5
+    record = run(tuning(parallel=5), trials=7)
+    assert len(record.trials) == len(tuned.executed) == 7
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "value"),
+    [
+        (("method=minmax",), "method.tune", None),
+        (("+method.tune.drop={low: 1, high: 2}",), "method.tune.drop", "drop"),
+        (("method.steps.learn.rounding_weight=2",), "method.tune.steps.learn.rounding_weight", 2),
+        (("method.steps.learn.lr_scales=0.5",), "method.tune.steps.learn.lr_scales", 0.5),
+    ],
+)
+def test_wrong_ranges(tuned: TunedEngine, words: tuple[str, ...], key: str, value: object) -> None:
+    with refuses(ConfigError, key, value):
+        tuning(*words)
+    assert not Path("runs").exists()
+
+
+SHARED = """
+import io, sys, time
+from rich.console import Console
+sys.path.insert(0, {repo!r})
+import tests.tuning.conftest as c
+from vitq.planning import engine
+engine.ENGINE = c.TunedEngine(fail=lambda config: time.sleep(0.3))
+record = c.run(c.tuning(), trials=6)
+print(*engine.ENGINE.executed)
+"""
+
+
+def test_two_processes_share_a_study(tuned: TunedEngine, repo: Path, tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(SHARED.format(repo=str(repo)))
+    workers = [subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    executed = [worker.communicate(timeout=120)[0].split() for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0]
+    record = read_study(Store("runs"), "tune_qdrop_vit_digits_w3a3")
+    assert record is not None
+    assert len(record.trials) == len(record.finished) == 6
+    assert sorted([*executed[0], *executed[1]]) == sorted(str(trial.signature) for trial in record.trials)
+    assert all(executed), "both had a part in it"
+    assert not list(Path("runs/sweeps", record.name, "drivers").iterdir())
+    listed = Store("runs").read_sweep(record.name).signatures
+    assert {trial.signature for trial in record.trials} == {*listed}

@@ -1,0 +1,158 @@
+"""`vitq reproduce`: a paper's figures made again, ours beside the published ones."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shlex
+import sys
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING, Any, TextIO
+
+from vitq.cli import options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vitq.planning.plan import Plan
+    from vitq.store.reproductions import ReproductionRecord
+
+EXAMPLES = """\
+  vitq reproduce repq_vit --model deit_tiny data.root=IMAGENET             all bit-widths that the paper has
+  vitq reproduce ias_vit --table 1 --bits W3A3 data.root=IMAGENET --dry-run     hours and memory, nothing is started
+  vitq reproduce ias_vit --method qdrop data.root=IMAGENET                 another method of its tables
+  vitq reproduce repq_vit --public-code data.root=IMAGENET                 as the public code is, where it differs
+  vitq reproduce repq_vit --model deit_tiny data.root=IMAGENET 'seed=range(3)' launcher=slurm
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = options.parser(
+        "reproduce",
+        "Execute a paper's protocol and print its figures beside ours: full precision first, before any method runs, "
+        "then each figure as drop and top-1, with an interval, a verdict, and what is not as in the paper.",
+        EXAMPLES,
+    )
+    parser.add_argument("paper", metavar="PAPER", help="e.g. repq_vit, ias_vit, erq: a source of `vitq published`")
+    parser.add_argument("--method", metavar="METHOD", help="of its tables (default: the paper's own)")
+    parser.add_argument("--table", metavar="TABLE", help='e.g. 1 for "Table 1" (default: all)')
+    parser.add_argument("--model", action="append", default=[], metavar="M", help="may be given several times")
+    parser.add_argument("--bits", action="append", default=[], metavar="W4A4", help="may be given several times")
+    parser.add_argument("--public-code", action="store_true", help="repeat what public code does otherwise than papers")
+    parser.add_argument("--name", metavar="SWEEP", help="name of the sweep (default: reproduce_PAPER)")
+    names = ("overrides", "--config-dir", "--dry-run", "--again", "--detach")
+    return options.add(parser, *names, json="figures, intervals and verdicts")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Execute. Raises VitqError for whatever is wrong before the start."""
+    from rich.console import Console
+
+    if not args.json:
+        return _reproduce(args, Console(), sys.stdout)
+    out = sys.stdout
+    with redirect_stdout(sys.stderr):
+        return _reproduce(args, Console(stderr=True), out)
+
+
+def _reproduce(args: argparse.Namespace, console: Console, out: TextIO) -> int:
+    from vitq.cli import execute
+    from vitq.cli.preview import preview
+    from vitq.planning import reproduction
+    from vitq.store.reproductions import write_reproduction
+
+    request = reproduction.Request(
+        paper=args.paper,
+        method=args.method,
+        table=args.table,
+        models=args.model,
+        bits=args.bits,
+        public_code=args.public_code,
+        overrides=args.overrides,
+        name=args.name,
+        config_dir=args.config_dir,
+    )
+    plan, record = reproduction.make(request, args.again)
+    if record.unknown:
+        _say(console, f"the protocol of {record.paper} is not known in full: {record.unknown}")
+    for line in record.unlike:
+        _say(console, line)
+    if args.dry_run:
+        preview(plan, args.json, out)
+        return 0
+    for line in plan.warnings:
+        print(f"vitq: {line}", file=sys.stderr)
+    plan.commit(shlex.join(["vitq", *args.argv]))
+    write_reproduction(plan.store, record)
+    if args.detach:
+        return execute.perform(plan, args)
+    failed = _launch(plan, record, console)
+    if args.json:
+        print(_json(plan, record), file=out)
+    else:
+        _print(plan, record, console)
+    return 1 if failed else 0
+
+
+def _launch(plan: Plan, record: ReproductionRecord, console: Console) -> list[str]:
+    """Full precision first, and what it says; then the rest. Signatures of failed runs."""
+    from vitq.planning import display
+    from vitq.planning.launcher import launch
+    from vitq.report.reproduction import first_words, full_precision
+
+    references = {target.reference for target in record.targets}
+    failed = []
+    for first in (True, False):
+        part = [run for run in plan.runs if (run.signature in references) is first]
+        if part:
+            show = display.make(console, str(plan.name), len(part))
+            failed += launch(dataclasses.replace(plan, runs=tuple(part)), show)
+        if first:
+            for line in first_words(full_precision(plan.store, record)):
+                _say(console, line)
+    return failed
+
+
+def _print(plan: Plan, record: ReproductionRecord, console: Console) -> None:
+    from rich.table import Table
+
+    from vitq.report import reproduction as comparison
+    from vitq.store.atomic import write_bytes
+
+    table = Table(*comparison.HEAD, title=f"{record.name}: {record.method}, ours beside published")
+    for row in comparison.figures(plan.store, record):
+        table.add_row(*comparison.cells(row))
+    console.print(table)
+    rows = comparison.full_precision(plan.store, record)
+    for line in [*comparison.first_words(rows), comparison.NOTE]:
+        _say(console, line)
+    _say(console, "not as in the paper:")
+    for line in comparison.caveats(record, rows):
+        _say(console, f"  {line}")
+    path = plan.store.sweep_folder(record.name) / "reproduction.md"
+    write_bytes(path, comparison.markdown(plan.store, record).encode())
+    _say(console, f"page     {path}")
+
+
+def _json(plan: Plan, record: ReproductionRecord) -> str:
+    from vitq.report import reproduction as comparison
+
+    rows = comparison.full_precision(plan.store, record)
+    document: dict[str, Any] = {
+        "sweep": record.name, "paper": record.paper, "method": record.method, "runs_dir": str(plan.store.root),
+        "full_precision": [dataclasses.asdict(row) for row in rows],
+        "figures": [_plain(row) for row in comparison.figures(plan.store, record)],
+        "deviations": comparison.caveats(record, rows),
+    }  # fmt: skip
+    return json.dumps(document, indent=2)
+
+
+def _plain(row: Any) -> dict[str, Any]:
+    drop = None if row.drop is None else dataclasses.asdict(row.drop)
+    rest = {key: getattr(row, key) for key in ("seeds", "top1", "std", "seconds", "why")}
+    return {**row.target.model_dump(), "published_top1": row.target.top1, "drop": drop, **rest}
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,56 @@
+"""Equal effort: how many iterations a recipe may have so that its steps take `sweep.budget_seconds`.
+
+A pilot, the same run with few iterations, says what an iteration costs. It is an ordinary run of the store, so the
+number of iterations, and with it the signature, is the same whenever the sweep is planned again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from vitq.config import RunConfig
+from vitq.errors import Problem
+from vitq.store.records import Result
+
+# Iterations of a pilot: enough that the first ones, which are slower, do not count much.
+PILOT = 50
+KEY = "sweep.budget_seconds"
+
+
+def with_iterations(config: RunConfig, iterations: int) -> RunConfig:
+    """The config with another number of iterations."""
+    return dataclasses.replace(config, method=dataclasses.replace(config.method, iterations=iterations))
+
+
+def pilot_of(config: RunConfig) -> RunConfig:
+    """The pilot of a run, the same for all seeds."""
+    return dataclasses.replace(with_iterations(config, PILOT), seed=0)
+
+
+def given(config: RunConfig) -> Problem | None:
+    """Why a run has no budget: its iterations are given."""
+    if config.method.iterations is None:
+        return None
+    text = (
+        f"method.iterations={config.method.iterations} and {KEY} both say how long a run learns; leave one of them out"
+    )
+    return Problem(text, "method.iterations", config.method.iterations)
+
+
+def iterations(pilot: Result, learning: Sequence[str], seconds: float) -> int | Problem:
+    """Iterations of each learning step such that all steps take so many seconds, by a pilot's record.
+
+    learning: names of the steps that iterate. A problem where what does not learn takes longer already.
+    """
+    stages = {name: spent for name, spent in pilot.timings.stages.items() if name.startswith("steps.")}
+    learnt = sum(stages.get(f"steps.{name}", 0.0) for name in learning)
+    fixed = sum(stages.values()) - learnt
+    each = learnt / PILOT
+    count = math.floor((seconds - fixed) / each) if each > 0 else 0
+    if count < 1:
+        needed = fixed + each
+        text = f"{seconds:g} s are too few: steps that do not learn take {fixed:.1f} s, one iteration {each:.3g} s"
+        return Problem(f"{KEY}={seconds:g}: {text}; give more than {needed:.1f}", KEY, seconds)
+    return count

@@ -1,0 +1,54 @@
+"""Which method is best here: the first sentence of a report, with its evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from vitq.report import wording
+from vitq.report.accuracy_table import summary
+from vitq.report.comparison import SAME, belonging, flipped, verdict
+from vitq.report.correction import corrected
+
+_PLACE = ["model", "data", "bits", "calib"]
+
+
+def which_method(df: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
+    """A sentence for each model, bit-width and calibration size at which several methods were compared.
+
+    df: from `table`; pairs: from `pairwise`. The best is chosen by the figures that it is compared with, so a place is
+    corrected for all pairs of its methods. Nothing is pooled over models, bits or calibration sizes.
+    """
+    means = summary(df[df["state"] == "done"])
+    places = dict(means.groupby(_PLACE, sort=False, dropna=False).__iter__())
+    shown = wording.with_data(pairs)["model"]
+    lines = []
+    for key, rows in pairs[pairs["note"] == ""].groupby(_PLACE, sort=False, dropna=False):
+        here = places[key][places[key]["method"].isin({*rows["a"], *rows["b"]})].sort_values("top1", ascending=False)
+        best, top1 = str(here["method"].iloc[0]), float(here["top1"].iloc[0])
+        family = [row.to_dict() for _, row in corrected(rows).iterrows()]
+        rivals = [row if row["a"] == best else flipped(row) for row in family if best in (row["a"], row["b"])]
+        calib = "" if rows["calib"].isna().all() else f", {key[3]} images"
+        lines.append(f"{shown[rows.index[0]]} at {key[2]}{calib}: {_sentence(best, top1, rivals)}")
+    return lines
+
+
+def _sentence(best: str, top1: float, rivals: Sequence[Mapping[Any, Any]]) -> str:
+    """rivals: rows of `corrected`, the best minus another method each."""
+    same = [row for row in rivals if verdict(row) == SAME]
+    beaten = len(rivals) - len(same)
+    if not same:
+        nearest = min(rivals, key=lambda row: float(row["difference"]))
+        return f"{best} is best ({top1:.2f} %), {_against(nearest)}"
+    nearest = min(same, key=lambda row: float(row["difference"]))
+    names = ", ".join(str(row["b"]) for row in same)
+    others = f"; it is better than {beaten} other{'s' if beaten > 1 else ''}" if beaten else ""
+    return f"{best} is highest ({top1:.2f} %), and no difference is shown to {names}: {_against(nearest)}{others}"
+
+
+def _against(row: Mapping[Any, Any]) -> str:
+    difference = f"{wording.signed(float(row['difference']))} points {belonging(row)}"
+    of = f", corrected for {row['family']} pairs" if row["family"] > 1 else ""
+    return f"{difference} from {row['b']}, p {wording.p_value(float(row['p_holm']))}{of}"

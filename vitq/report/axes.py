@@ -1,0 +1,179 @@
+"""Comparison along any axis: runs that differ in one key of their config and, as replicates, in their seed."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from vitq.config import RunConfig, canonical, orders
+from vitq.config.sweep import lookup
+from vitq.errors import VitqError, unknown
+from vitq.plots.layout import finish
+from vitq.plots.palette import style
+from vitq.report.comparison import compare_runs
+from vitq.report.correction import CORRECTED, corrected
+from vitq.report.paired_test import Predictions
+from vitq.report.runs_table import table
+from vitq.store import Store
+
+# Words for sections of a config, which differ as a whole.
+_WHOLE = {"method": "method.name", "model": "model.name", "calib": "calib.size"}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in the axis and the seed alone. place: what they share; runs: value → seed → signature; top1:
+    by signature."""
+
+    place: str
+    runs: dict[str, dict[int, str]]
+    top1: pd.Series[float]
+
+    def spread(self, value: str) -> tuple[float, float]:
+        """Mean and sample standard deviation of top-1 over the seeds; 0 for one."""
+        top1 = self.top1[list(self.runs[value].values())]
+        return float(top1.mean()), 0.0 if len(top1) < 2 else float(top1.std(ddof=1))
+
+
+def groups(store: Store, sweep: str, key: str) -> list[Group]:
+    """The groups of a sweep along an axis: a dotted key (`calib.size`, `method.steps.stage1.enabled`), or `method`,
+    `model`, `bits` as a whole. Raises VitqError for a key that no config has, and where no two values meet."""
+    df = table(store, sweep).set_index("signature")
+    known_key = False
+    known: dict[str, list[tuple[str, str, int]]] = defaultdict(list)
+    for signature in df.index[df["bits"] != "FP"]:
+        config, _ = RunConfig.parse(store.run(signature).read_config())
+        if config is None or not _has(key, plain := config.to_dict()):
+            continue
+        known_key = True
+        if df.at[signature, "state"] == "done":
+            same = [_without(key, canonical(config)), {} if key == "method" else orders(config)]
+            known[json.dumps(same, sort_keys=True)].append((_value(key, plain), signature, config.seed))
+    if not known_key:
+        axes = store.read_sweep(sweep).axes
+        raise VitqError(unknown("axis", key, axes, "Any key of a config is one.", key="--along"))
+    several = [
+        Group(_place(df.loc[[signature for _, signature, _ in members]]), _by_value(members), df["top1"])
+        for members in known.values()
+        if len({value for value, _, _ in members}) > 1
+    ]
+    if not several:
+        raise VitqError(f"no two finished runs of {sweep} differ in {key} and the seed alone", "--along", key)
+    return several
+
+
+def along(store: Store, sweep: str, key: str, asked: Sequence[str] = ()) -> pd.DataFrame:
+    """Every pair of values of an axis, or the two that are asked for, image by image over the common seeds.
+
+    Columns as of `pairwise`, with `place` for where; corrected over the rows. Raises VitqError as `groups`, and for a
+    value that the axis does not have.
+    """
+    known = groups(store, sweep, key)
+    values = list(dict.fromkeys(value for group in known for value in group.runs))
+    for value in asked:
+        if value not in values:
+            raise VitqError(unknown(f"value of {key}", value, values, key="--compare"))
+    predictions = Predictions(store)
+    rows = []
+    for group in known:
+        wanted = [tuple(asked)] if asked else combinations(group.runs, 2)
+        for a, b in wanted:
+            if a in group.runs and b in group.runs:
+                compared = compare_runs(group.runs[a], group.runs[b], predictions)
+                rows.append({"place": group.place, "a": f"{key}={a}", "b": f"{key}={b}"} | compared)
+    columns = ["place", "a", "b", "difference", "low", "high", "n", "seeds", "p", *CORRECTED, "note", "outcomes"]
+    return corrected(pd.DataFrame(rows, columns=columns))
+
+
+def figures(store: Store, sweep: str) -> list[tuple[str, go.Figure]]:
+    """(axis, figure) for each numeric axis of a sweep with at least two values: top-1 against it, mean ± sample
+    standard deviation over seeds."""
+    drawn = []
+    for key, values in store.read_sweep(sweep).axes.items():
+        if key == "seed" or len(values) < 2 or not all(map(_number, values)):
+            continue
+        try:
+            known = groups(store, sweep, key)
+        except VitqError:  # nothing of it has finished
+            continue
+        drawn.append((key, _figure(key, known)))
+    return drawn
+
+
+def _figure(key: str, known: Sequence[Group]) -> go.Figure:
+    figure = go.Figure()
+    for index, group in enumerate(known):
+        colour, symbol = style(index)
+        figure.add_scatter(
+            name=group.place,
+            mode="lines+markers",
+            x=[float(value) for value in group.runs],
+            y=[group.spread(value)[0] for value in group.runs],
+            error_y={"array": [group.spread(value)[1] for value in group.runs]},
+            marker={"color": colour, "symbol": symbol, "size": 9},
+            line={"color": colour, "width": 1},
+        )
+    values = [float(value) for group in known for value in group.runs]
+    decades = min(values) > 0 and max(values) / min(values) > 20
+    figure.update_xaxes(title=key, type="log" if decades else "linear")
+    figure.update_yaxes(title="top-1, %")
+    return finish(figure)
+
+
+def _has(key: str, plain: dict[str, Any]) -> bool:
+    try:
+        lookup(_WHOLE.get(key, key), {}, plain)
+    except KeyError:
+        return False
+    return True
+
+
+def _value(key: str, plain: dict[str, Any]) -> str:
+    value = lookup(_WHOLE.get(key, key), {}, plain) if key != "bits" else plain["bits"]
+    if isinstance(value, str):
+        return value
+    if key == "bits" and isinstance(value, dict):
+        return f"W{value['weight']}A{value['activation']}"
+    return json.dumps(value)
+
+
+def _without(key: str, plain: dict[str, Any]) -> dict[str, Any]:
+    """A canonical config less the axis and the seed."""
+    plain = json.loads(json.dumps(plain))
+    plain.pop("seed", None)
+    *parents, leaf = (key if key not in _WHOLE or key in ("method", "model") else _WHOLE[key]).split(".")
+    node: Any = plain
+    for parent in parents:
+        node = node.get(parent, {})
+    node.pop(leaf, None)
+    return dict(plain)
+
+
+def _place(rows: pd.DataFrame) -> str:
+    """What some rows of the table share, in words."""
+    method = "method" if rows["method"].nunique() == 1 else "method_name"
+    shared = [str(rows[column].iloc[0]) for column in ("model", method, "bits") if rows[column].nunique() == 1]
+    calib = [f"{rows['calib'].iloc[0]} images"] if rows["calib"].nunique() == 1 else []
+    return ", ".join([" ".join(shared), *calib])
+
+
+def _by_value(members: Sequence[tuple[str, str, int]]) -> dict[str, dict[int, str]]:
+    runs: dict[str, dict[int, str]] = defaultdict(dict)
+    for value, signature, seed in members:
+        runs[value][seed] = signature
+    return dict(sorted(runs.items(), key=lambda item: float(item[0]))) if all(map(_number, runs)) else dict(runs)
+
+
+def _number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

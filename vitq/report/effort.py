@@ -1,0 +1,95 @@
+"""Accuracy against the seconds that it took to quantize, and whose options each method had."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from vitq.plots.layout import finish
+from vitq.plots.palette import INK, style
+from vitq.report import wording
+from vitq.report.accuracy_table import bits_order
+
+HEAD = ("model", "bits", "method", "options", "s to quantize", "top-1", "front")
+NOTE = (
+    "Seconds to quantize: the steps of the recipe, mean over seeds, without loading and scoring. "
+    "Front: no other method of this model, bit-width and calibration size is more accurate in as little time."
+)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """A method at one model, bit-width and calibration size: means over its finished seeds. options: whose they are."""
+
+    model: str
+    bits: str
+    calib: int
+    method: str
+    options: str
+    seconds: float
+    top1: float
+    front: bool
+
+
+def efforts(df: pd.DataFrame) -> list[Effort]:
+    """df: from `table`. Bits from wide to narrow, methods by their seconds; none where no time was recorded."""
+    done = wording.with_data(df[(df["state"] == "done") & (df["bits"] != "FP") & df["quantize_seconds"].notna()])
+    compared = []
+    for (model, bits, calib), place in done.groupby(["model", "bits", "calib"], sort=False):
+        means = place.groupby("method", sort=False).agg(
+            seconds=("quantize_seconds", "mean"), top1=("top1", "mean"), options=("options", _joined)
+        )
+        best = float("-inf")
+        for method, row in means.sort_values(["seconds", "top1"], ascending=[True, False]).iterrows():
+            front = float(row["top1"]) > best
+            best = max(best, float(row["top1"]))
+            numbers = float(row["seconds"]), float(row["top1"]), front
+            compared.append(Effort(str(model), str(bits), int(str(calib)), str(method), str(row["options"]), *numbers))
+    return sorted(compared, key=lambda effort: (effort.model, bits_order(effort.bits), effort.calib))
+
+
+def _joined(options: pd.Series[str]) -> str:
+    return "; ".join(dict.fromkeys(text for text in options if text))
+
+
+def cells(effort: Effort) -> list[str]:
+    """Texts under HEAD."""
+    seconds, top1 = wording.seconds(effort.seconds), wording.number(effort.top1)
+    return [effort.model, effort.bits, effort.method, effort.options, seconds, top1, "yes" if effort.front else ""]
+
+
+def figures(df: pd.DataFrame) -> list[tuple[str, go.Figure]]:
+    """(model, figure) for each model with at least two methods: top-1 against seconds, a line along each front."""
+    compared = efforts(df)
+    drawn = []
+    for model in dict.fromkeys(effort.model for effort in compared):
+        here = [effort for effort in compared if effort.model == model]
+        if len({effort.method for effort in here}) > 1:
+            drawn.append((model, _figure(here)))
+    return drawn
+
+
+def _figure(here: list[Effort]) -> go.Figure:
+    figure = go.Figure()
+    places = list(dict.fromkeys((effort.bits, effort.calib) for effort in here))
+    for place in places:
+        front = [effort for effort in here if (effort.bits, effort.calib) == place and effort.front]
+        figure.add_scatter(
+            x=[effort.seconds for effort in front], y=[effort.top1 for effort in front], mode="lines",
+            line={"color": INK, "width": 1, "dash": "dot", "shape": "hv"}, showlegend=False, hoverinfo="skip",
+        )  # fmt: skip
+    for index, method in enumerate(dict.fromkeys(effort.method for effort in here)):
+        colour, symbol = style(index)
+        own = [effort for effort in here if effort.method == method]
+        figure.add_scatter(
+            name=method, mode="markers", x=[effort.seconds for effort in own], y=[effort.top1 for effort in own],
+            marker={"color": colour, "symbol": symbol, "size": 10},
+            customdata=[[effort.bits, effort.calib, effort.options] for effort in own],
+            hovertemplate=f"{method}<br>%{{customdata[0]}}, %{{customdata[1]}} images<br>%{{customdata[2]}}"
+            "<br>%{x:.1f} s, %{y:.2f} %<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(title="seconds to quantize", type="log")
+    figure.update_yaxes(title="top-1, %")
+    return finish(figure)
