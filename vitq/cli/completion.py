@@ -45,7 +45,7 @@ complete -c vitq -f -a '(vitq completion --line (commandline -cp) 2>/dev/null)'
 """,
 }
 
-_COMPOSING = ("run", "sweep", "fetch", "list")
+_COMPOSING = (*options.COMPOSING, "list")
 _OF_SWEEPS = ("status", "retry", "cancel", "report", "dashboard", "probe", "sync", "track")
 _OF_RUNS = ("show", "diff", "logs", "export", "bench", "probe", "cancel")
 
@@ -95,6 +95,8 @@ def fitting(line: str) -> list[str]:
         from vitq.config.search_path import sweep_files
 
         names += sweep_files()
+    elif command == "tune" and len(words) == 1:
+        names += _search_path(words).files("method")
     elif command in _COMPOSING:
         names += _keys(words)
     if command in (*_OF_SWEEPS, *_OF_RUNS):

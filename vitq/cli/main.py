@@ -37,7 +37,7 @@ COMMANDS = {
     "published": "what papers report for a method, model and bit-width, and why their figures differ",
 }
 
-_COMPUTES = ("run", "sweep", "retry", "probe")
+_COMPUTES = ("run", "sweep", "tune", "reproduce", "retry", "probe")
 
 EXAMPLES = """\
 examples:

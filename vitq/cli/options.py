@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 
+# Commands whose store is a key of the config that they compose.
+COMPOSING = ("run", "sweep", "fetch", "tune", "reproduce")
+
+
 def default_store() -> str:
     """Where the runs lie when nobody says it."""
     return os.environ.get("VITQ_RUNS_DIR") or "runs"
@@ -74,7 +78,7 @@ def add(parser: argparse.ArgumentParser, *names: str, json: str = "") -> argpars
 def one_store(command: str, words: Sequence[str]) -> list[str]:
     """The words of a command with its store in the spelling that it takes: `--runs-dir DIR`, or the config's key
     `runs_dir=DIR` where a config is composed."""
-    composes = command in ("run", "sweep", "fetch")
+    composes = command in COMPOSING
     spelled: list[str] = []
     left = iter(words)
     for word in left:

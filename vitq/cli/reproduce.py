@@ -47,13 +47,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> int:
     """Execute. Raises VitqError for whatever is wrong before the start."""
-    from rich.console import Console
+    from vitq.cli.output import console
 
     if not args.json:
-        return _reproduce(args, Console(), sys.stdout)
+        return _reproduce(args, console(), sys.stdout)
     out = sys.stdout
     with redirect_stdout(sys.stderr):
-        return _reproduce(args, Console(stderr=True), out)
+        return _reproduce(args, console(stderr=True), out)
 
 
 def _reproduce(args: argparse.Namespace, console: Console, out: TextIO) -> int:
@@ -73,7 +73,8 @@ def _reproduce(args: argparse.Namespace, console: Console, out: TextIO) -> int:
         name=args.name,
         config_dir=args.config_dir,
     )
-    plan, record = reproduction.make(request, args.again)
+    typed = shlex.join(["vitq", *args.argv])
+    plan, record = reproduction.make(request, args.again, typed)
     if record.unknown:
         _say(console, f"the protocol of {record.paper} is not known in full: {record.unknown}")
     for line in record.unlike:
@@ -83,8 +84,9 @@ def _reproduce(args: argparse.Namespace, console: Console, out: TextIO) -> int:
         return 0
     for line in plan.warnings:
         print(f"vitq: {line}", file=sys.stderr)
-    plan.commit(shlex.join(["vitq", *args.argv]))
-    write_reproduction(plan.store, record)
+    plan.commit(typed)
+    if not plan.part:  # else the record of all figures stays
+        write_reproduction(plan.store, record)
     if args.detach:
         return execute.perform(plan, args)
     failed = _launch(plan, record, console)
@@ -130,6 +132,8 @@ def _print(plan: Plan, record: ReproductionRecord, console: Console) -> None:
     _say(console, "not as in the paper:")
     for line in comparison.caveats(record, rows):
         _say(console, f"  {line}")
+    if plan.part:  # the page of all figures stays
+        return
     path = plan.store.sweep_folder(record.name) / "reproduction.md"
     write_bytes(path, comparison.markdown(plan.store, record).encode())
     _say(console, f"page     {path}")

@@ -66,13 +66,13 @@ def _positive(text: str) -> int:
 
 def main(args: argparse.Namespace) -> int:
     """Tune. Raises VitqError for whatever is wrong before the start, and where no trial has a result."""
-    from rich.console import Console
+    from vitq.cli.output import console
 
     out = sys.stdout
     if not args.json:
-        return _tune(args, Console())
+        return _tune(args, console())
     with redirect_stdout(sys.stderr):
-        return _tune(args, Console(stderr=True), out.write)
+        return _tune(args, console(stderr=True), out.write)
 
 
 def _tune(args: argparse.Namespace, console: Console, write: Callable[[str], object] | None = None) -> int:

@@ -13,9 +13,11 @@ from vitq.config.base import RULES
 
 @dataclass(frozen=True, config=RULES)
 class OptionRange:
-    """Where an option may lie: between `low` and `high`, both included, or one of `choices`.
+    """Where an option may lie: between two ends, or at one of some values.
 
-    Whole numbers where both ends are whole. log: as likely in each decade; both ends are above zero then.
+    low, high: the ends, both included; whole numbers alone where both are whole.
+    log: as likely in each decade; both ends are above zero then.
+    choices: the values, in place of the ends.
     """
 
     low: int | float | None = None
@@ -53,8 +55,8 @@ class Tuned:
     """Where the options of a tuned recipe come from.
 
     study: its name in the store. method: whose options were tuned. trials, seconds: finished ones, and what they took
-    together. held_out: images that the objective was measured on. kl: KL to full precision on them, nats; kl_before:
-    with the recipe's own options.
+    together. held_out: images that the objective was measured on. kl: KL to full precision on them, nats.
+    kl_before: the same with the recipe's own options.
     """
 
     study: str

@@ -43,10 +43,10 @@ class Request:
     config_dir: str | None = None
 
 
-def make(request: Request, again: bool = False) -> tuple[Plan, ReproductionRecord]:
+def make(request: Request, again: bool = False, command: str = "") -> tuple[Plan, ReproductionRecord]:
     """Plan the runs and say what they are compared with.
 
-    again: finished runs are executed once more. Raises VitqError where the paper has no such figure, ConfigError with
+    again: finished runs are executed once more. command: what was typed; see `sweep_name`. Raises VitqError where the paper has no such figure, ConfigError with
     all problems of all runs.
     """
     paper = reproduction(request.paper)
@@ -67,7 +67,7 @@ def make(request: Request, again: bool = False) -> tuple[Plan, ReproductionRecor
     runs: dict[tuple[str, ...], list[str]] = {}
     for key, words in _words(request, setting, cells, search_path):
         one = primary(words)
-        planner = planner or Planner(one, again=again)
+        planner = planner or Planner(one, again=again, command=command)
         signed = [(planner.add(cell), cell) for cell in compose.expand(one)]
         runs[key] = [signature for signature, _ in signed if signature]
     assert planner is not None
@@ -86,7 +86,7 @@ def make(request: Request, again: bool = False) -> tuple[Plan, ReproductionRecor
         for cell in cells
     ]
     record = ReproductionRecord(
-        name=name,
+        name=plan.name or name,
         paper=request.paper,
         method=setting.method,
         targets=targets,
