@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-
 # Commands whose store is a key of the config that they compose.
 COMPOSING = ("run", "sweep", "fetch", "tune", "reproduce")
 

@@ -46,8 +46,8 @@ class Request:
 def make(request: Request, again: bool = False, command: str = "") -> tuple[Plan, ReproductionRecord]:
     """Plan the runs and say what they are compared with.
 
-    again: finished runs are executed once more. command: what was typed; see `sweep_name`. Raises VitqError where the paper has no such figure, ConfigError with
-    all problems of all runs.
+    again: finished runs are executed once more. command: what was typed; see `sweep_name`. Raises VitqError where the
+    paper has no such figure, ConfigError with all problems of all runs.
     """
     paper = reproduction(request.paper)
     setting = paper.setting(request.method)
