@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from vitq.config import BitsConfig, CalibConfig, LauncherConfig, RunConfig, signature
 from vitq.config.problems import merge
 from vitq.config.sweep import SweepConfig
-from vitq.errors import ConfigError, DataError, ModelError, Problem, under, unknown
+from vitq.errors import ConfigError, Problem, under, unknown
 from vitq.job import provenance
 from vitq.planning import baseline, budget, compose, folders, paths
 from vitq.planning.compose import ConfigCell, Primary
 from vitq.planning.engine import Engine, engine
+from vitq.planning.facts import Facts
 from vitq.planning.hints import located
 from vitq.planning.launcher import launcher_problems
 from vitq.planning.plan import Plan, PlannedRun, options_of
@@ -22,8 +23,6 @@ from vitq.planning.sweep_name import sweep_name
 from vitq.planning.unread import Unread
 from vitq.store import RunDir, Store
 from vitq.track.naming import refused
-
-T = TypeVar("T")
 
 
 def make(
@@ -54,7 +53,7 @@ class Planner:
 
     def __init__(self, primary: Primary, name: str | None = None, again: bool = False, command: str = ""):
         self._primary, self._command = primary, command
-        self._facts = _Facts(engine())
+        self._facts = Facts(engine())
         self._unread = Unread()
         self._cells = 0
         self._problems: list[tuple[str, Problem]] = []  # with the label of a run, '' for the sweep itself
@@ -245,60 +244,6 @@ def _parse(cell: ConfigCell, engine: Engine) -> tuple[RunConfig | None, list[Pro
     problems += refused(config.tracker)
     settled, wrong = folders.settle(config)
     return (None if wrong else paths.absolute(settled)), problems + wrong
-
-
-class _Facts:
-    """What the plan asks of disks and of the engine, each question once per sweep."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self._answers: dict[str, Any] = {}
-
-    def complete(self, config: RunConfig) -> tuple[RunConfig, list[Problem]]:
-        """The config with `model.weights` and `data.fingerprint` as far as they can be known, and what is wrong."""
-        problems: list[Problem] = []
-        try:
-            model = self._once("model", config.model, lambda: self.engine.identify(config.model))
-            config = dataclasses.replace(config, model=model)
-        except ModelError as error:
-            problems += error.problems
-        asked = (config.model, config.data, config.calib, config.seed, config.method.quantizes)
-        problems += self._once("fit", asked, lambda: self.engine.data_problems(config))
-        try:
-            facts = self._once("data", config.data, lambda: self.engine.describe(config))
-            config = dataclasses.replace(config, data=dataclasses.replace(config.data, fingerprint=facts.fingerprint))
-        except DataError as error:
-            problems += [problem for problem in error.problems if problem not in problems]
-        return config, problems
-
-    def check(self, config: RunConfig) -> list[Problem]:
-        """Problems that only the engine sees (method, steps, quantizers, the network's shapes); imports torch."""
-        parts = (config.model, config.method, config.bits, config.calib, config.data, config.device, config.probe)
-        asked = (config.task, *parts)
-        recipe: list[Problem] = self._once("recipe", asked, lambda: self.engine.recipe_problems(config))
-        network_key = (config.model, config.data.num_classes)
-        network: list[Problem] = self._once("network", network_key, lambda: self.engine.network_problems(config))
-        return [*recipe, *network] or self._once("misfits", asked, lambda: self.engine.misfits(config))
-
-    def warnings(self, config: RunConfig) -> tuple[str, ...]:
-        """What is done to images and weights that a config does not ask for, and what a recipe leaves undone."""
-        asked = (config.model, config.data, config.calib, config.seed, config.method.quantizes)
-        done: list[str] = self._once("warnings", asked, lambda: self.engine.warnings(config))
-        recipe = (config.model, config.data.num_classes, config.method)
-        return *done, *self._once("idle", recipe, lambda: self.engine.idle_steps(config))
-
-    def _once(self, what: str, asked: Any, answer: Callable[[], T]) -> T:
-        """The answer to a question already put, or the same error again."""
-        key = what + json.dumps(asked, default=dataclasses.asdict, sort_keys=True)
-        if key not in self._answers:
-            try:
-                self._answers[key] = answer()
-            except (ModelError, DataError) as error:
-                self._answers[key] = error
-        known = self._answers[key]
-        if isinstance(known, Exception):
-            raise known
-        return known  # type: ignore[no-any-return]
 
 
 def _label(cell: ConfigCell, primary: Primary, config: RunConfig | None = None) -> str:

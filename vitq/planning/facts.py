@@ -1,0 +1,68 @@
+"""What a plan asks of disks and of the engine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from vitq.config import RunConfig
+from vitq.errors import DataError, ModelError, Problem
+from vitq.planning.engine import Engine
+
+T = TypeVar("T")
+
+
+class Facts:
+    """Each question is put once per sweep."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._answers: dict[str, Any] = {}
+
+    def complete(self, config: RunConfig) -> tuple[RunConfig, list[Problem]]:
+        """The config with `model.weights` and `data.fingerprint` as far as they can be known, and what is wrong."""
+        problems: list[Problem] = []
+        try:
+            model = self._once("model", config.model, lambda: self.engine.identify(config.model))
+            config = dataclasses.replace(config, model=model)
+        except ModelError as error:
+            problems += error.problems
+        asked = (config.model, config.data, config.calib, config.seed, config.method.quantizes)
+        problems += self._once("fit", asked, lambda: self.engine.data_problems(config))
+        try:
+            facts = self._once("data", config.data, lambda: self.engine.describe(config))
+            config = dataclasses.replace(config, data=dataclasses.replace(config.data, fingerprint=facts.fingerprint))
+        except DataError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+        return config, problems
+
+    def check(self, config: RunConfig) -> list[Problem]:
+        """Problems that only the engine sees (method, steps, quantizers, the network's shapes); imports torch."""
+        parts = (config.model, config.method, config.bits, config.calib, config.data, config.device, config.probe)
+        asked = (config.task, *parts)
+        recipe: list[Problem] = self._once("recipe", asked, lambda: self.engine.recipe_problems(config))
+        network_key = (config.model, config.data.num_classes)
+        network: list[Problem] = self._once("network", network_key, lambda: self.engine.network_problems(config))
+        return [*recipe, *network] or self._once("misfits", asked, lambda: self.engine.misfits(config))
+
+    def warnings(self, config: RunConfig) -> tuple[str, ...]:
+        """What is done to images and weights that a config does not ask for, and what a recipe leaves undone."""
+        asked = (config.model, config.data, config.calib, config.seed, config.method.quantizes)
+        done: list[str] = self._once("warnings", asked, lambda: self.engine.warnings(config))
+        recipe = (config.model, config.data.num_classes, config.method)
+        return *done, *self._once("idle", recipe, lambda: self.engine.idle_steps(config))
+
+    def _once(self, what: str, asked: Any, answer: Callable[[], T]) -> T:
+        """The answer to a question already put, or the same error again."""
+        key = what + json.dumps(asked, default=dataclasses.asdict, sort_keys=True)
+        if key not in self._answers:
+            try:
+                self._answers[key] = answer()
+            except (ModelError, DataError) as error:
+                self._answers[key] = error
+        known = self._answers[key]
+        if isinstance(known, Exception):
+            raise known
+        return known  # type: ignore[no-any-return]
