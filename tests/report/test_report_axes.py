@@ -44,7 +44,7 @@ def test_groups_agree_in_all_but_the_axis_and_the_seed(sizes: Store) -> None:
     assert {len(seeds) for group in found for seeds in group.runs.values()} == {2}
     by_method = groups(sizes, "demo", "method")
     assert {group.place for group in by_method} == {
-        f"vit_digits {bits}, {calib} images" for bits in ("W8A8", "W4A4") for calib in (16, 32, 128)
+        f"vit_digits {bits}, {calib} calibration images" for bits in ("W8A8", "W4A4") for calib in (16, 32, 128)
     }
 
 
@@ -93,7 +93,7 @@ def test_a_switch_is_an_axis(make_config: Make, make_sweep: Sweep) -> None:
     )
     (row,) = along(store, "demo", "method.steps.a.enabled").to_dict("records")
     assert (row["place"], row["a"], row["b"]) == (
-        "vit_digits m W4A4, 32 images", "method.steps.a.enabled=true", "method.steps.a.enabled=false",
+        "vit_digits m W4A4, 32 calibration images", "method.steps.a.enabled=true", "method.steps.a.enabled=false",
     )  # fmt: skip
     assert row["difference"] == pytest.approx(-10.0)
     assert row["family"] == 1
@@ -125,13 +125,18 @@ def test_which_method(make_config: Make, make_sweep: Sweep) -> None:
     )  # fmt: skip
     df = report.table(store, "demo")
     four, three = which_method(df, pairwise(store, df))
-    assert four.startswith("vit_digits at W4A4, 32 images: a is best (96.75 %), +21.25 points [")
+    assert four.startswith("vit_digits at W4A4, 32 calibration images: a is best (96.75 %), +21.25 points [")
     assert "from b, p <0.001, corrected for 3 pairs" in four
-    assert three.startswith("vit_digits at W3A3, 32 images: a is highest (83.00 %), and no difference is shown to b: ")
+    assert three.startswith(
+        "vit_digits at W3A3, 32 calibration images: a is highest (83.00 %), and no difference is shown to b: "
+    )
     assert three.endswith("it is better than 1 other")
     # The text and the page begin with it.
     assert f"- {four}" in report.build(store, "demo", ["md"])["md"].read_text()
-    assert "<li>vit_digits at W4A4, 32 images: a is best" in report.build(store, "demo", ["html"])["html"].read_text()
+    assert (
+        "<li>vit_digits at W4A4, 32 calibration images: a is best"
+        in report.build(store, "demo", ["html"])["html"].read_text()
+    )
 
 
 def test_no_interval_contradicts_its_verdict_in_silence(make_config: Make, make_sweep: Sweep) -> None:

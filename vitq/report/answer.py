@@ -30,7 +30,7 @@ def which_method(df: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
         best, top1 = str(here["method"].iloc[0]), float(here["top1"].iloc[0])
         family = [row.to_dict() for _, row in corrected(rows).iterrows()]
         rivals = [row if row["a"] == best else flipped(row) for row in family if best in (row["a"], row["b"])]
-        calib = "" if rows["calib"].isna().all() else f", {key[3]} images"
+        calib = "" if rows["calib"].isna().all() else f", {key[3]} calibration images"
         lines.append(f"{shown[rows.index[0]]} at {key[2]}{calib}: {_sentence(best, top1, rivals)}")
     return lines
 

@@ -160,7 +160,7 @@ def _place(rows: pd.DataFrame) -> str:
     """What some rows of the table share, in words."""
     method = "method" if rows["method"].nunique() == 1 else "method_name"
     shared = [str(rows[column].iloc[0]) for column in ("model", method, "bits") if rows[column].nunique() == 1]
-    calib = [f"{rows['calib'].iloc[0]} images"] if rows["calib"].nunique() == 1 else []
+    calib = [f"{rows['calib'].iloc[0]} calibration images"] if rows["calib"].nunique() == 1 else []
     return ", ".join([" ".join(shared), *calib])
 
 

@@ -87,7 +87,7 @@ def _figure(here: list[Effort]) -> go.Figure:
             name=method, mode="markers", x=[effort.seconds for effort in own], y=[effort.top1 for effort in own],
             marker={"color": colour, "symbol": symbol, "size": 10},
             customdata=[[effort.bits, effort.calib, effort.options] for effort in own],
-            hovertemplate=f"{method}<br>%{{customdata[0]}}, %{{customdata[1]}} images<br>%{{customdata[2]}}"
+            hovertemplate=f"{method}<br>%{{customdata[0]}}, %{{customdata[1]}} calibration images<br>%{{customdata[2]}}"
             "<br>%{x:.1f} s, %{y:.2f} %<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(title="seconds to quantize", type="log")
