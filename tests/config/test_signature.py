@@ -124,6 +124,9 @@ def test_later_keys_are_stored_where_they_are_used(section: str, kind: type) -> 
         "eval_choice": "spread",
         "held_out": 9,
         "allow_overlap": True,
+        "short_side": 800,
+        "long_side": 1333,
+        "scope": "backbone",
     }
     used["tune"] = {"steps.a.x": {"low": 1, "high": 2, "log": False, "choices": None}}
     used["tuned"] = {

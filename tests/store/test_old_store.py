@@ -78,8 +78,10 @@ def test_records_of_today_have_the_keys_of_then(store: Store) -> None:
     for run in _planned(store).runs:
         run_dir = store.run(run.signature)
         stored = run_dir.read_config()
-        assert list(_keys(run.config.to_dict())) == list(_keys(stored)), "in their order"
-        assert _keys(run.config.to_dict()) == _keys(stored)
+        keys = _keys(run.config.to_dict())
+        keys["method"].pop("tune", None)  # volatile: what `vitq tune` may choose in a recipe
+        assert list(keys) == list(_keys(stored)), "in their order"
+        assert keys == _keys(stored)
         config, problems = RunConfig.parse(stored)
         assert config is not None, problems
         assert config.to_dict() == stored

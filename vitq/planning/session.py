@@ -80,7 +80,8 @@ def _beside_a_program() -> Iterator[None]:
     try:
         yield
     finally:
-        instance.hydra, base.version_base = program, version
+        # Hydra puts copies of both in their place when it is done.
+        GlobalHydra.instance().hydra, VersionBase.instance().version_base = program, version
 
 
 def _twin(folder: Path, made: Path) -> list[Path]:

@@ -176,7 +176,7 @@ class Result(Record):
     schema_version: int = RESULT_VERSION
     signature: str
     config: dict[str, Any]
-    metrics: SerializeAsAny[DetectionMetrics | Metrics]
+    metrics: SerializeAsAny[Metrics]
     size: Size
     cost: Cost | None = None  # records of earlier versions have none
     timings: Timings
@@ -202,6 +202,11 @@ class Result(Record):
         if nonfinite:
             plain["nonfinite"] = sorted({*(plain.get("nonfinite") or []), *nonfinite})
         return plain
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _of_its_task(cls, raw: Any) -> Any:
+        return DetectionMetrics.model_validate(raw) if isinstance(raw, Mapping) and "ap_box" in raw else raw
 
     @field_validator("schema_version")
     @classmethod
