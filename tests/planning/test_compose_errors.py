@@ -36,7 +36,7 @@ def problem_of_words(*overrides: str) -> Problem:
         (HEAD + "calib:\n  size: ${oc.env:NO_SUCH_VARIABLE}\n", "calib.size", 3, "NO_SUCH_VARIABLE"),
         (HEAD + "seed: ${nothing.there}\n", "seed", 2, "nothing"),
         (HEAD + "seed: ${unheard:3}\n", "seed", 2, "unheard"),
-        (HEAD + "calib:\n\n  size: ???\n", "calib.size", 4, "missing"),
+        (HEAD + "data:\n\n  labels: ???\n", "data.labels", 4, "missing"),
         (HEAD + "hydra: {sweeper: {params: {seed: '${oc.env:NO_SUCH}'}}}\n", "hydra.sweeper.params.seed", 2, "NO_SUCH"),
         (
             HEAD + "hydra:\n  sweeper:\n    params: {bits.first_last: null}\n",
