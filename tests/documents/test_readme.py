@@ -18,11 +18,12 @@ from vitq.errors import ConfigError
 from vitq.planning import compose
 
 REPO = Path(__file__).resolve().parents[2]
-# docs/extending.md builds what it names; test_extending.py follows it. Notes say what was typed then.
+# These make what they name, and are followed by test_extending.py and test_own.py. Notes say what was typed then.
+FOLLOWED = ("extending.md", "own.md")
 PAGES = [
     page
     for page in (REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").rglob("*.md")))
-    if page.exists() and page.name != "extending.md" and page.parent.name != "notes"
+    if page.exists() and page.name not in FOLLOWED and page.parent.name != "notes"
 ]
 
 
