@@ -55,8 +55,8 @@ FROZEN = [
     ("bit_shrinking", None, "swin_small", "W6A6", "top1", "ias_vit", 82.44),
     ("ptq4vit", None, "mask_rcnn_swin_tiny", "W4A4", "ap_box", "ias_vit", 6.9),
     ("brecq", None, "mask_rcnn_swin_tiny", "W4A4", "ap_mask", "ias_vit", 27.6),
-    ("repq_vit", None, "cascade_swin_small", "W6A6", "ap_mask", "repq_vit", 44.6),
-    ("glf_q", None, "cascade_swin_small", "W4A4", "ap_box", "coco_tables", 50.6),
+    ("repq_vit", None, "cascade_mask_rcnn_swin_small", "W6A6", "ap_mask", "repq_vit", 44.6),
+    ("glf_q", None, "cascade_mask_rcnn_swin_small", "W4A4", "ap_box", "coco_tables", 50.6),
     ("fima_q", None, "swin_base", "W3A3", "minutes", "glf_q", 135),
 ]
 
@@ -85,7 +85,7 @@ MODEL = {
     "DeiT-B": "deit_base", "Swin-T": "swin_tiny", "Swin-S": "swin_small", "Swin-B": "swin_base",
 }  # fmt: skip
 SEVEN = [MODEL[name] for name in ("ViT-S", "ViT-B", "DeiT-T", "DeiT-S", "DeiT-B", "Swin-S", "Swin-B")]
-COCO = ["mask_rcnn_swin_tiny", "mask_rcnn_swin_small", "cascade_swin_tiny", "cascade_swin_small"]
+COCO = ["mask_rcnn_swin_tiny", "mask_rcnn_swin_small", "cascade_mask_rcnn_swin_tiny", "cascade_mask_rcnn_swin_small"]
 
 # Beginning of a name in the notes → vitq's method; the longest that fits counts.
 METHOD = {

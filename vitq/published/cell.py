@@ -11,7 +11,7 @@ from dataclasses import dataclass
 MODELS = (
     "vit_small", "vit_base", "vit_large", "deit_tiny", "deit_small", "deit_base", "swin_tiny", "swin_small",
     "swin_base", "deit3_small", "torchvision_vit_b_16", "torchvision_vit_b_32", "vit_unnamed", "vssd", "mean_of_seven",
-    "mask_rcnn_swin_tiny", "mask_rcnn_swin_small", "cascade_swin_tiny", "cascade_swin_small",
+    "mask_rcnn_swin_tiny", "mask_rcnn_swin_small", "cascade_mask_rcnn_swin_tiny", "cascade_mask_rcnn_swin_small",
 )  # fmt: skip
 
 # Metric → unit and number of decimals that papers print.
