@@ -168,11 +168,12 @@ def test_pivot_and_verdict_answer(browser: Any, rich: Store) -> None:
         )
         return {row[0]: row[1:] for row in rows}
 
+    minmax = "minmax · 32 calibration images"
     mean, std = df[df["method"] == "minmax"]["top1"].agg(["mean", "std"])
-    assert f"{mean:.2f} ± {std:.2f} (3)" in pivot()["minmax"]
+    assert f"{mean:.2f} ± {std:.2f} (3)" in pivot()[minmax]
     Select(browser.find_element("id", "pivot-metric")).select_by_value("mb")
     Select(browser.find_element("id", "pivot-columns")).select_by_value("seed")
-    assert pivot()["minmax"][:3] == ["0.105"] * 3
+    assert pivot()["minmax · W4A4 · 32 calibration images"][:3] == ["0.105"] * 3
 
     Select(browser.find_element("id", "verdict-a")).select_by_value("repq_vit")
     Select(browser.find_element("id", "verdict-b")).select_by_value("minmax")
