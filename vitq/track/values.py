@@ -62,14 +62,14 @@ def figures_of(result: Result) -> dict[str, float]:
 
 
 def provenance_of(result: Result) -> list[list[str]]:
-    """[fact, value] of everything that says where a result comes from, nested facts by dotted names."""
+    """[fact, value] of everything that says where a result comes from, sorted, nested facts by dotted names."""
 
     def flat(value: Any, prefix: str) -> list[list[str]]:
         if not isinstance(value, dict):
             return [[prefix, str(value)]]
         return [row for key, item in value.items() for row in flat(item, f"{prefix}.{key}" if prefix else str(key))]
 
-    return flat(result.provenance.model_dump(), "")
+    return sorted(flat(result.provenance.model_dump(), ""))
 
 
 def rows_of(table: pd.DataFrame) -> list[list[Any]]:
