@@ -14,8 +14,9 @@ from vitq.tuning.space import changed, ends
 
 def declared() -> list[str]:
     file, search_path = root_config()
-    cells = ((name, *expand(load(file, search_path, [f"method={name}"]))) for name in ConfigPath.of().files("method"))
-    return [name for name, cell in cells if cell.raw["method"].get("tune")]
+    names = ConfigPath.of().files("method")
+    cells = {name: next(iter(expand(load(file, search_path, [f"method={name}"])))) for name in names}
+    return [name for name, cell in cells.items() if cell.raw["method"].get("tune")]
 
 
 @pytest.mark.parametrize("method", declared())
