@@ -14,7 +14,7 @@ from vitq.config.search_path import ConfigPath
 from vitq.engine import recipe_checks
 from vitq.errors import ConfigError, VitqError
 from vitq.planning.plan import Plan
-from vitq.planning.reproduction import Request, make
+from vitq.planning.reproduction import PaperRequest, make
 from vitq.published import Figures
 from vitq.published.reproduction import figures_of, reproductions
 from vitq.store.reproductions import ReproductionRecord
@@ -29,7 +29,7 @@ def _many_images(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made(paper: str, *overrides: str, **asked: Any) -> tuple[Plan, ReproductionRecord]:
-    return make(Request(paper, overrides=(*WORDS, *overrides), **asked))
+    return make(PaperRequest(paper, overrides=(*WORDS, *overrides), **asked))
 
 
 def configs(plan: Plan, record: ReproductionRecord) -> dict[tuple[str, str], RunConfig]:

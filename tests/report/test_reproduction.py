@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.fake_engine import FakeEngine, result_of
-from vitq.planning.reproduction import Request, make
+from vitq.planning.reproduction import PaperRequest, make
 from vitq.report import reproduction as comparison
 from vitq.store import Store
 from vitq.store.reproductions import ReproductionRecord, Target, read_reproduction, write_reproduction
@@ -30,7 +30,7 @@ def finish(store: Store, signature: str, right: int, engine: FakeEngine) -> None
 def record(engine: FakeEngine, tmp_path: Path) -> tuple[Store, ReproductionRecord]:
     """RepQ-ViT at W4A4 and W6A6 on DeiT-tiny: published 57.43 and 70.76 of 72.21 %."""
     words = ("data.root=x", "tracker=none", "seed=0,1")
-    plan, record = make(Request("repq_vit", models=["deit_tiny"], overrides=words))
+    plan, record = make(PaperRequest("repq_vit", models=["deit_tiny"], overrides=words))
     plan.commit()
     write_reproduction(plan.store, record)
     return plan.store, record

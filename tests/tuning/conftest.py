@@ -20,7 +20,7 @@ from vitq.progress import Progress
 from vitq.store import RunDir
 from vitq.store.records import Result
 from vitq.store.studies import StudyRecord
-from vitq.tuning.tune import Budget, Tuning
+from vitq.tuning.tune import Tuning, TuningBudget
 
 
 def bowl(config: RunConfig) -> float:
@@ -65,4 +65,6 @@ def tuning(*words: str, method: str = "qdrop", held_out: int = 50, **options: An
 
 
 def run(one: Tuning, trials: int | None = None, seconds: float | None = None, out: Path | None = None) -> StudyRecord:
-    return one.run(Budget(trials, seconds), "vitq tune", lambda runs: Show(Console(file=io.StringIO()), "t", runs), out)
+    return one.run(
+        TuningBudget(trials, seconds), "vitq tune", lambda runs: Show(Console(file=io.StringIO()), "t", runs), out
+    )

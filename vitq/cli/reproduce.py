@@ -62,7 +62,7 @@ def _reproduce(args: argparse.Namespace, console: Console, out: TextIO) -> int:
     from vitq.planning import reproduction
     from vitq.store.reproductions import write_reproduction
 
-    request = reproduction.Request(
+    request = reproduction.PaperRequest(
         paper=args.paper,
         method=args.method,
         table=args.table,

@@ -78,7 +78,7 @@ def main(args: argparse.Namespace) -> int:
 def _tune(args: argparse.Namespace, console: Console, write: Callable[[str], object] | None = None) -> int:
     from vitq.errors import VitqError
     from vitq.planning import compose, display
-    from vitq.tuning.tune import Budget, Tuning
+    from vitq.tuning.tune import Tuning, TuningBudget
 
     file, search_path = compose.root_config(args.config_dir)
     primary = compose.load(file, search_path, [f"method={args.method}", *args.overrides])
@@ -92,7 +92,7 @@ def _tune(args: argparse.Namespace, console: Console, write: Callable[[str], obj
         print(f"vitq: {line}", file=sys.stderr)
     trials = args.trials if args.trials or args.seconds else TRIALS
     record = tuning.run(
-        Budget(trials, args.seconds),
+        TuningBudget(trials, args.seconds),
         shlex.join(["vitq", *args.argv]),
         lambda runs: display.make(console, tuning.name, runs),
         args.out,

@@ -17,7 +17,7 @@ from vitq.quant.logarithmic import LogQuantizer
 from vitq.quant.quantizer import Quantizer, may_be
 from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
-from vitq.steps.layer_walk import NetworkWalk, quantized_walk
+from vitq.steps.layer_walk import NetworkWalk, ReachedError, quantized_walk
 from vitq.steps.step import Step, Workspace, register_step
 
 SEARCHED = tuple(kind for kind in KINDS if kind not in ("weight", "patch"))
@@ -99,10 +99,6 @@ def _order(work: Workspace, walk: NetworkWalk) -> list[Product]:
     return seen
 
 
-class _ReachedError(Exception):
-    """Ends an evaluation at the product that was asked for."""
-
-
 @torch.no_grad()
 def _arriving(walk: NetworkWalk, product: Product, images: int | None) -> tuple[tuple[Tensor, ...], bool]:
     """Operands of a product in the quantized network for the first images, and whether the right one is transposed."""
@@ -113,7 +109,7 @@ def _arriving(walk: NetworkWalk, product: Product, images: int | None) -> tuple[
         nonlocal transposed
         transposed = kwargs.get("transpose", False)
         found.append(args)
-        raise _ReachedError
+        raise ReachedError
 
     handle = product.register_forward_pre_hook(keep, with_kwargs=True)
     left = len(walk.inputs) if images is None else min(images, len(walk.inputs))
@@ -121,7 +117,7 @@ def _arriving(walk: NetworkWalk, product: Product, images: int | None) -> tuple[
         for batch in walk.inputs.batches():
             try:
                 walk.segment.forward(batch[:left])
-            except _ReachedError:
+            except ReachedError:
                 left -= len(batch)
             if left <= 0:
                 break

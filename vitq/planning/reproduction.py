@@ -25,7 +25,7 @@ _OF_METHODS = ("method", "bits", "calib")
 
 
 @dataclass(frozen=True)
-class Request:
+class PaperRequest:
     """What is to be reproduced. models, bits, table: None for all that the paper has.
 
     overrides: of the command line, on top of the protocol. public_code: our recipes as public code is, where they
@@ -43,7 +43,7 @@ class Request:
     config_dir: str | None = None
 
 
-def make(request: Request, again: bool = False, command: str = "") -> tuple[Plan, ReproductionRecord]:
+def make(request: PaperRequest, again: bool = False, command: str = "") -> tuple[Plan, ReproductionRecord]:
     """Plan the runs and say what they are compared with.
 
     again: finished runs are executed once more. command: what was typed; see `sweep_name`. Raises VitqError where the
@@ -98,7 +98,7 @@ def make(request: Request, again: bool = False, command: str = "") -> tuple[Plan
     return plan, record
 
 
-def _chosen(request: Request, setting: Setting, search_path: ConfigPath) -> list[Cell]:
+def _chosen(request: PaperRequest, setting: Setting, search_path: ConfigPath) -> list[Cell]:
     """The figures that are asked for, of models that vitq has."""
     known = search_path.files("model")
     cells = [
@@ -130,7 +130,7 @@ def _chosen(request: Request, setting: Setting, search_path: ConfigPath) -> list
 
 
 def _words(
-    request: Request, setting: Setting, cells: Sequence[Cell], search_path: ConfigPath
+    request: PaperRequest, setting: Setting, cells: Sequence[Cell], search_path: ConfigPath
 ) -> Iterator[tuple[tuple[str, ...], list[str]]]:
     """(model,) → overrides of its full-precision run; (model, bits) → of a figure's. Full precision comes first."""
     plain = [word for word in request.overrides if not _key(word).startswith(_OF_METHODS)]

@@ -13,7 +13,7 @@ from vitq.errors import Problem, bad
 from vitq.probes import landscape_block, landscape_scalars
 from vitq.probes.budget import Ledger
 from vitq.probes.directions import Moved, filter_normalized, inner, minus
-from vitq.probes.landscape_anchors import Anchors, anchors
+from vitq.probes.landscape_anchors import AnchorModels, anchors
 from vitq.probes.probe import Probe, register_probe
 from vitq.probes.probed_model import Subject, switched
 from vitq.steps.step import enabled_steps
@@ -127,7 +127,7 @@ class Landscape(Probe):
             }
         return arrays | (self._plane(subject, points, ledger) if points.learned else {})
 
-    def _plane(self, subject: Subject, points: Anchors, ledger: Ledger) -> dict[str, np.ndarray]:
+    def _plane(self, subject: Subject, points: AnchorModels, ledger: Ledger) -> dict[str, np.ndarray]:
         """Full precision is the origin, rounded lies on the first axis; both axes have length 1 in weight space."""
         first, second = minus(points.rounded, points.full), minus(points.final, points.full)
         length = inner(first, first) ** 0.5

@@ -24,7 +24,7 @@ _SAME = 1e-2
 
 
 @dataclass(frozen=True)
-class Anchors:
+class AnchorModels:
     """full: weights of full precision in the quantized model's coordinates; rounded: those at the run's own weight
     quantizers; final: the run's weights at these. Parameters by name, the same in all three."""
 
@@ -40,7 +40,7 @@ class Anchors:
 
 
 @torch.no_grad()
-def anchors(subject: Subject) -> Anchors:
+def anchors(subject: Subject) -> AnchorModels:
     """The anchors of a run. Raises VitqError where full precision cannot be brought into its coordinates."""
     layers = subject.model.layers()
     full = _unfolded(subject)
@@ -54,7 +54,7 @@ def anchors(subject: Subject) -> Anchors:
             rounded[key] = site.quantizer(full[key])
             final[key] = site.quantizer(final[key])
     _check(subject, full)
-    return Anchors(full, rounded, final)
+    return AnchorModels(full, rounded, final)
 
 
 def _unfolded(subject: Subject) -> Point:

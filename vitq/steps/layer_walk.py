@@ -143,7 +143,7 @@ def layers(work: Workspace, walks: Sequence[NetworkWalk], title: str) -> Iterato
             walk.advance()
 
 
-class _ReachedError(Exception):
+class ReachedError(Exception):
     """Ends an evaluation at the layer that was asked for."""
 
 
@@ -156,12 +156,12 @@ def reach(forward: Callable[[Tensor], Tensor], layer: nn.Module, batch: Tensor) 
 
     def stop(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         inputs_of_layer.append(inputs[0])
-        raise _ReachedError
+        raise ReachedError
 
     with layer.register_forward_pre_hook(stop):
         try:
             forward(batch)
-        except _ReachedError:
+        except ReachedError:
             return inputs_of_layer[0]
     raise RuntimeError(Problem("the segment does not run the layer whose input is asked for", "layer"))
 

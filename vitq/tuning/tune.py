@@ -29,7 +29,7 @@ _MOST = 16
 
 
 @dataclass(frozen=True)
-class Budget:
+class TuningBudget:
     """When a study ends: at so many trials, or when the runs of its trials took so many seconds together."""
 
     trials: int | None = None
@@ -93,7 +93,9 @@ class Tuning:
     def store(self) -> Store:
         return self.first.store
 
-    def run(self, budget: Budget, command: str, show: Callable[[int], Show], out: Path | None = None) -> StudyRecord:
+    def run(
+        self, budget: TuningBudget, command: str, show: Callable[[int], Show], out: Path | None = None
+    ) -> StudyRecord:
         """Go on with the study until the budget ends it, and write the tuned recipe.
 
         show: makes the display of a round of so many runs. out: folder of config groups for the recipe; None: `conf`
@@ -111,7 +113,7 @@ class Tuning:
                 self._round(study, batch, command, show)
         return self._conclude(study, out)
 
-    def _next(self, study: Study, budget: Budget, me: str) -> list[TrialRecord]:
+    def _next(self, study: Study, budget: TuningBudget, me: str) -> list[TrialRecord]:
         """The trials of the next round; none when the study has ended."""
         alive = {driver.token for driver in drivers(self.store, self.name)}
         if left := [trial for trial in study.left(alive) if not self._is_executed(trial)]:
