@@ -7,17 +7,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from omegaconf import OmegaConf
-from pydantic import TypeAdapter, ValidationError
-from yaml import YAMLError
-
-from vitq.config.problems import config_problems
-from vitq.errors import ConfigError, Problem, VitqError, unknown
+from vitq.errors import ConfigError, VitqError, unknown
 from vitq.published.cell import MODELS, Cell, bits_order, task_of
+from vitq.published.files import read_files
 from vitq.published.source import SourceFile, Statement, Table
 from vitq.published.spread import Spread, spreads
 
-_ADAPTER: TypeAdapter[SourceFile] = TypeAdapter(SourceFile)
 TASKS = ("classification", "detection")
 
 
@@ -32,18 +27,7 @@ class Figures:
     @cache
     def load(folder: Path = Path(__file__).parent) -> Figures:
         """Read and check all files of a folder. Raises ConfigError with every problem of every file."""
-        sources: dict[str, SourceFile] = {}
-        problems: list[Problem] = []
-        for path in sorted(folder.glob("*.yaml")):
-            try:
-                # OmegaConf refuses a key that is there twice, which PyYAML drops in silence.
-                sources[path.stem] = _ADAPTER.validate_python(OmegaConf.to_container(OmegaConf.load(path)))
-            except YAMLError as error:
-                problems.append(Problem(f"{path.name}: {' '.join(str(error).split())}", "YAML", path.name))
-            except ValidationError as error:
-                problems += [
-                    problem.reworded(f"{path.name}: {problem}") for problem in config_problems(error, SourceFile)
-                ]
+        sources, problems = read_files(folder, SourceFile)
         for name, source in sources.items():
             runners = {table.runner(row) for table in source.tables for row in table.rows} - {None}
             strange = [unknown("source in run_by", r, sources, key="run_by") for r in runners if r not in sources]

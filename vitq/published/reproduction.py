@@ -7,16 +7,14 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated
 
-from omegaconf import OmegaConf
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 from pydantic.dataclasses import dataclass
-from yaml import YAMLError
 
 from vitq.config.base import RULES
-from vitq.config.problems import config_problems
-from vitq.errors import ConfigError, Problem, VitqError, unknown
+from vitq.errors import ConfigError, VitqError, unknown
 from vitq.published.cell import Cell
 from vitq.published.figures import Figures
+from vitq.published.files import read_files
 
 
 @dataclass(frozen=True, config=RULES)
@@ -60,22 +58,10 @@ class Reproduction:
         raise VitqError(unknown("method of this paper", method, [s.method for s in self.settings], key="--method"))
 
 
-_ADAPTER: TypeAdapter[Reproduction] = TypeAdapter(Reproduction)
-
-
 @cache
 def reproductions(folder: Path = Path(__file__).parent / "protocols") -> dict[str, Reproduction]:
     """Id of the source → its protocol, of all papers that have one. Raises ConfigError with all that is wrong."""
-    papers: dict[str, Reproduction] = {}
-    problems: list[Problem] = []
-    for path in sorted(folder.glob("*.yaml")):
-        try:
-            papers[path.stem] = _ADAPTER.validate_python(OmegaConf.to_container(OmegaConf.load(path)))
-        except YAMLError as error:
-            problems.append(Problem(f"{path.name}: {' '.join(str(error).split())}", "YAML", path.name))
-        except ValidationError as error:
-            wrong = config_problems(error, Reproduction)
-            problems += [problem.reworded(f"{path.name}: {problem}") for problem in wrong]
+    papers, problems = read_files(folder, Reproduction)
     if problems:
         raise ConfigError(problems)
     return papers
