@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS ?= 2
+# One more than cores: tests of clusters and killed processes mostly wait.
+WORKERS ?= 3
 
 .PHONY: sweep test coverage lint imports format docs clean help
 

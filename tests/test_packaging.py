@@ -12,6 +12,8 @@ import pytest
 
 from tests.environments import environment, vitq_wheel
 
+pytestmark = pytest.mark.xdist_group("packaging")  # what it makes first is made once
+
 
 @pytest.fixture(scope="module")
 def project() -> dict[str, Any]:

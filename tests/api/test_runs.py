@@ -19,6 +19,8 @@ from vitq.config import RunConfig
 from vitq.errors import ConfigError, StoreError, VitqError
 from vitq.progress import Progress
 
+pytestmark = pytest.mark.xdist_group("runs of the API")  # what it makes first is made once
+
 WORDS = ("model=vit_digits", "method=repq_vit", "bits=w4a4", "tracker=none", "launcher=inline")
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("hydra next")  # what it makes first is made once
+
 WANTED = "hydra-core>=1.4.0rc1,<1.5"
 
 

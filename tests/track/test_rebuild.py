@@ -31,6 +31,8 @@ from vitq.track.content import with_sensitivity
 from vitq.track.loss_curves import thinned
 from vitq.track.rebuild import rebuild
 
+pytestmark = pytest.mark.xdist_group("rebuild")  # what it makes first is made once
+
 # What differs between any two W&B runs: where and when, and the random names of what they upload.
 _OF_THE_ATTEMPT = ("file", "last_write", "start_time")
 _OF_THE_CLOCK = ("_timestamp", "_runtime")
