@@ -1,4 +1,4 @@
-"""Learned scales and zero points of uniform quantizers (LSQ, arXiv 1902.08153)."""
+"""Scales and zero points while they are learned (LSQ, arXiv 1902.08153)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vitq.quant.affine import LEAST_SCALE, lsq_round_trip
+from vitq.quant.logarithmic import LogQuantizer
 from vitq.quant.uniform import UniformQuantizer
 
 
@@ -44,3 +45,39 @@ class LearnedRange(nn.Module):
             uniform.zero_point = uniform.zero_point.round()
         uniform.scale = uniform.scale.abs().clamp(min=LEAST_SCALE)
         uniform.refresh()
+
+
+class RelativeScale(nn.Module):
+    """Stands in for a site's quantizer while its scale is learned as s = s₀·e^r: a rate means the same at every site.
+
+    r: the leaf tensor, (G,), 0 at first. The value is the quantizer's own, bit for bit. Gradients where x lies between
+    the least and the largest level: 1 to x, x̂ − x to r; outside 0 and x̂, an offset aside (LSQ, eq. 3, times s).
+    """
+
+    def __init__(self, quantizer: UniformQuantizer | LogQuantizer):
+        super().__init__()
+        self.quantizer = quantizer
+        self.before = quantizer.scale.clone()
+        self.r = torch.zeros_like(self.before).requires_grad_(True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        quantizer, layout = self.quantizer, self.quantizer.layout
+        expanded = layout.expand(x).float()
+        r = layout.view(self.r)
+        parameters = (layout.view(self.before) * r.detach().exp(), *quantizer.views()[1:])
+        shift = float(getattr(quantizer, "shift", 0.0))
+        with torch.no_grad():
+            seen = expanded + shift
+            value = quantizer._round_trip(seen, *parameters)
+            ends = [quantizer._values(torch.full_like(parameters[0], end), *parameters) for end in (0, quantizer.last)]
+            inside = (seen >= torch.minimum(*ends)) & (seen <= torch.maximum(*ends))
+            slope = torch.where(inside, value - seen, value)
+        # What has the gradients is 0 itself.
+        passed = (expanded - expanded.detach()) * inside + (r - r.detach()) * slope
+        return layout.collapse((value - shift + passed).to(x.dtype), x.shape)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Give the quantizer the scale that was learned."""
+        self.quantizer.scale = (self.before * self.r.exp()).clamp(min=LEAST_SCALE)
+        self.quantizer.refresh()

@@ -1,7 +1,8 @@
-"""State of finished segments on disk: a killed run goes on from its last block and ends with the same result."""
+"""State of finished segments, or of a step that is on its way, on disk: a killed run goes on and ends the same."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -35,12 +36,8 @@ class Checkpoint:
 
     def restore(self, step: str, segment: Segment, model: QuantizedModel) -> Tensor | None:
         """Put the segment back into its finished state. Returns its losses, or None where nothing fitting is stored."""
-        try:
-            with safe_open(self._path(step, segment), framework="pt") as file:
-                if file.metadata() != _IDENTITY:
-                    return None
-                stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except (FileNotFoundError, SafetensorError):
+        stored = _read(self._path(step, segment))
+        if stored is None:
             return None
         curve: Tensor = stored.pop("curve")
         current = _tensors(model, segment)
@@ -54,8 +51,34 @@ class Checkpoint:
                 module.refresh()
         return curve
 
+    def save_state(self, step: str, tensors: Mapping[str, Tensor]) -> None:
+        """Store what a step that learns the whole model at once needs to go on. Raises StoreError."""
+        kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        write_bytes(self.folder / f"{step}.safetensors", save(kept, metadata=_IDENTITY))
+
+    def restore_state(self, step: str, like: Mapping[str, Tensor]) -> bool:
+        """Put what `save_state` stored into tensors of the same names. False, and no change, where it does not fit."""
+        stored = _read(self.folder / f"{step}.safetensors")
+        if stored is None or {k: v.shape for k, v in stored.items()} != {k: v.shape for k, v in like.items()}:
+            return False
+        with torch.no_grad():
+            for name, tensor in like.items():
+                tensor.copy_(stored[name])
+        return True
+
     def _path(self, step: str, segment: Segment) -> Path:
         return self.folder / f"{step}-{segment.name}.safetensors"
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
+    """Tensors of a file of this version, else None."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            if file.metadata() != _IDENTITY:
+                return None
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (FileNotFoundError, SafetensorError):
+        return None
 
 
 def _modules(model: QuantizedModel, segment: Segment) -> dict[str, torch.nn.Module]:

@@ -1,4 +1,4 @@
-"""What a reconstruction stage learns in one segment: which tensors, with which gradients, and how they are put back."""
+"""What a step learns by gradients: which tensors, of a segment or of all of them, and how they are put back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from vitq.models.attention import AttentionTwin
 from vitq.models.structure import Segment
 from vitq.quant.layers import QuantConv2d, QuantLinear
-from vitq.quant.learned import LearnedRange
+from vitq.quant.learned import LearnedRange, RelativeScale
+from vitq.quant.logarithmic import LogQuantizer
 from vitq.quant.model import QuantizedModel
 from vitq.quant.rounding import LearnedRounding
 from vitq.quant.site import Site
@@ -19,21 +20,30 @@ from vitq.quant.uniform import UniformQuantizer
 
 
 class Learnt:
-    """The parameters of one segment while a stage learns them.
+    """The parameters of one segment, or of the model, while a step learns them.
 
-    weights, scales, zero_points, roundings: leaf tensors with gradients, each with a learning rate of its own. Use as a
-    context manager: on leaving, learned quantizers become ordinary ones again and nothing requires a gradient.
+    segment: None for the whole model. relative: scales are learned as s₀·e^r, those of logarithms too.
+    weights, biases, scales, zero_points, roundings: leaf tensors with gradients, each with a learning rate of its own.
+    Use as a context manager: on leaving, learned quantizers become ordinary ones again and nothing requires a gradient.
     """
 
-    def __init__(self, model: QuantizedModel, segment: Segment, sites: Sequence[Site], parts: Sequence[str]):
-        self._sites, self._parts = sites, set(parts)
-        self._modules = [m for name, m in model.model.named_modules() if segment.holds(name)]
+    def __init__(
+        self,
+        model: QuantizedModel,
+        segment: Segment | None,
+        sites: Sequence[Site],
+        parts: Sequence[str],
+        relative: bool = False,
+    ):
+        self._sites, self._parts, self._relative = sites, set(parts), relative
+        self._modules = [m for name, m in model.model.named_modules() if segment is None or segment.holds(name)]
         self._model = model
         self.weights: list[Tensor] = []
+        self.biases: list[Tensor] = []
         self.scales: list[Tensor] = []
         self.zero_points: list[Tensor] = []
         self.roundings: list[LearnedRounding] = []
-        self._ranges: list[LearnedRange] = []
+        self._ranges: list[LearnedRange | RelativeScale] = []
 
     def __enter__(self) -> Learnt:
         for parameter in self._model.parameters():
@@ -45,7 +55,7 @@ class Learnt:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for tensor in self.weights:
+        for tensor in (*self.weights, *self.biases):
             tensor.requires_grad_(False)
         for site in self._sites:
             if isinstance(site.stand_in, LearnedRounding):
@@ -59,18 +69,18 @@ class Learnt:
     def _collect_weights(self, module: nn.Module) -> None:
         if "weights" in self._parts and isinstance(module, AttentionTwin):
             for parameter in module.learnable():
-                self._take(parameter)
+                self.weights.append(parameter.requires_grad_(True))
         if not isinstance(module, QuantLinear | QuantConv2d):
             return
         if "weights" in self._parts:
-            self._take(module.weight)
+            self.weights.append(module.weight.requires_grad_(True))
         if "bias" in self._parts and module.bias is not None:
-            self._take(module.bias)
-
-    def _take(self, parameter: Tensor) -> None:
-        self.weights.append(parameter.requires_grad_(True))
+            self.biases.append(module.bias.requires_grad_(True))
 
     def _collect_quantizer(self, site: Site) -> None:
+        if self._relative:
+            self._collect_relative(site)
+            return
         uniform = site.quantizer
         if not isinstance(uniform, UniformQuantizer):
             return
@@ -88,20 +98,38 @@ class Learnt:
         if zero:
             self.zero_points.append(uniform.zero_point)
 
+    def _collect_relative(self, site: Site) -> None:
+        part = "weight_scales" if site.is_weight else "activation_scales"
+        if part in self._parts and isinstance(site.quantizer, UniformQuantizer | LogQuantizer):
+            learned = RelativeScale(site.quantizer)
+            self._ranges.append(learned)
+            self.scales.append(learned.r)
+            site.stand_in = learned
+
+    def tensors(self) -> list[Tensor]:
+        """All that is learned."""
+        return [*self.weights, *self.biases, *self.scales, *self.zero_points, *(r.logits for r in self.roundings)]
+
     @property
     def empty(self) -> bool:
         """Whether there is nothing to learn here."""
-        return not (self.weights or self.scales or self.zero_points or self.roundings)
+        return not self.tensors()
 
     def optimizer(
-        self, lr: float, lr_scales: float, lr_zero_points: float | None, lr_rounding: float
+        self,
+        lr: float,
+        lr_scales: float,
+        lr_zero_points: float | None = None,
+        lr_rounding: float = 0.0,
+        lr_bias: float | None = None,
     ) -> torch.optim.Adam:
-        """Adam without weight decay, a learning rate for each kind of parameter.
+        """Adam without weight decay, a learning rate for each kind of parameter; lr_bias: None for that of weights.
 
         `constant` in a group: its rate follows no schedule.
         """
         groups: list[dict[str, Any]] = [
             {"params": self.weights, "lr": lr, "constant": False},
+            {"params": self.biases, "lr": lr if lr_bias is None else lr_bias, "constant": False},
             {"params": self.scales, "lr": lr_scales, "constant": False},
             {"params": self.zero_points, "lr": lr_zero_points, "constant": False},
             {"params": [r.logits for r in self.roundings], "lr": lr_rounding, "constant": True},
