@@ -127,6 +127,7 @@ def test_later_keys_are_stored_where_they_are_used(section: str, kind: type) -> 
         "short_side": 800,
         "long_side": 1333,
         "scope": "backbone",
+        "rates": "sqrt",
     }
     used["tune"] = {"steps.a.x": {"low": 1, "high": 2, "log": False, "choices": None}}
     used["tuned"] = {

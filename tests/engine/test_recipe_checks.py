@@ -28,6 +28,13 @@ def test_a_good_recipe_has_no_problems() -> None:
     assert found() == []
 
 
+@pytest.mark.parametrize(("iterations", "refused"), [(None, True), (5, False)])
+def test_rates_that_follow_nothing_are_refused(iterations: int | None, refused: bool) -> None:
+    steps = {"ranges": {"do": "calibrate"}, "learn": {"do": "reconstruct"}}
+    problems = found({"kinds": {"default": {}}, "steps": steps, "rates": "sqrt", "iterations": iterations})
+    assert [is_about(problem, "method.rates", "sqrt", ["paper"]) for problem in problems] == [True] * refused
+
+
 @pytest.mark.parametrize("more", [{"keep_model": True}, {"tracker": {"log_model": True}}])
 def test_a_model_that_cannot_be_kept_is_refused_before_it_is_computed(more: dict[str, Any]) -> None:
     steps = {"all": {"do": "calibrate"}, "predict": {"do": "predict_scales"}}

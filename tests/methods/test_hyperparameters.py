@@ -41,6 +41,14 @@ GREEDY: Values = {"do": "allocate", "policy": "greedy", "widths": (3, 4, 5, 6, 7
 REPQ = {"activations": IN_NETWORK, "reparameterize": FOLD, "weights": WEIGHTS}
 MPTQ = {"sq_b": SQ_B, "activations": STREAMED, "weights": WEIGHTS}
 PLAIN = {"activations": STREAMED, "weights": WEIGHTS}
+ROLS: dict[str, Values] = {
+    "rotate": {"do": "rotate", "stream": True, "heads_qk": True, "heads_vo": True, "seed": 0},
+    "ranges": STREAMED,
+    "reparameterize": FOLD,
+    "search": {"do": "output_search", "images": 8, "rounds": 2, "zero_code": "keep"}
+    | {"kinds": ("post_norm", "value", "probs", "query", "key", "attn_out", "post_gelu")},
+    "weights": {"do": "least_squares", "regress": True, "ranges": 8, "sweeps": 3, "penalty": 1000.0},
+}
 
 # Method → its steps in order → values of theirs.
 STEPS: dict[str, dict[str, Values]] = {
@@ -75,13 +83,11 @@ STEPS: dict[str, dict[str, Values]] = {
         | {"aqer": True, "wqer": True, "refine": True, "ridge": True, "reference": "quantized", "bias": True}
         | {"patch": True}
     },
-    "rols": {
-        "rotate": {"do": "rotate", "stream": True, "heads_qk": True, "heads_vo": True, "seed": 0},
-        "ranges": STREAMED,
-        "reparameterize": FOLD,
-        "search": {"do": "output_search", "images": 8, "rounds": 2, "zero_code": "keep"}
-        | {"kinds": ("post_norm", "value", "probs", "query", "key", "attn_out", "post_gelu")},
-        "weights": {"do": "least_squares", "regress": True, "ranges": 8, "sweeps": 3, "penalty": 1000.0},
+    "rols": ROLS,
+    "rols_distill": ROLS
+    | {
+        "distill": {"do": "distill", "lr": 1e-5, "lr_bias": 3e-4, "lr_scales": 3e-3, "features": 1.0, "logits": 1.0}
+        | {"learn": ("weights", "bias", "activation_scales", "weight_scales"), "views": "fixed", "hold_out": 0.125},
     },
     "adaround": {
         "weights": WEIGHTS,
@@ -166,6 +172,9 @@ MPTQ_KINDS: dict[str, str] = {
 }
 FULL_KINDS = {"norm_input": f"{CHANNEL_MSE} symmetric", "scores": f"{TENSOR_MSE} symmetric"}
 LEARNED_KINDS = {"weight": CHANNEL_MSE, "default": "uniform tensor percentile"}
+ROLS_KINDS = {"weight": CHANNEL_MSE, "post_norm": f"{CHANNEL_MSE} include_zero=False", "default": TENSOR_MSE} | {
+    "probs": "adalog tensor mse zero_code=False"
+}
 KINDS: dict[str, dict[str, str]] = {
     "fp32": {},
     "minmax": {"weight": "uniform channel minmax", "default": "uniform tensor minmax"},
@@ -173,8 +182,7 @@ KINDS: dict[str, dict[str, str]] = {
     "mse": {"weight": CHANNEL_MSE, "default": TENSOR_MSE},
     **dict.fromkeys(("repq_vit", "gptq", "mixed_precision", "scale_predictor"), REPQ_KINDS),
     "erq": REPQ_KINDS | {"weight": CHANNEL_MSE},
-    "rols": {"weight": CHANNEL_MSE, "post_norm": f"{CHANNEL_MSE} include_zero=False", "default": TENSOR_MSE}
-    | {"probs": "adalog tensor mse zero_code=False"},
+    **dict.fromkeys(("rols", "rols_distill"), ROLS_KINDS),
     "aocq": LEARNED_KINDS | {"probs": REPQ_KINDS["probs"]},
     **dict.fromkeys(("adaround", "brecq", "qdrop"), LEARNED_KINDS),
     "ias_vit": REPQ_KINDS | {"weight": f"uniform channel percentile percentiles={NINE}", "probs": "sulq tensor minmax"},

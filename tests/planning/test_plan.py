@@ -70,6 +70,12 @@ def test_one_full_precision_run_for_all_bits_and_seeds(engine: FakeEngine) -> No
     assert alone.runs[0].config == fp
 
 
+def test_rates_are_no_part_of_a_recipe_that_learns_nothing(engine: FakeEngine) -> None:
+    runs = make("method=minmax,ias_vit", "method.iterations=5", "method.rates=paper,sqrt").runs
+    found = [(run.config.method.name, run.config.method.rates) for run in runs]
+    assert found == [("minmax", "paper"), ("ias_vit", "paper"), ("ias_vit", "sqrt")]
+
+
 def test_iterations_are_no_part_of_a_recipe_that_has_none(engine: FakeEngine) -> None:
     methods = "method=fp32,minmax,gptq,ias_vit,scale_predictor"
     planned = make(methods, "method.iterations=3,4,null")

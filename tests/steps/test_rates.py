@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -42,3 +43,27 @@ def test_each_part_has_its_rate(workspace: Make, monkeypatch: pytest.MonkeyPatch
     rates = {"lr": 0.001, "lr_scales": 0.002, "lr_zero_points": 0.003, "lr_rounding": 0.004}
     run(work, {"do": "calibrate"}, {"do": "reconstruct", "learn": learn, "iterations": 1, **rates})
     assert found == [[0.001, 0.002, 0.003, 0.004]]
+
+
+@pytest.mark.parametrize(("rates", "factor"), [("paper", 1.0), ("sqrt", 10.0), ("linear", 100.0)])
+def test_rates_follow_a_shorter_course(
+    workspace: Make, monkeypatch: pytest.MonkeyPatch, rates: str, factor: float
+) -> None:
+    """A recipe of 1000 iterations that gets 10."""
+    work = workspace(tiny("vit"), UNIFORM, weight=3, activation=4)
+    method = dataclasses.replace(work.config.method, iterations=10, rates=rates)
+    work.config = dataclasses.replace(work.config, method=method)
+    found: list[float] = []
+
+    class Adam(torch.optim.Adam):
+        def __init__(self, groups: list[dict[str, Any]], **options: Any):
+            found.extend(group["lr"] for group in groups)
+            super().__init__(groups, **options)
+
+    monkeypatch.setattr(torch.optim, "Adam", Adam)
+    step = {"iterations": 1000, "lr": 1e-6, "lr_scales": 2e-6}
+    run(work, {"do": "calibrate"}, {"do": "reconstruct", "learn": ["weights", "activation_scales"], **step})
+    assert sorted(set(found)) == pytest.approx([1e-6 * factor, 2e-6 * factor])
+    found.clear()
+    run(work, {"do": "distill", "learn": ["weights", "activation_scales"], "hold_out": 0.0, **step})
+    assert found == pytest.approx([1e-6 * factor, 2e-6 * factor])

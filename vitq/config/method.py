@@ -64,6 +64,8 @@ class MethodConfig:
     source: where the recipe comes from. Volatile.
     iterations: overrides the iterations of every reconstructing step. The plan takes it away from a recipe without such
         a step, which is one run whatever a sweep asks of others.
+    rates: learning rates of these steps at another number of iterations than the recipe's: `paper`, as they stand there;
+        `sqrt`, `linear`, times a power of (recipe's / `iterations`), ½ and 1.
     tune: options that `vitq tune` may choose, as dotted keys below `method`, and where: `{steps.learn.lr: {low: 1.0e-5,
         high: 1.0e-3, log: true}}`. tuned: of a recipe that `vitq tune` wrote. Both are volatile.
     """
@@ -73,6 +75,7 @@ class MethodConfig:
     steps: dict[str, dict[str, Any]] = field(default_factory=dict)
     source: str = ""
     iterations: Annotated[int, Field(ge=1)] | None = None
+    rates: Literal["paper", "sqrt", "linear"] = "paper"
     tune: dict[str, OptionRange] = field(default_factory=dict)
     tuned: Tuned | None = None
 
@@ -85,6 +88,11 @@ class MethodConfig:
     def enabled(self) -> dict[str, dict[str, Any]]:
         """The steps that are switched on, as they are written."""
         return {name: raw for name, raw in self.steps.items() if raw.get("enabled", True)}
+
+    def course(self, iterations: int) -> tuple[int, float]:
+        """Iterations of a step whose recipe says so many, and the factor of its learning rates."""
+        count = iterations if self.iterations is None else self.iterations
+        return count, (iterations / count) ** {"paper": 0.0, "sqrt": 0.5, "linear": 1.0}[self.rates]
 
     def quantizer(self, kind: str) -> QuantizerConfig | None:
         """Quantizer of a kind: its own entry, else `default`, else None (left in floating point)."""

@@ -146,7 +146,7 @@ LATER: dict[str, dict[str, Any]] = {
     "model": {"checkpoint_key": None, "short_side": None, "long_side": None},
     "bits": {"scope": "all"},
     "data": {"labels": None, "eval_choice": None, "held_out": None, "allow_overlap": False},
-    "method": {"tune": {}, "tuned": None},
+    "method": {"rates": "paper", "tune": {}, "tuned": None},
 }
 
 _ADAPTER: TypeAdapter[RunConfig] = TypeAdapter(RunConfig)

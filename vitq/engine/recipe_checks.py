@@ -22,7 +22,7 @@ _STEP_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 def problems(config: RunConfig) -> list[Problem]:
     """Everything wrong with method and bits, one line each; [] where the recipe can be built."""
-    return [*task_of(config).problems(config), *_kinds(config), *_steps(config), *_kept(config)]
+    return [*task_of(config).problems(config), *_kinds(config), *_steps(config), *_kept(config), *_rates(config)]
 
 
 def _kinds(config: RunConfig) -> Iterator[Problem]:
@@ -39,6 +39,14 @@ def _kinds(config: RunConfig) -> Iterator[Problem]:
         served = unnamed if kind == "default" else [kind]
         yield from _quantizer(key, quantizer, served)
         yield from _granularity(f"{key}.granularity", quantizer, served)
+
+
+def _rates(config: RunConfig) -> Iterator[Problem]:
+    """`method.rates` where the iterations are the recipe's own, so that it changes nothing."""
+    method = config.method
+    if method.rates != "paper" and method.iterations is None:
+        text = f"method.rates={method.rates} follows method.iterations, which is not given; set it, or rates=paper"
+        yield Problem(text, "method.rates", method.rates, ["paper"])
 
 
 def _kinds_of(config: RunConfig) -> list[str]:

@@ -204,7 +204,7 @@ def solve(powers: Tensor, target: Tensor, ridge: float) -> Tensor:
 def descend(work: Workspace, predictor: Predictor, step: PredictScales) -> None:
     """Adam on the coefficients, everything else frozen, from a = 0: the base method."""
     images = step.images or len(work.calib)
-    iterations = step.iterations if work.config.method.iterations is None else work.config.method.iterations
+    iterations, factor = work.config.method.course(step.iterations)
     inputs = torch.cat(list(work.batches(images)))
     with torch.no_grad():
         target = torch.cat([work.teach(batch).log_softmax(-1) for batch in inputs.split(work.config.calib.batch_size)])
@@ -213,7 +213,7 @@ def descend(work: Workspace, predictor: Predictor, step: PredictScales) -> None:
         parameter.requires_grad_(False)
     for parameter in learned:
         parameter.requires_grad_(True)
-    optimizer = torch.optim.Adam(learned, lr=step.lr)
+    optimizer = torch.optim.Adam(learned, lr=step.lr * factor)
     generator = torch.Generator().manual_seed(work.config.seed)
     work.progress.stage("predict_scales", iterations)
     losses = []

@@ -232,9 +232,9 @@ def _parse(cell: ConfigCell, engine: Engine) -> tuple[RunConfig | None, list[Pro
         # One full-precision run, whichever cell of bits x calibration x seeds it comes from.
         fp = BitsConfig(weight="fp", activation="fp")
         config = dataclasses.replace(config, bits=fp, calib=CalibConfig(), seed=0)
-    if config.method.iterations is not None and not engine.iterates(config):
+    if (config.method.iterations is not None or config.method.rates != "paper") and not engine.iterates(config):
         # One run, whatever a sweep over learning methods asks of these.
-        config = dataclasses.replace(config, method=dataclasses.replace(config.method, iterations=None))
+        config = dataclasses.replace(config, method=dataclasses.replace(config.method, iterations=None, rates="paper"))
     data = config.data
     if data.held_out is not None:
         data = dataclasses.replace(data, eval_split=data.scored_split, eval_limit=None)

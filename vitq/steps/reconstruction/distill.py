@@ -80,7 +80,7 @@ class Distill(Step):
 
     def count(self, config: RunConfig) -> int:
         """Iterations."""
-        return self.iterations if config.method.iterations is None else config.method.iterations
+        return config.method.course(self.iterations)[0]
 
     def run(self, work: Workspace) -> None:
         begin(work)
@@ -112,8 +112,8 @@ class Distill(Step):
 
     def _learn(self, work: Workspace, learnt: Learnt, lesson: Lesson, images: int) -> Tensor:
         """Learn from the first `images` calibration images; the loss of every iteration."""
-        iterations = self.count(work.config)
-        optimizer = learnt.optimizer(self.lr, self.lr_scales, lr_bias=self.lr_bias)
+        iterations, factor = work.config.method.course(self.iterations)
+        optimizer = learnt.optimizer(self.lr, self.lr_scales, lr_bias=self.lr_bias, factor=factor)
         rates = [group["lr"] for group in optimizer.param_groups]
         size = min(self.batch_size, images)
         first = lesson.features.select(torch.zeros(1, dtype=torch.int64)).numel()

@@ -122,8 +122,11 @@ class Learnt:
         lr_zero_points: float | None = None,
         lr_rounding: float = 0.0,
         lr_bias: float | None = None,
+        factor: float = 1.0,
     ) -> torch.optim.Adam:
-        """Adam without weight decay, a learning rate for each kind of parameter; lr_bias: None for that of weights.
+        """Adam without weight decay, a learning rate for each kind of parameter, times `factor`.
+
+        lr_bias: None for that of weights.
 
         `constant` in a group: its rate follows no schedule.
         """
@@ -134,7 +137,7 @@ class Learnt:
             {"params": self.zero_points, "lr": lr_zero_points, "constant": False},
             {"params": [r.logits for r in self.roundings], "lr": lr_rounding, "constant": True},
         ]
-        return torch.optim.Adam([g for g in groups if g["params"]])
+        return torch.optim.Adam([g | {"lr": g["lr"] * factor} for g in groups if g["params"]])
 
 
 def learnable(part: str, site: Site) -> bool:

@@ -142,7 +142,7 @@ class Reconstruct(Step):
 
     def count(self, config: RunConfig) -> int:
         """Iterations for each segment."""
-        return self.iterations if config.method.iterations is None else config.method.iterations
+        return config.method.course(self.iterations)[0]
 
     def run(self, work: Workspace) -> None:
         begin(work)
@@ -214,7 +214,7 @@ class SegmentTask:
 
 def learn_segment(step: Reconstruct, work: Workspace, task: SegmentTask) -> Tensor:
     """Optimize one segment in place. Returns the loss of every iteration, empty where there is nothing to learn."""
-    segment, iterations = task.segment, step.count(work.config)
+    segment, (iterations, factor) = task.segment, work.config.method.course(step.iterations)
     seed = work.config.seed * 1_000_003 + task.index
     generator = torch.Generator().manual_seed(seed)
     # Masks as large as the inputs are drawn where the inputs are; apart from those that `Dropping` draws there.
@@ -224,7 +224,7 @@ def learn_segment(step: Reconstruct, work: Workspace, task: SegmentTask) -> Tens
         if learnt.empty:
             work.progress.advance(iterations, segment.name)
             return torch.zeros(0)
-        optimizer = learnt.optimizer(step.lr, step.lr_scales, step.lr_zero_points, step.lr_rounding)
+        optimizer = learnt.optimizer(step.lr, step.lr_scales, step.lr_zero_points, step.lr_rounding, factor=factor)
         schedule = schedule_of(optimizer, iterations, step.warmup, step.schedule)
         dropping = None
         if step.input == "qdrop" and step.drop_at == "everywhere":
