@@ -64,8 +64,8 @@ class MethodConfig:
     source: where the recipe comes from. Volatile.
     iterations: overrides the iterations of every reconstructing step. The plan takes it away from a recipe without such
         a step, which is one run whatever a sweep asks of others.
-    rates: learning rates of these steps at another number of iterations than the recipe's: `paper`, as they stand there;
-        `sqrt`, `linear`, times a power of (recipe's / `iterations`), ½ and 1.
+    rates: learning rates of these steps at another number of iterations than the recipe's. `paper`: as they stand
+        there; `sqrt`, `linear`: times (recipe's / `iterations`) to the power of ½ or 1.
     tune: options that `vitq tune` may choose, as dotted keys below `method`, and where: `{steps.learn.lr: {low: 1.0e-5,
         high: 1.0e-3, log: true}}`. tuned: of a recipe that `vitq tune` wrote. Both are volatile.
     """

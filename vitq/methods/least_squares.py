@@ -30,6 +30,7 @@ class LeastSquares(Step):
         the mean. 0: the range that the weight quantizer's own search finds.
     sweeps: afterwards each column in turn moves to the code that is best with all others as they are, so many times;
         scales are refitted in between. 0: none.
+    images: the first so many calibration images count (none: all).
     penalty, penalty_head: λ for sums over all images and positions. What is left of the mean goes into the bias.
 
     Sources: Aqer of ERQ (arXiv 2407.06794), GPTQ (arXiv 2210.17323), coordinate descent on codes (QuantEase, arXiv
@@ -39,6 +40,7 @@ class LeastSquares(Step):
     regress: bool = True
     ranges: int = 8
     sweeps: int = 3
+    images: int | None = None
     penalty: float = 1000.0
     penalty_head: float = 1000.0
     depends_on_bits: ClassVar[bool] = True
@@ -52,6 +54,8 @@ class LeastSquares(Step):
         for name in ("penalty", "penalty_head"):
             if getattr(self, name) <= 0:
                 problems.append(bad(name, getattr(self, name), "a number above 0 is needed, e.g. 1000"))
+        if self.images is not None and self.images < 1:
+            problems.append(bad("images", self.images, "at least 1, or null for the whole calibration set"))
         for name in ("ranges", "sweeps"):
             if getattr(self, name) < 0:
                 problems.append(bad(name, getattr(self, name), "a whole number of at least 0 is needed"))
@@ -65,7 +69,7 @@ class LeastSquares(Step):
         return problems
 
     def run(self, work: Workspace) -> None:
-        walk = quantized_walk(work)
+        walk = quantized_walk(work, self.images)
         for name, layer in layers(work, [walk], "least_squares"):
             penalty = self.penalty_head if name in work.model.structure.head else self.penalty
             self._update(layer, moments(layer, name, walk), penalty)

@@ -61,7 +61,7 @@ class OutputSearch(Step):
         return problems
 
     def run(self, work: Workspace) -> None:
-        walk = quantized_walk(work)
+        walk = quantized_walk(work, self.images)
         segments = work.model.structure.segments
         for index, _ in enumerate(work.progress.over(segments, "output_search", len(segments))):
             walk.enter(index)

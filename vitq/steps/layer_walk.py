@@ -30,9 +30,9 @@ class NetworkWalk:
     This one is the model as it stands: sites that are on quantize.
     """
 
-    def __init__(self, work: Workspace, segments: Sequence[Segment], model: nn.Module):
+    def __init__(self, work: Workspace, segments: Sequence[Segment], model: nn.Module, images: int | None = None):
         self._work, self._segments, self._model = work, segments, model
-        self.inputs: Stream = ImageStream(work)
+        self.inputs: Stream = ImageStream(work, images)
         self._index = 0
 
     @property
@@ -117,9 +117,9 @@ class Unquantized(NetworkWalk):
             layer.bias = bias
 
 
-def quantized_walk(work: Workspace) -> NetworkWalk:
-    """The model as it stands."""
-    return NetworkWalk(work, work.model.structure.segments, work.model.model)
+def quantized_walk(work: Workspace, images: int | None = None) -> NetworkWalk:
+    """The model as it stands, on the first so many calibration images; None: on all."""
+    return NetworkWalk(work, work.model.structure.segments, work.model.model, images)
 
 
 def teacher_walk(work: Workspace) -> NetworkWalk:
