@@ -41,7 +41,7 @@ _COMPUTES = ("run", "sweep", "tune", "reproduce", "retry", "probe")
 
 EXAMPLES = """\
 examples:
-  vitq sweep demo                                   five methods, three bit-widths, two models; no download
+  vitq sweep demo                                   eleven methods, three bit-widths, two models; no download
   vitq run model=vit_digits method=repq_vit bits=w4a4
   vitq run -m method=minmax,mse bits=w8a8,w4a4      every combination
   vitq status demo

@@ -9,6 +9,7 @@ from typing import Any
 
 from vitq.config import BitsConfig, CalibConfig, LauncherConfig, RunConfig, signature
 from vitq.config.problems import merge
+from vitq.config.signature import VOLATILE
 from vitq.config.sweep import SweepConfig
 from vitq.errors import ConfigError, Problem, under, unknown
 from vitq.job import provenance
@@ -263,7 +264,7 @@ def _label(cell: ConfigCell, primary: Primary, config: RunConfig | None = None) 
     words = [known[group] for group in main if group in cell.choices]
     for override in cell.overrides:
         key, _, value = override.lstrip("+").partition("=")
-        matters = quantizes or key.partition(".")[0] not in ("bits", "calib", "seed")
+        matters = key not in VOLATILE and (quantizes or key.partition(".")[0] not in ("bits", "calib", "seed"))
         if key in primary.swept and key not in main and matters:
             words.append(cell.choices.get(key) or f"{key}={value}")
     return " ".join(words)
