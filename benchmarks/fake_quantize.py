@@ -17,7 +17,7 @@ import torch
 from common import options, show
 from torch import Tensor
 
-from vitq.quant.affine import lsq_round_trip
+from vitq.quant.affine import lsq_factor, lsq_round_trip
 
 Operation = Callable[[Tensor, Tensor, Tensor], Tensor]
 _SHAPE, _CODES = (16, 197, 768), 16
@@ -25,7 +25,7 @@ _SHAPE, _CODES = (16, 197, 768), 16
 
 def ours(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     """The kernel of `UniformQuantizer` with learned parameters."""
-    return lsq_round_trip(x, scale, zero, _CODES, x.numel() // (len(x) * len(scale)))
+    return lsq_round_trip(x, scale, zero, _CODES, lsq_factor(x.numel() // (len(x) * len(scale)), _CODES))
 
 
 def fused(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vitq.quant.affine import LEAST_SCALE, lsq_round_trip
+from vitq.quant.affine import LEAST_SCALE, lsq_factor, lsq_round_trip
 from vitq.quant.logarithmic import LogQuantizer
 from vitq.quant.uniform import UniformQuantizer
 
@@ -30,7 +30,7 @@ class LearnedRange(nn.Module):
         expanded = layout.expand(x)
         shared = expanded.numel() // ((len(x) if self.batched else 1) * uniform.scale.numel())
         scale, zero = uniform.views()
-        quantized = lsq_round_trip(expanded.float(), scale, zero, uniform.codes, shared)
+        quantized = lsq_round_trip(expanded.float(), scale, zero, uniform.codes, lsq_factor(shared, uniform.codes))
         return layout.collapse(quantized.to(x.dtype), x.shape)
 
     @torch.no_grad()
@@ -62,19 +62,23 @@ class RelativeScale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         quantizer, layout = self.quantizer, self.quantizer.layout
-        expanded = layout.expand(x).float()
-        r = layout.view(self.r)
-        parameters = (layout.view(self.before) * r.detach().exp(), *quantizer.views()[1:])
-        shift = float(getattr(quantizer, "shift", 0.0))
-        with torch.no_grad():
-            seen = expanded + shift
-            value = quantizer._round_trip(seen, *parameters)
-            ends = [quantizer._values(torch.full_like(parameters[0], end), *parameters) for end in (0, quantizer.last)]
-            inside = (seen >= torch.minimum(*ends)) & (seen <= torch.maximum(*ends))
-            slope = torch.where(inside, value - seen, value)
+        expanded, scale = layout.expand(x).float(), layout.view(self.before) * layout.view(self.r).exp()
+        if isinstance(quantizer, UniformQuantizer):
+            value = lsq_round_trip(expanded, scale, quantizer.views()[1], quantizer.codes, tight=True)
+        else:
+            value = self._logarithmic(expanded, scale)
+        return layout.collapse(value.to(x.dtype), x.shape)
+
+    def _logarithmic(self, x: Tensor, scale: Tensor) -> Tensor:
+        quantizer, shift = self.quantizer, float(getattr(self.quantizer, "shift", 0.0))
+        parameters = (scale.detach(), *quantizer.views()[1:])
+        seen = x.detach() + shift
+        value = quantizer._round_trip(seen, *parameters)
+        ends = [quantizer._values(torch.full_like(parameters[0], end), *parameters) for end in (0, quantizer.last)]
+        inside = (seen >= torch.minimum(*ends)) & (seen <= torch.maximum(*ends))
         # What has the gradients is 0 itself.
-        passed = (expanded - expanded.detach()) * inside + (r - r.detach()) * slope
-        return layout.collapse((value - shift + passed).to(x.dtype), x.shape)
+        slope = torch.where(inside, value - seen, value) / parameters[0]
+        return value - shift + (x - x.detach()) * inside + (scale - scale.detach()) * slope
 
     @torch.no_grad()
     def settle(self) -> None:

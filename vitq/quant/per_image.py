@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from vitq.quant.affine import lsq_round_trip, round_trip
+from vitq.quant.affine import lsq_factor, lsq_round_trip, round_trip
 from vitq.quant.uniform import UniformQuantizer
 
 
@@ -56,7 +56,9 @@ class PerImageUniform(UniformQuantizer):
         scale, zero = self.source.parameters(self, x)
         expanded = self.layout.expand(x).float()
         if scale.requires_grad or zero.requires_grad or x.requires_grad:
-            quantized = lsq_round_trip(expanded, scale, zero, self.codes, expanded.numel() // scale.numel())
+            quantized = lsq_round_trip(
+                expanded, scale, zero, self.codes, lsq_factor(expanded.numel() // scale.numel(), self.codes)
+            )
         elif self._numbers is not None and not self.source.moves_zero:
             # As many passes as a static range takes.
             low, high = self._numbers[2:]
