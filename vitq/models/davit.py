@@ -59,10 +59,10 @@ def davit_structure(model: nn.Module) -> Structure:
     for index, stage in enumerate(davit.stages):
         name = f"stages.{index}"
         structure.inputs.update(dict.fromkeys(layers_below(davit, name), "other"))
-        if not isinstance(stage.downsample, nn.Identity):
-            down = f"{name}.downsample"
-            structure.segments.append(Segment(down, stage.downsample, (down,), channel=1))
-        for position, pair in enumerate(stage.blocks):
+        downsample = cast(nn.Module, stage.downsample)
+        if not isinstance(downsample, nn.Identity):
+            structure.segments.append(Segment(f"{name}.downsample", downsample, (f"{name}.downsample",), channel=1))
+        for position, pair in enumerate(cast(nn.Sequential, stage.blocks)):
             for child, block in pair.named_children():
                 _block(structure, f"{name}.blocks.{position}.{child}", block)
     structure.head = tuple(layers_below(davit, "head"))

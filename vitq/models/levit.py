@@ -45,11 +45,13 @@ class LevitAttention(AttentionTwin):
 
     def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
         """Query, key and value, (B, heads, N, …) each."""
-        return self._heads(self.qkv(x)).split([self.key_dim, self.key_dim, self.val_dim], dim=3)
+        parts: tuple[Tensor, ...] = self._heads(self.qkv(x)).split([self.key_dim, self.key_dim, self.val_dim], dim=3)
+        return parts
 
     def _heads(self, made: Tensor) -> Tensor:
         tokens = made.flatten(2).transpose(1, 2) if self.use_conv else made
-        return tokens.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        heads: Tensor = tokens.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return heads
 
     def _grid(self) -> tuple[int, int]:
         """Rows and columns of what it gives."""
@@ -82,8 +84,8 @@ def levit_structure(model: nn.Module) -> Structure:
     for index, stage in enumerate(levit.stages):
         name = f"stages.{index}"
         if not isinstance(stage.downsample, nn.Identity):
-            _block(structure, f"{name}.downsample", stage.downsample, "attn_downsample")
-        for position, block in enumerate(stage.blocks):
+            _block(structure, f"{name}.downsample", cast(nn.Module, stage.downsample), "attn_downsample")
+        for position, block in enumerate(cast(nn.Sequential, stage.blocks)):
             _block(structure, f"{name}.blocks.{position}", block, "attn")
     heads = ("head", "head_dist") if hasattr(levit, "head_dist") else ("head",)
     structure.head = tuple(layer for head in heads for layer in layers_below(levit, head))

@@ -67,7 +67,7 @@ def maxxvit_structure(model: nn.Module) -> Structure:
     structure.inputs[convolution[0]] = "patch"
     structure.segments.append(Segment("stem", net.stem, ("stem",), channel=1))
     for index, stage in enumerate(net.stages):
-        for position, block in enumerate(stage.blocks):
+        for position, block in enumerate(cast(nn.Sequential, stage.blocks)):
             name = f"stages.{index}.blocks.{position}"
             _block(structure, name)
             structure.segments.append(Segment(name, block, (name,), channel=1))

@@ -3,7 +3,7 @@ multiply by."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.layers import Conv2dSame, StdConv2d, StdConv2dSame
@@ -25,7 +25,7 @@ class SamePad(nn.Module):
         self.kernel, self.stride, self.dilation = kernel, stride, dilation
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = pad_same(x, self.kernel, self.stride, self.dilation)
+        out: Tensor = pad_same(x, list(self.kernel), list(self.stride), list(self.dilation))
         return out
 
 
@@ -45,8 +45,11 @@ def plain_layers(model: nn.Module) -> None:
 
 def _plain_convolution(layer: nn.Conv2d) -> nn.Module:
     kernel, stride, dilation = (_pair(size) for size in (layer.kernel_size, layer.stride, layer.dilation))
-    sizes: Any = (layer.in_channels, layer.out_channels, kernel, stride, layer.padding, dilation, layer.groups)
-    plain = nn.Conv2d(*sizes, bias=False, device="meta")
+    padding = cast(Size, layer.padding)
+    plain = nn.Conv2d(
+        layer.in_channels, layer.out_channels, kernel, stride, padding, dilation, layer.groups, bias=False,
+        device="meta",
+    )  # fmt: skip
     standard = not isinstance(layer, Conv2dSame)
     plain.weight = nn.Parameter(_standardized(layer) if standard else layer.weight)
     plain.bias = layer.bias

@@ -99,7 +99,7 @@ def _grid(xcit: Xcit, x: Tensor) -> dict[str, int]:
     """Rows and columns of the patches (B, N, C). Raises ValueError for other images than square ones, where the model
     was not built for their size."""
     embed = xcit.patch_embed
-    height, width = (side // embed.patch_size for side in embed.img_size)
+    height, width = (side // embed.patch_size for side in cast(tuple[int, int], embed.img_size))
     if height * width != x.shape[1]:
         height = width = math.isqrt(x.shape[1])
     if height * width != x.shape[1]:
