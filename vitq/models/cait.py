@@ -71,7 +71,8 @@ def cait_structure(model: nn.Module) -> Structure:
             raise unsupported(cait, name, f"of type {type(block).__name__}", "timm's LayerScaleBlockClassAttn")
         parts.structure.attentions.append(f"{name}.attn")
         parts.structure.twins[f"{name}.attn"] = ClassAttention
-        parts.read(f"{name}.norm1", [f"{name}.attn.{part}" for part in "qkv"])
+        # The range of a link is its first layer's: the query sees the class token alone, key and value see all tokens.
+        parts.read(f"{name}.norm1", [f"{name}.attn.{part}" for part in "kvq"])
         parts.structure.inputs[f"{name}.attn.proj"] = "attn_out"
         parts.write(f"{name}.attn.proj", f"{name}.gamma_1")
         parts.mlp(f"{name}.mlp", f"{name}.norm2", f"{name}.gamma_2")
