@@ -39,6 +39,26 @@ def refused(*overrides: str) -> list[Problem]:
     return error.value.problems
 
 
+def test_the_networks_size_is_that_of_the_images() -> None:
+    assert config("model=deit_tiny", "data=imagenet", "+model.kwargs.img_size=384").model.input_size == 384
+    assert config("model.kwargs.img_size=64").model.input_size == 64
+    assert config("model.kwargs.depth=3").model.input_size == 32
+    assert config("model.kwargs.img_size=64", "model.input_size=32").model.input_size == 32, "said, and then refused"
+
+
+def test_norms_behind_the_layers_leave_repq_vit_nothing_to_fold() -> None:
+    """The plan says so, and with which quantizers the inputs of layers are left; their own norms are folded into."""
+    for name, idle in (("swinv2_digits", True), ("swin_digits", False), ("eva_digits", False), ("beit_digits", False)):
+        lines = network_checks.idle_steps(config(f"model={name}", "method=repq_vit"))
+        assert len(lines) == idle, name
+    (line,) = network_checks.idle_steps(config("model=swinv2_digits", "method=repq_vit"))
+    assert line.startswith("method.steps.reparameterize: ")
+    assert "granularity" in line
+    assert network_checks.idle_steps(config("model=swinv2_digits", "method=minmax")) == []
+    off = ["model=swinv2_digits", "method=repq_vit", "method.steps.reparameterize.enabled=false"]
+    assert network_checks.idle_steps(config(*off)) == []
+
+
 @pytest.mark.parametrize(
     ("overrides", "key", "value", "valid"),
     [

@@ -136,7 +136,6 @@ def test_swin_windows_that_pad_are_marked() -> None:
     ("name", "kwargs", "key", "found"),
     [
         ("resnet18", {}, "", "ResNet"),
-        ("vit_tiny_r_s16_p8_224", {}, "patch embedding", "HybridEmbed"),
         ("vit_tiny_patch16_224", {**SMALL, "global_pool": "prr"}, "pooling", "AttentionPoolPrr"),
         (
             "vit_tiny_patch16_224",

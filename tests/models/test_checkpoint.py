@@ -125,6 +125,45 @@ def test_resampled_weights_are_said(tmp_path: Path) -> None:
     assert _notes(config(checkpoint=str(tmp_path / "w.safetensors"))) == []
 
 
+def test_original_dinov2_with_registers(tmp_path: Path) -> None:
+    """Its class token has a position, timm's has it added; its registers have another name."""
+    model = config("vit_small_patch14_reg4_dinov2", {**TINY, "num_classes": 0})
+    own = weights(model)
+    position = torch.randn(1, 1, 24)
+    original = {name: value for name, value in own.items() if name not in ("reg_token", "cls_token", "pos_embed")}
+    original |= {"register_tokens": own["reg_token"], "mask_token": torch.zeros(1, 24)}
+    original |= {"cls_token": own["cls_token"] - position, "pos_embed": torch.cat((position, own["pos_embed"]), 1)}
+    torch.save({"teacher": _named(original, "backbone.")}, tmp_path / "w.pth")
+    network = load(dataclasses.replace(model, checkpoint=str(tmp_path / "w.pth")))
+    loaded = network.state_dict()
+    assert loaded.keys() == own.keys()
+    assert all(torch.allclose(loaded[name], own[name], atol=1e-6) for name in own)
+
+
+def test_open_clips_image_tower(tmp_path: Path) -> None:
+    state = weights()
+    text = {"transformer.resblocks.0.ln_1.weight": torch.ones(8), "logit_scale": torch.ones(())}
+    model = _saved(tmp_path / "w.bin", _named(state, "visual.trunk.") | text)
+    assert same(load(model), state)
+    assert any("visual.trunk" in line for line in _notes(model))
+    assert any("logit_scale" in line for line in _notes(model))
+
+
+def test_beits_positions_are_resampled(tmp_path: Path) -> None:
+    kwargs = {**TINY, "patch_size": 8}
+    small = config("beit_base_patch16_224", kwargs)
+    state = weights(small)
+    table = "blocks.0.attn.relative_position_bias_table"
+    torch.save({"model": state | {"blocks.0.attn.relative_position_index": torch.zeros(1)}}, tmp_path / "w.pth")
+    assert same(load(dataclasses.replace(small, checkpoint=str(tmp_path / "w.pth"))), state)
+    large = config(
+        "beit_base_patch16_224", {**kwargs, "img_size": 64}, input_size=64, checkpoint=str(tmp_path / "w.pth")
+    )
+    assert load(large).state_dict()[table].shape == (15 * 15 + 3, 2)
+    (line,) = _notes(large)
+    assert f"{table} (52, 2) -> (228, 2)" in line
+
+
 def _local(folder: Path, seed: int, **changes: Any) -> ModelConfig:
     folder.mkdir(exist_ok=True)
     save_file(weights(seed=seed), folder / "model.safetensors")

@@ -45,6 +45,51 @@ SWIN: dict[str, Any] = {
     "embed_dim": 16,
     "num_classes": 7,
 }
+MAXXVIT: dict[str, Any] = {
+    "img_size": 32,
+    "embed_dim": (16, 32),
+    "depths": (1, 2),
+    "block_type": ("C", "M"),
+    "stem_width": 8,
+    "transformer_dim_head": 8,
+    "transformer_window_size": (2, 2),
+    "num_classes": 7,
+}
+COATNET: dict[str, Any] = {**MAXXVIT, "block_type": ("C", "T")}
+PIT: dict[str, Any] = {
+    "img_size": 32,
+    "patch_size": 8,
+    "stride": 4,
+    "base_dims": [8, 8, 8],
+    "depth": [1, 1, 1],
+    "heads": [2, 2, 4],
+    "num_classes": 7,
+}
+LEVIT: dict[str, Any] = {
+    "img_size": 32,
+    "embed_dim": (32, 48),
+    "key_dim": 8,
+    "num_heads": (2, 3),
+    "depth": (1, 1),
+    "stem_type": "s8",
+    "num_classes": 7,
+}
+TINY: dict[str, Any] = {
+    "embed_dims": (16, 32, 48),
+    "depths": (1, 1, 1),
+    "num_heads": (1, 2, 3),
+    "window_sizes": (4, 3, 2),
+    "num_classes": 7,
+}
+DAVIT: dict[str, Any] = {
+    "depths": (1, 1),
+    "embed_dims": (16, 32),
+    "num_heads": (2, 4),
+    "window_size": 3,
+    "num_classes": 7,
+}
+HYBRID: dict[str, Any] = {key: value for key, value in SMALL.items() if key != "patch_size"}
+NOTHING = (False, False, False)
 # timm name, kwargs, whether norms can be folded, and which parts can be rotated: stream, heads' query and key, value.
 CASES: dict[str, tuple[str, dict[str, Any], bool, tuple[bool, bool, bool]]] = {
     "eva": ("eva_giant_patch14_224", SMALL, True, (True, True, True)),
@@ -82,11 +127,30 @@ CASES: dict[str, tuple[str, dict[str, Any], bool, tuple[bool, bool, bool]]] = {
     "vit_relpos_cls": ("vit_relpos_base_patch16_cls_224", SMALL, True, (True, True, True)),
     "vit_srelpos": ("vit_srelpos_small_patch16_224", SMALL, True, (True, True, True)),
     "vit_relpos_post": ("vit_relpos_base_patch32_plus_rpn_256", SMALL, False, (False, True, True)),
+    "hybrid": ("vit_tiny_r_s16_p8_224", HYBRID, True, (True, True, True)),
+    "vitamin": ("vitamin_small_224", {"depth": 1, "img_size": 32, "num_classes": 7}, True, (False, True, True)),
+    "cait": ("cait_xxs24_224", {**SMALL, "init_values": 0.1}, True, (True, True, True)),
+    "xcit": ("xcit_nano_12_p8_224", {**SMALL, "eta": 0.1}, True, NOTHING),
+    "pit": ("pit_ti_224", PIT, True, (False, True, True)),
+    "pit_distilled": ("pit_ti_distilled_224", PIT, True, (False, True, True)),
+    "levit": ("levit_128s", LEVIT, False, NOTHING),
+    "levit_conv": ("levit_conv_256d", LEVIT, False, NOTHING),
+    "tiny_vit": ("tiny_vit_5m_224", TINY, True, NOTHING),
+    "davit": ("davit_tiny", DAVIT, True, NOTHING),
+    "davit_fl": ("davit_base_fl", DAVIT, True, NOTHING),
+    "maxvit": ("maxvit_tiny_rw_224", MAXXVIT, True, NOTHING),
+    "maxvit_tf": ("maxvit_tiny_tf_224", MAXXVIT, True, NOTHING),
+    "maxvit_parallel": ("maxvit_tiny_pm_256", {**MAXXVIT, "block_type": ("C", "PM")}, True, NOTHING),
+    "maxxvit": ("maxxvit_rmlp_nano_rw_256", MAXXVIT, True, NOTHING),
+    "maxxvitv2": ("maxxvitv2_nano_rw_256", MAXXVIT, True, NOTHING),
+    "coatnet": ("coatnet_0_rw_224", COATNET, False, NOTHING),
+    "coatnet_tf": ("coatnet_0_224", COATNET, False, NOTHING),
+    "coatnet_rmlp": ("coatnet_rmlp_nano_rw_224", COATNET, False, NOTHING),
 }
-# Products that stay in float.
-FLOATS: dict[str, set[str]] = {}
+# Products that stay in float beside convolutions with padding: what multiplies CaiT's values has a zero point.
+FLOATS = {"cait": {"blocks.0.attn.context", "blocks.1.attn.context"}}
 # Layers whose input is no image: they compute the bias of positions, and stay as they are.
-POSITIONS = ("cpb_mlp", "meta_mlp", "rel_pos", "shared_rel_pos")
+POSITIONS = ("cpb_mlp", "meta_mlp", "rel_pos", "shared_rel_pos", "pos_embed")
 RECIPE: dict[str, Any] = {
     "kinds": {
         "weight": {"quantizer": "uniform", "granularity": "channel", "symmetric": True},
@@ -135,7 +199,8 @@ def test_every_layer_and_every_operand_is_a_site(case: str) -> None:
             assert {f"{name}.weight", f"{name}.input"} <= set(sites), name
         if isinstance(module, AttentionTwin):
             attentions += 1
-            operands = {f"{name}.scores.query", f"{name}.scores.key", f"{name}.context.probs", f"{name}.context.value"}
+            operands = {f"{name}.scores.query", f"{name}.scores.key"}
+            operands |= {f"{name}.context.{module.weights}", f"{name}.context.value"}
             assert operands <= set(sites), name
     assert attentions == len(quantized.structure.attentions) > 0
     kinds = {site.kind for site in sites.values()}
@@ -220,7 +285,9 @@ def test_packed_and_integer_forms_are_the_quantized_model(
     layers = set(packed.model.structure.inputs)
     matmuls = {f"{name}.{part}" for name in packed.model.structure.attentions for part in ("scores", "context")}
     assert {product.name for product in products} == layers | matmuls
-    assert {product.name for product in products if product.reason is not None} == FLOATS.get(case, set())
+    floats = {name for name in layers if any(getattr(packed.model.layer(name), "padding", ()))}
+    floats |= FLOATS.get(case, set())
+    assert {product.name for product in products if product.reason is not None} == floats
 
 
 def _quantized(x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:

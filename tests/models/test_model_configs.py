@@ -29,7 +29,8 @@ def read(name: str) -> ModelConfig:
 
 def test_all_are_there() -> None:
     paper = {f"{family}_{size}" for family in ("deit", "swin") for size in ("tiny", "small", "base")}
-    assert set(MODELS) >= paper | {"vit_small", "vit_base", "vit_digits", "swin_digits", "timm"}
+    digits = {f"{family}_digits" for family in ("vit", "swin", "swinv2", "eva", "beit")}
+    assert set(MODELS) >= paper | digits | {"vit_small", "vit_base", "timm"}
 
 
 @pytest.mark.parametrize("name", MODELS)

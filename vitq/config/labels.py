@@ -44,7 +44,7 @@ def bits_label(config: RunConfig) -> str:
 
 def _partial(config: RunConfig) -> bool:
     """Whether the recipe leaves some, not all, of the activations in floating point that the bits quantize."""
-    unsure = ("weight", "patch", "other", *(("dense",) if config.task == "classification" else ()))
+    unsure = ("weight", "patch", "other", *(() if config.finds_objects else ("dense",)))
     asked = [kind for kind in KINDS if kind not in unsure and config.bits.applies(kind)]
     return 0 < sum(config.method.quantizer(kind) is not None for kind in asked) < len(asked)
 

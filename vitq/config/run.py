@@ -113,7 +113,12 @@ class RunConfig:
     runs_dir: str = "runs"
     cache_dir: str = "~/.cache/vitq"
     keep_model: bool = False
-    task: Literal["classification", "detection", "segmentation"] = "classification"
+    task: Literal["classification", "features", "detection", "segmentation"] = "classification"
+
+    @property
+    def finds_objects(self) -> bool:
+        """Whether the model is a detector."""
+        return self.task in ("detection", "segmentation")
 
     @staticmethod
     def parse(raw: dict[str, Any]) -> tuple[RunConfig | None, list[Problem]]:

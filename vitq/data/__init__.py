@@ -4,7 +4,7 @@ from vitq.data.check import problems, warnings
 from vitq.data.facts import DataFacts, describe
 from vitq.data.images import Images, ImageSet
 from vitq.data.ragged import RaggedImages
-from vitq.data.sets import calibration_scenes, calibration_set, eval_set, scored_scenes
+from vitq.data.sets import calibration_scenes, calibration_set, eval_set, neighbour_set, scored_scenes
 
 __all__ = [
     "DataFacts",
@@ -15,6 +15,7 @@ __all__ = [
     "calibration_set",
     "describe",
     "eval_set",
+    "neighbour_set",
     "problems",
     "scored_scenes",
     "warnings",

@@ -74,9 +74,11 @@ def warnings(config: RunConfig) -> list[str]:
 
 def _classes(config: RunConfig) -> list[Problem]:
     outputs = config.model.kwargs.get("num_classes")
-    if outputs is None or outputs == config.data.num_classes:
+    if outputs is None or outputs == config.data.num_classes or config.task == "features":
         return []
     text = f"model.kwargs.num_classes={outputs}, but data.num_classes={config.data.num_classes}; make them equal"
+    if outputs == 0:
+        text = f"model.kwargs.num_classes=0 builds no head; set task=features, or give {config.data.num_classes}"
     return [Problem(text, "model.kwargs.num_classes", outputs, [config.data.num_classes])]
 
 

@@ -25,14 +25,16 @@ from vitq.progress import Progress
 
 # Raised when decoding or choosing changes, so that old cache entries are not taken for new ones.
 VERSION = 1
+# Images among which neighbours are looked for.
+_NEIGHBOURS = 1024
 
 
 @dataclass(frozen=True)
 class _Order:
     """What to decode.
 
-    choice: `{"first": N|null}`, `{"spread": N}`, `{"held_out": N}` or `{"size", "seed", "balanced"}`, with `held_out`
-    where images of its split are held out. augment: seed or None (clean).
+    choice: `{"first": N|null}`, `{"spread": N}`, `{"held_out": N}`, `{"size", "seed", "balanced"}` or
+    `{"neighbours": N}`, with `held_out` where images of its split are held out. augment: seed or None (clean).
     """
 
     split: str
@@ -103,6 +105,14 @@ def calibration_set(config: RunConfig, progress: Progress) -> ImageSet:
     choice = {"size": calib.size, "seed": config.seed, "balanced": calib.balanced}
     choice |= {"held_out": config.data.held_out} if config.data.held_out else {}
     order = _Order(config.data.calib_split, choice, config.seed if calib.augment else None)
+    return _image_set(config.model, config.data, order, config.cache_dir, progress, _planned(config.data, 0))
+
+
+def neighbour_set(config: RunConfig, progress: Progress) -> ImageSet:
+    """Images whose features those of the scored ones are compared with (task `features`), clean: up to 1,024 of the
+    calibration split, classes in turn, never held-out ones; the same whatever calibrates."""
+    choice = {"neighbours": _NEIGHBOURS} | ({"held_out": config.data.held_out} if config.data.held_out else {})
+    order = _Order(config.data.calib_split, choice)
     return _image_set(config.model, config.data, order, config.cache_dir, progress, _planned(config.data, 0))
 
 
@@ -195,6 +205,10 @@ def _indices(source: Source, order: _Order) -> np.ndarray:
     choice = order.choice
     if "size" in choice:
         return calibration_indices(source, choice["size"], choice["seed"], choice["balanced"], choice.get("held_out"))
+    if "neighbours" in choice:
+        held_out = choice.get("held_out")
+        size = min(choice["neighbours"], len(source) - (held_out or 0))
+        return calibration_indices(source, size, 0, balanced=True, held_out=held_out)
     if "held_out" in choice:
         return held_out_indices(source, choice["held_out"])
     return evaluation_indices(source, choice.get("first", choice.get("spread")), spread="spread" in choice)

@@ -105,7 +105,7 @@ def bench(
     Raises VitqError.
     """
     if config.task != "classification":
-        text = f"bench: a run of task={config.task} has no integer graph yet; `vitq bench` compares classifiers"
+        text = f"bench: `vitq bench` compares the top-1 of classifiers, and this run has task={config.task}"
         raise DeployError(text, "task", config.task, ["classification"])
     images = data.eval_set(config, progress)
     float_model = load_model(config.model, config.data, config.cache_dir, progress).eval()

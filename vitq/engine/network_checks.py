@@ -88,6 +88,8 @@ def _refusal(config: RunConfig, network: nn.Module, device: str) -> Problem | No
     if not isinstance(out, torch.Tensor):  # of a detector, whose outputs are its own
         return None
     wanted = (1, classes(config.model, config.data))
+    if wanted[1] == 0 and out.ndim == 2:  # a feature
+        return None
     if out.shape != wanted:
         text = f"{about} has an output of shape {tuple(out.shape)}, {wanted} is needed: one number for each class"
         return Problem(text, "model.kwargs", tuple(out.shape), [wanted])

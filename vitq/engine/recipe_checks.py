@@ -51,7 +51,7 @@ def _rates(config: RunConfig) -> Iterator[Problem]:
 
 def _kinds_of(config: RunConfig) -> list[str]:
     """Kinds that networks of the config's task have."""
-    return [kind for kind in KINDS if kind != "dense" or config.task != "classification"]
+    return [kind for kind in KINDS if kind != "dense" or config.finds_objects]
 
 
 def _quantizer(key: str, quantizer: QuantizerConfig, kinds: Sequence[str]) -> list[Problem]:
@@ -109,7 +109,11 @@ def _steps(config: RunConfig) -> Iterator[Problem]:
         if step.enabled:
             steps.append(step)
             yield from (under(f"method.steps.{name}", problem) for problem in step.check(config))
-            if config.task != "classification" and not step.detectors:
+            if config.task == "features" and step.needs_classes:
+                valid = sorted(do for do in STEPS if not STEPS[do].needs_classes)
+                text = f"step {step.do!r} reads class probabilities, which features are not; those that do not: "
+                yield under(f"method.steps.{name}", Problem(text + ", ".join(valid), "do", step.do, valid))
+            if config.finds_objects and not step.detectors:
                 valid = sorted(do for do in STEPS if STEPS[do].detectors)
                 text = f"step {step.do!r} does not work on detectors yet; those that do: {', '.join(valid)}"
                 yield under(f"method.steps.{name}", Problem(text, "do", step.do, valid))

@@ -21,6 +21,7 @@ from vitq.models.load import load_model
 from vitq.probes.probed_model import Subject
 from vitq.probes.run_probes import perform
 from vitq.progress import Progress
+from vitq.published.tags import published_top1
 from vitq.quant import site_table
 from vitq.quant.model import QuantizedModel
 from vitq.steps.checkpoint import Checkpoint
@@ -104,17 +105,19 @@ def _measure(config: RunConfig, run_dir: RunDir, run_log: RunLog) -> tuple[Resul
             save_packed(quantized, config, size.fp_bytes, run_dir.model_path)
     with run_log.timed("cost"):
         # Of a detector it depends on what is found, and layers run several times for each image.
-        counted = config.task == "classification"
+        counted = not config.finds_objects
         cost = analysis.cost(quantized, site_table.blank(config, where)) if counted else None
     run_dir.write_sites(sites)
     run_dir.write_predictions(task.predictions(outputs, images))
     metrics = task.metrics(outputs, fp, images)
     if gap := unlike_published(config, metrics):
         run_log.warn(gap)
+    published = None if metrics.fp_top1 is None else published_of(config)
     result = Result(
         signature=run_dir.signature,
         config=config.to_dict(),
         metrics=metrics,
+        published_top1=None if published is None else published[0],
         size=size,
         cost=cost,
         timings=Timings(total=run_log.total(), stages=run_log.timings),
@@ -125,21 +128,40 @@ def _measure(config: RunConfig, run_dir: RunDir, run_log: RunLog) -> tuple[Resul
     return result, sites, quantized
 
 
+def published_of(config: RunConfig) -> tuple[float, str] | None:
+    """(top-1 in percent that is published of the config's weights, where); None where nothing is.
+
+    `model.fp_top1`, else what timm publishes of a pretrained tag. Not of held-out images: those are training images, of
+    which a model knows more.
+    """
+    model = config.model
+    if config.task != "classification" or config.data.held_out:
+        return None
+    if model.fp_top1 is not None:
+        return model.fp_top1, "model.fp_top1"
+    if model.checkpoint is not None or model.train is not None or not model.pretrained:
+        return None
+    known = published_top1(model.name)
+    if known is None:
+        return None
+    return known.top1, f"timm, size {known.size}, crop_pct {known.crop:g}, {known.interpolation}"
+
+
 def unlike_published(config: RunConfig, metrics: Metrics) -> str | None:
-    """Why the measured full precision cannot be the published one (`model.fp_top1`); None where it can.
+    """Why the measured full precision cannot be the published one; None where it can.
 
     It may be off by half a point, or by what three standard errors of so few images explain.
     """
-    published, measured = config.model.fp_top1, metrics.fp_top1
-    # Held-out images are training images, of which a model knows more.
-    if published is None or measured is None or not metrics.n_eval or config.data.held_out:
+    known, measured = published_of(config), metrics.fp_top1
+    if known is None or measured is None or not metrics.n_eval:
         return None
+    published, where = known
     share = min(max(published / 100, 0.0), 1.0)
     error = 100 * math.sqrt(share * (1 - share) / metrics.n_eval)
     if abs(measured - published) <= max(_CLOSE, 3 * error):
         return None
     return (
-        f"full precision has {measured:.2f} % top-1, published are {published:.2f} % (model.fp_top1): look for other "
+        f"full precision has {measured:.2f} % top-1, published are {published:.2f} % ({where}): look for other "
         "images than the published figure's (a subset, another split), labels in another order (data.class_map), a "
         "mean, std, crop or interpolation that the weights were not trained with, or other weights; drops are from the "
         "measured one"

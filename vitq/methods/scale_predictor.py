@@ -68,6 +68,7 @@ class PredictScales(Step):
     percentile: Annotated[float, Field(gt=0.5, le=1)] = 0.999
     needs_teacher: ClassVar[bool] = True
     last: ClassVar[bool] = True
+    needs_classes: ClassVar[bool] = True
 
     def check(self, config: RunConfig) -> list[Problem]:
         problems: list[Problem] = []

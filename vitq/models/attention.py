@@ -25,15 +25,20 @@ class AttentionTwin(nn.Module, ABC):
     nothing here. The integer form of a model is made from these methods too (vitq/deploy/onnx/attention.py).
     """
 
-    # Names of the layer's submodules, parameters and buffers beside `qkv` and `proj` that the twin uses.
+    # Names of the layer's submodules, parameters and buffers beside `qkv`, `proj`, `q_norm` and `k_norm` that are used.
     shared: ClassVar[tuple[str, ...]] = ()
     # Whether `qkv` makes query, key and value of the layer's input, and nothing else, so that the integer form may
     # round them where they are made. A twin without it names all its layers in `shared`, and has its own forward.
     joint: ClassVar[bool] = True
+    # Kind of what multiplies the values: `probs`, unless something stands between the softmax and them.
+    weights: ClassVar[str] = "probs"
     scale: float
     num_heads: int
     qkv: nn.Module
     proj: nn.Module
+    # Norms of query and key over the channels of a head, an Identity where the layer has none.
+    q_norm: nn.Module
+    k_norm: nn.Module
 
     def __init__(self, attention: nn.Module, name: str, parts: Parts):
         super().__init__()
@@ -45,8 +50,10 @@ class AttentionTwin(nn.Module, ABC):
                 self.register_buffer(part, value, persistent=False)
             else:
                 setattr(self, part, value)
+        for part in ("q_norm", "k_norm"):
+            setattr(self, part, getattr(attention, part, None) or nn.Identity())
         self.scores = parts.matmul(f"{name}.scores", "query", "key")
-        self.context = parts.matmul(f"{name}.context", "probs", "value")
+        self.context = parts.matmul(f"{name}.context", self.weights, "value")
         self.softmax = parts.softmax(name)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -89,7 +96,7 @@ class AttentionTwin(nn.Module, ABC):
 
     def before_scores(self, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """What is done to query and key, (B, heads, N, d) each, before they become operands."""
-        return query, key
+        return self.q_norm(query), self.k_norm(key)
 
     def before_proj(self, out: Tensor, x: Tensor) -> Tensor:
         """What is done to the joined heads (B, N, C) before `proj`. x: the layer's input."""
@@ -98,7 +105,7 @@ class AttentionTwin(nn.Module, ABC):
     @property
     def bare_scores(self) -> bool:
         """Whether `before_scores` does nothing."""
-        return True
+        return isinstance(self.q_norm, nn.Identity) and isinstance(self.k_norm, nn.Identity)
 
     @property
     def bare_proj(self) -> bool:

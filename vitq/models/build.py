@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from vitq.config import DataConfig, ModelConfig
@@ -16,18 +18,23 @@ if TYPE_CHECKING:
 EMBEDDED: Registry[Callable[..., nn.Module]] = Registry("embedded model", "vitq.models")
 
 
-@EMBEDDED.register("vit_digits")
-def _vit_digits(**kwargs: Any) -> nn.Module:
-    from timm.models.vision_transformer import VisionTransformer
+# Name → module of timm.models, class.
+_SMALL = {
+    "vit_digits": ("vision_transformer", "VisionTransformer"),
+    "swin_digits": ("swin_transformer", "SwinTransformer"),
+    "swinv2_digits": ("swin_transformer_v2", "SwinTransformerV2"),
+    "eva_digits": ("eva", "Eva"),
+    "beit_digits": ("beit", "Beit"),
+}
 
-    return VisionTransformer(**kwargs)
+
+def _small(module: str, kind: str, **kwargs: Any) -> nn.Module:
+    network: nn.Module = getattr(import_module(f"timm.models.{module}"), kind)(**kwargs)
+    return network
 
 
-@EMBEDDED.register("swin_digits")
-def _swin_digits(**kwargs: Any) -> nn.Module:
-    from timm.models.swin_transformer import SwinTransformer
-
-    return SwinTransformer(**kwargs)
+for _name, _class in _SMALL.items():
+    EMBEDDED.register(_name)(partial(_small, *_class))
 
 
 def classes(model: ModelConfig, data: DataConfig) -> int:

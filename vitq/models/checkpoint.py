@@ -33,6 +33,9 @@ def fitting(network: nn.Module, path: Path, key: str | None) -> tuple[dict[str, 
     if _misfits(own, state):
         state, more = _without_prefix(own, state, path)
         notes += more
+    if not getattr(network, "num_classes", 1):
+        state, more = _without_head(own, state)
+        notes += more
     if _misfits(own, state):
         before = {name: tuple(value.shape) for name, value in state.items()}
         filtered = _filter(network)
@@ -161,6 +164,15 @@ def _without_prefix(
     if left:
         notes.append(f"{len(left)} entries of other names are left out: {shortened(left, _SHOWN)}")
     return bare | beside, notes
+
+
+def _without_head(
+    own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]
+) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """The weights without those of a head, for a network that has none."""
+    left = [name for name in state if name not in own and name.partition(".")[0] in ("head", "head_dist")]
+    notes = [f"the head is left out, the network has none: {shortened(left, _SHOWN)}"] if left else []
+    return {name: value for name, value in state.items() if name not in left}, notes
 
 
 def _filter(network: nn.Module) -> Any:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from timm.layers import AttentionPoolLatent, GluMlp, Mlp, SwiGLU
+from timm.models.vitamin import GeGluMlp
 from torch import Tensor, nn
 
 from vitq.models.latent_pooling import LatentPooling
@@ -15,7 +16,7 @@ from vitq.models.structure import Link, Segment, Structure, foldable, layers_bel
 class SharedInput(nn.Module):
     """A block (B, N, C) ↦ (B, N, C) with what the model hands to its blocks beside x: keyword arguments made from x."""
 
-    def __init__(self, block: nn.Module, shared: Callable[[Tensor], dict[str, Tensor | None]]):
+    def __init__(self, block: nn.Module, shared: Callable[[Tensor], Mapping[str, Tensor | int | None]]):
         super().__init__()
         self.block, self.shared = block, shared
 
@@ -32,17 +33,20 @@ class Isotropic:
     """
 
     def __init__(self, family: str, model: nn.Module):
-        """Raises ModelError for a patch embedding other than one convolution."""
+        """Raises ModelError for a patch embedding without convolutions."""
         self.model = model
         embed = model.get_submodule("patch_embed")
-        if not isinstance(getattr(embed, "proj", None), nn.Conv2d) or hasattr(embed, "backbone"):
-            valid = "one convolution (no hybrid stem)"
-            raise unsupported(model, "patch embedding", type(embed).__name__, valid)
-        self.structure = Structure(family, model, inputs={"patch_embed.proj": "patch"}, stem=("patch_embed.proj",))
-        self._writers = [Writer("patch_embed.proj")]
+        layers = layers_below(model, "patch_embed")  # the first one reads the image
+        if not layers:
+            raise unsupported(model, "patch embedding", type(embed).__name__, "one convolution, or several")
+        inputs = dict.fromkeys(layers, "other") | {layers[0]: "patch"}
+        self.structure = Structure(family, model, inputs=inputs, stem=(layers[0],))
+        self._writers = [Writer(layers[-1])]
         self._readers: list[Reader] = []
         self._heads: list[Heads] = []
         self._fixed = ""
+        if len(layers) > 1 and layers[-1] != "patch_embed.proj":
+            self.fix("patch_embed ends inside its convolutional network")
         for name in ("norm_pre", "patch_embed.norm"):
             if self._module(name) is not None:
                 self.fix(f"{name} writes its channel-wise weights to the stream")
@@ -85,6 +89,9 @@ class Isotropic:
         module, inputs = self.model.get_submodule(name), self.structure.inputs
         layers = layers_below(self.model, name)
         inputs.update(dict.fromkeys(layers, "other"))
+        if type(module) is GeGluMlp:
+            self._normed_mlp(name, norm, scale)
+            return
         first = [layer for layer in layers if layer.startswith(f"{name}.fc1")]
         if f"{name}.fc2" not in layers or not first:
             self.fix(f"{name} is a {type(module).__name__}, which has no fc1 or no fc2")
@@ -96,6 +103,12 @@ class Isotropic:
         if isinstance(module, Mlp | GluMlp | SwiGLU):
             self.link(f"{name}.norm", [f"{name}.fc2"])
         self.write(f"{name}.fc2", scale, norm if behind else None)
+
+    def _normed_mlp(self, name: str, norm: str, scale: str) -> None:
+        """A gated MLP with a norm of its own in front (ViTamin)."""
+        self.fix(f"{norm} writes its channel-wise weights to what {name}.norm reads")
+        self.link(f"{name}.norm", [f"{name}.w0", f"{name}.w1"])
+        self.write(f"{name}.w2", scale)
 
     def read(self, norm: str, layers: list[str], behind: bool = False) -> None:
         """`layers` read the stream: through `norm`, or as it is where that stands behind them."""

@@ -13,13 +13,11 @@ class LatentPooling(AttentionTwin):
     """Twin of timm's AttentionPoolLatent: the query comes from learned tokens, key and value from all, (B, N, C)."""
 
     joint: ClassVar[bool] = False
-    shared = ("q", "kv", "proj", "latent", "pos_embed", "q_norm", "k_norm", "norm", "mlp", "pool")
+    shared = ("q", "kv", "proj", "latent", "pos_embed", "norm", "mlp", "pool")
     q: nn.Module
     kv: nn.Module
     latent: nn.Parameter
     pos_embed: nn.Parameter | None
-    q_norm: nn.Module
-    k_norm: nn.Module
     norm: nn.Module
     mlp: nn.Module
     pool: str
@@ -38,13 +36,6 @@ class LatentPooling(AttentionTwin):
     def mask(self, attn_mask: Tensor | None = None) -> None:
         if attn_mask is not None:
             raise ValueError("attention masks are not supported: image classifiers use none")
-
-    def before_scores(self, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        return self.q_norm(query), self.k_norm(key)
-
-    @property
-    def bare_scores(self) -> bool:
-        return isinstance(self.q_norm, nn.Identity) and isinstance(self.k_norm, nn.Identity)
 
     def learnable(self) -> list[nn.Parameter]:
         return [self.latent]

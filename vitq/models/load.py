@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,8 @@ def load_model(model: ModelConfig, data: DataConfig, cache_dir: str | Path, prog
     """The network in float32, evaluation mode, on the CPU; dropout and drop path at 0.
 
     Weights in this order: `checkpoint`, `train` (trained on first use), the hub (`pretrained`), else random ones that
-    are always the same. The head has `model.kwargs.num_classes` outputs, else `data.num_classes`.
+    are always the same. The head has `model.kwargs.num_classes` outputs, else `data.num_classes`;
+    there is none for 0, and what the weights hold of one is left out.
     Raises ModelError: weights missing or not fitting, no network for a hub model, content other than the plan's.
     """
     known = _planned(model)
@@ -34,7 +36,9 @@ def load_model(model: ModelConfig, data: DataConfig, cache_dir: str | Path, prog
     if model.train is not None:
         from vitq.models.train import trained
 
-        return _fill(create(model, data), trained(model, data, cache_dir, progress), None)
+        kwargs = {key: value for key, value in model.kwargs.items() if (key, value) != ("num_classes", 0)}
+        headed = dataclasses.replace(model, kwargs=kwargs)  # which labels can train
+        return _fill(create(model, data), trained(headed, data, cache_dir, progress), None)
     if model.pretrained:
         progress.stage(f"load {model.name}")
         return _from_hub(known, data)
@@ -106,6 +110,16 @@ def _check_head(model: ModelConfig, wanted: int) -> None:
 
 
 def _same_head(model: ModelConfig, known: int, wanted: int) -> None:
+    if not wanted:
+        return
+    if not known:
+        raise ModelError(
+            f"the pretrained weights of {model.name!r} have no head; judge their features (task=features), or give a "
+            "checkpoint with a head for your classes (model.checkpoint)",
+            "task",
+            "classification",
+            ["features"],
+        )
     if known != wanted:
         raise ModelError(
             f"the pretrained head of {model.name!r} has {known} classes, data.num_classes={wanted}; "

@@ -17,7 +17,7 @@ class ParallelAttention(AttentionTwin):
 
     joint: ClassVar[bool] = False
     shared = (
-        *("in_norm", "in_proj", "in_split", "mlp_bias", "mlp_act", "q_norm", "k_norm"),
+        *("in_norm", "in_proj", "in_split", "mlp_bias", "mlp_act"),
         *("out_proj", "attn_out_proj", "mlp_out_proj", "ls"),
     )
     in_norm: nn.Module
@@ -25,8 +25,6 @@ class ParallelAttention(AttentionTwin):
     in_split: list[int]
     mlp_bias: nn.Parameter | None
     mlp_act: nn.Module
-    q_norm: nn.Module
-    k_norm: nn.Module
     out_proj: nn.Module | None
     attn_out_proj: nn.Module
     mlp_out_proj: nn.Module
@@ -47,13 +45,6 @@ class ParallelAttention(AttentionTwin):
     def mask(self, attn_mask: Tensor | None = None, is_causal: bool = False) -> None:
         if attn_mask is not None or is_causal:
             raise ValueError("attention masks are not supported: image classifiers of the ViT family use none")
-
-    def before_scores(self, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        return self.q_norm(query), self.k_norm(key)
-
-    @property
-    def bare_scores(self) -> bool:
-        return isinstance(self.q_norm, nn.Identity) and isinstance(self.k_norm, nn.Identity)
 
 
 def parallel_block(parts: Isotropic, name: str, block: ParallelScalingBlock) -> None:

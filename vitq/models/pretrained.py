@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
 from vitq.config import DataConfig, ModelConfig
@@ -56,16 +56,40 @@ def with_preprocessing(config: dict[str, Any]) -> dict[str, Any]:
     empty = [key for key in _USUAL if isinstance(plain, dict) and plain.get(key, "") is None]
     if not empty or not isinstance(plain, dict):
         return config
-    known = _known(plain)
+    kwargs = plain.get("kwargs")
+    size = kwargs.get("img_size") if isinstance(kwargs, dict) else None
+    known = {} if empty == ["input_size"] and size is not None else _known(plain)
     filled = {key: _USUAL[key] if known.get(key) in (None, "random") else known[key] for key in empty}
     if "input_size" in empty:
-        kwargs = plain.get("kwargs")
-        size = kwargs.get("img_size") if isinstance(kwargs, dict) else None
         size = known.get("input_size", (3, 224, 224))[1:] if size is None else size
         sides = [size, size] if isinstance(size, int) else list(cast(Sequence[int], size))
         filled["input_size"] = sides[0] if len(set(sides)) == 1 else sides
     filled |= {key: list(cast(Sequence[float], filled[key])) for key in ("mean", "std") if key in filled}
     return {**config, "model": {**plain, **filled}}
+
+
+def resized(config: dict[str, Any], overridden: Collection[str]) -> dict[str, Any]:
+    """A config as plain values; `model.kwargs.img_size` is the input size too where an override gives the one alone.
+
+    overridden: keys of the overrides.
+    """
+    plain = config.get("model")
+    kwargs = plain.get("kwargs") if isinstance(plain, dict) else None
+    size = kwargs.get("img_size") if isinstance(kwargs, dict) else None
+    if not isinstance(size, int | list) or not isinstance(plain, dict) or "model.input_size" in overridden:
+        return config
+    if not any(key == "model.kwargs" or key.startswith("model.kwargs.") for key in overridden):
+        return config
+    return {**config, "model": {**plain, "input_size": None}}
+
+
+def without_head(config: dict[str, Any]) -> dict[str, Any]:
+    """A config as plain values; `task=features` builds the network without a head (`model.kwargs.num_classes=0`)."""
+    plain = config.get("model")
+    kwargs = (plain.get("kwargs") or {}) if isinstance(plain, dict) else None
+    if config.get("task") != "features" or not isinstance(plain, dict) or not isinstance(kwargs, dict):
+        return config
+    return {**config, "model": {**plain, "kwargs": {"num_classes": 0, **kwargs}}}
 
 
 def _known(plain: Mapping[str, Any]) -> Mapping[str, Any]:

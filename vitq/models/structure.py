@@ -11,6 +11,7 @@ from torch import nn
 from vitq.errors import ModelError
 from vitq.models.attention import AttentionTwin
 from vitq.models.join_projections import join_projections
+from vitq.models.plain_layers import plain_layers
 from vitq.models.rotatable import Rotatable
 from vitq.registry import Registry
 
@@ -107,11 +108,15 @@ def register_family(
 
 
 def structure_of(model: nn.Module) -> Structure:
-    """Structure of a timm model, whose query, key and value become one layer. Raises ModelError for other models."""
+    """Structure of a timm model, whose query, key and value become one layer, and other layers plain ones.
+
+    Raises ModelError for other models.
+    """
     families = {FAMILIES[name].model: FAMILIES[name] for name in FAMILIES}
     for kind in type(model).__mro__:  # the most special family first
         if kind in families:
             join_projections(model)
+            plain_layers(model)
             return families[kind].structure(model)
     names = ", ".join(f"{kind.__module__}.{kind.__name__}" for kind in families)
     raise ModelError(

@@ -117,6 +117,8 @@ def _rotatable(swin: SwinTransformer, structure: Structure) -> Rotatable:
             fixed = "patch_embed.norm writes its channel-wise weights to the stream"
         elif last and swin.global_pool != "avg":
             fixed = f"global_pool={swin.global_pool} does not average tokens"
+        elif last and not structure.head:
+            fixed = "the network has no head, so that its output is the stream itself"
         writers = [Writer(f"{merging}.reduction" if index else "patch_embed.proj")]
         readers = [
             Reader("norm", structure.head) if last else Reader(f"{following}.norm", (f"{following}.reduction",), 4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 from timm.layers.attention import Attention
 from timm.models.vision_transformer import (
@@ -23,9 +23,7 @@ from vitq.models.structure import Structure, register_family, unsupported
 class GlobalAttention(AttentionTwin):
     """Self-attention over all tokens; where timm has them, norms of query, key and the joined heads, and a gate."""
 
-    shared = ("q_norm", "k_norm", "norm", "gate")
-    q_norm: nn.Module
-    k_norm: nn.Module
+    shared = ("norm", "gate")
     norm: nn.Module
     gate: nn.Module | None
 
@@ -34,16 +32,9 @@ class GlobalAttention(AttentionTwin):
             raise ValueError("attention masks are not supported: image classifiers of the ViT family use none")
         return None
 
-    def before_scores(self, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        return self.q_norm(query), self.k_norm(key)
-
     def before_proj(self, out: Tensor, x: Tensor) -> Tensor:
         out = self.norm(out)
         return out if self.gate is None else out * self.gate(x).sigmoid()
-
-    @property
-    def bare_scores(self) -> bool:
-        return isinstance(self.q_norm, nn.Identity) and isinstance(self.k_norm, nn.Identity)
 
     @property
     def bare_proj(self) -> bool:
@@ -61,12 +52,13 @@ def vit_structure(model: nn.Module) -> Structure:
         if type(block) is ParallelScalingBlock:
             parallel_block(parts, name, block)
         else:
-            _block(parts, name, block)
+            vit_block(parts, name, block)
         parts.segment(name, block, (name,))
     return parts.tail(("cls_token", "dist_token", "reg_token", "pos_embed"))
 
 
-def _block(parts: Isotropic, name: str, block: nn.Module) -> None:
+def vit_block(parts: Isotropic, name: str, block: nn.Module) -> None:
+    """Report one block other than ParallelScalingBlock. Raises ModelError for those that the engine does not know."""
     if type(block) in (Block, ResPostBlock):
         behind = type(block) is ResPostBlock
         _attention(parts, f"{name}.attn", f"{name}.norm1", f"{name}.ls1.gamma", behind)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from timm.layers import RelPosBias
@@ -23,9 +23,7 @@ class RelativeAttention(AttentionTwin):
     """Self-attention over all tokens. The position bias, of the layer or of the model, does not depend on the image:
     where an MLP makes it, this is no site, and its result a constant of exported models."""
 
-    shared = ("q_norm", "k_norm", "rel_pos")
-    q_norm: nn.Module
-    k_norm: nn.Module
+    shared = ("rel_pos",)
     rel_pos: nn.Module | None
 
     def mask(self, shared_rel_pos: Tensor | None = None) -> None:
@@ -36,13 +34,6 @@ class RelativeAttention(AttentionTwin):
 
     def bias(self) -> Tensor | None:
         return None if self.rel_pos is None else self.rel_pos.get_bias()[0]  # type: ignore[operator]
-
-    def before_scores(self, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        return self.q_norm(query), self.k_norm(key)
-
-    @property
-    def bare_scores(self) -> bool:
-        return isinstance(self.q_norm, nn.Identity) and isinstance(self.k_norm, nn.Identity)
 
     def learnable(self) -> list[nn.Parameter]:
         return [self.rel_pos.relative_position_bias_table] if isinstance(self.rel_pos, RelPosBias) else []

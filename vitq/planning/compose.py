@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from vitq.config import RunConfig
 from vitq.config.search_path import ConfigPath
 from vitq.errors import ConfigError, Problem, unknown
-from vitq.models.pretrained import with_preprocessing
+from vitq.models.pretrained import resized, with_preprocessing, without_head
 from vitq.planning.base_method import with_base
 from vitq.planning.compose_errors import HYDRA_ERRORS, explain
 from vitq.planning.origin import origin
@@ -161,6 +161,7 @@ def expand(primary: Primary) -> Iterator[ConfigCell]:
             except ConfigError as error:
                 yield ConfigCell(shown, choices, {}, error.problems[0])  # it names one
                 continue
+            full = resized(without_head(full), {key.lstrip("+") for key in primary.axes})
             yield ConfigCell(shown, choices, with_preprocessing(full))
 
 

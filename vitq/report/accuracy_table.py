@@ -15,6 +15,8 @@ SCORES = {
     "top-1": ("top1", "drop", "fp_top1"),
     "AP box": ("ap_box", "drop_box", "fp_ap_box"),
     "AP mask": ("ap_mask", "drop_mask", "fp_ap_mask"),
+    "feature cosine": ("cosine", "drop_cosine", "fp_cosine"),
+    "k-NN top-1": ("knn_top1", "drop_knn", "fp_knn_top1"),
 }
 
 
@@ -70,7 +72,7 @@ class Row:
 class Matrix:
     """The table of one model on one dataset. sizes: (smallest, largest) MB per bit-width over the methods.
 
-    score: what `top1` and `fp_top1` hold, one of SCORES: top-1 accuracy, or a detector's average precision.
+    score: what `top1` and `fp_top1` hold, one of SCORES. published: top-1 that is published of full precision, or NaN.
     """
 
     model: str
@@ -82,6 +84,7 @@ class Matrix:
     fp_mb: float
     n_eval: int
     score: str = "top-1"
+    published: float = math.nan
 
     @property
     def title(self) -> str:
@@ -111,7 +114,7 @@ def standard_error(percent: float, n: int) -> float:
 
 
 def matrices(df: pd.DataFrame) -> list[Matrix]:
-    """One matrix per model and dataset of a sweep's table, in the order of the plan; of a detector one per score."""
+    """One matrix per model and dataset of a sweep's table, in the order of the plan; one per score."""
     known = df[df["model"] != "?"]
     return [
         replace(_matrix(str(model), str(data), scored), score=score)
@@ -148,9 +151,9 @@ def _matrix(model: str, data: str, df: pd.DataFrame) -> Matrix:
     n_eval = df["n_eval"].dropna()
     fp = df.loc[df["bits"] == "FP", "top1"].dropna()
     fp_top1 = float(fp.iloc[0]) if len(fp) else float(df["fp_top1"].mean())
-    return Matrix(
-        model, data, bits, rows, sizes, fp_top1, float(df["fp_mb"].mean()), int(n_eval.min()) if len(n_eval) else 0
-    )
+    images = int(n_eval.min()) if len(n_eval) else 0
+    published = float(df["published_top1"].mean()) if "published_top1" in df else math.nan
+    return Matrix(model, data, bits, rows, sizes, fp_top1, float(df["fp_mb"].mean()), images, published=published)
 
 
 def _cell(row: pd.Series, best: float, competes: bool) -> MatrixCell:

@@ -21,7 +21,12 @@ def signed(value: float, digits: int = 2) -> str:
 
 def figures(metrics: Mapping[str, Any]) -> str:
     """What a run found, in a line: `top-1 98.32 %, drop −0.17 points`; a drop below zero is a gain. Of a detector its
-    average precision, `AP box 41.20, drop 0.55`."""
+    average precision, `AP box 41.20, drop 0.55`; of a backbone what its features are like."""
+    if "cosine" in metrics:
+        parts = (("feature cosine", "cosine"), ("relative error", "relative_error"), ("k-NN top-1", "knn_top1"))
+        known = [f"{name} {number(metrics[key])} %" for name, key in parts if metrics[key] is not None]
+        drop = metrics["drop_knn"]
+        return ", ".join([*known, *([] if drop is None else [f"drop {number(drop)} points"])])
     if "ap_box" in metrics:
         pairs = [(name, metrics[f"ap_{name}"], metrics[f"drop_{name}"]) for name in ("box", "mask")]
         words = [f"AP {name} {number(ap)}, drop {number(drop)}" for name, ap, drop in pairs if None not in (ap, drop)]

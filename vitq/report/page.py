@@ -45,6 +45,11 @@ DETECTOR_COLUMNS: tuple[tuple[str, str, int | None], ...] = tuple(
     for what in ("box", "mask")
     for name, heading, unit in (("ap", "AP", "%"), ("drop", "drop", "points"), ("fidelity", "fidelity", "%"))
 )
+# Those of backbones without a head.
+FEATURE_COLUMNS: tuple[tuple[str, str, int | None], ...] = (
+    ("cosine", "feature cosine, %", 2), ("relative_error", "relative error of features, %", 2),
+    ("knn_top1", "k-NN top-1, %", 2), ("drop_knn", "k-NN drop, points", 2), ("knn_agreement", "k-NN agreement, %", 2),
+)  # fmt: skip
 
 
 def page(report: Report, live: dict[str, Any] | None = None) -> str:
@@ -148,8 +153,9 @@ def _drawn(name: str, drawn: list[tuple[str, go.Figure]]) -> list[dict[str, Any]
 
 
 def _columns(known: Collection[str]) -> list[tuple[str, str, int | None]]:
-    """Columns of the table of all runs; those of detectors where there are some."""
-    return [*RUN_COLUMNS, *(column for column in DETECTOR_COLUMNS if column[0] in known)]
+    """Columns of the table of all runs; those of other tasks where there are some."""
+    others = (*DETECTOR_COLUMNS, *FEATURE_COLUMNS)
+    return [*RUN_COLUMNS, *(column for column in others if column[0] in known)]
 
 
 def _run(row: pd.Series) -> list[dict[str, Any]]:

@@ -33,6 +33,15 @@ DETECTORS = {
     f"{name}_{what}": "float64" for what in ("box", "mask") for name in ("ap", "fp_ap", "drop", "fidelity")
 }  # fmt: skip
 
+# Of backbones without a head, where a sweep has some: percent, drops in points. Full precision's cosine is 100.
+FEATURES = dict.fromkeys(
+    ("cosine", "drop_cosine", "fp_cosine", "relative_error", "knn_top1", "drop_knn", "fp_knn_top1", "knn_agreement"),
+    "float64",
+)
+
+# Where something is published of full precision.
+PUBLISHED = {"published_top1": "float64"}
+
 # Bits that a result counts for what stayed in floating point.
 _FLOAT = 32
 
@@ -67,7 +76,9 @@ def table(store: Store, sweep: str) -> pd.DataFrame:
     for row in rows:
         row["options"] = record.options.get(row["signature"], "")
     _separate(rows, {signature: label["bits"] for signature, label in labels.items()})
-    columns = COLUMNS | (DETECTORS if any(DETECTORS.keys() & row.keys() for row in rows) else {})
+    columns = dict(COLUMNS)
+    for more in (DETECTORS, FEATURES, PUBLISHED):
+        columns |= more if any(more.keys() & row.keys() for row in rows) else {}
     return pd.DataFrame(rows, columns=list(columns)).astype(columns)
 
 
@@ -99,6 +110,10 @@ def _row(run: _Row, labels: Mapping[str, str]) -> dict[str, Any]:
     if run.result is not None:
         metrics, size = run.result.metrics, run.result.size
         row |= metrics.model_dump()
+        if run.result.published_top1 is not None:
+            row["published_top1"] = run.result.published_top1
+        if (cosine := row.get("cosine")) is not None:
+            row |= {"drop_cosine": 100 - cosine, "fp_cosine": 100.0}
         row |= {"mb": size.quantized_bytes / 1e6, "fp_mb": size.fp_bytes / 1e6, "seconds": run.result.timings.total}
         steps = [spent for name, spent in run.result.timings.stages.items() if name.startswith("steps.")]
         row["quantize_seconds"] = sum(steps) if steps else None

@@ -62,9 +62,10 @@ def answer(matrix: Matrix) -> str:
 
 def caption(matrix: Matrix) -> str:
     """What the numbers of a matrix are."""
+    published = "" if math.isnan(matrix.published) else f"; published: {matrix.published:.2f} %"
     text = (
         f"{matrix.measure[0].upper()}{matrix.measure[1:]} in %; in brackets the change from full precision"
-        f"{'' if math.isnan(matrix.fp_top1) else f' ({matrix.fp_top1:.2f} %)'} in percent points."
+        f"{'' if math.isnan(matrix.fp_top1) else f' ({matrix.fp_top1:.2f} %{published})'} in percent points."
     )
     seeds = max((cell.n for row in matrix.rows for cell in row.cells if cell), default=0)
     if seeds > 1:

@@ -129,7 +129,8 @@ class Step(ABC):
     folds_norms: ClassVar[bool] = False
     # Steps whose result a packed checkpoint (vitq/deploy/packed/) can hold.
     packable: ClassVar[bool] = True
-
+    # Steps that compare class probabilities, which a backbone without a head does not give.
+    needs_classes: ClassVar[bool] = False
     # Steps that work on detectors too, whose segments give several tensors for each image, of its own size.
     detectors: ClassVar[bool] = False
 

@@ -70,13 +70,8 @@ class Metrics(Record):
     n_eval: Count
 
 
-class DetectionMetrics(Metrics):
-    """Scores of a detector; those of a classifier are null and left out. Average precision (COCO's) in percent.
-
-    ap_box, ap_mask: mean over IoU 0.5 to 0.95; at IoU 0.5 and 0.75; of small, medium and large objects. fp_: of full
-    precision. drop_: fp less own, points. fidelity_: AP against the objects that full precision finds with a score of
-    at least 0.5, which needs no labels. Masks are null for the task `detection`.
-    """
+class OtherMetrics(Metrics):
+    """Scores of what is no classifier: a classifier's own are null and left out."""
 
     top1: float | None = None
     top5: float | None = None
@@ -85,6 +80,41 @@ class DetectionMetrics(Metrics):
     drop: float | None = None
     agreement: float | None = None
     kl: float | None = None
+
+    @model_serializer(mode="wrap")
+    def _own(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        own: dict[str, Any] = plain(self)
+        return {key: value for key, value in own.items() if key not in Metrics.model_fields or key == "n_eval"}
+
+
+class FeatureMetrics(OtherMetrics):
+    """Scores of a backbone without a head, from the pooled feature of each image.
+
+    cosine: mean cosine between own and full precision's feature, percent. relative_error: mean length of their
+    difference by that of full precision's, percent. knn_top1, fp_knn_top1: images whose class is that of their nearest
+    neighbours among `n_neighbours` calibration images, by own and by full precision's features, percent of the `n_knn`
+    images whose class is among these. drop_knn: the latter less the former, points. knn_agreement: images of one class
+    by both, percent.
+    """
+
+    cosine: float | None
+    relative_error: float | None
+    knn_top1: float | None
+    fp_knn_top1: float | None
+    drop_knn: float | None
+    knn_agreement: float | None
+    n_knn: Count
+    n_neighbours: Count
+
+
+class DetectionMetrics(OtherMetrics):
+    """Scores of a detector. Average precision (COCO's) in percent.
+
+    ap_box, ap_mask: mean over IoU 0.5 to 0.95; at IoU 0.5 and 0.75; of small, medium and large objects. fp_: of full
+    precision. drop_: fp less own, points. fidelity_: AP against the objects that full precision finds with a score of
+    at least 0.5, which needs no labels. Masks are null for the task `detection`.
+    """
+
     ap_box: float | None
     ap_box50: float | None
     ap_box75: float | None
@@ -103,11 +133,6 @@ class DetectionMetrics(Metrics):
     fp_ap_mask: float | None = None
     drop_mask: float | None = None
     fidelity_mask: float | None = None
-
-    @model_serializer(mode="wrap")
-    def _own(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        own: dict[str, Any] = plain(self)
-        return {key: value for key, value in own.items() if key not in Metrics.model_fields or key == "n_eval"}
 
 
 class Size(Record):
@@ -167,6 +192,7 @@ class Provenance(Record):
 class Result(Record):
     """The record of one finished run. NaN and infinities become null on construction, named in `nonfinite`.
 
+    published_top1: full precision's top-1 as it is published of these weights, percent; no key where nothing is.
     warnings: what a reader of the figures should know (images left out, weights resampled …), one line each; no key
     where there is nothing.
 
@@ -177,6 +203,7 @@ class Result(Record):
     signature: str
     config: dict[str, Any]
     metrics: SerializeAsAny[Metrics]
+    published_top1: float | None = None
     size: Size
     cost: Cost | None = None  # records of earlier versions have none
     timings: Timings
@@ -186,10 +213,11 @@ class Result(Record):
     warnings: list[str] = Field(default_factory=list)
 
     @model_serializer(mode="wrap")
-    def _without_empty_warnings(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_what_is_empty(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         record: dict[str, Any] = plain(self)
-        if not self.warnings:  # as records were before there were any
-            del record["warnings"]
+        for key in ("warnings", "published_top1"):
+            if not record[key]:  # as records were before there were any
+                del record[key]
         return record
 
     @model_validator(mode="before")
@@ -206,7 +234,10 @@ class Result(Record):
     @field_validator("metrics", mode="before")
     @classmethod
     def _of_its_task(cls, raw: Any) -> Any:
-        return DetectionMetrics.model_validate(raw) if isinstance(raw, Mapping) and "ap_box" in raw else raw
+        for key, kind in (("ap_box", DetectionMetrics), ("cosine", FeatureMetrics)):
+            if isinstance(raw, Mapping) and key in raw:
+                return kind.model_validate(raw)
+        return raw
 
     @field_validator("schema_version")
     @classmethod

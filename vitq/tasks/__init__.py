@@ -1,4 +1,5 @@
-"""What networks are made for: image classification, object detection, instance segmentation.
+"""What networks are made for: image classification, features for other uses, object detection, instance
+segmentation.
 
 A task says, of a network's outputs (N, …) for N images and of their labels:
 

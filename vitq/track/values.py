@@ -56,8 +56,8 @@ def summary_of(result: Result) -> dict[str, Any]:
 def figures_of(result: Result) -> dict[str, float]:
     """What a chart over runs is made of: the finite numbers of the summary that compare methods."""
     summary = summary_of(result)
-    detector = ("ap_box", "drop_box", "ap_mask", "drop_mask")
-    names = ("top1", "top5", "fp_top1", "drop", "agreement", "kl", "nll", *detector, "quantized_bytes", "seconds")
+    others = ("ap_box", "drop_box", "ap_mask", "drop_mask", "cosine", "relative_error", "knn_top1", "drop_knn")
+    names = ("top1", "top5", "fp_top1", "drop", "agreement", "kl", "nll", *others, "quantized_bytes", "seconds")
     return {name: summary[name] for name in names if name in summary}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitq.config import RunConfig
-from vitq.errors import ConfigError, StoreError, VitqError, brief
+from vitq.errors import ConfigError, Problem, StoreError, VitqError, brief
 from vitq.planning.compose import Primary
 from vitq.planning.display import Show
 from vitq.planning.estimate import History
@@ -71,6 +71,9 @@ class Tuning:
         trials = Trials(primary, held_out)
         first = trials.plan({}, "trial 0")
         config = first.runs[0].config
+        if config.task != "classification":
+            text = f"task={config.task}: options are chosen by the KL of class probabilities, which it does not have"
+            raise ConfigError([Problem(text, "task", config.task, ["classification"])])
         own = space.own_options(config)
         for options in space.ends(config.method.tune):
             trials.plan(space.changed(own, options), "")

@@ -94,6 +94,7 @@ class IntegerConv(nn.Module):
             raise NotIntegerError(f"{layer.input_site.name}: twin codes, or a convolution with padding")
         self.round, self.codes = rounds[0], Codes(packed.codes, packed.scale, axis=0)
         self.stride, self.dilation, self.groups = layer.stride, layer.dilation, layer.groups
+        self.kernel_size = layer.kernel_size  # read by the module around it, where that pads (DaViT)
         self.register_buffer("bias", _folded_bias(layer, uniform_input))
 
     def forward(self, x: Tensor) -> Tensor:

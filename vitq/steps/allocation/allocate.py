@@ -64,6 +64,7 @@ class Allocate(Step):
     seconds: float = 120.0
     needs_teacher: ClassVar[bool] = True
     allocates_bits: ClassVar[bool] = True
+    needs_classes: ClassVar[bool] = True
 
     def check(self, config: RunConfig) -> list[Problem]:
         problems: list[Problem] = []

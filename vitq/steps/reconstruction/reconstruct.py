@@ -97,7 +97,7 @@ class Reconstruct(Step):
             problems.append(Problem(f"loss={self.loss!r}; valid: {', '.join(LOSSES)}", "loss", self.loss, LOSSES))
         if self.loss in FISHER and config.task != "classification":
             valid = [loss for loss in LOSSES if loss not in FISHER]
-            text = f"loss={self.loss}: gradients of a detector's task are not taken yet; valid: {', '.join(valid)}"
+            text = f"loss={self.loss}: gradients for task={config.task} are not taken yet; valid: {', '.join(valid)}"
             problems.append(Problem(text, "loss", self.loss, valid))
         if self.micro_batch is not None and self.micro_batch < 1:
             problems.append(bad("micro_batch", self.micro_batch, "a number of images, at least 1, or null"))
