@@ -14,6 +14,7 @@ from tests.errors import refuses
 from tests.fake_engine import FakeEngine
 from vitq import report
 from vitq.config import RunConfig
+from vitq.config.search_path import ConfigPath, sweep_file
 from vitq.errors import ConfigError, VitqError
 from vitq.planning import compose, planner
 from vitq.planning.budget import PILOT
@@ -89,6 +90,30 @@ def test_pilots_come_first_and_every_method_gets_what_the_budget_allows(timed: T
     again = pilots_first(make, show)
     assert [run.signature for run in again.runs] == [run.signature for run in plan.runs]
     assert all(run.done for run in again.runs)
+
+
+def test_the_shipped_fair_table(timed: TimedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every learning method of it has a pilot, then the iterations that fill the same seconds."""
+    cost = {"ias_vit": 0.5, "qdrop": 0.2, "adaround": 0.1, "brecq": 0.25, "aocq": 0.4}
+    for name, each in cost.items():
+        monkeypatch.setitem(COST, name, (each, 10.33))
+    primary = compose.load(sweep_file("deit_tiny_fair"), ConfigPath.of(), ["tracker=none", "data.root=images"])
+
+    def make() -> Plan:
+        return planner.make(primary)
+
+    before = make()
+    assert (len(before.runs), len(before.pilots)) == (11, 10)
+    assert {run.config.method.name for run in before.pilots} == {*cost}
+    plan = pilots_first(make, show)
+    assert len(plan.runs) == 21
+    found = iterations(plan)
+    assert {name: count for name, count in found.items() if count != {None}} == {
+        name: {int(589.67 / each)} for name, each in cost.items()
+    }
+    assert {run.options for run in plan.runs if run.config.method.name == "ias_vit"} == {
+        "scaled to 600 s (1179 iterations)"
+    }
 
 
 def test_the_table_says_whose_the_options_are(timed: TimedEngine) -> None:

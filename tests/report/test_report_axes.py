@@ -106,12 +106,16 @@ def test_a_figure_for_each_numeric_axis(sizes: Store) -> None:
     sizes.write_sweep(SweepRecord(name="demo", signatures=record.signatures, axes=axes))
     ((key, figure),) = figures(sizes, "demo")
     assert key == "calib.size"
-    assert [list(trace.x) for trace in figure.data] == [[16.0, 32.0, 128.0]] * 4
-    trace = figure.data[0]
+    lines, bands = ([trace for trace in figure.data if (trace.fill == "toself") is filled] for filled in (False, True))
+    assert [list(trace.x) for trace in lines] == [[16.0, 32.0, 128.0]] * 4
+    trace, band = lines[0], bands[0]
     df = report.table(sizes, "demo")
     runs = df[(df["method"] == "minmax") & (df["bits"] == "W8A8") & (df["calib"] == 16)]["top1"]
     assert trace.y[0] == pytest.approx(runs.mean())
-    assert trace.error_y.array[0] == pytest.approx(runs.std(ddof=1))
+    # Around the line and back: above it at the first value, below it at the last point.
+    assert list(band.x) == [16.0, 32.0, 128.0, 128.0, 32.0, 16.0]
+    assert (band.y[0], band.y[-1]) == pytest.approx((trace.y[0] + runs.std(ddof=1), trace.y[0] - runs.std(ddof=1)))
+    assert (len(bands), {trace.legendgroup for trace in lines}) == (4, {trace.legendgroup for trace in bands})
     html = report.build(sizes, "demo", ["html"])["html"].read_text()
     assert "Along an axis" in html
     assert 'id="pivot-pool"' in html

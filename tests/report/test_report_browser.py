@@ -175,6 +175,10 @@ def test_pivot_and_verdict_answer(browser: Any, rich: Store) -> None:
     Select(browser.find_element("id", "pivot-metric")).select_by_value("mb")
     Select(browser.find_element("id", "pivot-columns")).select_by_value("seed")
     assert pivot()["minmax · W4A4 · 32 calibration images"][:3] == ["0.105"] * 3
+    # Nothing but seeds is pooled until somebody asks for it.
+    assert all(" · " in name for name in pivot())
+    browser.find_element("id", "pivot-pool").click()
+    assert {*pivot()} == {*df["method"]}
 
     Select(browser.find_element("id", "verdict-a")).select_by_value("repq_vit")
     Select(browser.find_element("id", "verdict-b")).select_by_value("minmax")

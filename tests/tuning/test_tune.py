@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,10 @@ import pytest
 from tests.errors import refuses
 from tests.tuning.conftest import TunedEngine, bowl, run, tuning
 from vitq import report
+from vitq.cli import main
 from vitq.config import RunConfig, canonical, signature
 from vitq.errors import ConfigError, VitqError
-from vitq.planning import compose, planner
+from vitq.planning import background, compose, planner
 from vitq.store import Store
 from vitq.store.studies import journal_path, read_study
 
@@ -59,6 +62,11 @@ def test_trials_are_runs_of_a_sweep_and_the_best_becomes_a_recipe(tuned: TunedEn
     assert "qdrop: KL on 50 held-out images" in html
     assert "qdrop: what KL depends on" in html
     assert path.read_text().startswith("# qdrop with options chosen by vitq tune: KL ")
+    # A sweep that names both says whose the options of each are.
+    file, search_path = compose.root_config("runs/conf")
+    words = ["bits=w3a3", "tracker=none", "method=qdrop,qdrop_tuned_vit_digits_w3a3"]
+    both = planner.make(compose.load(file, search_path, words, multirun=True)).runs
+    assert [one.options for one in both] == ["paper's", "tuned (14 trials, 28 s)"]
 
 
 def plain(*words: str, config_dir: str | None = None) -> RunConfig:
@@ -188,6 +196,66 @@ def test_wrong_ranges(tuned: TunedEngine, words: tuple[str, ...], key: str, valu
     with refuses(ConfigError, key, value):
         tuning(*words)
     assert not Path("runs").exists()
+
+
+def test_detached_it_is_the_same_command_in_the_background(
+    tuned: TunedEngine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[tuple[list[str], Path]] = []
+
+    def start(words: list[str], log: Path) -> str:
+        started.append((words, log))
+        return "process 7"
+
+    monkeypatch.setattr(background, "start_detached", start)
+    words = ["tune", "qdrop", "bits=w3a3", "tracker=none", "--trials", "3", "--held-out", "50"]
+    assert main([*words, "--detach"]) == 0
+    assert started == [(words, Path("runs/sweeps/tune_qdrop_vit_digits_w3a3/driver.log").absolute())]
+    assert capsys.readouterr().out.splitlines()[0] == "process 7"
+    assert tuned.executed == []
+    # What is wrong is said before anything goes to the background.
+    assert main(["tune", "minmax", "bits=w3a3", "tracker=none", "--detach"]) == 2
+    assert len(started) == 1
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {repo!r})
+import tests.tuning.conftest as c
+from vitq.planning import engine
+
+def stop(config):
+    if len(engine.ENGINE.executed) == 4:
+        Path("there").touch()
+        time.sleep(300)
+
+engine.ENGINE = c.TunedEngine(fail=stop)
+c.run(c.tuning(), trials=7)
+"""
+
+
+def test_sigkill_loses_no_trial(
+    tuned: TunedEngine, repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(KILLED.format(repo=str(repo)))
+    worker = subprocess.Popen([sys.executable, script])
+    while not Path("there").exists():
+        assert worker.poll() is None
+        time.sleep(0.1)
+    worker.kill()
+    assert worker.wait() == -signal.SIGKILL
+    left = read_study(Store("runs"), "tune_qdrop_vit_digits_w3a3")
+    assert left is not None
+    assert [trial.state for trial in left.trials] == ["done"] * 3, "of the fourth nothing is known"
+    record = run(tuning(), trials=7)
+    assert record.trials[:3] == left.trials
+    assert len(tuned.executed) == 4, "the one that was under way, and three more"
+    # What is asked for is what an undisturbed study asks for.
+    (tmp_path / "undisturbed").mkdir()
+    monkeypatch.chdir(tmp_path / "undisturbed")
+    assert [trial.options for trial in run(tuning(), trials=7).trials] == [trial.options for trial in record.trials]
 
 
 SHARED = """

@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> int:
     """Upload; exit code 1 when a run did not arrive. The same command goes on from there."""
-    from vitq.cli.track import chosen
+    from vitq.cli.track import chosen, studies
     from vitq.errors import VitqError, bad
     from vitq.store import Store
     from vitq.track.base import need_wandb
@@ -47,7 +47,7 @@ def main(args: argparse.Namespace) -> int:
     if args.jobs < 1:
         raise VitqError(bad("--jobs", args.jobs, "a number from 1 is needed"))
     store = Store(args.runs_dir)
-    run_dirs = [store.run(signature) for signature, _ in chosen(store, args.names)]
+    run_dirs = [*(store.run(signature) for signature, _ in chosen(store, args.names)), *studies(store, args.names)]
     out = sys.stderr if args.json else sys.stdout
     destination = Destination(args.entity, args.project)
     sync = Sync(store, destination, args.jobs, lambda line: print(line, file=out, flush=True))

@@ -10,6 +10,7 @@ from vitq.cli import options
 
 if TYPE_CHECKING:
     from vitq.store import Store
+    from vitq.store.studies import StudyDir
 
 EXAMPLES = """\
   vitq track rebuild demo                     every finished or failed run of a sweep
@@ -34,13 +35,22 @@ def main(args: argparse.Namespace) -> int:
 
     need_wandb("vitq track")
     store, failed = Store(args.runs_dir), 0
-    for signature, group in chosen(store, args.names):
+    runs = [(store.run(signature), group) for signature, group in chosen(store, args.names)]
+    for run_dir, group in [*runs, *((folder, None) for folder in studies(store, args.names))]:
         try:
-            print(rebuild(store.run(signature), group))
+            print(rebuild(run_dir, group))
         except StoreError as error:
             print(f"vitq track: {error}", file=sys.stderr)
             failed += 1
     return 1 if failed else 0
+
+
+def studies(store: Store, names: list[str]) -> list[StudyDir]:
+    """Those that are meant: of the named sweeps, or of all. Raises StoreError for broken records."""
+    from vitq.store.studies import StudyDir, read_study
+
+    meant = [name for name in store.sweeps() if not names or name in names]
+    return [StudyDir(store, name) for name in meant if read_study(store, name) is not None]
 
 
 def chosen(store: Store, names: list[str]) -> list[tuple[str, str | None]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 from contextlib import redirect_stdout
@@ -25,6 +26,7 @@ EXAMPLES = """\
   vitq tune qdrop model=vit_digits bits=w3a3 method.iterations=200 --trials 20
   vitq tune ias_vit bits=w4a4 --seconds 1200 launcher=local      until the trials' runs took 20 minutes together
   vitq tune ias_vit bits=w4a4 --trials 40                        goes on with the same study
+  vitq tune qdrop bits=w3a3 --seconds 3600 launcher=slurm --detach     in the background; vitq cancel STUDY ends it
   vitq tune erq --dry-run                                        ranges and the recipe's own options
   vitq run --config-dir runs/conf method=qdrop_tuned_vit_digits_w3a3 bits=w3a3
 """
@@ -54,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         "--as", dest="recipe", metavar="RECIPE", help="name of the recipe (default: METHOD_tuned_MODEL_BITS)"
     )
     parser.add_argument("--out", metavar="DIR", type=Path, help="config folder for it (default: RUNS_DIR/conf)")
-    return options.add(parser, "overrides", "--config-dir", "--dry-run", json="the study")
+    return options.add(parser, "overrides", "--config-dir", "--dry-run", "--detach", json="the study")
 
 
 def _positive(text: str) -> int:
@@ -90,6 +92,8 @@ def _tune(args: argparse.Namespace, console: Console, write: Callable[[str], obj
         raise VitqError("vitq tune needs optuna, which is not installed; pip install 'vitq[tune]'", "package", "optuna")
     for line in tuning.first.warnings:
         print(f"vitq: {line}", file=sys.stderr)
+    if args.detach:
+        return _detach(tuning, args, write or console.file.write)
     trials = args.trials if args.trials or args.seconds else TRIALS
     record = tuning.run(
         TuningBudget(trials, args.seconds),
@@ -102,6 +106,21 @@ def _tune(args: argparse.Namespace, console: Console, write: Callable[[str], obj
     else:
         _print_study(record, tuning, console)
     return 1 if tuning.problems else 0
+
+
+def _detach(tuning: Tuning, args: argparse.Namespace, write: Callable[[str], object]) -> int:
+    """The same command in the background; one driver of the study like any other."""
+    from vitq.planning.background import start_detached
+
+    log = tuning.store.sweep_folder(tuning.name) / "driver.log"
+    message = start_detached([word for word in args.argv if word != "--detach"], log)
+    root = str(tuning.store.root)
+    if args.json:
+        write(json.dumps({"study": tuning.name, "runs_dir": root, "detached": message}, indent=2) + "\n")
+    else:
+        where = f"--runs-dir {shlex.quote(root)}"
+        write(f"{message}\nvitq status {tuning.name} --watch {where}\nvitq cancel {tuning.name} {where}\n")
+    return 0
 
 
 def _print_ranges(tuning: Tuning, console: Console) -> None:

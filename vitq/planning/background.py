@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -45,16 +46,24 @@ def _hides(entry: str) -> bool:
 
 def start_driver(plan: Plan) -> str:
     """Start `vitq retry` of a committed sweep in a session of its own: no terminal takes it along. Returns its name."""
-    log = plan.store.sweep_folder(str(plan.name)) / "driver.log"
-    make_dir(log.parent)
-    command = [sys.executable, "-m", "vitq", "retry", str(plan.name), "--runs-dir", str(plan.store.root)]
+    command = ["retry", str(plan.name), "--runs-dir", str(plan.store.root)]
     # What this plan says, not what the store says by the time: some of the runs, and a launcher of its own.
     command += [run.signature for run in plan.runs if not plan.store.run(run.signature).is_done()]
     options = plan.launcher.options.items()
     command += [f"launcher={plan.launcher.name}", *(f"launcher.options.{k}={json.dumps(v)}" for k, v in options)]
+    return start_detached(command, plan.store.sweep_folder(str(plan.name)) / "driver.log")
+
+
+def start_detached(words: Sequence[str], log: Path) -> str:
+    """Start `vitq WORDS` in a session of its own, which writes to `log`. Returns its name."""
+    make_dir(log.parent)
     with log.open("ab") as out:
         driver = subprocess.Popen(
-            command, env=os.environ | same_imports(), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+            [sys.executable, "-m", "vitq", *words],
+            env=os.environ | same_imports(),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
-        )  # fmt: skip
+        )
     return f"process {driver.pid} in the background ({log})"

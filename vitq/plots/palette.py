@@ -13,6 +13,16 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross
 MARKERS = "osD^v<>Pp*X"
 
 
+# Opacity of a band around a line.
+_PALE = 0.18
+
+
+def band(colour: str) -> str:
+    """A palette colour so pale that lines and other bands show through."""
+    red, green, blue = (int(colour[k : k + 2], 16) for k in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{_PALE})"
+
+
 def style(index: int) -> tuple[str, str]:
     """Colour and plotly's symbol of the index-th series: no two of the first 48 are alike."""
     return PALETTE[index % len(PALETTE)], SYMBOLS[(index + index // len(PALETTE)) % len(SYMBOLS)]

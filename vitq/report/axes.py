@@ -16,7 +16,7 @@ from vitq.config import RunConfig, canonical, orders
 from vitq.config.sweep import lookup
 from vitq.errors import VitqError, unknown
 from vitq.plots.layout import finish
-from vitq.plots.palette import style
+from vitq.plots.palette import band, style
 from vitq.report.comparison import compare_runs
 from vitq.report.correction import CORRECTED, corrected
 from vitq.report.paired_test import Predictions
@@ -93,8 +93,8 @@ def along(store: Store, sweep: str, key: str, asked: Sequence[str] = ()) -> pd.D
 
 
 def figures(store: Store, sweep: str) -> list[tuple[str, go.Figure]]:
-    """(axis, figure) for each numeric axis of a sweep with at least two values: top-1 against it, mean ± sample
-    standard deviation over seeds."""
+    """(axis, figure) for each numeric axis of a sweep with at least two values: mean top-1 against it, in a band of ±
+    sample standard deviation over seeds."""
     drawn = []
     for key, values in store.read_sweep(sweep).axes.items():
         if key == "seed" or len(values) < 2 or not all(map(_number, values)):
@@ -116,10 +116,17 @@ def _figure(key: str, known: Sequence[Group]) -> go.Figure:
             mode="lines+markers",
             x=[float(value) for value in group.runs],
             y=[group.spread(value)[0] for value in group.runs],
-            error_y={"array": [group.spread(value)[1] for value in group.runs]},
             marker={"color": colour, "symbol": symbol, "size": 9},
             line={"color": colour, "width": 1},
+            legendgroup=group.place,
         )
+        spread = [(float(value), *group.spread(value)) for value in group.runs]
+        if any(std for _, _, std in spread):
+            edge = [(x, mean + std) for x, mean, std in spread] + [(x, mean - std) for x, mean, std in reversed(spread)]
+            figure.add_scatter(
+                x=[x for x, _ in edge], y=[y for _, y in edge], mode="lines", line={"width": 0}, fill="toself",
+                fillcolor=band(colour), hoverinfo="skip", showlegend=False, legendgroup=group.place,
+            )  # fmt: skip
     values = [float(value) for group in known for value in group.runs]
     decades = min(values) > 0 and max(values) / min(values) > 20
     figure.update_xaxes(title=key, type="log" if decades else "linear")

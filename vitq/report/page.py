@@ -119,9 +119,9 @@ def _extra(report: Report, sites: dict[str, pd.DataFrame], probed: dict[str, Arr
         ("Tuning", "Trials of vitq tune in the order in which they were asked for, and what their KL depends on.",
          "figures", study.figures(store, sweep)),
         ("Accuracy against seconds", effort.NOTE, "figures", effort.figures(df)),
-        ("Along an axis", "Runs that differ in one number and their seed alone: mean top-1, whiskers ± sample standard "
-         "deviation over seeds. `vitq report SWEEP --along KEY` compares its values image by image.", "figures",
-         axes.figures(store, sweep)),
+        ("Along an axis", "Runs that differ in one number and their seed alone: mean top-1, in a band of ± sample "
+         "standard deviation over seeds. `vitq report SWEEP --along KEY` compares its values image by image.",
+         "figures", axes.figures(store, sweep)),
         ("Bit allocation", "Bits of every site (rows, in the order of the model) in every run (columns, first seed). "
          "fp: left in floating point.", "tall", allocation.heat_maps(df, sites)),
         ("Ablations", "Variants of one method in the order of the sweep: the first in full, each further one as its "

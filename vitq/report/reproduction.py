@@ -190,8 +190,13 @@ NOTE = (
 
 def markdown(store: Store, record: ReproductionRecord) -> str:
     """The comparison as a page."""
+    return f"# {record.name}\n\n{section(store, record)}"
+
+
+def section(store: Store, record: ReproductionRecord) -> str:
+    """The comparison as Markdown without a title: full precision first, the table, and what is not as in the paper."""
     rows = full_precision(store, record)
-    lines = [f"# {record.name}", "", f"Figures of {record.paper} for `{record.method}`.", ""]
+    lines = [f"Figures of {record.paper} for `{record.method}`.", ""]
     lines += [f"- {line}" for line in first_words(rows)]
     lines += ["", "| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
     lines += ["| " + " | ".join(cells(row)) + " |" for row in figures(store, record)]

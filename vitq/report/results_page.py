@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pandas as pd
 
-from vitq.report import markdown, wording
+from vitq.report import markdown, reproduction, study, wording
 from vitq.report.accuracy_table import bits_order
 from vitq.report.contents import Report
 from vitq.report.provenance import provenance
+from vitq.store.reproductions import read_reproduction
+from vitq.store.studies import read_study
 
 # The first line of a page. MkDocs and GitHub hide it.
 _HEAD = "<!-- Written by `vitq report {name} --format results`. Do not edit: run the command again. -->"
@@ -15,14 +17,17 @@ _SIGNATURE_HEAD = ("model", "method", "bits", "calib. images", "seed", "top-1, %
 
 
 def page(report: Report) -> str:
-    """The page as Markdown. Equal stores give equal pages; the name of the machine is left out."""
+    """The page as Markdown. Equal stores give equal pages; the name of the machine is left out.
+
+    Of a study: its trials. Of a reproduction: ours beside published, before the tables that every sweep has.
+    """
     record, df = report.record, report.df
     facts = provenance(report.store, record, df, host=False)
     parts = [
         _HEAD.format(name=record.name),
         f"# {record.name}",
         record.description,
-        markdown.render(df, report.comparisons, report.pairs).rstrip(),
+        *_tables(report),
         "### Where these figures come from",
         markdown.grid(["fact", "value"], [[fact, "; ".join(values)] for fact, values in facts]),
         "### Signatures",
@@ -30,6 +35,16 @@ def page(report: Report) -> str:
         markdown.grid(_SIGNATURE_HEAD, signatures(df), right_from=3),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _tables(report: Report) -> list[str]:
+    """Parts of the page that hold figures."""
+    store, name = report.store, report.record.name
+    if (tuned := read_study(store, name)) is not None and tuned.finished:
+        return [study.markdown(tuned)]
+    compared = read_reproduction(store, name)
+    ours = [] if compared is None else ["### Ours beside published", reproduction.section(store, compared).rstrip()]
+    return [*ours, markdown.render(report.df, report.comparisons, report.pairs).rstrip()]
 
 
 def signatures(df: pd.DataFrame) -> list[list[str]]:

@@ -14,6 +14,7 @@ from vitq.config.tuning import OptionRange
 from vitq.store.atomic import write_bytes
 from vitq.store.files import read_record
 from vitq.store.records import Count, Record
+from vitq.store.rundir import RunDir
 from vitq.store.store import Store
 
 
@@ -62,6 +63,19 @@ class StudyRecord(Record):
     def seconds(self) -> float:
         """What the trials' runs took together."""
         return sum(trial.seconds or 0.0 for trial in self.trials)
+
+
+class StudyDir(RunDir):
+    """The folder of a study: its mirror is remembered there as a run's is in the run's."""
+
+    def __init__(self, store: Store, name: str):
+        super().__init__(store.sweep_folder(name))
+        self.store = store
+
+    def is_done(self) -> bool:
+        """Whether the study has ended with a recipe. Raises StoreError when its record is unreadable."""
+        study = read_study(self.store, self.signature)
+        return study is not None and study.recipe is not None
 
 
 def journal_path(store: Store, name: str) -> Path:

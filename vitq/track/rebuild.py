@@ -8,7 +8,8 @@ from pathlib import Path
 from vitq.config import RunConfig
 from vitq.errors import StoreError
 from vitq.store import RunDir, Store
-from vitq.track import mirror_record
+from vitq.store.studies import StudyDir
+from vitq.track import mirror_record, study
 from vitq.track.faults import Warner
 from vitq.track.session import WandbSession
 
@@ -19,9 +20,12 @@ def rebuild(run_dir: RunDir, group: str | None) -> Path:
     The stored config says where it lies. Group, config, summary, tables and exit code are those of the live run; what
     only W&B itself saw (system metrics, its clock) is not in `runs/`.
     group: name of a sweep; None: that of the last attempt.
+    The folder of a study (`StudyDir`) has a mirror of its own, with its curve and its trials.
     Raises StoreError where the run has neither a result nor a recorded failure, where its record is unreadable, and
     where W&B does not take it.
     """
+    if isinstance(run_dir, StudyDir):
+        return study.rebuild(run_dir)
     config, status = _config(run_dir), run_dir.read_status()
     result = run_dir.read_result()
     state = status.state if status else "planned"

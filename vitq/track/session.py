@@ -72,10 +72,11 @@ class WandbSession(TrackedRun):
         run_dir: RunDir,
         warn: Warner,
         mode: str | None = None,
+        title: str | None = None,
     ) -> WandbSession | None:
         """A W&B run; offline where online fails; None, with a warning, where W&B does not start at all.
 
-        mode: instead of the config's.
+        mode: instead of the config's. title: name of what is no run of a sweep, but a study of its trials.
         """
         old = _known(run_dir, warn)
         mode = mode or config.tracker.mode
@@ -84,7 +85,8 @@ class WandbSession(TrackedRun):
         while True:
             run_id = mirror_record.run_id(run_dir.signature, generation)
             try:
-                run = _init(config, run_dir.signature, run_id, group, mode, naming.sweep_of(run_dir, group))
+                sweep = None if title else naming.sweep_of(run_dir, group)
+                run = _init(config, run_dir.signature, run_id, group, mode, sweep, title)
                 break
             except Exception as error:  # noqa: BLE001 - W&B documents no base class, and the run must go on
                 if mode == "online" and id_is_taken(str(error)) and generation < first + mirror_record.GENERATIONS:
@@ -117,6 +119,10 @@ class WandbSession(TrackedRun):
         self._log(content.of_result(result, sites, self._run_dir))
         if self._config.tracker.log_model:
             self._log(content.of_model(result, self._run_dir))
+
+    def study(self, part: content.Part) -> None:
+        """Mirror a study. Never raises."""
+        self._log([part])
 
     def finished(self) -> bool:
         """Close the run as a success; whether W&B said that it has all of it."""
@@ -159,18 +165,30 @@ class WandbSession(TrackedRun):
 
 
 def _init(
-    config: RunConfig, signature: str, run_id: str, group: str | None, mode: str, sweep: SweepRecord | None
+    config: RunConfig,
+    signature: str,
+    run_id: str,
+    group: str | None,
+    mode: str,
+    sweep: SweepRecord | None,
+    title: str | None,
 ) -> Any:
     # W&B's service at debug level writes all settings, the API key among them, into the run's folder.
     debug = {name: os.environ.pop(name) for name in DEBUG if name in os.environ}
     try:
-        return _open(config, signature, run_id, group, mode, sweep)
+        return _open(config, signature, run_id, group, mode, sweep, title)
     finally:
         os.environ.update(debug)
 
 
 def _open(
-    config: RunConfig, signature: str, run_id: str, group: str | None, mode: str, sweep: SweepRecord | None
+    config: RunConfig,
+    signature: str,
+    run_id: str,
+    group: str | None,
+    mode: str,
+    sweep: SweepRecord | None,
+    title: str | None,
 ) -> Any:
     import wandb
 
@@ -191,10 +209,10 @@ def _open(
         entity=tracker.entity,
         mode=mode,  # type: ignore[arg-type]
         id=run_id,
-        name=naming.name_of(config, sweep),
+        name=title[: naming.NAME] if title else naming.name_of(config, sweep),
         notes=sweep.description if sweep else None,
         group=group,
-        job_type="ptq" if quantizes else "fp32",
+        job_type="tune" if title else "ptq" if quantizes else "fp32",
         tags=list(dict.fromkeys(tag[: naming.TAG] for tag in tags)),
         config=config_of(config, signature, variant),
         # The default returns the run that is already open in this process, and drops our config.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitq import track
 from vitq.config import RunConfig
 from vitq.errors import ConfigError, Problem, StoreError, VitqError, brief
 from vitq.planning.compose import Primary
@@ -16,7 +17,7 @@ from vitq.planning.launcher import launch, launcher_of
 from vitq.planning.plan import Plan
 from vitq.store import Store, claim
 from vitq.store.drivers import drivers, driving
-from vitq.store.studies import StudyRecord, TrialRecord, journal_path, write_study
+from vitq.store.studies import StudyDir, StudyRecord, TrialRecord, journal_path, write_study
 from vitq.tuning import recipe, space
 from vitq.tuning.trials import Trials, commit, identity, outcome, plan_of
 
@@ -188,7 +189,9 @@ class Tuning:
         path = folder / "method" / f"{self.recipe_name}.yaml"
         method = self._planned(best).runs[0].config.method
         recipe.write(path, self.recipe_name, method, record)
-        return self._record(study, path)
+        whole = self._record(study, path)
+        track.mirror_study(self.config, StudyDir(self.store, self.name))
+        return whole
 
     @property
     def description(self) -> str:

@@ -1,0 +1,130 @@
+"""Pages of results: made from the store that lies with them, and what is taken into that store."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.errors import refuses
+from tests.report.conftest import config, correct, finish
+from vitq.errors import StoreError
+from vitq.store import Store, SweepRecord
+from vitq.store.reproductions import ReproductionRecord, Target, write_reproduction
+from vitq.store.studies import StudyRecord, TrialRecord, read_study, write_study
+
+
+@pytest.fixture
+def script(repo: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("results", repo / "docs" / "results.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_making_the_pages_again_changes_nothing(script: ModuleType, tmp_path: Path) -> None:
+    """`python docs/results.py` writes them."""
+    written = script.write_pages(Store(script.STORE), tmp_path)
+    assert len(written) >= 2
+    for page in written:
+        assert page.read_text() == (script.PAGES / page.name).read_text(), page.name
+
+
+def test_every_page_of_results_is_made_and_listed(script: ModuleType, repo: Path) -> None:
+    made = {f"{sweep}.md" for sweep in Store(script.STORE).sweeps()} | {"models.md"}  # by docs/models.py
+    assert {page.name for page in script.PAGES.glob("*.md")} == made | {"index.md"}
+    listed = (script.PAGES / "index.md").read_text()
+    contents = (repo / "mkdocs.yml").read_text()
+    assert [name for name in made if f"({name})" not in listed or f"results/{name}" not in contents] == []
+
+
+def test_the_store_has_neither_folders_of_a_machine_nor_weights(script: ModuleType) -> None:
+    files = [path for path in script.STORE.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".json", ".yaml", ".npz"}
+    assert sum(path.stat().st_size for path in files) < 2_000_000
+    for path in files:
+        if path.suffix != ".npz":
+            text = path.read_text()
+            assert script.without_folders(text) == text, path
+    for run in (Store(script.STORE).run(path.parent.name) for path in script.STORE.glob("*/result.json")):
+        assert "name" not in run.require_result().provenance.host
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("/data/lab/imagenet", "imagenet"),
+        ("vitq run data.root=/a/b model.checkpoint=/w/a.pth", "vitq run data.root=b model.checkpoint=a.pth"),
+        ("/data", "data"),
+        ("gained / lost, 3/4, w8/a8", "gained / lost, 3/4, w8/a8"),
+        ("https://arxiv.org/abs/1", "https://arxiv.org/abs/1"),
+        ("runs/abc/x.npz ./a/b ../c", "runs/abc/x.npz ./a/b ../c"),
+    ],
+)  # fmt: skip
+def test_folders_of_absolute_paths_go(script: ModuleType, text: str, left: str) -> None:
+    assert script.without_folders({"a": [text, 3, None]}) == {"a": [left, 3, None]}
+
+
+def test_what_is_taken_gives_the_same_page(script: ModuleType, tmp_path: Path) -> None:
+    """Runs, a reproduction and a study, from a store with paths in it."""
+    source, target = Store(tmp_path / "runs"), Store(tmp_path / "kept")
+    where = {"data__root": str(tmp_path / "images"), "model__checkpoint": str(tmp_path / "w.safetensors")}
+    fp = finish(source, config("fp32", **where), correct(0))
+    runs = [finish(source, config("repq_vit", 4, seed, **where), correct(9 + seed)) for seed in (0, 1)]
+    source.write_sweep(
+        SweepRecord(name="paper", signatures=[fp, *runs], command=f"vitq reproduce data.root={tmp_path}/images")
+    )
+    figure = Target(model="vit", bits="W4A4", table=None, top1=95.0, full_precision=98.0, runs=runs, reference=fp)
+    compared = ReproductionRecord(
+        name="paper", paper="p", method="m", targets=[figure], deviations=["d"], given=[f"data.root={tmp_path}/images"],
+        unlike=[f"vit: weights from {tmp_path}/w.safetensors"],
+    )  # fmt: skip
+    write_reproduction(source, compared)
+    trials = [
+        TrialRecord(number=n, state="done", options={"steps.a.lr": lr}, signature=run, kl=kl, seconds=2.0)
+        for n, (run, lr, kl) in enumerate(zip(runs, (0.1, 0.25), (0.5, 0.375), strict=True))
+    ]
+    study = StudyRecord(
+        name="study", method="repq_vit", held_out=50, ranges={"steps.a.lr": {"low": 0.0, "high": 1.0}},  # type: ignore[dict-item]
+        own={"steps.a.lr": 0.1}, trials=trials, importances={"steps.a.lr": 1.0}, recipe=str(tmp_path / "r.yaml"),
+    )  # fmt: skip
+    source.write_sweep(SweepRecord(name="study", signatures=runs))
+    write_study(source, study)
+    for sweep in ("paper", "study"):
+        script.add(source, sweep, target)
+    pages = {path.name: path.read_text() for path in script.write_pages(target, tmp_path / "pages")}
+
+    text = "".join(path.read_text() for path in target.root.rglob("*") if path.suffix in (".json", ".yaml"))
+    assert str(tmp_path) not in text + "".join(pages.values())
+    assert target.run(fp).read_config()["data"]["root"] == "images"
+    assert [target.run(run).require_result().metrics for run in runs] == [
+        source.run(run).require_result().metrics for run in runs
+    ]
+    assert [*target.run(fp).read_predictions()] == ["correct", "label"]
+    assert not target.run(fp).status_path.exists()
+    taken = read_study(target, "study")
+    assert taken is not None
+    assert taken.trials == study.trials
+
+    paper = pages["paper.md"]
+    assert "### Ours beside published" in paper
+    assert paper.index("full precision 98.00 %") < paper.index("| vit | W4A4 |") < paper.index("- d\n")
+    assert "- given: data.root=images" in paper
+    assert all(f"`{run}`" in paper for run in (fp, *runs))
+    rows = re.findall(r"^\| (\d.*?) +\| +([\d.]+) \| +2 \| +([\d.]+) \|$", pages["study.md"], re.MULTILINE)
+    assert rows == [("1", "0.375", "0.25"), ("0 (own)", "0.5", "0.1")]
+    assert "steps.a.lr 100 %" in pages["study.md"]
+
+
+def test_an_unfinished_sweep_is_not_taken(script: ModuleType, tmp_path: Path) -> None:
+    source = Store(tmp_path / "runs")
+    done = finish(source, config("fp32"), correct(0))
+    source.write_sweep(SweepRecord(name="half", signatures=[done, "0" * 16]))
+    with refuses(StoreError, "sweep", "half"):
+        script.add(source, "half", Store(tmp_path / "kept"))
+    assert not (tmp_path / "kept").exists()
