@@ -7,8 +7,7 @@ from pathlib import Path
 
 from vitq.config import RunConfig
 from vitq.errors import StoreError
-from vitq.store import RunDir, Store
-from vitq.track import mirror_record
+from vitq.store import RunDir, Store, mirror_record
 from vitq.track.faults import Warner
 from vitq.track.session import WandbSession
 

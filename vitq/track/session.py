@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from vitq.config import RunConfig, labels
 from vitq.errors import StoreError, brief
+from vitq.store import mirror_record
 from vitq.store.records import Result
 from vitq.store.rundir import RunDir
 from vitq.store.sweeps import SweepRecord
-from vitq.track import content, mirror_record, naming, probes
+from vitq.track import content, naming, probes
 from vitq.track.base import TrackedRun, Tracker, folder
 from vitq.track.faults import Warner, redacted
 from vitq.track.values import config_of
@@ -148,7 +151,17 @@ class WandbSession(TrackedRun):
             drop_service()
             return False
         self._remember(self._known.model_copy(update={"exit_code": exit_code, "probes": shown}))
+        if exit_code == 0:
+            self._remove_superseded()
         return True
+
+    def _remove_superseded(self) -> None:
+        """Remove what earlier attempts of this run left offline: the newest one, which is complete, says all of it."""
+        own = re.compile(rf"offline-run-\d+_\d+-{self._run_dir.signature}(-g\d+)?")
+        for old in folder(self._config).glob("offline-run-*"):
+            if own.fullmatch(old.name) and old.name != Path(self._known.sync_dir).name:
+                with self._warn.guard(f"removing {old.name}", "it is an older attempt of this run; remove it by hand"):
+                    shutil.rmtree(old)
 
     def _remember(self, known: mirror_record.TrackerRecord) -> None:
         self._known = known
@@ -192,7 +205,7 @@ def _open(
         mode=mode,  # type: ignore[arg-type]
         id=run_id,
         name=naming.name_of(config, sweep),
-        notes=sweep.description if sweep else None,
+        notes=naming.notes(sweep),
         group=group,
         job_type="ptq" if quantizes else "fp32",
         tags=list(dict.fromkeys(tag[: naming.TAG] for tag in tags)),
