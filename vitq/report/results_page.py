@@ -16,13 +16,13 @@ _SIGNATURE_HEAD = ("model", "method", "bits", "calib. images", "seed", "top-1, %
 
 def page(report: Report) -> str:
     """The page as Markdown. Equal stores give equal pages; the name of the machine is left out."""
-    record, df = report.record, report.df
-    facts = provenance(report.store, record, df, host=False)
+    df = report.df
+    facts = provenance(report.store, report.records, df, host=False)
     parts = [
-        _HEAD.format(name=record.name),
-        f"# {record.name}",
-        record.description,
-        markdown.render(df, report.comparisons, report.pairs).rstrip(),
+        _HEAD.format(name=" ".join(record.name for record in report.records)),
+        f"# {report.name}",
+        report.description,
+        markdown.of_report(report).rstrip(),
         "### Where these figures come from",
         markdown.grid(["fact", "value"], [[fact, "; ".join(values)] for fact, values in facts]),
         "### Signatures",
