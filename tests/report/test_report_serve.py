@@ -69,7 +69,7 @@ def test_the_files_of_a_run_can_be_looked_at_and_nothing_else(address: str, stor
     (store.root / "secret.txt").write_text("secret")
     (store.run(name).path / "link.txt").symlink_to(store.root / "secret.txt")
     listed = get(f"{address}/run/{name}/")
-    assert '<a href="config.yaml">config.yaml</a>' in listed
+    assert f'<a href="/run/{name}/config.yaml">config.yaml</a>' in listed
     assert "link.txt" not in listed
     assert get(f"{address}/run/{name}/config.yaml") == store.run(name).config_path.read_text()
     for path in ("../secret.txt", "..%2Fsecret.txt", "link.txt", "none.txt"):

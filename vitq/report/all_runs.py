@@ -54,7 +54,7 @@ def all_runs(report: Report, live: Mapping[str, Any] | None) -> RunsTable:
     columns = [*_WHAT, *(_OF_DETECTORS if detectors else _OF_CLASSIFIERS), *_OF_ALL]
     columns = [column for column in columns if column[0] in df]
     rows = [(_cells(row, columns), _links(report, str(row["signature"]), live)) for _, row in df.iterrows()]
-    return RunsTable(str(df["task"].iloc[0]) if len(df) else "", columns, rows)
+    return RunsTable(report.task, columns, rows)
 
 
 def _cells(row: pd.Series, columns: list[Column]) -> list[dict[str, Any]]:

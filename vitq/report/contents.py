@@ -48,6 +48,11 @@ class Report:
         named = {record.baseline for record in self.records} - {None}
         return named.pop() if len(named) == 1 else None
 
+    @property
+    def task(self) -> str:
+        """The first task of its runs; '' where none can be read."""
+        return next((task for task in self.df["task"] if task != "?"), "")
+
     @cached_property
     def parts(self) -> list[Report]:
         """A report for each task: its figures share no table and no correction with those of another one."""

@@ -22,9 +22,8 @@ from vitq.report.effort import efforts
 
 def of_report(report: Report) -> str:
     """Markdown of a report: of each task the parts of `render`."""
-    parts = [(part.df["task"].iloc[0] if len(part.df) else "", part) for part in report.parts]
-    rendered = [(task, render(part.df, part.comparisons, part.pairs)) for task, part in parts]
-    return "\n".join(f"## {task}\n\n{text}" if len(parts) > 1 else text for task, text in rendered)
+    rendered = [(part.task, render(part.df, part.comparisons, part.pairs)) for part in report.parts]
+    return "\n".join(f"## {task}\n\n{text}" if len(rendered) > 1 else text for task, text in rendered)
 
 
 def render(df: pd.DataFrame, comparisons: pd.DataFrame | None = None, pairs: pd.DataFrame | None = None) -> str:

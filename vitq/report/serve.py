@@ -66,7 +66,9 @@ class Pages:
         folder = self._store.run(signature).path
         files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if _plain(path)}
         if not wanted:
-            items = "".join(f'<li><a href="{quote(name)}">{html.escape(name)}</a></li>' for name in files)
+            items = "".join(
+                f'<li><a href="/run/{signature}/{quote(name)}">{html.escape(name)}</a></li>' for name in files
+            )
             return _page(signature, f"<h1>{signature}</h1><ul>{items}</ul>").encode(), "text/html"
         if wanted not in files:
             raise StoreError(f"run {signature} has no file {wanted!r}", "file", wanted, files)

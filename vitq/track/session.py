@@ -108,6 +108,7 @@ class WandbSession(TrackedRun):
             generation=generation,
             mode=mode,
             sync_dir=str(run.sync_dir),
+            older=(*old.older, old.sync_dir) if old else (),
             group=group,
             url=run.url if mode == "online" else None,
             uploaded=old.uploaded if old else None,
@@ -150,16 +151,19 @@ class WandbSession(TrackedRun):
         if guarded.error is not None:
             drop_service()
             return False
-        self._remember(self._known.model_copy(update={"exit_code": exit_code, "probes": shown}))
+        update: dict[str, Any] = {"exit_code": exit_code, "probes": shown}
         if exit_code == 0:
-            self._remove_superseded()
+            self._remove_older()
+            update["older"] = ()
+        self._remember(self._known.model_copy(update=update))
         return True
 
-    def _remove_superseded(self) -> None:
+    def _remove_older(self) -> None:
         """Remove what earlier attempts of this run left offline: the newest one, which is complete, says all of it."""
-        own = re.compile(rf"offline-run-\d+_\d+-{self._run_dir.signature}(-g\d+)?")
-        for old in folder(self._config).glob("offline-run-*"):
-            if own.fullmatch(old.name) and old.name != Path(self._known.sync_dir).name:
+        for old in map(Path, self._known.older):
+            # A copied store names folders of the one that it was copied from.
+            ours = old.parent == folder(self._config) and str(old) != self._known.sync_dir
+            if ours and old.name.startswith("offline-run-") and old.is_dir():
                 with self._warn.guard(f"removing {old.name}", "it is an older attempt of this run; remove it by hand"):
                     shutil.rmtree(old)
 
