@@ -141,3 +141,19 @@ def test_a_row_leads_to_its_run(two: Store, tmp_path: Path, elsewhere: bool) -> 
     assert re.findall(r'<a href="([^"]+)">W&amp;B</a>', text) == ["https://wandb.ai/lab/vitq/runs/x"]
     (payload,) = [script for facts, script in Page(text).scripts if facts.get("id") == "payload"]
     assert len(json.loads(payload)["runs"]) == 3
+
+
+def test_weights_stand_for_how_they_were_trained(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    trained = {"model__train": {"seed": 0, "epochs": 40}, "model__weights": "trained-by-recipe-1"}
+    other = {"model__train": {"seed": 1, "epochs": 40}, "model__weights": "trained-by-recipe-1"}
+    changes: list[dict[str, Any]] = [trained, {"model__weights": "ab" * 32}, other]
+    names = [finish(store, config("minmax", 4, **change), correct(3)) for change in changes]
+    sweep(store, "two", names[:2])
+    sweep(store, "three", names)
+    assert list(report.table(store, "two")["model"]) == [
+        "vit_digits (weights=trained-by-recipe-1)",
+        "vit_digits (weights=abababab)",
+    ]
+    # Two recipes of training have no other name.
+    assert len(set(report.table(store, "three")["model"])) == 3

@@ -94,9 +94,21 @@ def test_the_view_groups_by_all_but_the_seed() -> None:
     from vitq.track.dashboard import GROUPS, Dashboard
 
     board = Dashboard("lab", "vitq", "demo")
-    spec = json.dumps(board.spec()["workspace"]["spec"]["section"]["runSets"][0]["grouping"])
-    assert all(key.split(".")[-1] in spec for key in GROUPS)
-    assert "seed" not in spec
+    spec = board.spec()["workspace"]["spec"]["section"]
+    (runs,) = spec["runSets"]
+    # W&B keeps a run's config as key → {value: …}.
+    assert [(key["section"], key["name"].replace(".value", "", 1)) for key in runs["grouping"]] == [
+        ("config", key) for key in ("label.model", "method.name", "label.variant", "label.bits", "calib.size")
+    ]
+    assert tuple(key["name"].replace(".value", "", 1) for key in runs["grouping"]) == GROUPS
+    bars = [
+        json.dumps(panel["config"])
+        for section in spec["panelBankConfig"]["sections"]
+        for panel in section["panels"]
+        if panel["viewType"] == "Bar Chart"
+    ]
+    assert len(bars) >= 2
+    assert all("label.value.cell" in bar and "stddev" in bar for bar in bars)
     assert len(board.outline()) <= 10
 
 

@@ -136,6 +136,10 @@ def _labels(configs: Mapping[str, RunConfig], hidden: Collection[str] = ()) -> d
                 k for s in signatures for k in flat[s] if _part(k) == part and k not in {*_SHOWN, *hidden}
             )
             vary = [k for k in keys if len({repr(flat[s].get(k)) for s in signatures}) > 1]
+            if "model.weights" in vary:  # the weights stand for how they were trained, where they tell all apart
+                less = [k for k in vary if not k.startswith("model.train.")]
+                apart = (len({repr([flat[s].get(k) for k in some]) for s in signatures}) for some in (less, vary))
+                vary = less if len({*apart}) == 1 else vary
             for signature in signatures:
                 short = (f"{k.removeprefix(part + '.')}={_short(flat[signature].get(k))}" for k in vary)
                 texts[signature] = ", ".join(short)
