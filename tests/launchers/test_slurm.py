@@ -102,7 +102,8 @@ def test_a_time_in_yaml_needs_no_quotes(engine: FakeEngine, tmp_path: Path, writ
         options(axis, root[1]),
     ):
         assert Slurm(found).options.time == expected
-    assert options(*root, "launcher=slurm", "+experiment=long")["extra"]["begin"] == yaml.load(written, yaml.BaseLoader)
+    extra = options(*root, "launcher=slurm", "+experiment=long")["extra"]
+    assert str(extra["begin"]) == yaml.load(written, yaml.BaseLoader)
     # A number of the command line is one of minutes, whatever the file says.
     assert Slurm(options(file, root[1], "launcher.options.time=7200")).options.time == 7200
     assert Slurm(options(axis, root[1], "launcher.options.time=7200")).options.time == 7200

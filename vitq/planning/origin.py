@@ -56,13 +56,14 @@ def launcher_as_written(
 def as_written(value: Any, places: Iterable[tuple[Path, str]]) -> Any:
     """The text of a time like `2:00:00` that YAML turned into this number, at the first place that has the key; else
     the value. places: files, and the dotted key in each."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 60:
+    # Hydra makes texts of the values of axes.
+    if not re.fullmatch(r"\d{2,}(\.\d+)?", str(value)):
         return value
     for file, key in places:
         found = _find(_read(file), key)
         if found is not None:
             text = str(getattr(found[1], "value", ""))
-            return text if _TO_THE_BASE_60.fullmatch(text) and yaml.safe_load(text) == value else value
+            return text if _TO_THE_BASE_60.fullmatch(text) and str(yaml.safe_load(text)) == str(value) else value
     return value
 
 
