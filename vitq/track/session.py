@@ -160,10 +160,15 @@ class WandbSession(TrackedRun):
 
     def _remove_older(self) -> None:
         """Remove what earlier attempts of this run left offline: the newest one, which is complete, says all of it."""
-        for old in map(Path, self._known.older):
-            # A copied store names folders of the one that it was copied from.
-            ours = old.parent == folder(self._config) and str(old) != self._known.sync_dir
-            if ours and old.name.startswith("offline-run-") and old.is_dir():
+        ours = folder(self._config)
+        # A copied store names folders of the one that it was copied from.
+        older = {path for path in map(Path, self._known.older) if path.parent == ours}
+        if self._config.tracker.dir is None:  # nobody else's: also what was killed before it could be noted
+            name = re.compile(rf"offline-run-\d+_\d+-{self._run_dir.signature}(-g\d+)?")
+            older |= {path for path in ours.glob("offline-run-*") if name.fullmatch(path.name)}
+        newest = Path(self._known.sync_dir).name
+        for old in older:
+            if old.name.startswith("offline-run-") and old.name != newest and old.is_dir():
                 with self._warn.guard(f"removing {old.name}", "it is an older attempt of this run; remove it by hand"):
                     shutil.rmtree(old)
 
