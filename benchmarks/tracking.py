@@ -28,8 +28,7 @@ import pandas as pd
 from common import options, show
 
 from vitq.errors import StoreError
-from vitq.store import RunDir, Store, claim
-from vitq.track import mirror_record
+from vitq.store import RunDir, Store, claim, mirror_record
 
 SWEEP = """\
 defaults: [config, _self_]

@@ -57,8 +57,8 @@ class SlurmOptions:
     """`launcher.options`. What is None is left to the cluster.
 
     partition, account, qos, constraint, gres, mem: as sbatch has them (mem with its unit, `16GB`). gpus: per job.
-    cpus: cores per job. time: limit in minutes, or as sbatch writes it, in YAML in quotes (`"2:00:00"`,
-    `"1-12:00:00"`). setup: lines of shell before Python starts. extra: further options of sbatch, such as `{exclude:
+    cpus: cores per job. time: limit in minutes, or as sbatch writes it (`2:00:00`,
+    `1-12:00:00`). setup: lines of shell before Python starts. extra: further options of sbatch, such as `{exclude:
     n7, nice: 100}`. python: words that start Python on a node, such as a container's command. command: what executes
     runs; `--runs-dir DIR [--group NAME] SIGNATURE…` is appended; None: `PYTHON -m vitq.job`.
 

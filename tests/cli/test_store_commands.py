@@ -49,6 +49,16 @@ def test_runs_are_found_by_what_their_config_says(runs: Store, capsys: pytest.Ca
     assert main(["list", "runs", "mse"]) == 2
 
 
+def test_variants_of_an_ablation_are_told_apart(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    axis = "method.steps.weights.enabled=true,false"
+    assert main(["run", "-m", *WORDS, "method=mse", "bits=w4a4", axis]) == 0
+    assert sorted(row["run"] for row in listed(capsys)) == [
+        "vit_digits mse W4A4 c32 s0 weights.enabled=false",
+        "vit_digits mse W4A4 c32 s0 weights.enabled=true",
+    ]
+    assert len(listed(capsys, "label=vit_digits mse W4A4 c32 s0")) == 2
+
+
 def test_show_has_all_of_a_run(runs: Store, capsys: pytest.CaptureFixture[str]) -> None:
     (row,) = listed(capsys, "calib.size=16")
     facts = json.loads(printed(capsys, "show", row["signature"][:8], "--json"))

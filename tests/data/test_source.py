@@ -12,6 +12,7 @@ import pytest
 from tests.errors import refuses
 from tests.image_folders import Make
 from vitq.data import calibration_set, describe, eval_set, facts, sets, source
+from vitq.data.opening import open_source
 from vitq.errors import DataError
 from vitq.progress import Progress
 
@@ -68,3 +69,47 @@ def test_a_backend_that_is_not_installed_says_so(make: Make, root: Path) -> None
         describe(make(data={"root": str(root), "dataset": "tfds/x"}))
     with refuses(DataError, key="data.root", value="/nowhere"):
         describe(make(data={"root": "/nowhere", "dataset": "wds/x"}))
+
+
+class _Table(list[dict[str, Any]]):
+    """A split of Hugging Face's `datasets`, as its Arrow files hold it."""
+
+    def __init__(self, files: list[Path], split: str, images: list[bytes | None]):
+        super().__init__({"image": {"bytes": image, "path": "0.png"}, "label": n % 2} for n, image in enumerate(images))
+        self.cache_files, self.split = [{"filename": str(file)} for file in files], split
+
+
+class _HuggingFace:
+    """What timm makes of it."""
+
+    image_key = "image"
+
+    def __init__(self, table: _Table):
+        self.dataset, self.reader = table, self
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def iter_targets(self) -> Iterator[int]:
+        return (row["label"] for row in self.dataset)
+
+
+def test_hugging_faces_tables_are_known_by_their_files(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.arrow"
+
+    def fingerprint(content: bytes, split: str = "validation", images: tuple[bytes | None, ...] = (b"1", b"2")) -> str:
+        file.write_bytes(content)
+        table = _Table([file] if content else [], split, list(images))
+        monkeypatch.setattr("timm.data.create_dataset", lambda *args, **kwargs: _HuggingFace(table))
+        config = make(data={"root": None, "dataset": "hfds/lab/flowers", "num_classes": 2})
+        return open_source(config.data, "validation", None).fingerprint
+
+    assert fingerprint(b"one") == fingerprint(b"one")
+    assert fingerprint(b"one") != fingerprint(b"two")
+    assert fingerprint(b"one") != fingerprint(b"one", "validation[:50%]")
+    # Nothing on this disk says which images these are.
+    for unknown in ({"content": b""}, {"content": b"one", "images": (None, None)}):
+        with refuses(DataError, key="data.dataset", value="hfds/lab/flowers"):
+            fingerprint(**unknown)  # type: ignore[arg-type]

@@ -18,8 +18,8 @@ from vitq.errors import ConfigError
 from vitq.planning import compose
 
 REPO = Path(__file__).resolve().parents[2]
-# These make what they name, and are followed by test_extending.py and test_own.py. Notes say what was typed then.
-FOLLOWED = ("extending.md", "own.md")
+# These make what they name, and are followed by tests of their own. Notes say what was typed then.
+FOLLOWED = ("extending.md", "own.md", "days.md")
 PAGES = [
     page
     for page in (REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").rglob("*.md")))

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.errors import command_refuses, is_about, refuses
 from tests.fake_engine import FakeEngine
 from vitq.cli import main
+from vitq.config.search_path import ConfigPath
 from vitq.errors import ConfigError
 from vitq.launchers.slurm import commands
 from vitq.launchers.slurm.launcher import Slurm
@@ -66,6 +68,45 @@ def test_what_is_no_time(written: object) -> None:
 
 def test_a_time_on_the_command_line(engine: FakeEngine) -> None:
     assert make("launcher.options.time=2:00:00").launcher.options["time"] == "2:00:00"
+
+
+@pytest.mark.parametrize(("written", "expected"), [("2:00:00", 120), ("90:30", 91), ("90", 90), ('"1-12"', 2160)])
+def test_a_time_in_yaml_needs_no_quotes(engine: FakeEngine, tmp_path: Path, written: str, expected: int) -> None:
+    """YAML 1.1 reads `2:00:00` as the number 7200, which sbatch would take for minutes."""
+    (tmp_path / "conf" / "launcher").mkdir(parents=True)
+    (tmp_path / "conf" / "launcher" / "night.yaml").write_text(f"defaults: [slurm]\noptions: {{time: {written}}}\n")
+    (tmp_path / "conf" / "experiment").mkdir()
+    text = f"# @package _global_\nlauncher: {{options: {{time: {written}, extra: {{begin: {written}}}}}}}\n"
+    (tmp_path / "conf" / "experiment" / "long.yaml").write_text(text)
+    file = tmp_path / "s.yaml"
+    file.write_text(
+        "defaults: [config, override /launcher: slurm, _self_]\nsweep: {name: s}\n"
+        f"launcher: {{options: {{time: {written}}}}}\n"
+    )
+    axis = tmp_path / "axis.yaml"
+    params = f"{{method: mse, launcher.options.time: {written}}}"
+    axis.write_text(
+        "defaults: [config, override /launcher: slurm, _self_]\nsweep: {name: axis}\n"
+        f"hydra: {{mode: MULTIRUN, sweeper: {{params: {params}}}}}\n"
+    )
+    root = compose.root_config()
+
+    def options(primary: Path, folders: ConfigPath, *words: str) -> dict[str, Any]:
+        (config,) = compose.configs(compose.load(primary, folders, ["tracker=none", *words]))
+        return config.launcher.options
+
+    for found in (
+        options(*root, "launcher=night"),
+        options(*root, "launcher=slurm", "+experiment=long"),
+        options(file, root[1]),
+        options(axis, root[1]),
+    ):
+        assert Slurm(found).options.time == expected
+    extra = options(*root, "launcher=slurm", "+experiment=long")["extra"]
+    assert str(extra["begin"]) == yaml.load(written, yaml.BaseLoader)
+    # A number of the command line is one of minutes, whatever the file says.
+    assert Slurm(options(file, root[1], "launcher.options.time=7200")).options.time == 7200
+    assert Slurm(options(axis, root[1], "launcher.options.time=7200")).options.time == 7200
 
 
 def test_a_machine_without_slurm_says_so(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:

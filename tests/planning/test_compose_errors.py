@@ -98,6 +98,7 @@ def test_a_group_that_no_default_chooses_is_added_with_a_plus(engine: FakeEngine
         (["seed=${oc.env:NO_SUCH}"], "seed", "override 'seed=${oc.env:NO_SUCH}'"),
         (["seed=[1,2]"], "seed", "-m seed=1,2"),
         (["calib.size=???"], "calib.size", "override 'calib.size=???'"),
+        (["data.root=${hydra:runtime.cwd}/x"], "data.root", "${oc.env:PWD}"),
     ],
 )
 def test_an_override_is_named(engine: FakeEngine, words: list[str], key: str, said: str) -> None:

@@ -110,6 +110,35 @@ def test_charts_render_and_the_console_stays_empty(browser: Any, rich: Store) ->
     assert complaints(browser) == []
 
 
+@pytest.mark.parametrize("width", [400, 1000, 1600])
+def test_the_page_fits_its_width(browser: Any, rich: Store, width: int) -> None:
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        show(browser, report.build(rich, "demo", ["html"])["html"])
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        # What every number is compared with is in view before anybody scrolls sideways.
+        full = browser.execute_script("return document.querySelector('.fp td.n').getBoundingClientRect().toJSON()")
+        assert 0 < full["left"] < full["right"] <= width
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert complaints(browser) == []
+
+
+def test_sites_of_two_methods_at_the_same_bits_stand_beside_each_other(browser: Any, tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    signatures = []
+    for method, bits, seed in (("minmax", 8, 0), ("minmax", 8, 1), ("minmax", 3, 0), ("repq_vit", 8, 0)):
+        signatures.append(finish(store, config(method, bits, seed), correct(bits + seed)))
+        store.run(signatures[-1]).write_sites(sites([bits] * 10, seed))
+    store.write_sweep(SweepRecord(name="demo", signatures=signatures))
+    show(browser, report.build(store, "demo", ["html"])["html"])
+    chosen = "return document.getElementById('site-{}').selectedOptions[0].textContent"
+    assert [browser.execute_script(chosen.format(side)) for side in "ab"] == [
+        "minmax W8A8, seed 0", "repq_vit W8A8, seed 0"
+    ]  # fmt: skip
+
+
 def test_probes_are_drawn_and_sites_can_be_chosen(browser: Any, rich: Store) -> None:
     from selenium.webdriver.support.ui import Select
 

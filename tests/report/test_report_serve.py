@@ -63,6 +63,23 @@ def test_what_is_not_there_is_said(address: str, path: str) -> None:
     assert error.value.read()
 
 
+def test_the_files_of_a_run_can_be_looked_at_and_nothing_else(address: str, store: Store) -> None:
+    name = store.read_sweep("demo").signatures[0]
+    assert f'<a href="/run/{name}/">files</a>' in get(f"{address}/sweep/demo")
+    (store.root / "secret.txt").write_text("secret")
+    (store.run(name).path / "link.txt").symlink_to(store.root / "secret.txt")
+    listed = get(f"{address}/run/{name}/")
+    assert f'<a href="/run/{name}/config.yaml">config.yaml</a>' in listed
+    assert "link.txt" not in listed
+    assert get(f"{address}/run/{name}/config.yaml") == store.run(name).config_path.read_text()
+    for path in ("../secret.txt", "..%2Fsecret.txt", "link.txt", "none.txt"):
+        with pytest.raises(urllib.error.HTTPError) as error:
+            get(f"{address}/run/{name}/{path}")
+        assert error.value.code == 404
+    with pytest.raises(urllib.error.HTTPError):
+        get(f"{address}/run/sweeps/demo.json")
+
+
 def test_a_taken_port_is_named(store: Store) -> None:
     with server(store, "127.0.0.1", 0) as running:
         port = running.server_address[1]

@@ -76,14 +76,16 @@ SITES = pd.DataFrame(
 )
 
 
-def execute(config: RunConfig, group: str | None = "demo", fail: BaseException | None = None) -> RunDir:
+def execute(
+    config: RunConfig, group: str | None = "demo", fail: BaseException | None = None, top1: float = 71.5
+) -> RunDir:
     """What a job does with its tracker: the record first, then the mirror."""
     run_dir = Store(config.runs_dir).run(signature(config))
     with track.make(config.tracker).run(config, signature(config), group, run_dir) as tracked:
         if fail is not None:
             raise fail
-        run_dir.write_result(make_result(config))
-        tracked.result(make_result(config), SITES)
+        run_dir.write_result(make_result(config, top1))
+        tracked.result(make_result(config, top1), SITES)
     return run_dir
 
 

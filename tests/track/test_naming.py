@@ -27,6 +27,9 @@ AXES = {
 }
 
 
+FIGURES = ("top1", "drop", "agreement", "quantized_bytes", "seconds")
+
+
 def variants(tmp_path: Path) -> list[RunConfig]:
     return [
         make_config(
@@ -46,20 +49,30 @@ def test_four_variants_are_told_apart(tmp_path: Path) -> None:
     store = Store(configs[0].runs_dir)
     names = [signature(config) for config in configs]
     store.write_sweep(SweepRecord(name="ablation", signatures=names, axes=AXES, description="what a range is worth"))
-    for config in configs[:2]:  # W&B takes a second for each
-        execute(config, group="ablation")
-    first, second = (read_back(config) for config in configs[:2])
-    assert [run["name"] for run in (first, second)] == [
-        "deit_tiny minmax W4A4 c32 s0 default.range=minmax, weights.enabled=true",
-        "deit_tiny minmax W4A4 c32 s0 default.range=minmax, weights.enabled=false",
-    ]
-    assert first["config"]["label"]["variant"] == "default.range=minmax, weights.enabled=true"
-    assert "weights.enabled=false" in second["tags"]
-    folder = next(folder for folder in offline_runs(configs[0]) if folder.name.endswith(names[0]))
-    history = [json.dumps(record) for record in records(folder) if record["type"] == "history"]
-    assert any('"top1"' in line and "71.5" in line for line in history)
-    notes = [record["run"].get("notes") for record in records(folder) if record["type"] == "run"]
-    assert notes == ["what a range is worth"]
+    for number, config in enumerate(configs):
+        execute(config, group="ablation", top1=70.5 + number)
+    runs = [read_back(config) for config in configs]
+    words = [
+        "default.range=minmax, weights.enabled=true", "default.range=minmax, weights.enabled=false",
+        "default.range=mse, weights.enabled=true", "default.range=mse, weights.enabled=false",
+    ]  # fmt: skip
+    assert [run["name"] for run in runs] == [f"deit_tiny minmax W4A4 c32 s0 {word}" for word in words]
+    assert [run["config"]["label"]["variant"] for run in runs] == words
+    assert [run["config"]["label"]["cell"] for run in runs] == [f"deit_tiny minmax ({w}) W4A4 c32" for w in words]
+    for run, word in zip(runs, words, strict=True):
+        assert set(run["tags"]) == {"deit_tiny", "minmax", "W4A4", *word.split(", ")}
+    for number, name in enumerate(names):
+        (folder,) = (folder for folder in offline_runs(configs[0]) if folder.name.endswith(name))
+        entries = records(folder)
+        history = [entry["history"]["item"] for entry in entries if entry["type"] == "history"]
+        figures = {key: value for row in history for key, value in row.items() if key in FIGURES}
+        assert {key: float(figures[key]) for key in FIGURES} == {
+            "top1": 70.5 + number, "drop": 0.5, "agreement": 95.0, "quantized_bytes": 20.0, "seconds": 3.5
+        }  # fmt: skip
+        (written,) = (entry["run"] for entry in entries if entry["type"] == "run")
+        assert written["run_group"] == "ablation"
+        assert written["notes"].startswith("what a range is worth\n\nreport: sweeps/ablation/report.html")
+        assert str(tmp_path) not in written["notes"]
 
 
 def test_only_seeds_share_a_cell(tmp_path: Path) -> None:
@@ -81,9 +94,21 @@ def test_the_view_groups_by_all_but_the_seed() -> None:
     from vitq.track.dashboard import GROUPS, Dashboard
 
     board = Dashboard("lab", "vitq", "demo")
-    spec = json.dumps(board.spec()["workspace"]["spec"]["section"]["runSets"][0]["grouping"])
-    assert all(key.split(".")[-1] in spec for key in GROUPS)
-    assert "seed" not in spec
+    spec = board.spec()["workspace"]["spec"]["section"]
+    (runs,) = spec["runSets"]
+    # W&B keeps a run's config as key → {value: …}.
+    assert [(key["section"], key["name"].replace(".value", "", 1)) for key in runs["grouping"]] == [
+        ("config", key) for key in ("label.model", "method.name", "label.variant", "label.bits", "calib.size")
+    ]
+    assert tuple(key["name"].replace(".value", "", 1) for key in runs["grouping"]) == GROUPS
+    bars = [
+        json.dumps(panel["config"])
+        for section in spec["panelBankConfig"]["sections"]
+        for panel in section["panels"]
+        if panel["viewType"] == "Bar Chart"
+    ]
+    assert len(bars) >= 2
+    assert all("label.value.cell" in bar and "stddev" in bar for bar in bars)
     assert len(board.outline()) <= 10
 
 

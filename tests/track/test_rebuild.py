@@ -23,10 +23,10 @@ from vitq.job import execute
 from vitq.plots import bit_allocation
 from vitq.progress import Progress
 from vitq.report.allocation import heat_maps
-from vitq.store import RunDir, Store
+from vitq.store import RunDir, Store, mirror_record
 from vitq.store.records import Status
 from vitq.store.sweeps import SweepRecord
-from vitq.track import loss_curves, mirror_record
+from vitq.track import loss_curves
 from vitq.track.content import with_sensitivity
 from vitq.track.loss_curves import thinned
 from vitq.track.rebuild import rebuild
@@ -85,9 +85,11 @@ def allocated(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 
 def test_a_rebuilt_run_says_what_the_live_one_said(allocated: RunDir) -> None:
     first = mirror_of(allocated)
+    before = said(first)
     second = rebuild(allocated, None)
     assert second != first
-    assert said(second) == said(first)
+    assert said(second) == before
+    assert not first.exists()
     assert said(second)["exit_code"] == 0
     assert said(second)["run"]["run_group"] == "paper"
     assert mirror_of(allocated) == second

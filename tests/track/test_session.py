@@ -117,6 +117,10 @@ def test_sites_and_stages_are_one_table_each(tmp_path: Path) -> None:
         0.0,
         None,
     ]
+    (log,) = folder.glob("*.wandb")
+    for name in ("sites", "stages", "provenance"):  # each is an artifact as well
+        assert summary[name]["artifact_path"].startswith("wandb-client-artifact://")
+        assert f"run-{signature(config)}-{name}".encode() in log.read_bytes()
     stages = json.loads((folder / "files" / summary["stages"]["path"]).read_text())
     assert stages["data"] == [["steps.weights", 2.0], ["load", 1.5]]
 

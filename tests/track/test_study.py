@@ -14,9 +14,8 @@ from vitq.cli import main
 from vitq.config import RunConfig, signature
 from vitq.config.tuning import OptionRange
 from vitq.errors import StoreError
-from vitq.store import Store, SweepRecord
+from vitq.store import Store, SweepRecord, mirror_record
 from vitq.store.studies import StudyDir, StudyRecord, TrialRecord, write_study
-from vitq.track import mirror_record
 from vitq.track.rebuild import rebuild
 
 KL = (0.5, 0.25, None, 0.375, 0.125)

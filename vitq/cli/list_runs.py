@@ -11,9 +11,11 @@ from vitq.config.labels import bits_label, model_label, run_label
 from vitq.errors import ConfigError, Problem, StoreError
 from vitq.report.numbers import number
 from vitq.store import Run, Store
+from vitq.track.naming import name_of
 
 if TYPE_CHECKING:
     from vitq.config import RunConfig
+    from vitq.store import SweepRecord
 
 # What a filter may name beside any key of the config (`calib.size`).
 NAMES = ("signature", "state", "sweep", "model", "data", "method", "bits", "label")
@@ -27,7 +29,7 @@ def list_runs(store: Store, filters: Sequence[str], as_json: bool) -> int:
     """
     wanted = [_filter(word) for word in filters]
     records, _ = store.read_sweeps()
-    sweeps = {name: [r.name for r in records if name in r.signatures] for name in store.signatures()}
+    sweeps = {name: [r for r in records if name in r.signatures] for name in store.signatures()}
     rows = [row for name in store.signatures() if (row := _row(store, name, sweeps[name], wanted)) is not None]
     rows.sort(key=lambda row: row["updated_at"] or "")
     if as_json:
@@ -45,15 +47,18 @@ def _filter(word: str) -> tuple[str, list[str]]:
     return key, values.split(",")
 
 
-def _row(store: Store, signature: str, sweeps: list[str], wanted: list[tuple[str, list[str]]]) -> dict[str, Any] | None:
+def _row(
+    store: Store, signature: str, records: list[SweepRecord], wanted: list[tuple[str, list[str]]]
+) -> dict[str, Any] | None:
     run = Run(store.run(signature))
     state = run.read_state()
+    sweeps = [record.name for record in records]
     facts: dict[str, Any] = {"signature": [signature], "state": [state.state], "sweep": sweeps or ["none"]}
     label = state.run
     try:
         config = run.config
-        label = run_label(config)
-        facts |= _facts(config) | {"label": [label]}
+        facts |= _facts(config) | {"label": [run_label(config)]}
+        label = name_of(config, records[0] if records else None)
         plain = config.to_dict()
     except (ConfigError, StoreError):
         plain = {}  # its state says why

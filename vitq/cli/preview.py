@@ -6,6 +6,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, TextIO
 
+from vitq.planning.wording import count
+
 if TYPE_CHECKING:
     from vitq.planning.estimate import Estimate, Total
     from vitq.planning.launcher import Preview
@@ -35,12 +37,11 @@ def preview(plan: Plan, as_json: bool, out: TextIO) -> None:
         print(outlined.text, file=out)
     print(_estimate(sum_, outlined), file=out)
     done = len(plan.runs) - len(left)
-    print(
-        f"{plan.cells} cells, {len(plan.runs)} runs, {done} finished before; nothing was started or written", file=out
-    )
+    what = f"{count(plan.cells, 'cell')}, {count(len(plan.runs), 'run')}, {done} finished before"
+    print(f"{what}; nothing was started or written", file=out)
     if plan.pilots:
         said = "what they cost turns sweep.budget_seconds into iterations. Runs that learn are not listed yet"
-        print(f"{len(plan.pilots)} pilots come first: {said}", file=out)
+        print(f"{count(len(plan.pilots), 'pilot')} first: {said}", file=out)
     if other := [run for run in plan.runs if run.other_code]:
         print(f"{len(other)} of them by other code ({other[0].other_code}); --again computes them anew", file=out)
     for line in plan.warnings:
@@ -50,14 +51,15 @@ def preview(plan: Plan, as_json: bool, out: TextIO) -> None:
 def _estimate(sum_: Total, outlined: Preview) -> str:
     if not sum_.runs:
         return "nothing left to compute"
+    todo = f"cost of the {count(sum_.runs, 'run')} to do:"
     if sum_.unknown == sum_.runs:
-        return f"cost of the {sum_.runs} runs to do: unknown, no finished run there has the same model and steps"
-    guess = f" ({sum_.unknown} runs without a finished like, taken as the mean)" if sum_.unknown else ""
+        return f"{todo} unknown, no finished run there has the same model and steps"
+    guess = f" ({count(sum_.unknown, 'run')} without a finished like, taken as the mean)" if sum_.unknown else ""
     hours = f"{_duration(sum_.hours())} of one device"
     if outlined.gpus:
         hours += f", {sum_.hours() * outlined.gpus:.2g} GPU-hours"
     clock = f", {_duration(sum_.hours() / outlined.parallel)} on the clock" if outlined.parallel > 1 else ""
-    return f"cost of the {sum_.runs} runs to do: about {hours}{guess}{clock}, largest run {_gb(sum_.memory_bytes)}"
+    return f"{todo} about {hours}{guess}{clock}, largest run {_gb(sum_.memory_bytes)}"
 
 
 def _duration(hours: float) -> str:

@@ -18,6 +18,7 @@ EXAMPLES = """\
   vitq report demo                                      under runs/sweeps/demo/
   vitq report demo --format html --out ~/public_html
   vitq report demo --format md --format latex
+  vitq report demo ablate_ias_vit                       one report over both
   vitq report demo --format results --out docs/results  a page for documents: tables, versions, signatures
   vitq report demo --compare repq_vit minmax            which is better, in one line for each model and bit-width
   vitq report demo --along calib.size                   every two calibration sizes, all else equal
@@ -26,8 +27,9 @@ EXAMPLES = """\
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = options.parser("report", "Write the report of a sweep and print where it lies.", EXAMPLES)
-    options.add(parser, "sweep")
+    parser = options.parser("report", "Write the report of sweeps and print where it lies.", EXAMPLES)
+    text = "name of a sweep that was started (`multirun` for `vitq run -m`); several make one report"
+    parser.add_argument("sweeps", metavar="SWEEP", nargs="+", help=text)
     text = f"may be given several times (default: {', '.join(FORMATS)})"
     parser.add_argument("--format", action="append", choices=ALL_FORMATS, help=text)
     text = "print whether method A is better than B instead"
@@ -44,33 +46,33 @@ def main(args: argparse.Namespace) -> int:
     from vitq.store import Store
 
     if args.along:
-        return _along(Store(args.runs_dir), args.sweep, args.along, args.compare or ())
+        return _along(Store(args.runs_dir), args.sweeps, args.along, args.compare or ())
     if args.compare:
-        return _compare(Store(args.runs_dir), args.sweep, *args.compare)
+        return _compare(Store(args.runs_dir), args.sweeps, *args.compare)
     formats = tuple(args.format or FORMATS)
-    for path in report.build(Store(args.runs_dir), args.sweep, formats=formats, out=args.out).values():
+    for path in report.build(Store(args.runs_dir), args.sweeps, formats=formats, out=args.out).values():
         print(path)
     return 0
 
 
-def _along(store: Store, sweep: str, key: str, asked: Sequence[str]) -> int:
+def _along(store: Store, sweeps: Sequence[str], key: str, asked: Sequence[str]) -> int:
     from vitq.report.axes import along
     from vitq.report.comparison import sentence
 
-    for _, row in along(store, sweep, key, asked).iterrows():
+    for _, row in along(store, sweeps, key, asked).iterrows():
         print(sentence(row.to_dict()))
     return 0
 
 
-def _compare(store: Store, sweep: str, a: str, b: str) -> int:
-    from vitq import report
+def _compare(store: Store, sweeps: Sequence[str], a: str, b: str) -> int:
     from vitq.errors import VitqError
-    from vitq.report.comparison import answers, pairwise
+    from vitq.report.comparison import answers
+    from vitq.report.contents import Report
 
-    table = report.table(store, sweep)
-    pairs = pairwise(store, table)
+    report = Report.of(store, sweeps)
+    table, pairs = report.df, report.pairs
     methods = {*pairs["a"], *pairs["b"]}
-    valid = f"valid: {', '.join(sorted(methods))}" if methods else f"sweep {sweep!r} has no two finished methods yet"
+    valid = f"valid: {', '.join(sorted(methods))}" if methods else f"{report.name} has no two finished methods yet"
     if a == b:
         text = f"--compare {a} {b}: two different methods are needed; {valid}"
         raise VitqError(text, "--compare", (a, b), methods)

@@ -248,7 +248,9 @@ def _left_out(others: Counter[str], hidden: list[str]) -> tuple[str, ...]:
     words = []
     if others:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-        words.append(f"{sum(others.values())} files are no PNG or JPEG by their names and are left out ({kinds})")
+        number = sum(others.values())
+        several = f"{number} files are no PNG or JPEG by their names and are left out"
+        words.append(f"{several if number > 1 else '1 file is no PNG or JPEG by its name and is left out'} ({kinds})")
     if hidden:
         words.append(f"{len(hidden)} hidden files and folders are left out: {shortened(hidden, _SHOWN)}")
     return tuple(words)

@@ -48,6 +48,7 @@ def execute(run_dir: RunDir, progress: Progress, tracker: Tracker, group: str | 
     try:
         config = Run(run_dir).config
         with tracker.run(config, run_dir.signature, group, run_dir) as tracked:
+            run_log.begin()
             try:
                 result, sites, model = _measured(config, run_dir, run_log)
             except BaseException as error:

@@ -64,6 +64,10 @@ class RunLog(Progress):
         yield
         self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - start
 
+    def begin(self) -> None:
+        """Start the clock: what is before belongs to the process, such as imports and the tracker's start."""
+        self._begin = time.perf_counter()
+
     def total(self) -> float:
         """Seconds since the run began."""
         return time.perf_counter() - self._begin

@@ -23,10 +23,13 @@ from vitq.errors import ConfigError, Problem, unknown
 from vitq.models.pretrained import resized, with_preprocessing, without_head
 from vitq.planning.base_method import with_base
 from vitq.planning.compose_errors import HYDRA_ERRORS, explain
-from vitq.planning.origin import origin
+from vitq.planning.origin import as_written, launcher_as_written, origin
 from vitq.planning.overrides import launcher_overrides, override_text, parse_axes, parse_value, without_effect
 from vitq.planning.quoting import quoted
 from vitq.planning.session import Session, hydra_session
+
+# Where a sweep file has its axes.
+_PARAMS = "hydra.sweeper.params"
 
 
 @dataclass(frozen=True)
@@ -93,12 +96,13 @@ def load(file: Path, search_path: ConfigPath, overrides: Sequence[str] = (), mul
             sweep = OmegaConf.to_container(OmegaConf.create(OmegaConf.select(config, "sweep") or {}), resolve=True)
             params = OmegaConf.select(config, "hydra.sweeper.params") or {}
             multirun = multirun or str(config.hydra.mode).endswith("MULTIRUN")
-            given = [f"{key}={value}" for key, value in params.items()] if multirun and hasattr(params, "items") else []
+            listed = params.items() if multirun and hasattr(params, "items") else ()
+            given = [f"{key}={as_written(value, [(file, f'{_PARAMS}.{key}')])}" for key, value in listed]
     except HYDRA_ERRORS as error:
         raise ConfigError([explain(error, file, search_path, overrides)]) from error
     if not isinstance(sweep, dict) or not hasattr(params, "items"):
         raise ConfigError([Problem(f"{file}: `sweep` and `hydra.sweeper.params` must be mappings", "sweep", sweep)])
-    lines = {text: origin(f"hydra.sweeper.params.{text.partition('=')[0]}", file, search_path, {}) for text in given}
+    lines = {text: origin(f"{_PARAMS}.{text.partition('=')[0]}", file, search_path, {}) for text in given}
     axes = parse_axes([*given, *(o for o in overrides if o not in own)], search_path, lines)
     settings: Any = OmegaConf.to_container(OmegaConf.select(OmegaConf.load(file), "hydra") or OmegaConf.create())
     ignored = [f"{file}: {line}" for line in without_effect(settings)] if isinstance(settings, dict) else []
@@ -131,6 +135,8 @@ def expand(primary: Primary) -> Iterator[ConfigCell]:
     per choice of groups; plain values are then set on a copy, by the call that Hydra itself uses for `++key=value`.
     """
     composed: dict[tuple[str, ...], tuple[DictConfig, dict[str, str], dict[str, Any] | None]] = {}
+    launchers: dict[str, Any] = {}
+    overridden = {key.lstrip("+") for key in primary.axes}
     with hydra_session(primary.file, primary.search_path) as session:
         for values in itertools.product(*primary.axes.values()):
             overrides = [override_text(key, value) for key, value in zip(primary.axes, values, strict=True)]
@@ -156,8 +162,16 @@ def expand(primary: Primary) -> Iterator[ConfigCell]:
                 problem = explain(error, primary.file, primary.search_path, shown, chosen)
                 yield ConfigCell(shown, {}, {}, problem)
                 continue
+            read = f"{raw.get('launcher')} {choices}"
+            if read not in launchers:
+                launchers[read] = launcher_as_written(
+                    raw.get("launcher"), primary.file, primary.search_path, choices, overridden
+                )
+            raw = {str(k): v for k, v in dict(raw).items() if k != "sweep"}
+            if "launcher" in raw:
+                raw["launcher"] = launchers[read]
             try:
-                full = with_base({str(k): v for k, v in dict(raw).items() if k != "sweep"}, primary.search_path)
+                full = with_base(raw, primary.search_path)
             except ConfigError as error:
                 yield ConfigCell(shown, choices, {}, error.problems[0])  # it names one
                 continue

@@ -1,13 +1,19 @@
-"""Where a key of a composed config was written: which file, and which line of it."""
+"""Where a key of a composed config was written: which file, which line of it, and as which text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from vitq.config.search_path import ConfigPath
+
+# What YAML 1.1 takes for a number to the base 60, and people for a time: `2:00:00` is read as 7200.
+_TO_THE_BASE_60 = re.compile(r"[-+]?\d+(:[0-5]?\d)+(\.\d*)?")
+_GLOBAL = re.compile(r"\s*#\s*@package\s+_global_\b")
 
 
 def origin(key: str, primary: Path, search_path: ConfigPath, choices: Mapping[str, str]) -> str:
@@ -16,16 +22,7 @@ def origin(key: str, primary: Path, search_path: ConfigPath, choices: Mapping[st
     Looked for in the primary config, in the files of the groups that were chosen, and in `config.yaml`. choices: group
     → option, as far as they are known.
     """
-    parts = key.split(".")
-    candidates = [(primary, key)]
-    for count in range(len(parts) - 1, 0, -1):
-        group = "/".join(parts[:count])
-        file = search_path.file(group, choices[group]) if group in choices else None
-        if file is not None:
-            candidates.append((file, ".".join(parts[count:])))
-    root = search_path.file("", "config")
-    candidates += [(root, key)] if root is not None and root != primary else []
-    for file, rest in candidates:
+    for file, rest in _candidates(key, primary, search_path, choices):
         line = line_of(file, rest)
         if line is not None:
             return f"{file}, line {line}"
@@ -34,22 +31,86 @@ def origin(key: str, primary: Path, search_path: ConfigPath, choices: Mapping[st
 
 def line_of(file: Path, key: str) -> int | None:
     """The line of a YAML file, counted from 1, on which a dotted key stands; None where it does not."""
+    found = _find(_read(file), key)
+    return None if found is None else int(found[0].start_mark.line) + 1
+
+
+def launcher_as_written(
+    launcher: Any, primary: Path, search_path: ConfigPath, choices: Mapping[str, str], overridden: Collection[str]
+) -> Any:
+    """A composed `launcher` section with times among its options as files have them, but for the `overridden` keys:
+    `time: 2:00:00` without quotes is the number 7200 for YAML 1.1."""
+    options = launcher.get("options") if isinstance(launcher, dict) else None
+    if not isinstance(options, dict):
+        return launcher
+
+    def written(key: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: written(f"{key}.{name}", item) for name, item in value.items()}
+        places = () if key in overridden else _candidates(key, primary, search_path, choices)
+        return as_written(value, places)
+
+    return {**launcher, "options": written("launcher.options", options)}
+
+
+def as_written(value: Any, places: Iterable[tuple[Path, str]]) -> Any:
+    """The text of a time like `2:00:00` that YAML turned into this number, at the first place that has the key; else
+    the value. places: files, and the dotted key in each."""
+    # Hydra makes texts of the values of axes.
+    if not re.fullmatch(r"\d{2,}(\.\d+)?", str(value)):
+        return value
+    for file, key in places:
+        found = _find(_read(file), key)
+        if found is not None:
+            text = str(getattr(found[1], "value", ""))
+            return text if _TO_THE_BASE_60.fullmatch(text) and str(yaml.safe_load(text)) == str(value) else value
+    return value
+
+
+def _candidates(
+    key: str, primary: Path, search_path: ConfigPath, choices: Mapping[str, str]
+) -> Iterator[tuple[Path, str]]:
+    """Files that may have a key, and the key in each, the one that counts first."""
+    yield primary, key
+    parts = key.split(".")
+    for group, option in choices.items():
+        file = search_path.file(group, option)
+        if file is not None and _GLOBAL.match(_text(file)):
+            yield file, key
+    for count in range(len(parts) - 1, 0, -1):
+        group = "/".join(parts[:count])
+        file = search_path.file(group, choices[group]) if group in choices else None
+        if file is not None:
+            yield file, ".".join(parts[count:])
+    root = search_path.file("", "config")
+    if root is not None and root != primary:
+        yield root, key
+
+
+def _text(file: Path) -> str:
     try:
-        node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _read(file: Path) -> yaml.Node | None:
+    try:
+        return yaml.compose(_text(file), Loader=yaml.SafeLoader)
+    except yaml.YAMLError:
         return None
-    return _line(node, key)
 
 
-def _line(node: yaml.Node | None, key: str) -> int | None:
+def _find(node: yaml.Node | None, key: str) -> tuple[yaml.Node, yaml.Node] | None:
+    """The nodes of a dotted key and of its value."""
     if not isinstance(node, yaml.MappingNode):
         return None
     for name, value in node.value:
         word = str(getattr(name, "value", ""))
         if word == key:  # axes of a sweep have dotted names: `params: {calib.size: "32,64"}`
-            return int(name.start_mark.line) + 1
+            return name, value
         if key.startswith(f"{word}."):
-            line = _line(value, key.removeprefix(f"{word}."))
-            if line is not None:
-                return line
+            found = _find(value, key.removeprefix(f"{word}."))
+            if found is not None:
+                return found
     return None

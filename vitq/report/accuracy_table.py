@@ -119,12 +119,12 @@ def matrices(df: pd.DataFrame) -> list[Matrix]:
     return [
         replace(_matrix(str(model), str(data), scored), score=score)
         for (model, data), part in known.groupby(["model", "data"], sort=False)
-        for score, scored in _scored(part)
+        for score, scored in scores(part)
     ]
 
 
-def _scored(part: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The scores that runs of one model have, each with the runs' table where it stands as `top1`."""
+def scores(part: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The scores that runs of one task have, each with the runs' table where it stands as `top1`."""
     names = [name for name, (own, _, _) in SCORES.items() if own in part and part[own].notna().any()]
     return [
         (name, part.assign(**dict(zip(SCORES["top-1"], (part[column] for column in SCORES[name]), strict=True))))

@@ -20,7 +20,7 @@ from vitq.plots.palette import band, style
 from vitq.report.comparison import compare_runs
 from vitq.report.correction import CORRECTED, corrected
 from vitq.report.paired_test import Predictions
-from vitq.report.runs_table import table
+from vitq.report.runs_table import records_of, table
 from vitq.store import Store
 
 # Words for sections of a config, which differ as a whole.
@@ -42,10 +42,11 @@ class Group:
         return float(top1.mean()), 0.0 if len(top1) < 2 else float(top1.std(ddof=1))
 
 
-def groups(store: Store, sweep: str, key: str) -> list[Group]:
-    """The groups of a sweep along an axis: a dotted key (`calib.size`, `method.steps.stage1.enabled`), or `method`,
-    `model`, `bits` as a whole. Raises VitqError for a key that no config has, and where no two values meet."""
-    df = table(store, sweep).set_index("signature")
+def groups(store: Store, sweeps: str | Sequence[str], key: str) -> list[Group]:
+    """The groups of a sweep, or of several, along an axis: a dotted key (`calib.size`, `method.steps.stage1.enabled`),
+    or `method`, `model`, `bits` as a whole. Raises VitqError for a key that no config has, and where no two values
+    meet."""
+    df = table(store, sweeps).set_index("signature")
     known_key = False
     known: dict[str, list[tuple[str, str, int]]] = defaultdict(list)
     for signature in df.index[df["bits"] != "FP"]:
@@ -57,7 +58,7 @@ def groups(store: Store, sweep: str, key: str) -> list[Group]:
             same = [_without(key, canonical(config)), {} if key == "method" else orders(config)]
             known[json.dumps(same, sort_keys=True)].append((_value(key, plain), signature, config.seed))
     if not known_key:
-        axes = store.read_sweep(sweep).axes
+        axes = [axis for record in records_of(store, sweeps) for axis in record.axes]
         raise VitqError(unknown("axis", key, axes, "Any key of a config is one.", key="--along"))
     several = [
         Group(_place(df.loc[[signature for _, signature, _ in members]]), _by_value(members), df["top1"])
@@ -65,17 +66,18 @@ def groups(store: Store, sweep: str, key: str) -> list[Group]:
         if len({value for value, _, _ in members}) > 1
     ]
     if not several:
-        raise VitqError(f"no two finished runs of {sweep} differ in {key} and the seed alone", "--along", key)
+        names = " and ".join(record.name for record in records_of(store, sweeps))
+        raise VitqError(f"no two finished runs of {names} differ in {key} and the seed alone", "--along", key)
     return several
 
 
-def along(store: Store, sweep: str, key: str, asked: Sequence[str] = ()) -> pd.DataFrame:
+def along(store: Store, sweeps: str | Sequence[str], key: str, asked: Sequence[str] = ()) -> pd.DataFrame:
     """Every pair of values of an axis, or the two that are asked for, image by image over the common seeds.
 
     Columns as of `pairwise`, with `place` for where; corrected over the rows. Raises VitqError as `groups`, and for a
     value that the axis does not have.
     """
-    known = groups(store, sweep, key)
+    known = groups(store, sweeps, key)
     values = list(dict.fromkeys(value for group in known for value in group.runs))
     for value in asked:
         if value not in values:
@@ -92,15 +94,19 @@ def along(store: Store, sweep: str, key: str, asked: Sequence[str] = ()) -> pd.D
     return corrected(pd.DataFrame(rows, columns=columns))
 
 
-def figures(store: Store, sweep: str) -> list[tuple[str, go.Figure]]:
-    """(axis, figure) for each numeric axis of a sweep with at least two values: mean top-1 against it, in a band of ±
-    sample standard deviation over seeds."""
+def figures(store: Store, sweeps: str | Sequence[str]) -> list[tuple[str, go.Figure]]:
+    """(axis, figure) for each numeric axis of a sweep, or of several, with at least two values: mean top-1 against
+    it, in a band of ± sample standard deviation over seeds."""
     drawn = []
-    for key, values in store.read_sweep(sweep).axes.items():
+    axes: dict[str, list[str]] = defaultdict(list)
+    for record in records_of(store, sweeps):
+        for key, values in record.axes.items():
+            axes[key] += [value for value in values if value not in axes[key]]
+    for key, values in axes.items():
         if key == "seed" or len(values) < 2 or not all(map(_number, values)):
             continue
         try:
-            known = groups(store, sweep, key)
+            known = groups(store, sweeps, key)
         except VitqError:  # nothing of it has finished
             continue
         drawn.append((key, _figure(key, known)))

@@ -35,7 +35,9 @@ class Effort:
 
 def efforts(df: pd.DataFrame) -> list[Effort]:
     """df: from `table`. Bits from wide to narrow, methods by their seconds; none where no time was recorded."""
-    done = wording.with_data(df[(df["state"] == "done") & (df["bits"] != "FP") & df["quantize_seconds"].notna()])
+    # A detector has no top-1.
+    known = df["quantize_seconds"].notna() & df["top1"].notna()
+    done = wording.with_data(df[(df["state"] == "done") & (df["bits"] != "FP") & known])
     compared = []
     for (model, bits, calib), place in done.groupby(["model", "bits", "calib"], sort=False):
         means = place.groupby("method", sort=False).agg(

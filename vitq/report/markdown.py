@@ -13,10 +13,17 @@ from vitq.report import wording
 from vitq.report.accuracy_table import Matrix, MatrixCell, matrices
 from vitq.report.answer import which_method
 from vitq.report.comparison import belonging, verdict
+from vitq.report.contents import Report
 from vitq.report.effort import HEAD as EFFORT_HEAD
 from vitq.report.effort import NOTE as EFFORT_NOTE
 from vitq.report.effort import cells as effort_cells
 from vitq.report.effort import efforts
+
+
+def of_report(report: Report) -> str:
+    """Markdown of a report: of each task the parts of `render`."""
+    rendered = [(part.task, render(part.df, part.comparisons, part.pairs)) for part in report.parts]
+    return "\n".join(f"## {task}\n\n{text}" if len(rendered) > 1 else text for task, text in rendered)
 
 
 def render(df: pd.DataFrame, comparisons: pd.DataFrame | None = None, pairs: pd.DataFrame | None = None) -> str:

@@ -6,7 +6,6 @@ import base64
 import gzip
 import math
 import re
-from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from vitq.report import ablation, allocation, axes, effort, figures, landscapes, study, wording
-from vitq.report.accuracy_table import CELL, Matrix, matrices, standard_error, summary
+from vitq.report.accuracy_table import CELL, Matrix, matrices, scores, standard_error, summary
+from vitq.report.all_runs import all_runs
 from vitq.report.answer import which_method
 from vitq.report.contents import Report
 from vitq.report.distributions import histograms, left_out
@@ -28,33 +28,10 @@ from vitq.report.probe_data import Arrays, read_probe, read_sites
 from vitq.report.probe_pictures import probe_pictures
 from vitq.report.provenance import provenance
 
-# Columns of the table of all runs: (column, heading, digits or None for text).
-RUN_COLUMNS: tuple[tuple[str, str, int | None], ...] = (
-    ("model", "model", None), ("data", "data", None), ("method", "method", None), ("bits", "bits", None),
-    ("calib", "calibration images", 0), ("seed", "seed", 0), ("state", "state", None),
-    ("top1", "top\u20111, %", 2), ("drop", "drop, points", 2), ("top5", "top\u20115, %", 2),
-    ("agreement", "agreement, %", 2), ("kl", "KL, nats", 4), ("nll", "NLL, nats", 4),
-    ("weight_bits", "weight bits, mean", 2), ("activation_bits", "activation bits, mean", 2), ("mb", "size, MB", 3),
-    ("gbops", "10⁹ bit operations", 1), ("integer_share", "int8 share of MACs, %", 1),
-    ("weight_mb", "weights, MB", 3), ("activation_mb", "activations of an image, MB", 3),
-    ("seconds", "time, s", 2), ("n_eval", "evaluation images", 0), ("signature", "signature", None),
-)  # fmt: skip
-# Those of detectors, where there are some.
-DETECTOR_COLUMNS: tuple[tuple[str, str, int | None], ...] = tuple(
-    (f"{name}_{what}", f"{heading} {what}, {unit}", 2)
-    for what in ("box", "mask")
-    for name, heading, unit in (("ap", "AP", "%"), ("drop", "drop", "points"), ("fidelity", "fidelity", "%"))
-)
-# Those of backbones without a head.
-FEATURE_COLUMNS: tuple[tuple[str, str, int | None], ...] = (
-    ("cosine", "feature cosine, %", 2), ("relative_error", "relative error of features, %", 2),
-    ("knn_top1", "k-NN top-1, %", 2), ("drop_knn", "k-NN drop, points", 2), ("knn_agreement", "k-NN agreement, %", 2),
-)  # fmt: skip
-
 
 def page(report: Report, live: dict[str, Any] | None = None) -> str:
     """The page as text. live: where it is served, version and name of its sweep, milliseconds between two questions."""
-    store, record, df, comparisons = report.store, report.record, report.df, report.comparisons
+    store, df, parts = report.store, report.df, report.parts
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -66,21 +43,26 @@ def page(report: Report, live: dict[str, Any] | None = None) -> str:
     distributions = read_probe(store, df, "distributions")
     seen = histograms(df, distributions)
     text = environment.get_template("page.html.j2").render(
-        record=record,
+        name=report.name,
+        description=report.description,
         live=live,
         counts=wording.counts(df),
-        answer=which_method(df, report.pairs),
+        answer=[line for part in parts for line in which_method(part.df, part.pairs)],
         matrices=[(matrix, _figures(i, matrix)) for i, matrix in enumerate(tables)],
-        run_columns=_columns(df.columns),
-        runs=[_run(row) for _, row in df.iterrows()],
-        seeds=_seeds(df),
+        runs=[all_runs(part, live) for part in parts],
+        seeds=[found for part in parts for found in _seeds(part.df)],
         effort_head=effort.HEAD,
         efforts=[effort.cells(one) for one in effort.efforts(df)],
         effort_note=effort.NOTE,
-        comparisons=None if comparisons is None else [_comparison(row) for _, row in comparisons.iterrows()],
+        baseline=report.baseline,
+        comparisons=[
+            [_comparison(row) for _, row in part.comparisons.iterrows()]
+            for part in parts
+            if part.comparisons is not None and len(part.comparisons)
+        ],
         paired_note=PAIRED_NOTE,
         unfinished=[(wording.where(row), row) for _, row in wording.unfinished(df).iterrows()],
-        provenance=provenance(store, record, df),
+        provenance=provenance(store, report.records, df),
         pairs=len(report.pairs),
         payload=Markup(payload(df, report.pairs, sites, seen)),
         has_histograms=bool(seen),
@@ -114,14 +96,14 @@ def _plotly() -> str:
 
 def _extra(report: Report, sites: dict[str, pd.DataFrame], probed: dict[str, Arrays]) -> list[dict[str, Any]]:
     """Groups of figures that only some sweeps have."""
-    store, sweep, df = report.store, report.record.name, report.df
+    store, sweeps, df = report.store, [record.name for record in report.records], report.df
     groups = (
         ("Tuning", "Trials of vitq tune in the order in which they were asked for, and what their KL depends on.",
-         "figures", study.figures(store, sweep)),
+         "figures", [figure for sweep in sweeps for figure in study.figures(store, sweep)]),
         ("Accuracy against seconds", effort.NOTE, "figures", effort.figures(df)),
         ("Along an axis", "Runs that differ in one number and their seed alone: mean top-1, in a band of ± sample "
-         "standard deviation over seeds. `vitq report SWEEP --along KEY` compares its values image by image.",
-         "figures", axes.figures(store, sweep)),
+         "standard deviation over seeds. `vitq report SWEEP --along KEY` compares its values image by image.", "figures",
+         axes.figures(store, sweeps)),
         ("Bit allocation", "Bits of every site (rows, in the order of the model) in every run (columns, first seed). "
          "fp: left in floating point.", "tall", allocation.heat_maps(df, sites)),
         ("Ablations", "Variants of one method in the order of the sweep: the first in full, each further one as its "
@@ -152,33 +134,19 @@ def _drawn(name: str, drawn: list[tuple[str, go.Figure]]) -> list[dict[str, Any]
     ]
 
 
-def _columns(known: Collection[str]) -> list[tuple[str, str, int | None]]:
-    """Columns of the table of all runs; those of other tasks where there are some."""
-    others = (*DETECTOR_COLUMNS, *FEATURE_COLUMNS)
-    return [*RUN_COLUMNS, *(column for column in others if column[0] in known)]
-
-
-def _run(row: pd.Series) -> list[dict[str, Any]]:
-    cells = []
-    for column, _, digits in _columns(row.index):
-        value = row[column]
-        missing = bool(pd.isna(value))
-        text = "–" if missing else str(value) if digits is None else wording.number(float(value), digits)
-        order = "" if missing else value
-        cells.append({"text": text, "order": order, "column": column, "number": digits is not None})
-    return cells
-
-
-def _seeds(df: pd.DataFrame) -> list[dict[str, Any]]:
-    """Cells with more than one seed, for the table of spreads."""
-    cells = summary(df)
-    rows = []
-    for _, row in cells[cells["runs"] > 1].iterrows():
-        n_eval = 0 if pd.isna(row["n_eval"]) else int(row["n_eval"])
-        label = [("–" if pd.isna(row[key]) else row[key]) for key in CELL]
-        numbers = {key: row[key] for key in ("n", "runs", "top1", "top1_std", "drop")}
-        rows.append(numbers | {"label": label, "standard_error": standard_error(row["top1"], n_eval)})
-    return rows
+def _seeds(df: pd.DataFrame) -> list[tuple[str, list[dict[str, Any]]]]:
+    """(score, rows) of the cells of one task with more than one seed, for the tables of spreads."""
+    tables = []
+    for score, scored in scores(df):
+        cells = summary(scored)
+        rows = []
+        for _, row in cells[cells["runs"] > 1].iterrows():
+            n_eval = 0 if pd.isna(row["n_eval"]) or score != "top-1" else int(row["n_eval"])
+            label = [("–" if pd.isna(row[key]) else row[key]) for key in CELL]
+            numbers = {key: row[key] for key in ("n", "runs", "top1", "top1_std", "drop")}
+            rows.append(numbers | {"label": label, "standard_error": standard_error(row["top1"], n_eval)})
+        tables += [(score, rows)] if rows else []
+    return tables
 
 
 def _comparison(row: pd.Series) -> dict[str, Any]:

@@ -49,6 +49,7 @@ _KEYS: list[tuple[str, int | None]] = [
     *((key, None) for key in DIMENSIONS),
     *((key, digits + 2) for key, (_, digits) in METRICS.items()),
     ("signature", None),
+    ("task", None),
 ]
 
 
@@ -90,6 +91,7 @@ def _sites(df: pd.DataFrame, sites: dict[str, pd.DataFrame]) -> dict[str, Any]:
             {
                 "label": f"{row['method']} {row['bits']}{seed}",
                 "width": str(row["bits"]),
+                "method": str(row["method"]),
                 "sqnr": [None if pd.isna(v) or math.isinf(v) else round(float(v), 1) for v in table["sqnr_db"]],
                 "bits": [int(v) for v in table["bits"]],
             }

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from vitq.store import Store, SweepRecord
 
 
-def provenance(store: Store, record: SweepRecord, df: pd.DataFrame, host: bool = True) -> list[tuple[str, list[str]]]:
-    """(fact, values) of a sweep; more than one value where runs differ, which is then worth a look.
+def provenance(
+    store: Store, records: Sequence[SweepRecord], df: pd.DataFrame, host: bool = True
+) -> list[tuple[str, list[str]]]:
+    """(fact, values) of a sweep, or of several; more than one value where runs differ, which is then worth a look.
 
     host: whether machines are named; a page for others says what they are and not what they are called.
     """
@@ -17,10 +21,11 @@ def provenance(store: Store, record: SweepRecord, df: pd.DataFrame, host: bool =
     def add(fact: str, value: object) -> None:
         facts.setdefault(fact, {})[str(value)] = None
 
-    add("command", record.command or "not recorded")
-    add("planned at", record.created_at)
-    for key, values in record.axes.items():
-        add(f"axis {key}", ", ".join(values))
+    for record in records:
+        add("command", record.command or "not recorded")
+        add("planned at", record.created_at)
+        for key, values in record.axes.items():
+            add(f"axis {key}", ", ".join(values))
     results = [store.run(str(s)).read_result() for s in df.loc[df["state"] == "done", "signature"]]
     finished = [result for result in results if result is not None]
     if finished:

@@ -21,12 +21,12 @@ def page(report: Report) -> str:
 
     Of a study: its trials. Of a reproduction: ours beside published, before the tables that every sweep has.
     """
-    record, df = report.record, report.df
-    facts = provenance(report.store, record, df, host=False)
+    df = report.df
+    facts = provenance(report.store, report.records, df, host=False)
     parts = [
-        _HEAD.format(name=record.name),
-        f"# {record.name}",
-        record.description,
+        _HEAD.format(name=" ".join(record.name for record in report.records)),
+        f"# {report.name}",
+        report.description,
         *_tables(report),
         "### Where these figures come from",
         markdown.grid(["fact", "value"], [[fact, "; ".join(values)] for fact, values in facts]),
@@ -39,12 +39,15 @@ def page(report: Report) -> str:
 
 def _tables(report: Report) -> list[str]:
     """Parts of the page that hold figures."""
-    store, name = report.store, report.record.name
-    if (tuned := read_study(store, name)) is not None and tuned.finished:
-        return [study.markdown(tuned)]
-    compared = read_reproduction(store, name)
-    ours = [] if compared is None else ["### Ours beside published", reproduction.section(store, compared).rstrip()]
-    return [*ours, markdown.render(report.df, report.comparisons, report.pairs).rstrip()]
+    store, names = report.store, [record.name for record in report.records]
+    studies = [tuned for name in names if (tuned := read_study(store, name)) is not None and tuned.finished]
+    if len(studies) == len(names):
+        return [study.markdown(tuned) for tuned in studies]
+    ours = []
+    for name in names:
+        if (compared := read_reproduction(store, name)) is not None:
+            ours += ["### Ours beside published", reproduction.section(store, compared).rstrip()]
+    return [*ours, markdown.of_report(report).rstrip()]
 
 
 def signatures(df: pd.DataFrame) -> list[list[str]]:

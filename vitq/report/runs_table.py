@@ -14,7 +14,7 @@ from vitq.config import RunConfig, canonical, orders
 from vitq.config.labels import bits_label
 from vitq.errors import StoreError
 from vitq.report.accuracy_table import CELL
-from vitq.store import Run, Store
+from vitq.store import Run, Store, SweepRecord
 from vitq.store.records import Result
 
 # Column → what it holds. Accuracies, drop and agreement in percent (points), MB = 10^6 bytes.
@@ -25,7 +25,7 @@ COLUMNS = {
     "top5": "float64", "nll": "float64", "fp_mb": "float64", "n_eval": "Int64",
     "weight_bits": "float64", "activation_bits": "float64", "gbops": "float64", "integer_share": "float64",
     "weight_mb": "float64", "activation_mb": "float64", "method_name": "str", "protocol": "str",
-    "quantize_seconds": "float64", "options": "str",
+    "quantize_seconds": "float64", "options": "str", "task": "str",
 }  # fmt: skip
 
 # Of detectors, where a sweep has some: average precision and fidelity in percent, drops in points.
@@ -58,8 +58,13 @@ class _Row:
     error: str
 
 
-def table(store: Store, sweep: str) -> pd.DataFrame:
-    """One row per run of the sweep, in the order of the plan; columns as in `COLUMNS`.
+def records_of(store: Store, sweeps: str | Sequence[str]) -> list[SweepRecord]:
+    """The records of one sweep or of several. Raises StoreError for an unknown one."""
+    return [store.read_sweep(name) for name in dict.fromkeys([sweeps] if isinstance(sweeps, str) else sweeps)]
+
+
+def table(store: Store, sweeps: str | Sequence[str]) -> pd.DataFrame:
+    """One row per run of a sweep, or of several, in the order of the plan; columns as in `COLUMNS`.
 
     state: as in `vitq.store.run.RunState`. error: why there is no result; the last sign of life of a running one.
     quantize_seconds: of the steps of the recipe. options: whose the recipe's options are.
@@ -67,14 +72,17 @@ def table(store: Store, sweep: str) -> pd.DataFrame:
     `ias_vit (steps.stage1.enabled=false)`. The full-precision method has bits `FP` and neither calib nor seed.
     Raises StoreError when the sweep is unknown.
     """
-    record = store.read_sweep(sweep)
-    runs = [_read(Run(store.run(signature))) for signature in dict.fromkeys(record.signatures)]
+    records = records_of(store, sweeps)
+    signatures = dict.fromkeys(signature for record in records for signature in record.signatures)
+    runs = [_read(Run(store.run(signature))) for signature in signatures]
     configs = {run.signature: run.config for run in runs if run.config is not None}
-    # Iterations that a budget chose are no variant of a method: `options` says what they are.
-    labels = _labels(configs, {"method.iterations"} if record.budget_seconds else set())
+    # Iterations that a budget chose are no variant of a method: `options` says what they are. Those of two budgets are.
+    budgets = {record.budget_seconds for record in records}
+    labels = _labels(configs, set() if None in budgets or len(budgets) > 1 else {"method.iterations"})
+    options = {signature: text for record in records for signature, text in record.options.items()}
     rows = [_row(run, labels.get(run.signature, {})) for run in runs]
     for row in rows:
-        row["options"] = record.options.get(row["signature"], "")
+        row["options"] = options.get(row["signature"], "")
     _separate(rows, {signature: label["bits"] for signature, label in labels.items()})
     columns = dict(COLUMNS)
     for more in (DETECTORS, FEATURES, PUBLISHED):
@@ -100,11 +108,11 @@ def _read(run: Run) -> _Row:
 
 def _row(run: _Row, labels: Mapping[str, str]) -> dict[str, Any]:
     row: dict[str, Any] = {"signature": run.signature, "state": run.state, "error": run.error, "protocol": ""}
-    row |= dict.fromkeys(("model", "data", "method", "bits", "method_name"), "?")
+    row |= dict.fromkeys(("model", "data", "method", "bits", "method_name", "task"), "?")
     if run.config is not None:
         quantizes = run.config.method.quantizes
         row |= labels
-        row["method_name"] = run.config.method.name
+        row |= {"method_name": run.config.method.name, "task": run.config.task}
         row["calib"] = run.config.calib.size if quantizes else None
         row["seed"] = run.config.seed if quantizes else None
     if run.result is not None:
@@ -143,6 +151,10 @@ def _labels(configs: Mapping[str, RunConfig], hidden: Collection[str] = ()) -> d
                 k for s in signatures for k in flat[s] if _part(k) == part and k not in {*_SHOWN, *hidden}
             )
             vary = [k for k in keys if len({repr(flat[s].get(k)) for s in signatures}) > 1]
+            if "model.weights" in vary:  # the weights stand for how they were trained, where they tell all apart
+                less = [k for k in vary if not k.startswith("model.train.")]
+                apart = (len({repr([flat[s].get(k) for k in some]) for s in signatures}) for some in (less, vary))
+                vary = less if len({*apart}) == 1 else vary
             for signature in signatures:
                 short = (f"{k.removeprefix(part + '.')}={_short(flat[signature].get(k))}" for k in vary)
                 texts[signature] = ", ".join(short)
@@ -153,7 +165,7 @@ def _labels(configs: Mapping[str, RunConfig], hidden: Collection[str] = ()) -> d
     method = differing("method", lambda c: (c.model.name, c.method.name))
     bits = differing("bits", lambda c: (c.model.name, bits_label(c)))
     # Nothing but the full-precision runs lacks these keys: compare the others among themselves.
-    protocol = differing("protocol", lambda c: (str(c.method.quantizes),))
+    protocol = differing("protocol", lambda c: (c.task, str(c.method.quantizes)))
     return {
         signature: {
             "model": _join(config.model.name, model[signature]),
@@ -217,6 +229,8 @@ def _by(rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[list[dict[s
 
 def _part(key: str) -> str:
     head = key.split(".", 1)[0]
+    if head == "task":  # the same images, scored otherwise
+        return "data"
     return head if head in ("model", "data", "method", "bits") else "protocol"
 
 

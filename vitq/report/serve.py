@@ -22,6 +22,10 @@ from vitq.store import Store
 POLL = 2000
 
 
+# What a browser shows by itself, by the end of a file's name; everything else is downloaded.
+_KINDS = {".yaml": "text/plain", ".txt": "text/plain", ".json": "text/plain", ".png": "image/png"}
+
+
 class Pages:
     """Pages of one store, each kept until a file of its sweep changes. Thread-safe."""
 
@@ -41,10 +45,7 @@ class Pages:
         items += [f"<li>{html.escape(f'{name}: {error}')}</li>" for name, error in broken.items()]
         body = f"<ul>{''.join(items)}</ul>" if items else "<p>No sweep was started with this store yet.</p>"
         root = html.escape(str(self._store.root))
-        return (
-            '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
-            f"<title>vitq</title></head><body><h1>Sweeps in {root}</h1>{body}</body></html>"
-        )
+        return _page("vitq", f"<h1>Sweeps in {root}</h1>{body}")
 
     def sweep(self, name: str) -> str:
         """The page of a sweep, with a script that watches for changes. Raises StoreError for an unknown sweep."""
@@ -55,6 +56,23 @@ class Pages:
                 live = {"version": version, "name": quote(name), "poll": POLL}
                 known = self._pages[name] = (version, page(Report.of(self._store, name), live))
         return known[1]
+
+    def run(self, name: str) -> tuple[bytes, str]:
+        """`SIGNATURE/`, the list of a run's files, or `SIGNATURE/FILE`: (content, type). Raises StoreError for a run or
+        a file that is not there: nothing else of this machine is shown."""
+        signature, _, wanted = name.partition("/")
+        if signature not in self._store.signatures():
+            raise StoreError(f"no run {signature!r} in {self._store.root}", "signature", signature)
+        folder = self._store.run(signature).path
+        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if _plain(path)}
+        if not wanted:
+            items = "".join(
+                f'<li><a href="/run/{signature}/{quote(name)}">{html.escape(name)}</a></li>' for name in files
+            )
+            return _page(signature, f"<h1>{signature}</h1><ul>{items}</ul>").encode(), "text/html"
+        if wanted not in files:
+            raise StoreError(f"run {signature} has no file {wanted!r}", "file", wanted, files)
+        return files[wanted].read_bytes(), _KINDS.get(files[wanted].suffix, "application/octet-stream")
 
     def version(self, name: str) -> str:
         """Changes with every result, failure and artifact of a sweep; not with the progress inside a stage."""
@@ -71,6 +89,17 @@ class Pages:
         return (_changed(run.result_path), _changed(run.probes_dir), status.state if status else None)
 
 
+def _page(title: str, body: str) -> str:
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
+        f"<title>{title}</title></head><body>{body}</body></html>"
+    )
+
+
+def _plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
 def _changed(path: Path) -> int:
     try:
         return path.stat().st_mtime_ns
@@ -85,7 +114,8 @@ def server(store: Store, host: str, port: int) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path = unquote(urlsplit(self.path).path)
-            routes: dict[str, Callable[[str], tuple[str, str]]] = {
+            routes: dict[str, Callable[[str], tuple[str | bytes, str]]] = {
+                "run": pages.run,
                 "sweep": lambda name: (pages.sweep(name), "text/html"),
                 "version": lambda name: (
                     json.dumps({"version": pages.version(name), "counts": pages.counts(name)}), "application/json",
@@ -104,8 +134,8 @@ def server(store: Store, host: str, port: int) -> ThreadingHTTPServer:
             except BrokenPipeError:
                 return  # the reader went away
 
-        def _answer(self, text: str, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:
-            body = text.encode()
+        def _answer(self, content: str | bytes, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:
+            body = content.encode() if isinstance(content, str) else content
             self.send_response(status)
             self.send_header("Content-Type", f"{kind}; charset=utf-8")
             self.send_header("Content-Length", str(len(body)))

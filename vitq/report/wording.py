@@ -48,18 +48,6 @@ def p_value(value: float) -> str:
     return "–" if math.isnan(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def answer(matrix: Matrix) -> str:
-    """Which method is the most accurate at each bit-width; '' where fewer than two have a number."""
-    found = []
-    for index, bits in enumerate(matrix.bits):
-        best = [(matrix.label(row), cell) for row in matrix.rows if (cell := row.cells[index]) and cell.best]
-        if best:
-            names = " and ".join(label for label, _ in best)
-            gap = "" if math.isnan(best[0][1].drop) else f", {signed(-best[0][1].drop)} points"
-            found.append(f"at {bits} {names} ({accuracy(best[0][1])} %{gap})")
-    return f"Most accurate: {'; '.join(found)}." if found else ""
-
-
 def caption(matrix: Matrix) -> str:
     """What the numbers of a matrix are."""
     published = "" if math.isnan(matrix.published) else f"; published: {matrix.published:.2f} %"

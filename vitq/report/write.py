@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -21,8 +22,12 @@ def _html(report: Report) -> str:
 
 
 def _markdown(report: Report) -> str:
-    title = f"# {report.record.name}\n\n{report.record.description}".rstrip()
-    return f"{title}\n\n{markdown.render(report.df, report.comparisons, report.pairs)}"
+    title = f"# {report.name}\n\n{report.description}".rstrip()
+    return f"{title}\n\n{markdown.of_report(report)}"
+
+
+def _latex(report: Report) -> str:
+    return "\n".join(latex.render(part.df) for part in report.parts)
 
 
 def _plain(pairs: pd.DataFrame) -> pd.DataFrame:
@@ -38,7 +43,7 @@ _WRITERS: dict[str, dict[str, Writer]] = {
         "pairs.csv": lambda report: _plain(report.pairs).to_csv(index=False),
     },
     "md": {"report.md": _markdown},
-    "latex": {"report.tex": lambda report: latex.render(report.df)},
+    "latex": {"report.tex": _latex},
     "latex-pairs": {"pairs.tex": lambda report: latex.pairs_table(report.pairs)},
     "parquet": {
         "report.parquet": lambda report: report.df.to_parquet(index=False),
@@ -48,8 +53,11 @@ _WRITERS: dict[str, dict[str, Writer]] = {
 }
 
 
-def build(store: Store, sweep: str, formats: Sequence[str] = FORMATS, out: Path | None = None) -> dict[str, Path]:
-    """Write the report of a sweep in each format into `out`, default `<root>/sweeps/<sweep>/`.
+def build(
+    store: Store, sweeps: str | Sequence[str], formats: Sequence[str] = FORMATS, out: Path | None = None
+) -> dict[str, Path]:
+    """Write the report of a sweep, or one of several, in each format into `out`, default `<root>/sweeps/<sweep>/`, of
+    several `<root>/sweeps/<sweep>+<sweep>/`.
 
     formats: html, csv, md, latex, parquet; latex-pairs (every pair, over several pages); results (a page for documents,
     `<sweep>.md`). Returns format → file; csv and parquet have a second one beside it, `pairs`, with every pair of
@@ -59,13 +67,14 @@ def build(store: Store, sweep: str, formats: Sequence[str] = FORMATS, out: Path 
     for name in formats:
         if name not in _WRITERS:
             raise VitqError(unknown("report format", name, _WRITERS, key="--format"))
-    folder = store.sweep_folder(sweep) if out is None else Path(out)
-    report = Report.of(store, sweep)
+    report = Report.of(store, sweeps)
+    folder = store.sweep_folder(report.name) if out is None else Path(out)
+    report = replace(report, folder=folder)
     files: dict[str, Path] = {}
     for name in dict.fromkeys(formats):
         for filename, writer in _WRITERS[name].items():
             content = writer(report)
-            path = folder / filename.format(sweep=sweep)
+            path = folder / filename.format(sweep=report.name)
             write_bytes(path, content.encode() if isinstance(content, str) else content)
             files.setdefault(name, path)
     return files

@@ -105,7 +105,9 @@ class Dashboard:
         of = f"the runs of sweep {self.sweep}" if self.sweep else "all runs"
         lines = [f"a saved view and a report {self.title!r} in {self.entity}/{self.project}, over {of}"]
         lines.append(f"runs grouped by {', '.join(GROUPS)}; bars: mean and standard deviation over seeds")
-        return lines + [f"  {name}: {question} ({len(panels)} panels)" for name, question, panels in _chapters()]
+        for name, question, panels in _chapters():
+            lines.append(f"  {name}: {question} ({len(panels)} panel{'' if len(panels) == 1 else 's'})")
+        return lines
 
     def save(self) -> tuple[str, str]:
         """Create both; returns their addresses. Raises VitqError where W&B cannot be reached or refuses.

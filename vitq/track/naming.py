@@ -56,6 +56,14 @@ def variant(config: RunConfig, sweep: SweepRecord | None) -> str:
     return ", ".join(found)
 
 
+def notes(sweep: SweepRecord | None) -> str | None:
+    """What the sweep says of itself, and where its report lies in the store; no path of this machine."""
+    if sweep is None:
+        return None
+    report = f"report: sweeps/{sweep.name}/report.html in the run store (vitq report {sweep.name})"
+    return f"{sweep.description}\n\n{report}".strip()
+
+
 def name_of(config: RunConfig, sweep: SweepRecord | None) -> str:
     """The run's name: `deit_tiny minmax W4A4 c32 s0 weight.granularity=channel`."""
     return f"{run_label(config)} {variant(config, sweep)}".strip()[:NAME]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from vitq.config import RunConfig
 from vitq.errors import StoreError
-from vitq.store import RunDir, Store
+from vitq.store import RunDir, Store, mirror_record
 from vitq.store.studies import StudyDir
-from vitq.track import mirror_record, study
+from vitq.track import study
 from vitq.track.faults import Warner
 from vitq.track.session import WandbSession
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from vitq.config import RunConfig, labels
 from vitq.errors import StoreError, brief
+from vitq.store import mirror_record
 from vitq.store.records import Result
 from vitq.store.rundir import RunDir
 from vitq.store.sweeps import SweepRecord
-from vitq.track import content, mirror_record, naming, probes
+from vitq.track import content, naming, probes
 from vitq.track.base import TrackedRun, Tracker, folder
 from vitq.track.faults import Warner, redacted
 from vitq.track.values import config_of
@@ -107,6 +110,7 @@ class WandbSession(TrackedRun):
             generation=generation,
             mode=mode,
             sync_dir=str(run.sync_dir),
+            older=(*old.older, old.sync_dir) if old else (),
             group=group,
             url=run.url if mode == "online" else None,
             uploaded=old.uploaded if old else None,
@@ -153,8 +157,26 @@ class WandbSession(TrackedRun):
         if guarded.error is not None:
             drop_service()
             return False
-        self._remember(self._known.model_copy(update={"exit_code": exit_code, "probes": shown}))
+        update: dict[str, Any] = {"exit_code": exit_code, "probes": shown}
+        if exit_code == 0:
+            self._remove_older()
+            update["older"] = ()
+        self._remember(self._known.model_copy(update=update))
         return True
+
+    def _remove_older(self) -> None:
+        """Remove what earlier attempts of this run left offline: the newest one, which is complete, says all of it."""
+        ours = folder(self._config)
+        # A copied store names folders of the one that it was copied from.
+        older = {path for path in map(Path, self._known.older) if path.parent == ours}
+        if self._config.tracker.dir is None:  # nobody else's: also what was killed before it could be noted
+            name = re.compile(rf"offline-run-\d+_\d+-{self._run_dir.signature}(-g\d+)?")
+            older |= {path for path in ours.glob("offline-run-*") if name.fullmatch(path.name)}
+        newest = Path(self._known.sync_dir).name
+        for old in older:
+            if old.name.startswith("offline-run-") and old.name != newest and old.is_dir():
+                with self._warn.guard(f"removing {old.name}", "it is an older attempt of this run; remove it by hand"):
+                    shutil.rmtree(old)
 
     def _remember(self, known: mirror_record.TrackerRecord) -> None:
         self._known = known
@@ -210,7 +232,7 @@ def _open(
         mode=mode,  # type: ignore[arg-type]
         id=run_id,
         name=title[: naming.NAME] if title else naming.name_of(config, sweep),
-        notes=sweep.description if sweep else None,
+        notes=naming.notes(sweep),
         group=group,
         job_type="tune" if title else "ptq" if quantizes else "fp32",
         tags=list(dict.fromkeys(tag[: naming.TAG] for tag in tags)),

@@ -9,8 +9,8 @@ from typing import Any
 
 from vitq.config import RunConfig
 from vitq.errors import StoreError
+from vitq.store import mirror_record
 from vitq.store.studies import StudyDir, StudyRecord, read_study
-from vitq.track import mirror_record
 from vitq.track.content import Part
 from vitq.track.faults import Warner
 from vitq.track.session import WandbSession

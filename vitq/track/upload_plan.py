@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from vitq.errors import StoreError
-from vitq.store import RunDir
-from vitq.track import mirror_record, probes
+from vitq.store import RunDir, mirror_record
+from vitq.track import probes
 
 State = Literal["upload", "rebuild", "uploaded", "unfinished", "unreadable"]
 

@@ -30,8 +30,9 @@ class TrackerRecord(Record):
     """Where the mirror of a run is.
 
     id: in W&B; the signature, with `-g2` … behind it where W&B refuses to use a deleted id again. group: the sweep.
-    sync_dir: folder of the newest attempt. exit_code: what it finished with, null while it runs or where it was killed.
-    probes: those that it shows, name → when they were made; null where an older vitq wrote this.
+    sync_dir: folder of the newest attempt; older: those of earlier ones that are still there. exit_code: what it
+    finished with, null while it runs or where it was killed. probes: those that it shows, name → when they were made;
+    null where an older vitq wrote this.
     """
 
     # A record of an older or a newer vitq: unknown fields are ignored, the others are kept.
@@ -41,6 +42,7 @@ class TrackerRecord(Record):
     generation: Annotated[int, Field(ge=1)] = 1
     mode: Literal["offline", "online"] = "offline"
     sync_dir: str
+    older: tuple[str, ...] = ()
     group: str | None = None
     url: str | None = None
     exit_code: int | None = None
