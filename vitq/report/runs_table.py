@@ -202,6 +202,8 @@ def _by(rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[list[dict[s
 
 def _part(key: str) -> str:
     head = key.split(".", 1)[0]
+    if head == "task":  # a model has one, as a rule
+        return "model"
     return head if head in ("model", "data", "method", "bits") else "protocol"
 
 

@@ -69,6 +69,11 @@ class Metrics(Record):
     kl: float | None
     n_eval: Count
 
+    @property
+    def score(self) -> tuple[str, float | None]:
+        """The figure that runs are compared by, its name and its value in percent."""
+        return "top-1", self.top1
+
 
 class DetectionMetrics(Metrics):
     """Scores of a detector; those of a classifier are null and left out. Average precision (COCO's) in percent.
@@ -103,6 +108,11 @@ class DetectionMetrics(Metrics):
     fp_ap_mask: float | None = None
     drop_mask: float | None = None
     fidelity_mask: float | None = None
+
+    @property
+    def score(self) -> tuple[str, float | None]:
+        """Average precision of masks, of boxes where there are no masks."""
+        return ("AP box", self.ap_box) if self.ap_mask is None else ("AP mask", self.ap_mask)
 
     @model_serializer(mode="wrap")
     def _own(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
