@@ -77,7 +77,8 @@ def test_a_layer_that_runs_for_each_level_gives_all_its_inputs(detectors: Detect
             seen[name] = [tuple(x.shape) for x in walk.arriving(f"{name}.input_site")]
             assert all(x.shape[-1] > 0 for x in walk.arriving(name))
         assert layer.weight.ndim in (2, 4)
-    sizes = [batch.sizes[0].tolist() for batch in work.batches()]
+    batches: list[Any] = list(work.batches())
+    sizes = [batch.sizes[0].tolist() for batch in batches]
     levels = [
         (1, 16, *(-(-side // stride) for side in (-(-h // 32) * 32, -(-w // 32) * 32)))
         for h, w in sizes
@@ -143,7 +144,8 @@ def test_rotation_changes_no_feature(detectors: Detectors) -> None:
     assert [stream.fixed == "" for stream in turned.streams] == [False, True, True, True]
     name = "backbone.body.layers.2.blocks.0.mlp.fc2.weight"
     assert not torch.allclose(plain.get_parameter(name), work.model.model.get_parameter(name), atol=1e-2)
-    for batch in work.batches():
+    batches: list[Any] = list(work.batches())
+    for batch in batches:
         want, given = (m.get_submodule("backbone")(batch.pixels) for m in (plain, work.model.model))
         assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(want, given, strict=True))
 
@@ -158,7 +160,7 @@ REFUSED: dict[str, list[tuple[str, object]]] = {
 
 
 def test_recipes_work_or_are_refused_with_the_reason(detectors: Detectors) -> None:
-    refused = {}
+    refused: dict[str, list[tuple[str, object]]] = {}
     for file in sorted((CONF / "method").glob("*.yaml")):
         if "base" not in yaml.safe_load(file.read_text()):  # which is taken in when the run is planned
             found = problems(detectors.config(file.stem, bits=BITS))

@@ -71,6 +71,8 @@ class Yolos(nn.Module):
     knows, 91 for COCO's own numbering of 80 categories.
     """
 
+    columns: Tensor
+
     def __init__(
         self,
         embed_dim: int = 192,
