@@ -72,6 +72,10 @@ class FakeEngine(Engine):
         """See Engine."""
         return []
 
+    def room(self, config: RunConfig) -> int | None:
+        """See Engine."""
+        return None if config.task == "classification" or not config.method.quantizes else 10**9 * config.calib.size
+
     def execute(self, run_dir: RunDir, progress: Progress, tracker: Any, group: str | None = None) -> Result:
         """See Engine."""
         config, problems = RunConfig.parse(run_dir.read_config())

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vitq.config import DataConfig, MethodConfig, ModelConfig, RunConfig, signature
+from vitq.config import CalibConfig, DataConfig, MethodConfig, ModelConfig, RunConfig, signature
 from vitq.config.run import LATER
 
 RAW: dict[str, Any] = {
@@ -116,7 +116,10 @@ def default_of(field: dataclasses.Field[Any]) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-@pytest.mark.parametrize(("section", "kind"), [("model", ModelConfig), ("data", DataConfig), ("method", MethodConfig)])
+_SECTIONS = [("model", ModelConfig), ("data", DataConfig), ("method", MethodConfig), ("calib", CalibConfig)]
+
+
+@pytest.mark.parametrize(("section", "kind"), _SECTIONS)
 def test_later_keys_are_stored_where_they_are_used(section: str, kind: type) -> None:
     used: dict[str, Any] = {
         "checkpoint_key": "ema",
@@ -128,6 +131,7 @@ def test_later_keys_are_stored_where_they_are_used(section: str, kind: type) -> 
         "long_side": 1333,
         "scope": "backbone",
         "rates": "sqrt",
+        "ids": [5, 3],
     }
     used["tune"] = {"steps.a.x": {"low": 1, "high": 2, "log": False, "choices": None}}
     used["tuned"] = {

@@ -68,7 +68,7 @@ def test_entries_are_what_a_config_has() -> None:
     found = {entry.key: entry for entry in entries(RunConfig)}
     size = found["calib.size"]
     assert (size.kind, size.default, size.volatile) == ("integer ≥ 1", "32", False)
-    assert found["calib.cache"].kind == "device, host, disk"
+    assert found["calib.cache"].kind == "auto, device, host, disk"
     assert found["model.name"].default is None
     assert found["method.kinds.NAME.symmetric"].kind == "true or false"
     assert {key for key in found if found[key].volatile} >= {

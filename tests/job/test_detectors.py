@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from tests.errors import is_about
+from tests.errors import is_about, refuses
 from tests.models.detection.small import sharp
 from vitq import data, track
 from vitq.config import RunConfig, signature
 from vitq.engine.network_checks import misfits, network_problems
 from vitq.engine.recipe import apply
 from vitq.engine.recipe_checks import problems
+from vitq.errors import ModelError
 from vitq.job import execute
 from vitq.job.requantize import requantize
 from vitq.models.load import identify, load_model
@@ -213,13 +215,13 @@ def test_reconstruction_resumes_bit_for_bit(detectors: Detectors) -> None:
 
 
 def test_what_has_no_meaning_yet_is_refused_by_the_plan(detectors: Detectors) -> None:
-    erq = detectors.config("erq")
-    assert any(problem.key.endswith(".do") and "calibrate" in problem.valid for problem in problems(erq))
     fisher = {**LEARNING, "steps": {**LEARNING["steps"], "learn": {"do": "reconstruct", "loss": "fisher_diag"}}}
     found = problems(detectors.config(fisher))
     assert any(is_about(problem, "method.steps.learn.loss", "fisher_diag") for problem in found)
-    probed = detectors.config(probe={"names": ["hessian"]})
-    assert any(is_about(problem, "probe") for problem in probe_problems(probed))
+    for name in ("hessian", "landscape"):
+        (wrong,) = probe_problems(detectors.config(probe={"names": [name]}))
+        assert is_about(wrong, "probe", name, ["distributions", "sensitivity"])
+    assert probe_problems(detectors.config(probe={"names": ["distributions", "sensitivity"]})) == []
 
 
 def test_task_data_and_model_belong_together(detectors: Detectors) -> None:
@@ -230,6 +232,38 @@ def test_task_data_and_model_belong_together(detectors: Detectors) -> None:
     assert any(is_about(p, "model.name", "vit_digits", ["mask_rcnn"]) for p in problems(other))
     scoped = detectors.config(task="classification", bits={"scope": "backbone"})
     assert any(is_about(p, "bits.scope", "backbone") for p in problems(scoped))
+
+
+def test_weights_of_the_other_swin_are_refused_by_the_plan(detectors: Detectors) -> None:
+    other = detectors.checkpoint.with_name("openmmlab.safetensors")
+    name = "backbone.stages.0.blocks.0.attn.w_msa.qkv.weight"
+    save_file({name: torch.zeros(3)}, other)
+    plain = detectors.config().to_dict()
+    config, _ = RunConfig.parse(plain | {"model": plain["model"] | {"checkpoint": str(other)}})
+    assert config is not None
+    (wrong,) = network_problems(config)
+    assert is_about(wrong, "model.checkpoint", name)
+
+
+def test_a_detector_without_weights_is_refused(detectors: Detectors) -> None:
+    with refuses(ModelError, "model.train"):
+        identify(dataclasses.replace(detectors.config().model, checkpoint=None))
+
+
+def test_categories_of_another_model_are_refused_by_the_plan(detectors: Detectors) -> None:
+    """A checkpoint of ten classes, data of seven."""
+    plain = detectors.config().to_dict()
+    config, _ = RunConfig.parse(plain | {"data": plain["data"] | {"num_classes": 7}})
+    assert config is not None
+    assert any(is_about(problem, "data.num_classes", 7, [10]) for problem in data.problems(config))
+    assert any(problem.key == "model.checkpoint" for problem in network_problems(config))
+
+
+def test_without_pycocotools_the_plan_says_how_to_get_it(detectors: Detectors, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitq.tasks.detection.available", lambda: False)
+    (wrong,) = problems(detectors.config())
+    assert is_about(wrong, "task", "segmentation")
+    assert "vitq[detection]" in wrong
 
 
 def test_the_report_has_a_table_for_boxes_and_one_for_masks(detectors: Detectors) -> None:

@@ -18,7 +18,7 @@ from vitq.models.load import identify
 from vitq.models.pretrained import with_preprocessing
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-DETECTORS = sorted(path.stem for path in (CONF / "model").glob("*rcnn_swin*.yaml"))
+DETECTORS = sorted(path.stem for name in ("*rcnn_swin*", "yolos*") for path in (CONF / "model").glob(f"{name}.yaml"))
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml") if path.stem not in DETECTORS)
 
 
@@ -73,21 +73,23 @@ def test_what_is_null_comes_from_the_tag(given: dict[str, Any], filled: dict[str
 
 
 @pytest.mark.parametrize(
-    ("name", "millions"),
+    ("name", "millions", "side"),
     [
-        ("mask_rcnn_swin_tiny", 47.8), ("mask_rcnn_swin_small", 69.1),
-        ("cascade_mask_rcnn_swin_tiny", 85.6), ("cascade_mask_rcnn_swin_small", 107.0),
+        ("mask_rcnn_swin_tiny", 47.8, 800), ("mask_rcnn_swin_small", 69.1, 800),
+        ("cascade_mask_rcnn_swin_tiny", 85.6, 800), ("cascade_mask_rcnn_swin_small", 107.0, 800),
+        ("yolos_tiny", 6.5, 512), ("yolos_small", 30.7, 800),
     ],
 )  # fmt: skip
-def test_detector(name: str, millions: float) -> None:
-    """Sizes as the original code's repository tells them, 48, 69, 86 and 107 million parameters."""
+def test_detector(name: str, millions: float, side: int) -> None:
+    """Sizes as the original code's repository tells them, 48, 69, 86 and 107 million parameters; YOLOS' as its paper
+    does, 6.5 and 30.7."""
     model = read(name)
     assert name in DETECTORS
     with refuses(ModelError, "model.train"):
         identify(model)
     network = shell(model, DataConfig("coco", num_classes=80))
     assert sum(parameter.numel() for parameter in network.parameters()) / 1e6 == pytest.approx(millions, abs=0.06)
-    assert (model.short_side, model.long_side) == (800, 1333)
+    assert (model.short_side, model.long_side) == (side, 1333)
 
 
 @pytest.mark.parametrize("name", ["digits", "imagenet", "coco", "digit_scenes"])

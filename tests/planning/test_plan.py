@@ -225,6 +225,28 @@ def test_held_out_images_set_the_evaluation_split_aside(engine: FakeEngine) -> N
     assert planned[0].signature != make("method=minmax").runs[0].signature
 
 
+COCO = ("data=coco", "data.root=c", "model=mask_rcnn_swin_tiny", "task=segmentation", "method=minmax")
+
+
+def test_activations_of_coco_wait_on_disk_and_the_plan_says_how_large(engine: FakeEngine) -> None:
+    assert make("method=minmax").runs[0].config.calib.cache == "host"
+    plan = make(*COCO, "calib.size=16,64", "calib.cache=auto")
+    assert [run.config.calib.cache for run in plan.runs] == ["disk", "disk"]
+    assert [run.room for run in plan.runs] == [(16 * 10**9, "disk"), (64 * 10**9, "disk")]
+    (note,) = plan.notes
+    assert "64 GB" in note
+    assert [run.room for run in make(*COCO, "calib.cache=host", multirun=False).runs] == [(32 * 10**9, "host")]
+    assert make(*COCO[:-1], "method=fp32").runs[0].room is None
+    assert make("method=minmax").notes == []
+
+
+def test_calibration_images_by_ids_are_a_key_of_the_command_line(engine: FakeEngine) -> None:
+    one, seeded = make(*COCO, "calib.ids=[397133]").runs[0], make(*COCO).runs[0]
+    assert (one.config.calib.ids, one.config.calib.size) == ((397133,), 1)
+    assert one.signature != seeded.signature
+    assert one.signature == make(*COCO, "calib.ids=[397133]", "calib.size=64").runs[0].signature
+
+
 def test_paths_that_exist_become_absolute_and_others_stay(engine: FakeEngine, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "weights.safetensors").write_bytes(b"")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from vitq.report.effort import HEAD, cells, efforts, figures
+from vitq.report.effort import cells, efforts, figures
 
 
 def table(*rows: tuple[str, str, int, float, float]) -> pd.DataFrame:
@@ -26,11 +26,31 @@ def test_the_front() -> None:
         ("W4A4", "slow", 100.0, 72.0, True),
         ("W4A4", "equal", 100.0, 72.0, False),
     ]
-    assert all(len(cells(effort)) == len(HEAD) for effort in found)
+    head, rows = cells(found)
+    assert dict(zip(head, rows[0], strict=True)) | {"options": ""} == {
+        "model": "m", "bits": "W8A8", "method": "quick", "options": "", "s to quantize": "1.00", "top-1": "80.00",
+        "front": "yes",
+    }  # fmt: skip
     ((model, figure),) = figures(df)
     assert model == "m"
     assert [trace.name for trace in figure.data if trace.name] == ["quick", "worse", "slow", "equal"]
     assert list(figure.data[1].x) == [1.0, 100.0], "the front of W4A4"
+
+
+def test_detectors_by_their_average_precision() -> None:
+    df = table(("slow", "W4A4", 0, 90.0, 0.0), ("quick", "W4A4", 0, 1.0, 0.0))
+    df = df.assign(
+        top1=float("nan"), drop=1.0, fp_top1=float("nan"), ap_mask=[41.5, 40.0], drop_mask=1.0, fp_ap_mask=42.0
+    )
+    found = efforts(df)
+    assert [(e.method, e.score, e.top1, e.front) for e in found] == [
+        ("quick", "AP mask", 40.0, True), ("slow", "AP mask", 41.5, True),
+    ]  # fmt: skip
+    head, rows = cells(found)
+    assert [dict(zip(head, row, strict=True))["AP mask"] for row in rows] == ["40.00", "41.50"]
+    mixed = pd.concat([df, table(("one", "W4A4", 0, 1.0, 60.0)).assign(model="classifier")])
+    head, rows = cells(efforts(mixed))
+    assert {row[head.index("score")] for row in rows} == {"AP mask 40.00", "AP mask 41.50", "top-1 60.00"}
 
 
 def test_nothing_to_draw() -> None:

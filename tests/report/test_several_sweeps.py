@@ -121,7 +121,7 @@ def test_labels_do_not_say_the_task_of_each_model(tasks: Store) -> None:
 
 def test_the_same_images_scored_for_two_tasks_are_two_data_sets(tmp_path: Path) -> None:
     store = Store(tmp_path / "runs")
-    names = {"model__name": "mask", "data__name": "coco"}
+    names: dict[str, Any] = {"model__name": "mask", "data__name": "coco"}
     runs = [config("minmax", 4, task=task, **names) for task in ("detection", "segmentation")]
     sweep(store, "both", [finish(store, run, correct(3)) for run in runs])
     assert list(report.table(store, "both")["data"]) == ["coco (task=detection)", "coco (task=segmentation)"]

@@ -82,17 +82,20 @@ def test_what_does_harm_is_taken_back_where_images_are_held_out(
 def test_images_held_out_are_never_learned_from(workspace: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     work = workspace_of(workspace)
     seen: set[int] = set()
-    select = Lesson.__init__
 
-    def spy(self: Lesson, given: Workspace) -> None:
-        select(self, given)
-        stream = self.images
-        take = stream.select
-        monkeypatch.setattr(
-            stream, "select", lambda at: (seen.update(at.tolist()) if torch.is_grad_enabled() else 0, take(at))[1]
-        )
+    class Noting(Lesson):
+        def __init__(self, given: Workspace):
+            super().__init__(given)
+            take = self.images.select
 
-    monkeypatch.setattr(Lesson, "__init__", spy)
+            def select(at: Tensor) -> Any:
+                if torch.is_grad_enabled():
+                    seen.update(at.tolist())
+                return take(at)
+
+            monkeypatch.setattr(self.images, "select", select)
+
+    monkeypatch.setattr("vitq.steps.reconstruction.distill.Lesson", Noting)
     run(work, {**STEP, "hold_out": 0.25})
     assert seen == set(range(12))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_each_part_has_its_rate(workspace: Make, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(("rates", "factor"), [("paper", 1.0), ("sqrt", 10.0), ("linear", 100.0)])
 def test_rates_follow_a_shorter_course(
-    workspace: Make, monkeypatch: pytest.MonkeyPatch, rates: str, factor: float
+    workspace: Make, monkeypatch: pytest.MonkeyPatch, rates: Literal["paper", "sqrt", "linear"], factor: float
 ) -> None:
     """A recipe of 1000 iterations that gets 10."""
     work = workspace(tiny("vit"), UNIFORM, weight=3, activation=4)

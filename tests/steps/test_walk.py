@@ -72,7 +72,7 @@ def test_nothing_behind_the_layer_is_computed(workspace: Make) -> None:
     block.mlp.fc1.register_forward_hook(lambda *_: ran.append("fc1"))
     x = torch.randn(2, 17, 48)
     with torch.no_grad():
-        found = reach(block, block.attn.proj, x)
+        (found,) = reach(block, block.attn.proj, x)
     assert found.shape == (2, 17, 48)
     assert ran == []
     with refuses(RuntimeError, key="layer"):

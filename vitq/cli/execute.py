@@ -30,7 +30,7 @@ def execute(primary: Primary, args: argparse.Namespace, name: str | None = None)
 
             preview(plan, args.json, out)
             return 0
-        for line in plan.warnings:
+        for line in (*plan.notes, *plan.warnings):
             print(f"vitq: {line}", file=sys.stderr)
         plan.commit(typed)
         return _launch(plan, args, console, out)

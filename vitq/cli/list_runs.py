@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitq.config.labels import bits_label, model_label, run_label
 from vitq.errors import ConfigError, Problem, StoreError
-from vitq.report.numbers import number
+from vitq.report.numbers import scores
 from vitq.store import Run, Store
 from vitq.track.naming import name_of
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 # What a filter may name beside any key of the config (`calib.size`).
 NAMES = ("signature", "state", "sweep", "model", "data", "method", "bits", "label")
-_COLUMNS = ("signature", "state", "top1", "run", "sweeps")
 
 
 def list_runs(store: Store, filters: Sequence[str], as_json: bool) -> int:
@@ -65,8 +64,8 @@ def _row(
     if not all(_matches(facts.get(key, [_lookup(plain, key)]), values) for key, values in wanted):
         return None
     return {
-        "signature": signature, "state": state.state, "top1": state.top1, "run": label, "sweeps": sweeps,
-        "updated_at": state.updated_at, "error": state.error,
+        "signature": signature, "state": state.state, "top1": state.top1, "score": state.score, "value": state.value,
+        "run": label, "sweeps": sweeps, "updated_at": state.updated_at, "error": state.error,
     }  # fmt: skip
 
 
@@ -92,18 +91,16 @@ def _matches(facts: Sequence[str], values: Sequence[str]) -> bool:
 
 
 def _print(rows: Sequence[Mapping[str, Any]], total: int) -> None:
-    table = [_COLUMNS, *((row["signature"], row["state"], _top1(row), row["run"], _sweeps(row)) for row in rows)]
-    widths = [max(len(line[column]) for line in table) for column in range(len(_COLUMNS))]
+    heading, values = scores([(row["score"], row["value"]) for row in rows])
+    table = [("signature", "state", heading, "run", "sweeps")]
+    table += [(r["signature"], r["state"], v, r["run"], _sweeps(r)) for r, v in zip(rows, values, strict=True)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table if rows else ():
         print("  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip())
     for row in rows:
         if row["state"] == "unreadable":
             print(f"{row['signature']}: {row['error']}")
     print(f"{len(rows)} of {total} runs; one of them: vitq show SIGNATURE")
-
-
-def _top1(row: Mapping[str, Any]) -> str:
-    return "" if row["top1"] is None else number(row["top1"])
 
 
 def _sweeps(row: Mapping[str, Any]) -> str:

@@ -44,6 +44,8 @@ def preview(plan: Plan, as_json: bool, out: TextIO) -> None:
         print(f"{count(len(plan.pilots), 'pilot')} first: {said}", file=out)
     if other := [run for run in plan.runs if run.other_code]:
         print(f"{len(other)} of them by other code ({other[0].other_code}); --again computes them anew", file=out)
+    for line in plan.notes:
+        print(line, file=out)
     for line in plan.warnings:
         print(f"warning: {line}", file=out)
 
@@ -74,7 +76,7 @@ def _document(plan: Plan, costs: dict[str, Estimate | None], sum_: Total, outlin
             {
                 "signature": run.signature, "label": run.label, "overrides": run.overrides, "done": run.done,
                 "seconds": cost.seconds if cost else None, "memory_bytes": cost.memory_bytes if cost else None,
-                "config": run.config.to_dict(),
+                "stream_bytes": run.room[0] if run.room else None, "config": run.config.to_dict(),
             }
         )  # fmt: skip
     hours = sum_.hours() if sum_.unknown < sum_.runs else None

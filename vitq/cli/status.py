@@ -102,16 +102,18 @@ def table(name: str, rows: Sequence[RunState], most: int | None = None) -> Rende
     from rich.table import Table
     from rich.text import Text
 
+    from vitq.report.numbers import scores
+
     order = ("running", "failed", "unreadable", "interrupted", "planned", "done")
     shown = sorted(rows, key=lambda row: order.index(row.state))[:most] if most else rows
+    heading, values = scores([(row.score, row.value) for row in shown])
     out = Table(
-        "run", "state", "top-1", "stage", "left", "signature", title=escape(f"sweep {name}"), title_justify="left"
+        "run", "state", heading, "stage", "left", "signature", title=escape(f"sweep {name}"), title_justify="left"
     )
-    for row in shown:
+    for row, value in zip(shown, values, strict=True):
         state = f"[{_STYLE.get(row.state, 'default')}]{row.state}[/]"
         stage = "; ".join(filter(None, (row.stage, row.job)))
-        top1 = "" if row.top1 is None else f"{row.top1:.2f}"
-        out.add_row(escape(row.run), state, top1, escape(stage), _left(row.eta), row.signature)
+        out.add_row(escape(row.run), state, value, escape(stage), _left(row.eta), row.signature)
     reasons = [Text(f"{row.signature}  {row.error}", overflow="fold") for row in shown if row.error]
     total = ", ".join(f"{count} {state}" for state, count in _counts(rows).items())
     more = f"; {len(rows) - len(shown)} more are not listed" if len(shown) < len(rows) else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -120,6 +121,11 @@ class RunConfig:
         """Whether the model is a detector."""
         return self.task in ("detection", "segmentation")
 
+    def __post_init__(self) -> None:
+        if self.calib.cache == "auto":
+            cache: Literal["host", "disk"] = "disk" if self.data.dataset == "coco" else "host"
+            object.__setattr__(self, "calib", dataclasses.replace(self.calib, cache=cache))
+
     @staticmethod
     def parse(raw: dict[str, Any]) -> tuple[RunConfig | None, list[Problem]]:
         """Plain dict → (config, []) or (None, problems), one line per bad key."""
@@ -151,6 +157,7 @@ LATER: dict[str, dict[str, Any]] = {
     "model": {"checkpoint_key": None, "short_side": None, "long_side": None},
     "bits": {"scope": "all"},
     "data": {"labels": None, "eval_choice": None, "held_out": None, "allow_overlap": False},
+    "calib": {"ids": None},
     "method": {"rates": "paper", "tune": {}, "tuned": None},
 }
 

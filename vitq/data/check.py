@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vitq.config import RunConfig
+from vitq.data.choose import indices_of
 from vitq.data.facts import describe
 from vitq.data.location import SCENES
 from vitq.data.opening import open_source
@@ -25,7 +26,9 @@ def problems(config: RunConfig) -> list[Problem]:
     if too_many:
         text = f"{facts.calib_images} images are in split {data.calib_split!r}, some must be left to calibrate"
         wrong.append(bad("data.held_out", data.held_out, text))
-    if config.method.quantizes:
+    unknown_ids = _ids(config)
+    wrong += unknown_ids
+    if config.method.quantizes and not unknown_ids:
         held_out = data.held_out or 0
         if config.calib.size > facts.calib_images - held_out and not too_many:
             split = f"the {facts.calib_images} images of split {data.calib_split!r} (data.calib_split)"
@@ -70,6 +73,16 @@ def warnings(config: RunConfig) -> list[str]:
         shared, near = overlap(config)
         lines += [line.partition("; name two")[0] for line in (shared, near) if line]
     return lines
+
+
+def _ids(config: RunConfig) -> list[Problem]:
+    if config.calib.ids is None:
+        return []
+    try:
+        indices_of(open_source(config.data, config.data.calib_split, config.cache_dir), config.calib.ids)
+        return []
+    except DataError as error:
+        return error.problems
 
 
 def _classes(config: RunConfig) -> list[Problem]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from vitq.data.scenes import SceneSource
 from vitq.data.source import Source, StreamedSource
-from vitq.errors import DataError
+from vitq.errors import DataError, shortened
 
 # A stream is read from its start, so its calibration images come from its first WINDOW × size (shards are shuffled
 # when they are written): 1.28 million images are not decoded to choose 32 of them.
 WINDOW = 64
+_LISTED = 1000  # ids that an error carries
 _HELD_OUT_SEED = 0  # of the held-out images, which are the same for all runs
 
 
@@ -51,6 +55,27 @@ def calibration_indices(
     left = np.setdiff1d(np.arange(len(labels)), held_out_indices(source, held_out))
     chosen: np.ndarray = left[choose(labels[left], size, seed, balanced)]
     return chosen
+
+
+def indices_of(source: Source, ids: Sequence[int]) -> np.ndarray:
+    """Positions of the images with these numbers, `calib.ids`, int64, in their order.
+
+    Raises DataError: data whose images have no numbers, or numbers that are of no image.
+    """
+    if not isinstance(source, SceneSource):
+        text = "calib.ids names images by the numbers that COCO's format gives them, which this data has none of"
+        raise DataError(f"{text}; set it to null: the seed chooses then", "calib.ids", list(ids))
+    position = {int(number): index for index, number in enumerate(source.ids)}
+    strange = [number for number in ids if number not in position]
+    if strange:
+        names = ", ".join(map(str, strange))
+        known = source.ids.tolist()
+        text = (
+            f"calib.ids: {names} are of no image of the calibration split (data.calib_split), which has "
+            f"{shortened(known, 4)}; name images of that split, or the split that has them"
+        )
+        raise DataError(text, "calib.ids", strange, known if len(known) <= _LISTED else ())
+    return np.array([position[number] for number in ids], dtype=np.int64)
 
 
 def held_out_indices(source: Source, count: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from vitq.config import RunConfig
 from vitq.data import digits
-from vitq.data.choose import calibration_indices
+from vitq.data.choose import calibration_indices, evaluation_indices, held_out_indices, indices_of
 from vitq.data.location import form
 from vitq.data.opening import open_source
 from vitq.data.source import Source
@@ -25,9 +25,12 @@ def overlap(config: RunConfig) -> tuple[str | None, str | None]:
     that is scored, be it a link, a copy or the same file of an archive. Warned: splits share images that do not
     calibrate. Streams are compared as wholes. Raises DataError.
     """
-    data = config.data
+    data, ids = config.data, config.calib.ids
     if data.held_out is not None:  # images of one split, chosen apart from those that calibrate
-        return None, None
+        if ids is None:
+            return None, None
+        source = open_source(data, data.calib_split, config.cache_dir)
+        return _named(config, source, held_out_indices(source, data.held_out)), None
     if form(data) == "digits":
         shared = np.intersect1d(digits.indices(data.calib_split), digits.indices(data.eval_split)).size
         return (_both(config, f"{shared}"), None) if shared else (None, None)
@@ -36,16 +39,27 @@ def overlap(config: RunConfig) -> tuple[str | None, str | None]:
         return (_both(config, "scenes of the same digits"), None) if same else (None, None)
     calib, evaluation = (open_source(data, split, config.cache_dir) for split in (data.calib_split, data.eval_split))
     if calib is evaluation or data.calib_split == data.eval_split or calib.fingerprint == evaluation.fingerprint:
-        return _both(config, "all of them"), None
+        if ids is None:
+            return _both(config, "all of them"), None
+        spread = data.eval_choice == "spread"
+        return _named(config, calib, evaluation_indices(evaluation, data.eval_limit, spread)), None
     if calib.read is None or evaluation.read is None or config.calib.size > len(calib):
         return None, None
-    chosen = calibration_indices(calib, config.calib.size, config.seed, config.calib.balanced)
+    by_seed = config.calib.size, config.seed, config.calib.balanced
+    chosen = calibration_indices(calib, *by_seed) if ids is None else indices_of(calib, ids)
     if pair := _same(calib, chosen, evaluation):
         return _both(config, f"e.g. {calib.name(pair[0])} = {evaluation.name(pair[1])}"), None
     if len(calib) <= _FEW and (pair := _same(calib, np.arange(len(calib)), evaluation)):
         text = f"{calib.name(pair[0])} and {evaluation.name(pair[1])} are the same image"
         return None, f"{text}; it does not calibrate with seed={config.seed}, and may with another seed or calib.size"
     return None, None
+
+
+def _named(config: RunConfig, source: Source, scored: np.ndarray) -> str | None:
+    """Why `calib.ids` must be refused where the images at these positions are scored."""
+    ids = config.calib.ids or ()
+    shared = [number for number, index in zip(ids, indices_of(source, ids), strict=True) if index in scored]
+    return _both(config, f"calib.ids {', '.join(map(str, shared))}") if shared else None
 
 
 def _both(config: RunConfig, what: str) -> str:

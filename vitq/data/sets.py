@@ -12,9 +12,10 @@ import numpy as np
 
 from vitq.config import DataConfig, ModelConfig, RunConfig
 from vitq.data.cache import locked, published_folder
-from vitq.data.choose import calibration_indices, evaluation_indices, held_out_indices
+from vitq.data.choose import calibration_indices, evaluation_indices, held_out_indices, indices_of
 from vitq.data.decode import decode
 from vitq.data.images import ImageSet
+from vitq.data.location import SCENES
 from vitq.data.opening import open_source
 from vitq.data.ragged import RaggedImages
 from vitq.data.ragged_sets import ragged_set
@@ -33,8 +34,8 @@ _NEIGHBOURS = 1024
 class _Order:
     """What to decode.
 
-    choice: `{"first": N|null}`, `{"spread": N}`, `{"held_out": N}`, `{"size", "seed", "balanced"}` or
-    `{"neighbours": N}`, with `held_out` where images of its split are held out. augment: seed or None (clean).
+    choice: `{"first": N|null}`, `{"spread": N}`, `{"held_out": N}`, `{"ids": […]}`, `{"size", "seed", "balanced"}`
+    or `{"neighbours": N}`, with `held_out` where images of its split are held out. augment: seed or None (clean).
     """
 
     split: str
@@ -49,16 +50,29 @@ def eval_set(config: RunConfig, progress: Progress) -> ImageSet:
     The first call decodes, later calls (of any process) map the result. Raises DataError.
     """
     data = config.data
-    spread = data.eval_limit is not None and data.eval_choice == "spread"
-    choice = {"held_out": data.held_out} if data.held_out else {"spread" if spread else "first": data.eval_limit}
-    order = _Order(data.scored_split, choice)
+    order = _Order(data.scored_split, _scored(data))
     return _image_set(config.model, data, order, config.cache_dir, progress, _planned(data, 1))
+
+
+def _scored(data: DataConfig) -> dict[str, Any]:
+    """Which images of `data.scored_split` are scored, as `_Order` says it."""
+    spread = data.eval_limit is not None and data.eval_choice == "spread"
+    return {"held_out": data.held_out} if data.held_out else {"spread" if spread else "first": data.eval_limit}
+
+
+def _calibrating(config: RunConfig) -> dict[str, Any]:
+    """Which images of `data.calib_split` calibrate."""
+    calib, held_out = config.calib, config.data.held_out
+    if calib.ids is not None:
+        return {"ids": list(calib.ids)}
+    choice = {"size": calib.size, "seed": config.seed, "balanced": calib.balanced}
+    return choice | ({"held_out": held_out} if held_out else {})
 
 
 def scored_scenes(config: RunConfig, progress: Progress) -> RaggedImages:
     """`eval_set` of data whose images hold objects."""
-    choice = {"first": config.data.eval_limit}
-    return _scenes(config.model, config.data, config.data.eval_split, choice, config.cache_dir, progress, 1)
+    data = config.data
+    return _scenes(config.model, data, data.scored_split, _scored(data), config.cache_dir, progress, 1)
 
 
 def scenes_of(
@@ -90,21 +104,22 @@ def _scenes(
 
 def calibration_scenes(config: RunConfig, progress: Progress) -> RaggedImages:
     """`calibration_set` of data whose images hold objects."""
-    calib = config.calib
-    choice = {"size": calib.size, "seed": config.seed, "balanced": calib.balanced}
+    choice = _calibrating(config)
     return _scenes(config.model, config.data, config.data.calib_split, choice, config.cache_dir, progress, 0)
 
 
+def calibrating(config: RunConfig, progress: Progress) -> ImageSet | RaggedImages:
+    """The calibration images of any data."""
+    return (calibration_scenes if config.data.dataset in SCENES else calibration_set)(config, progress)
+
+
 def calibration_set(config: RunConfig, progress: Progress) -> ImageSet:
-    """`calib.size` different images of the calibration split, chosen by `seed`; see `vitq.data.choose`.
+    """`calib.size` different images of the calibration split, chosen by `seed`, or `calib.ids`; see `vitq.data.choose`.
 
     Only these are decoded. Clean evaluation transform, or timm's training augmentation with `calib.augment`, seeded
     image by image. Raises DataError when the split is smaller.
     """
-    calib = config.calib
-    choice = {"size": calib.size, "seed": config.seed, "balanced": calib.balanced}
-    choice |= {"held_out": config.data.held_out} if config.data.held_out else {}
-    order = _Order(config.data.calib_split, choice, config.seed if calib.augment else None)
+    order = _Order(config.data.calib_split, _calibrating(config), config.seed if config.calib.augment else None)
     return _image_set(config.model, config.data, order, config.cache_dir, progress, _planned(config.data, 0))
 
 
@@ -203,6 +218,8 @@ def _make(
 
 def _indices(source: Source, order: _Order) -> np.ndarray:
     choice = order.choice
+    if "ids" in choice:
+        return indices_of(source, choice["ids"])
     if "size" in choice:
         return calibration_indices(source, choice["size"], choice["seed"], choice["balanced"], choice.get("held_out"))
     if "neighbours" in choice:

@@ -12,7 +12,6 @@ from torch import nn
 from vitq import data
 from vitq.config import RunConfig
 from vitq.data import Images
-from vitq.data.location import SCENES
 from vitq.engine.memory_cache import MemoryCache
 from vitq.models.structure import structure_of
 from vitq.progress import Progress
@@ -54,8 +53,7 @@ def apply(
     quantized = equipped(config, model)
     if calib is None:
         with timed("calibration images"):
-            scenes = config.data.dataset in SCENES
-            calib = data.calibration_scenes(config, progress) if scenes else data.calibration_set(config, progress)
+            calib = data.calibrating(config, progress)
     work = Workspace(quantized, calib, config, where, progress, teacher, checkpoint, memory)
     curves = Curves()
     for step in chosen:

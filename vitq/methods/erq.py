@@ -58,6 +58,7 @@ class Erq(Step):
     patch: bool = False
     depends_on_bits: ClassVar[bool] = True
     tunes_weights: ClassVar[bool] = True
+    detectors: ClassVar[bool] = True
 
     @property
     def adds_ranges(self) -> bool:
@@ -75,6 +76,9 @@ class Erq(Step):
                 f"{weight.quantizer}, granularity {weight.granularity}; set uniform and channel, or dual=0"
             )
             problems.append(Problem(text, "dual", self.dual))
+        if self.reference == "fp" and config.task != "classification":
+            text = "reference=fp: which boxes reach a detector's heads differs from network to network; set quantized"
+            problems.append(Problem(text, "reference", "fp", ["quantized", "local"]))
         if not (self.aqer or self.wqer):
             text = "aqer and wqer are both off; use enabled=false to leave the step out"
             problems.append(Problem(text, "aqer", self.aqer))

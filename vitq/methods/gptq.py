@@ -34,6 +34,7 @@ class Gptq(Step):
     block: Count = 128
     depends_on_bits: ClassVar[bool] = True
     tunes_weights: ClassVar[bool] = True
+    detectors: ClassVar[bool] = True
 
     def fits(self) -> Collection[str]:
         return ("weight",)

@@ -45,6 +45,7 @@ class LeastSquares(Step):
     penalty_head: float = 1000.0
     depends_on_bits: ClassVar[bool] = True
     tunes_weights: ClassVar[bool] = True
+    detectors: ClassVar[bool] = True
 
     def fits(self) -> Collection[str]:
         return ("weight",)

@@ -45,6 +45,7 @@ class OutputSearch(Step):
     rounds: int = 2
     zero_code: Literal["keep", "search"] = "keep"
     depends_on_bits: ClassVar[bool] = True
+    detectors: ClassVar[bool] = True
 
     def check(self, config: RunConfig) -> list[Problem]:
         what = "kind of an activation in a product"
@@ -115,15 +116,23 @@ def _arriving(walk: NetworkWalk, product: Product, images: int | None) -> tuple[
     left = len(walk.inputs) if images is None else min(images, len(walk.inputs))
     try:
         for batch in walk.inputs.batches():
+            one = isinstance(batch, tuple)  # what travels between a detector's segments is of one image
             try:
-                walk.segment.forward(batch[:left])
+                walk.segment.forward(batch if one else batch[:left])
             except ReachedError:
-                left -= len(batch)
+                left -= 1 if one else len(batch)
             if left <= 0:
                 break
     finally:
         handle.remove()
-    return tuple(torch.cat(parts) for parts in zip(*found, strict=True)), transposed
+    return tuple(_joined(parts) for parts in zip(*found, strict=True)), transposed
+
+
+def _joined(parts: tuple[Tensor, ...]) -> Tensor:
+    """Behind each other; images of several sizes (1, H, W, C) as one of all their tokens (1, ΣH·W, 1, C)."""
+    if len({part.shape[1:] for part in parts}) == 1:
+        return torch.cat(parts)
+    return torch.cat([part.flatten(1, 2).unsqueeze(2) for part in parts], dim=1)
 
 
 @torch.no_grad()

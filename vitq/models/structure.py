@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from vitq.errors import ModelError
 from vitq.models.attention import AttentionTwin
@@ -49,6 +49,20 @@ class Segment:
         return any(owner == module or owner.startswith(module + ".") for module in self.modules)
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """How two networks are compared whose outputs are objects: by what they give at boxes that are held fixed.
+
+    fixed: the boxes of a network, from the last segment's input for one image. dense: what a network gives there, from
+    that input and the boxes. divergence: of two of these, nats, float64; agreement: of two, percent.
+    """
+
+    fixed: Callable[[Any], Any]
+    dense: Callable[[Any, Any], Any]
+    divergence: Callable[[Any, Any], Tensor]
+    agreement: Callable[[Any, Any], Tensor]
+
+
 @dataclass
 class Structure:
     """What a family file reports of a model.
@@ -59,6 +73,7 @@ class Structure:
     stem, head: names of the first and the last layers (`bits.first_last`).
     rotatable: residual streams and heads (step `rotate`); empty where the family's file reports none.
     body: name of the transformer within the model (`bits.scope=backbone`); '' where it is all of it.
+    comparison: of networks whose outputs are objects; None where they are logits.
     model: the module that the names belong to.
     """
 
@@ -73,6 +88,7 @@ class Structure:
     head: tuple[str, ...] = ()
     rotatable: Rotatable = field(default_factory=Rotatable)
     body: str = ""
+    comparison: Comparison | None = None
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,14 @@ class Engine:
 
         return idle_steps(config)
 
+    def room(self, config: RunConfig) -> int | None:
+        """Bytes for which a detector's run needs room between two segments; None for other runs. No problems."""
+        if config.task == "classification" or not config.method.quantizes:
+            return None
+        from vitq.engine.stream_size import stream_bytes
+
+        return stream_bytes(config)
+
     def iterates(self, config: RunConfig) -> bool:
         """Whether an enabled step of the recipe reads `method.iterations`."""
         try:

@@ -54,6 +54,12 @@ class Facts:
         recipe = (config.model, config.data.num_classes, config.method)
         return *done, *self._once("idle", recipe, lambda: self.engine.idle_steps(config))
 
+    def room(self, config: RunConfig) -> tuple[int, str] | None:
+        """Bytes for which a run needs room between two segments, and where: disk, host or device; None: not asked."""
+        asked = (config.task, config.model, config.data.num_classes, config.calib, config.method)
+        needed: int | None = self._once("room", asked, lambda: self.engine.room(config))
+        return None if needed is None else (needed, config.calib.cache)
+
     def _once(self, what: str, asked: Any, answer: Callable[[], T]) -> T:
         """The answer to a question already put, or the same error again."""
         key = what + json.dumps(asked, default=dataclasses.asdict, sort_keys=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,9 @@ from vitq.store import Store, SweepRecord
 from vitq.store.history import set_aside
 from vitq.store.records import Status
 
+# Where activations wait, by `calib.cache`.
+_WHERE = {"disk": "in {} (TMPDIR)", "host": "of memory (calib.cache=disk: on disk)", "device": "of the device's memory"}
+
 
 @dataclass(frozen=True)
 class PlannedRun:
@@ -21,7 +25,7 @@ class PlannedRun:
 
     warnings: what is done to its images and weights that its config does not ask for. other_code: how the code that
     made the result of a finished run differs from today's. options: whose the options of its recipe are: the paper's,
-    tuned …
+    tuned … room: bytes that it keeps between two segments at once, and where (`calib.cache`), where that is known.
     """
 
     signature: str
@@ -32,6 +36,7 @@ class PlannedRun:
     warnings: tuple[str, ...] = ()
     other_code: str = ""
     options: str = ""
+    room: tuple[int, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,19 @@ class Plan:
     def name(self) -> str | None:
         """Name of the sweep; group of its runs in the tracker."""
         return self.sweep.name if self.sweep else None
+
+    @property
+    def notes(self) -> list[str]:
+        """What the runs to do need beside their results, a line for each place where it lies."""
+        most: dict[str, int] = {}
+        for run in self.runs:
+            if run.room is not None and not run.done:
+                most[run.room[1]] = max(most.get(run.room[1], 0), run.room[0])
+        return [
+            f"calib.cache={where}: activations of the calibration images take up to {size / 1e9:.2g} GB "
+            f"{_WHERE[where].format(tempfile.gettempdir())}, in each run that is under way"
+            for where, size in most.items()
+        ]
 
     def commit(self, command: str = "") -> None:
         """Write the config of every unfinished run, and the sweep's record. Raises StoreError.

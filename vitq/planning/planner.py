@@ -184,7 +184,8 @@ class Planner:
             warnings = () if done else self._facts.warnings(config)
             other = _other_code(self._stores[config.runs_dir].run(sign)) if done else ""
             options = options_of(config, cell.overrides, self._sweep)
-            self._runs[sign] = PlannedRun(sign, config, label, cell.overrides, done, warnings, other, options)
+            room = None if done else self._facts.room(config)
+            self._runs[sign] = PlannedRun(sign, config, label, cell.overrides, done, warnings, other, options, room)
         else:
             self._refused.append((sign, label))
         self._unread.look(cell.overrides, config, done)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ class Distributions(Probe):
     """
 
     bins: int = 64
+    detectors: ClassVar[bool] = True
 
     def check(self, config: RunConfig) -> list[Problem]:
         return [] if self.bins >= 2 else [bad("bins", self.bins, "at least 2 are needed")]

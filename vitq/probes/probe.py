@@ -33,6 +33,8 @@ class Probe(ABC):
     """
 
     version: ClassVar[int] = 1
+    # Whether it looks at detectors too, whose images have no label.
+    detectors: ClassVar[bool] = False
 
     def check(self, config: RunConfig) -> Sequence[str]:
         """Problems of this probe's options with the other sections of the config, reported before anything starts.
@@ -88,12 +90,16 @@ def parse_probe(name: str, options: dict[str, Any]) -> tuple[Probe | None, list[
 def problems(config: RunConfig) -> list[Problem]:
     """Problems of a config's `probe`, one line each."""
     lines: list[Problem] = []
-    if config.probe.wanted and config.task != "classification":
-        text = f"task={config.task}: probes look at classifiers alone so far; leave them out (probe=none)"
-        lines.append(Problem(text, "probe", list(config.probe.wanted)))
     for name, options in config.probe.wanted.items():
         probe, wrong = parse_probe(name, options)
         lines += wrong
-        if probe is not None:
+        if probe is not None and config.task != "classification" and not probe.detectors:
+            valid = [other for other in PROBES if PROBES[other].detectors]
+            text = (
+                f"probe={name}: it looks at the loss of class labels, which images of task={config.task} do not have; "
+                f"probes of detectors: {', '.join(valid)}"
+            )
+            lines.append(Problem(text, "probe", name, valid))
+        elif probe is not None:
             lines += [under(f"probe.options.{name}", problem) for problem in probe.check(config)]
     return lines

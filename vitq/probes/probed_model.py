@@ -14,19 +14,20 @@ from torch.nn import functional as F
 
 from vitq import data
 from vitq.config import RunConfig
-from vitq.data import ImageSet
+from vitq.data import Images
 from vitq.models.load import load_model
 from vitq.models.structure import Structure, structure_of
 from vitq.progress import Progress
 from vitq.quant.model import QuantizedModel
+from vitq.tasks.task import task_of
 
 
 @dataclass
 class Subject:
-    """model: as the run left it. images: the probe set, N images of the evaluation split. config: of the run."""
+    """model: as the run left it. images: the probe set, N images of those that are scored. config: of the run."""
 
     model: QuantizedModel
-    images: ImageSet
+    images: Images
     config: RunConfig
     device: torch.device
     progress: Progress
@@ -34,7 +35,7 @@ class Subject:
     @classmethod
     def of(cls, config: RunConfig, model: QuantizedModel, device: torch.device, progress: Progress) -> Subject:
         """The subject of a run whose model is at hand."""
-        split = data.eval_set(config, progress)
+        split = task_of(config).images(config, progress)
         images = split.take(spread(len(split), config.probe.images))
         return cls(model.eval(), images, config, device, progress)
 
@@ -47,12 +48,12 @@ class Subject:
         )
 
     @cached_property
-    def calib(self) -> ImageSet:
-        return data.calibration_set(self.config, self.progress)
+    def calib(self) -> Images:
+        return data.calibrating(self.config, self.progress)
 
     @cached_property
     def batches(self) -> list[tuple[Tensor, Tensor]]:
-        """Normalized probe images (B, 3, H, W) and their labels (B,), on the device."""
+        """Normalized probe images (B, 3, H, W), `Padded` for a detector, and their labels (B,), on the device."""
         return list(self.images.batches(self.config.data.batch_size, self.device))
 
     @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -33,6 +33,10 @@ class Sensitivity(Probe):
     widths: bit-widths; at the width that the run has, a site's quantizer is the run's own, at others it is fitted with
         the recipe's range search. images: how many calibration images, spread over the set, as in the step `allocate`.
 
+    Of a detector all of these are of its scores, boxes and masks at the full-precision network's own boxes
+    (vitq/models/detection/dense.py): `kl` and `loss_increase` their divergence, `agreement` the share of proposals
+    whose likeliest class, or background, is the same.
+
     By site, the KLs are kept in the cache, where the step `allocate` (milp, or greedy that never measures again) of a
     recipe that begins like this run's finds them. Arrays, S names and W widths: `name`, `kind`, `own` (the run's
     bit-width, 0 where it is mixed) (S,), `width` (W,), `kl`, `loss_increase` (nats), `agreement` (%) (S, W), `fp_loss`;
@@ -43,6 +47,7 @@ class Sensitivity(Probe):
     by: Literal["site", "layer", "kind"] = "site"
     widths: tuple[int, ...] = (3, 4, 6, 8)
     images: int = 16
+    detectors: ClassVar[bool] = True
 
     def check(self, config: RunConfig) -> list[Problem]:
         problems = []

@@ -54,13 +54,16 @@ class Site(nn.Module):
 
 
 class Shapes:
-    """Observer that keeps the shape of the last tensor that passed each site: `seen`, by name."""
+    """Observer that keeps the shape of the last tensor that passed each site, `seen`, and the elements of all that
+    passed it, `elements`, by name: more where a layer runs several times."""
 
     def __init__(self) -> None:
         self.seen: dict[str, torch.Size] = {}
+        self.elements: dict[str, int] = {}
 
     def observe(self, site: Site, x: Tensor) -> None:
         self.seen[site.name] = x.shape
+        self.elements[site.name] = self.elements.get(site.name, 0) + x.numel()
 
 
 @contextmanager

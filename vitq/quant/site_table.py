@@ -83,10 +83,21 @@ def site_table(model: QuantizedModel, batches: Iterable[Tensor], planned: bool =
 
 def shapes_of(model: QuantizedModel, image: Tensor) -> dict[str, torch.Size]:
     """The shape of every site's tensor when one image passes the model; Swin's windows are its first dimension."""
+    return _passed(model, image).seen
+
+
+def elements_of(model: QuantizedModel, image: Tensor) -> dict[str, int]:
+    """How many elements pass every site for one image, of a weight all that it has, in all calls of its layer."""
+    passed = _passed(model, image)
+    weights = {site.name: passed.seen[site.name].numel() for site in model.sites.values() if site.is_weight}
+    return passed.elements | weights
+
+
+def _passed(model: QuantizedModel, image: Tensor) -> Shapes:
     shapes = Shapes()
     with watching(model.sites.values(), shapes):
         model(image)
-    return shapes.seen
+    return shapes
 
 
 def blank(config: RunConfig, device: torch.device) -> Tensor:

@@ -126,10 +126,17 @@ def matrices(df: pd.DataFrame) -> list[Matrix]:
 def scores(part: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The scores that runs of one task have, each with the runs' table where it stands as `top1`."""
     names = [name for name, (own, _, _) in SCORES.items() if own in part and part[own].notna().any()]
+    if not names or names == ["top-1"]:
+        return [("top-1", part)]
     return [
         (name, part.assign(**dict(zip(SCORES["top-1"], (part[column] for column in SCORES[name]), strict=True))))
-        for name in names or ["top-1"]
+        for name in names
     ]
+
+
+def primary(part: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """What runs of one model are compared by, one of SCORES, and their table where it stands as `top1`."""
+    return scores(part)[-1]
 
 
 def _matrix(model: str, data: str, df: pd.DataFrame) -> Matrix:

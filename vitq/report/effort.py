@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -10,9 +11,9 @@ import plotly.graph_objects as go
 from vitq.plots.layout import finish
 from vitq.plots.palette import INK, style
 from vitq.report import wording
-from vitq.report.accuracy_table import bits_order
+from vitq.report.accuracy_table import bits_order, primary
+from vitq.report.numbers import scores
 
-HEAD = ("model", "bits", "method", "options", "s to quantize", "top-1", "front")
 NOTE = (
     "Seconds to quantize: the steps of the recipe, mean over seeds, without loading and scoring. "
     "Front: no other method of this model, bit-width and calibration size is more accurate in as little time."
@@ -21,7 +22,10 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Effort:
-    """A method at one model, bit-width and calibration size: means over its finished seeds. options: whose they are."""
+    """A method at one model, bit-width and calibration size: means over its finished seeds. options: whose they are.
+
+    score: what `top1` holds: top-1 accuracy, or a detector's average precision.
+    """
 
     model: str
     bits: str
@@ -31,6 +35,7 @@ class Effort:
     seconds: float
     top1: float
     front: bool
+    score: str = "top-1"
 
 
 def efforts(df: pd.DataFrame) -> list[Effort]:
@@ -39,7 +44,8 @@ def efforts(df: pd.DataFrame) -> list[Effort]:
     known = df["quantize_seconds"].notna() & df["top1"].notna()
     done = wording.with_data(df[(df["state"] == "done") & (df["bits"] != "FP") & known])
     compared = []
-    for (model, bits, calib), place in done.groupby(["model", "bits", "calib"], sort=False):
+    for (model, bits, calib), here in done.groupby(["model", "bits", "calib"], sort=False):
+        score, place = primary(here)
         means = place.groupby("method", sort=False).agg(
             seconds=("quantize_seconds", "mean"), top1=("top1", "mean"), options=("options", _joined)
         )
@@ -48,7 +54,8 @@ def efforts(df: pd.DataFrame) -> list[Effort]:
             front = float(row["top1"]) > best
             best = max(best, float(row["top1"]))
             numbers = float(row["seconds"]), float(row["top1"]), front
-            compared.append(Effort(str(model), str(bits), int(str(calib)), str(method), str(row["options"]), *numbers))
+            names = str(model), str(bits), int(str(calib)), str(method), str(row["options"])
+            compared.append(Effort(*names, *numbers, score))
     return sorted(compared, key=lambda effort: (effort.model, bits_order(effort.bits), effort.calib))
 
 
@@ -56,14 +63,18 @@ def _joined(options: pd.Series[str]) -> str:
     return "; ".join(dict.fromkeys(text for text in options if text))
 
 
-def cells(effort: Effort) -> list[str]:
-    """Texts under HEAD."""
-    seconds, top1 = wording.seconds(effort.seconds), wording.number(effort.top1)
-    return [effort.model, effort.bits, effort.method, effort.options, seconds, top1, "yes" if effort.front else ""]
+def cells(compared: Sequence[Effort]) -> tuple[list[str], list[list[str]]]:
+    """Heading and rows of their table."""
+    score, values = scores([(one.score, one.top1) for one in compared])
+    rows = [
+        [one.model, one.bits, one.method, one.options, wording.seconds(one.seconds), value, "yes" if one.front else ""]
+        for one, value in zip(compared, values, strict=True)
+    ]
+    return ["model", "bits", "method", "options", "s to quantize", score, "front"], rows
 
 
 def figures(df: pd.DataFrame) -> list[tuple[str, go.Figure]]:
-    """(model, figure) for each model with at least two methods: top-1 against seconds, a line along each front."""
+    """(model, figure) for each model with at least two methods: score against seconds, a line along each front."""
     compared = efforts(df)
     drawn = []
     for model in dict.fromkeys(effort.model for effort in compared):
@@ -93,5 +104,5 @@ def _figure(here: list[Effort]) -> go.Figure:
             "<br>%{x:.1f} s, %{y:.2f} %<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(title="seconds to quantize", type="log")
-    figure.update_yaxes(title="top-1, %")
+    figure.update_yaxes(title=f"{here[0].score}, %")
     return finish(figure)

@@ -14,7 +14,6 @@ from vitq.report.accuracy_table import Matrix, MatrixCell, matrices
 from vitq.report.answer import which_method
 from vitq.report.comparison import belonging, verdict
 from vitq.report.contents import Report
-from vitq.report.effort import HEAD as EFFORT_HEAD
 from vitq.report.effort import NOTE as EFFORT_NOTE
 from vitq.report.effort import cells as effort_cells
 from vitq.report.effort import efforts
@@ -40,7 +39,7 @@ def render(df: pd.DataFrame, comparisons: pd.DataFrame | None = None, pairs: pd.
         rows = [pair_cells(row) for row in wording.with_data(pairs).to_dict("records")]
         parts += ["### Is A better than B here?", grid(PAIR_HEAD, rows, right_from=5), PAIRS_NOTE]
     if compared := efforts(df):
-        parts += ["### Effort", grid(EFFORT_HEAD, [effort_cells(one) for one in compared], right_from=4), EFFORT_NOTE]
+        parts += ["### Effort", grid(*effort_cells(compared), right_from=4), EFFORT_NOTE]
     if comparisons is not None and len(comparisons):
         parts += ["### Paired comparison", _paired(wording.with_data(comparisons)), PAIRED_NOTE]
     unfinished = wording.unfinished(df)

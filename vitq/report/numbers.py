@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 MINUS = "\u2212"
@@ -35,6 +35,18 @@ def figures(metrics: Mapping[str, Any]) -> str:
     if top1 is None:
         return "top-1 is not a finite number"
     return f"top-1 {number(top1)} %" + ("" if drop is None else f", drop {number(drop)} points")
+
+
+def scores(runs: Sequence[tuple[str, float | None]]) -> tuple[str, list[str]]:
+    """Heading and cells of a column of scores, from the name and the value of each run's; '' without a value.
+
+    One name is the heading (`top-1`, or `AP mask`); of several each cell says its own, below `score`.
+    """
+    names = {name for name, value in runs if value is not None}
+    plain = ["" if value is None else number(value) for _, value in runs]
+    if len(names) < 2:
+        return next(iter(names), "top-1"), plain
+    return "score", [f"{name} {text}" if text else "" for (name, _), text in zip(runs, plain, strict=True)]
 
 
 def number(value: float, digits: int = 2) -> str:

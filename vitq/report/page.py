@@ -51,8 +51,7 @@ def page(report: Report, live: dict[str, Any] | None = None) -> str:
         matrices=[(matrix, _figures(i, matrix)) for i, matrix in enumerate(tables)],
         runs=[all_runs(part, live) for part in parts],
         seeds=[found for part in parts for found in _seeds(part.df)],
-        effort_head=effort.HEAD,
-        efforts=[effort.cells(one) for one in effort.efforts(df)],
+        efforts=effort.cells(effort.efforts(df)),
         effort_note=effort.NOTE,
         baseline=report.baseline,
         comparisons=[
@@ -102,8 +101,8 @@ def _extra(report: Report, sites: dict[str, pd.DataFrame], probed: dict[str, Arr
          "figures", [figure for sweep in sweeps for figure in study.figures(store, sweep)]),
         ("Accuracy against seconds", effort.NOTE, "figures", effort.figures(df)),
         ("Along an axis", "Runs that differ in one number and their seed alone: mean top-1, in a band of ± sample "
-         "standard deviation over seeds. `vitq report SWEEP --along KEY` compares its values image by image.", "figures",
-         axes.figures(store, sweeps)),
+         "standard deviation over seeds. `vitq report SWEEP --along KEY` compares its values image by image.",
+         "figures", axes.figures(store, sweeps)),
         ("Bit allocation", "Bits of every site (rows, in the order of the model) in every run (columns, first seed). "
          "fp: left in floating point.", "tall", allocation.heat_maps(df, sites)),
         ("Ablations", "Variants of one method in the order of the sweep: the first in full, each further one as its "

@@ -25,16 +25,21 @@ class BiasCorrection(Step):
     input: what the full-precision side reads. `fp`: its own activations, so that the error that earlier layers have
         left is corrected too. `quantized`: each segment of it reads what the quantized network's segment reads, so that
         only the error made inside the segment is.
+
+    A detector's heads are left as they are: which boxes reach them depends on what is quantized.
     """
 
     input: Literal["fp", "quantized"] = "fp"
     needs_teacher: ClassVar[bool] = True
     depends_on_bits: ClassVar[bool] = True
     tunes_weights: ClassVar[bool] = True
+    detectors: ClassVar[bool] = True
 
     def run(self, work: Workspace) -> None:
         quantized, exact = quantized_walk(work), teacher_walk(work)
         for name, layer in layers(work, [quantized, exact], "bias_correction"):
+            if not quantized.segment.learned:
+                continue
             if self.input == "quantized":
                 exact.inputs = quantized.inputs
             add_bias(layer, -mean_error(quantized, exact, name))

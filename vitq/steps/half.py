@@ -26,6 +26,7 @@ class Half(Step):
     """
 
     last: ClassVar[bool] = True
+    detectors: ClassVar[bool] = True
 
     @torch.no_grad()
     def run(self, work: Workspace) -> None:

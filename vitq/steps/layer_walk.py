@@ -6,9 +6,10 @@ L layers cost O(L) evaluations, and the memory is one activation of the calibrat
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,8 @@ class NetworkWalk:
         self._work, self._segments, self._model = work, segments, model
         self.inputs: Stream = ImageStream(work, images)
         self._index = 0
+        # How often each layer of the current segment runs for a batch; one that is not listed runs once.
+        self.calls: dict[str, int] = {}
 
     @property
     def segment(self) -> Segment:
@@ -53,12 +56,14 @@ class NetworkWalk:
     @torch.no_grad()
     def arriving(self, name: str) -> Iterator[Tensor]:
         """What enters a module of the current segment, for all images, batch by batch: a layer by its name, or the
-        operand of its weight, before it is quantized, by the name of its `input_site`.
+        operand of its weight, before it is quantized, by the name of its `input_site`. Of a layer that runs several
+        times for a batch (a detector's, for the levels of the pyramid) each time.
         """
+        calls = self.calls.get(name.removesuffix(".input_site"), 1)
         for batch in self.inputs.batches():
             with self.evaluated():
-                x = reach(self.segment.forward, self.module(name), batch)
-            yield x
+                arrived = reach(self.segment.forward, self.module(name), batch, calls)
+            yield from arrived
 
     def advance(self) -> None:
         """The outputs of the current segment become the inputs of the next one."""
@@ -137,7 +142,10 @@ def layers(work: Workspace, walks: Sequence[NetworkWalk], title: str) -> Iterato
     for index, _ in enumerate(work.progress.over(segments, title, len(segments))):
         for walk in walks:
             walk.enter(index)
-        for name in _order(work, walks[0]):
+        calls = _order(work, walks[0])
+        for walk in walks:
+            walk.calls = calls
+        for name in calls:
             yield name, work.model.layer(name)
         for walk in walks:
             walk.advance()
@@ -147,32 +155,33 @@ class ReachedError(Exception):
     """Ends an evaluation at the layer that was asked for."""
 
 
-def reach(forward: Callable[[Tensor], Tensor], layer: nn.Module, batch: Tensor) -> Tensor:
-    """The input of `layer` when `forward` runs on the batch. What comes after it is not computed.
+def reach(forward: Callable[[Any], Any], layer: nn.Module, batch: Any, calls: int = 1) -> list[Tensor]:
+    """The inputs of `layer` when `forward` runs on the batch, one for each call. What comes after is not computed.
 
-    Raises RuntimeError where `forward` does not run the layer.
+    Raises RuntimeError where `forward` runs the layer less often.
     """
     inputs_of_layer: list[Tensor] = []
 
     def stop(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         inputs_of_layer.append(inputs[0])
-        raise ReachedError
+        if len(inputs_of_layer) == calls:
+            raise ReachedError
 
     with layer.register_forward_pre_hook(stop):
         try:
             forward(batch)
         except ReachedError:
-            return inputs_of_layer[0]
+            return inputs_of_layer
     raise RuntimeError(Problem("the segment does not run the layer whose input is asked for", "layer"))
 
 
 @torch.no_grad()
-def _order(work: Workspace, walk: NetworkWalk) -> list[str]:
-    """Names of the current segment's layers in the order they run first, seen on one image."""
+def _order(work: Workspace, walk: NetworkWalk) -> dict[str, int]:
+    """Names of the current segment's layers in the order they run first, and how often they run, seen on one image."""
     seen: list[str] = []
     with ExitStack() as stack:
         for name in filter(walk.segment.holds, work.model.structure.inputs):
             hook = walk.module(name).register_forward_pre_hook(lambda _m, _x, name=name: seen.append(name))
             stack.enter_context(hook)
         walk.segment.forward(walk.inputs.select(torch.zeros(1, dtype=torch.int64)))
-    return list(dict.fromkeys(seen))
+    return dict(Counter(seen))

@@ -40,6 +40,7 @@ class Rotate(Step):
     matrix: Matrix = "hadamard"
     seed: int = 0
     changes_weights: ClassVar[bool] = True
+    detectors: ClassVar[bool] = True
 
     def check(self, config: RunConfig) -> list[Problem]:
         if self.stream or self.heads_qk or self.heads_vo:

@@ -69,6 +69,11 @@ class Metrics(Record):
     kl: float | None
     n_eval: Count
 
+    @property
+    def score(self) -> tuple[str, float | None]:
+        """The figure that runs are compared by, its name and its value in percent."""
+        return "top-1", self.top1
+
 
 class OtherMetrics(Metrics):
     """Scores of what is no classifier: a classifier's own are null and left out."""
@@ -106,6 +111,11 @@ class FeatureMetrics(OtherMetrics):
     n_knn: Count
     n_neighbours: Count
 
+    @property
+    def score(self) -> tuple[str, float | None]:
+        """Cosine between features."""
+        return "feature cosine", self.cosine
+
 
 class DetectionMetrics(OtherMetrics):
     """Scores of a detector. Average precision (COCO's) in percent.
@@ -133,6 +143,11 @@ class DetectionMetrics(OtherMetrics):
     fp_ap_mask: float | None = None
     drop_mask: float | None = None
     fidelity_mask: float | None = None
+
+    @property
+    def score(self) -> tuple[str, float | None]:
+        """Average precision of masks, of boxes where there are no masks."""
+        return ("AP box", self.ap_box) if self.ap_mask is None else ("AP mask", self.ap_mask)
 
 
 class Size(Record):

@@ -38,8 +38,9 @@ class RunState:
     run: its label. state: planned, running, done, failed, interrupted (told to stop, or its process is dead), or
     unreadable. stage: where it is, e.g. `reconstruct 120/600 blocks.3`. eta: seconds to the end of that stage, None
     where unknown. attempt: number of the last execution, 0 before the first. error: why there is no result, one line.
-    timed_out: because of time limits. job: what the scheduler says of it, where it was asked. top1: accuracy in percent
-    of a finished run, None where it is no number.
+    timed_out: because of time limits. job: what the scheduler says of it, where it was asked. score, value: name and
+    value, in percent, of the figure that finished runs are compared by; None where it is no number. top1: accuracy of a
+    finished classifier, percent.
     """
 
     signature: str
@@ -53,6 +54,8 @@ class RunState:
     job: str | None = None
     timed_out: bool = False
     top1: float | None = None
+    score: str = ""
+    value: float | None = None
 
 
 class Run:
@@ -154,8 +157,12 @@ class Run:
         except StoreError as error:
             return RunState(self.signature, "", "unreadable", error=str(error))
         if result is not None:
-            updated_at, top1 = status.updated_at if status else None, result.metrics.top1
-            return RunState(self.signature, label, "done", updated_at=updated_at, attempt=self.attempt, top1=top1)
+            updated_at, metrics = status.updated_at if status else None, result.metrics
+            score, value = metrics.score
+            return RunState(
+                self.signature, label, "done", updated_at=updated_at, attempt=self.attempt, top1=metrics.top1,
+                score=score, value=value,
+            )  # fmt: skip
         if status is None:
             return RunState(self.signature, label, "planned", job=job)
         if status.state == "done":

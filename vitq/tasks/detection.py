@@ -14,7 +14,6 @@ from vitq.config import RunConfig
 from vitq.data import Images, RaggedImages, scored_scenes
 from vitq.data.location import SCENES, form
 from vitq.errors import DataError, Problem
-from vitq.models.build import EMBEDDED
 from vitq.models.detection.outputs import Detections
 from vitq.models.detection.paste import paste
 from vitq.progress import Progress
@@ -34,6 +33,8 @@ class Detection(Task):
 
     primary = "ap_box"
     forms: ClassVar[dict[str, Form]] = {"box": "bbox"}
+    # Names of the networks that are of this task.
+    models: ClassVar[tuple[str, ...]] = ("mask_rcnn", "cascade_mask_rcnn", "yolos")
 
     def images(self, config: RunConfig, progress: Progress) -> RaggedImages:
         return scored_scenes(config, progress)
@@ -114,10 +115,12 @@ class Detection(Task):
                 found.append(Problem(text, "data.dataset", config.data.dataset, SCENES))
         except DataError as error:
             found += error.problems
-        if config.model.name not in detectors():
-            valid = ", ".join(detectors())
-            text = f"task={config.task}: model.name={config.model.name!r} finds no objects; valid: {valid}"
-            found.append(Problem(text, "model.name", config.model.name, detectors()))
+        if config.model.name not in self.models:
+            what = "objects" if config.model.name not in Detection.models else "masks"
+            text = (
+                f"task={config.task}: model.name={config.model.name!r} finds no {what}; valid: {', '.join(self.models)}"
+            )
+            found.append(Problem(text, "model.name", config.model.name, self.models))
         if not available():
             text = f"task={config.task}: objects are scored by pycocotools, which is not installed; {INSTALL}"
             found.append(Problem(text, "task", config.task))
@@ -165,11 +168,7 @@ class Segmentation(Detection):
 
     primary = "ap_mask"
     forms: ClassVar[dict[str, Form]] = {"box": "bbox", "mask": "segm"}
-
-
-def detectors() -> list[str]:
-    """Names of the models that find objects."""
-    return [name for name in EMBEDDED if "rcnn" in name]
+    models: ClassVar[tuple[str, ...]] = ("mask_rcnn", "cascade_mask_rcnn")
 
 
 def _joined(parts: Sequence[Outputs]) -> Outputs:

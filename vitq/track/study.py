@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,8 @@ def _log(record: StudyRecord, run: Any) -> None:
         assert trial.kl is not None
         least = min(least, trial.kl)
         run.log({"trial": trial.number, "kl": trial.kl, "kl_least": least})
-    columns = ["trial", "state", "kl", "seconds", "signature", *record.ranges]
-    rows = [
+    columns: list[str | int] = ["trial", "state", "kl", "seconds", "signature", *record.ranges]
+    rows: list[Iterable[Any]] = [
         [trial.number, trial.state, trial.kl, trial.seconds, trial.signature]
         + [_cell(trial.options.get(key)) for key in record.ranges]
         for trial in record.trials

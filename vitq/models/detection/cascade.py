@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
@@ -48,16 +50,10 @@ class CascadeHeads(nn.Module):
         if self.training:
             raise ValueError("Cascade Mask R-CNN is not trained here; load a checkpoint (model.checkpoint)")
         counts = [len(boxes) for boxes in proposals]
-        boxes, logits = proposals, []
-        for coder, head, predictor in zip(self.box_coders, self.box_head, self.box_predictor, strict=True):
-            scores, offsets = predictor(head(self.box_roi_pool(features, boxes)))
+        logits = []
+        for _, scores, refined in self.stages(features, proposals, image_shapes):
             logits.append(scores)
-            decoded = [
-                clip_boxes_to_image(image, list(shape))
-                for image, shape in zip(coder.decode(offsets, boxes).split(counts), image_shapes, strict=True)
-            ]
-            likeliest = (scores[:, 1:].argmax(dim=1) + 1).split(counts)
-            boxes = [_own(image, label) for image, label in zip(decoded, likeliest, strict=True)]
+            decoded = refined
         mean = (sum(logits[1:], logits[0]) / len(logits)).softmax(dim=-1).split(counts)
         found = [
             best(image, scores, shape, self.score_thresh, self.nms_thresh, self.detections_per_img)
@@ -69,6 +65,23 @@ class CascadeHeads(nn.Module):
             for (boxes, scores, labels), mask in zip(found, masks, strict=True)
         ]
         return results, {}
+
+    def stages(
+        self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: Shapes
+    ) -> Iterator[tuple[list[Tensor], Tensor, list[Tensor]]]:
+        """Of each head the boxes (R_i, 4) of each image that it reads, its class logits (R, 1 + K), and its boxes
+        (R_i, 1 + K, 4) for each class; the next one reads those of the likeliest class."""
+        counts = [len(boxes) for boxes in proposals]
+        boxes = proposals
+        for coder, head, predictor in zip(self.box_coders, self.box_head, self.box_predictor, strict=True):
+            scores, offsets = predictor(head(self.box_roi_pool(features, boxes)))
+            decoded = [
+                clip_boxes_to_image(image, list(shape))
+                for image, shape in zip(coder.decode(offsets, boxes).split(counts), image_shapes, strict=True)
+            ]
+            yield boxes, scores, decoded
+            likeliest = (scores[:, 1:].argmax(dim=1) + 1).split(counts)
+            boxes = [_own(image, label) for image, label in zip(decoded, likeliest, strict=True)]
 
     def _masks(self, features: dict[str, Tensor], boxes: list[Tensor], labels: list[Tensor]) -> tuple[Tensor, ...]:
         pooled = self.mask_roi_pool(features, boxes)

@@ -93,7 +93,7 @@ class Detector(nn.Module):
 
     def detect(self, pyramid: tuple[Tensor, ...], sizes: Tensor) -> list[Detections]:
         """The objects of each image, from its pyramid and its size (B, 2)."""
-        features, shapes = _named(pyramid), _shapes(sizes)
+        features, shapes = _named(pyramid), shapes_of_images(sizes)
         proposals, _ = self.rpn(ImageList(pyramid[0], shapes), features)
         found, _ = self.roi_heads(features, proposals, shapes)
         return [Detections(o["boxes"], o["scores"], o["labels"] - 1, o["masks"][:, 0]) for o in found]
@@ -109,7 +109,7 @@ class Detector(nn.Module):
         targets: for each image `boxes` (G, 4) float32, `labels` (G,) int64 from 1, `masks` (G, H, W) uint8. Which
         proposals are sampled comes from torch's global generator.
         """
-        pyramid, shapes = self.backbone(images.pixels), _shapes(images.sizes)
+        pyramid, shapes = self.backbone(images.pixels), shapes_of_images(images.sizes)
         features = _named(pyramid)
         proposals, first = self.rpn(ImageList(images.pixels, shapes), features, targets)
         _, second = self.roi_heads(features, proposals, shapes, targets)
@@ -120,7 +120,8 @@ def _named(pyramid: tuple[Tensor, ...]) -> dict[str, Tensor]:
     return dict(zip(LEVELS, pyramid, strict=True))
 
 
-def _shapes(sizes: Tensor) -> list[tuple[int, int]]:
+def shapes_of_images(sizes: Tensor) -> list[tuple[int, int]]:
+    """Height and width of each image, from int64 (B, 2)."""
     return [(int(height), int(width)) for height, width in sizes.tolist()]
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
 
 from vitq.data.padded import Padded
+from vitq.models.detection.dense import agreement, dense, divergence, fixed
 from vitq.models.detection.detector import Detector
 from vitq.models.detection.outputs import Detections
-from vitq.models.structure import Segment, Structure, layers_below, register_family
+from vitq.models.rotatable import Reader, Rotatable
+from vitq.models.structure import Comparison, Segment, Structure, layers_below, register_family
 from vitq.models.swin import WindowedAttention, swin_structure
 
 BODY = "backbone.body"
@@ -44,6 +47,8 @@ def detector_structure(model: nn.Module) -> Structure:
         head=tuple(name for name in behind if name.rpartition(".")[2] in outputs),
         body=BODY,
     )
+    structure.comparison = Comparison(partial(fixed, detector), partial(dense, detector), divergence, agreement)
+    structure.rotatable = _rotatable(swin.rotatable)
     structure.segments = [
         Segment(f"{BODY}.{segment.name}", _carrying(detector, segment), tuple(f"{BODY}.{m}" for m in segment.modules))
         for segment in swin.segments[:-1]  # the last one is the classifier's head
@@ -52,6 +57,27 @@ def detector_structure(model: nn.Module) -> Structure:
     structure.segments.append(Segment("pyramid", lambda x: _pyramid(detector, x), neck, channel=1))
     structure.segments.append(Segment("heads", lambda x: _heads(detector, x), heads, learned=False))
     return structure
+
+
+def _rotatable(swin: Rotatable) -> Rotatable:
+    """Swin's own; each stage is read by its norm too, behind which the pyramid's 1×1 convolution stands."""
+
+    def below(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(f"{BODY}.{name}" for name in names)
+
+    streams = []
+    for index, stream in enumerate(swin.streams):
+        # The classifier's norm and head are not there.
+        readers = [
+            replace(reader, norm=f"{BODY}.{reader.norm}", layers=below(reader.layers))
+            for reader in stream.readers
+            if reader.layers
+        ]
+        readers.append(Reader(f"backbone.norms.{index}", (f"backbone.fpn.inner_blocks.{index}.0",)))
+        writers = tuple(replace(writer, layer=f"{BODY}.{writer.layer}") for writer in stream.writers)
+        streams.append(replace(stream, name=f"{BODY}.{stream.name}", writers=writers, readers=tuple(readers)))
+    heads = tuple(replace(head, qkv=f"{BODY}.{head.qkv}", proj=f"{BODY}.{head.proj}") for head in swin.heads)
+    return Rotatable(tuple(streams), heads)
 
 
 def _carrying(detector: Detector, segment: Segment) -> Callable[[Any], Any]:

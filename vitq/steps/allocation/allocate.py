@@ -12,7 +12,7 @@ from vitq.config import BitsConfig, RunConfig
 from vitq.errors import Problem, VitqError, bad
 from vitq.quant.model import QuantizedModel, site_bits
 from vitq.quant.site import Site
-from vitq.quant.site_table import shapes_of
+from vitq.quant.site_table import elements_of, shapes_of
 from vitq.steps.allocation import greedy
 from vitq.steps.allocation.budget import Budget, meters
 from vitq.steps.allocation.milp import milp
@@ -30,10 +30,11 @@ _NONE_FREE = (
 class Allocate(Step):
     """Give every calibrated site a bit-width of its own, so that the loss is small and a budget holds.
 
-    The loss is the mean KL(full precision ‖ quantized) over calibration images. At each width a site's quantizer is
-    fitted with the range search of its recipe; at the run's own width it is the recipe's own. Sites whose bits an
-    exception prescribes (`bits.kinds`, `bits.sites`, `bits.first_last`, `bits.image`) keep these. Goes after the steps
-    that calibrate and before those that learn.
+    The loss is the mean KL(full precision ‖ quantized) over calibration images, of a detector that of its scores,
+    boxes and masks at the full-precision network's own boxes (vitq/models/detection/dense.py). At each width a site's
+    quantizer is fitted with the range search of its recipe; at the run's own width it is the recipe's own. Sites whose
+    bits an exception prescribes (`bits.kinds`, `bits.sites`, `bits.first_last`, `bits.image`) keep these. Goes after
+    the steps that calibrate and before those that learn.
 
     policy: `greedy`, MPTQ-ViT's Greedy MP in our reading: from the widest width, one site at a time, one width lower,
         by loss increase per saved bits, until the budget holds. `milp`: the least sum of the losses that each site
@@ -63,6 +64,7 @@ class Allocate(Step):
     recompute: Literal["lazy", "always", "never"] = "lazy"
     seconds: float = 120.0
     needs_teacher: ClassVar[bool] = True
+    detectors: ClassVar[bool] = True
     allocates_bits: ClassVar[bool] = True
     needs_classes: ClassVar[bool] = True
 
@@ -81,6 +83,12 @@ class Allocate(Step):
         for name, value in (("size_mb", self.size_mb), ("bops", self.bops), ("seconds", self.seconds)):
             if value is not None and value <= 0:
                 problems.append(Problem(f"{name}={value:g}; a number above 0 is needed", name, value))
+        if self.bops is not None and config.task != "classification":
+            text = (
+                f"bops={self.bops:g}: how often a detector's heads run depends on what is found, so that bit "
+                "operations are not counted; limit mean_bits or size_mb"
+            )
+            problems.append(Problem(text, "bops", self.bops))
         if self.images < 1:
             problems.append(bad("images", self.images, "at least 1 is needed"))
         return problems
@@ -148,8 +156,10 @@ class Allocate(Step):
             raise VitqError(f"allocate: {_NONE_FREE}")
         names = [site.name for site in sites]
         widths = sorted(self.widths)
-        shapes = shapes_of(work.model, next(work.batches(1)))
-        budget = Budget(meters(work.model, shapes, sites, widths), self._limits(work.config, sites))
+        image = next(work.batches(1))
+        shapes = shapes_of(work.model, image)
+        elements = None if work.model.structure.comparison is None else elements_of(work.model, image)
+        budget = Budget(meters(work.model, shapes, sites, widths, elements), self._limits(work.config, sites))
         budget.check(names, widths)
         trial = Trial(work, menu(work, sites, widths), self.images)
         if self.policy == "greedy":

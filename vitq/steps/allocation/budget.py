@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -67,24 +67,43 @@ class Budget:
 
 @torch.no_grad()
 def meters(
-    model: QuantizedModel, shapes: Mapping[str, torch.Size], free: Sequence[Site], widths: Sequence[int]
+    model: QuantizedModel,
+    shapes: Mapping[str, torch.Size],
+    free: Sequence[Site],
+    widths: Sequence[int],
+    elements: Mapping[str, int] | None = None,
 ) -> dict[str, Meter]:
     """Meters by name, for the sites whose bits are free; all others keep what they have.
 
-    shapes: of every site's tensor for one image (`shapes_of`). Means weigh the elements of the free sites. size_mb:
-    megabytes (10^6 bytes) of the packed checkpoint. bops: Σ multiply–accumulates · bits · bits of the operands over all
-    layers and matmuls, for one image; an operand in floating point counts 32 bits.
+    shapes: of every site's tensor for one image (`shapes_of`). elements: how many there are for one image
+    (`elements_of`) where layers run several times for it; there bit operations are not counted. Means weigh the
+    elements of the free sites. size_mb: megabytes (10^6 bytes) of the packed checkpoint. bops: Σ multiply–accumulates ·
+    bits · bits of the operands over all layers and matmuls, for one image; an operand in floating point counts 32 bits.
     """
     names = {site.name for site in free}
+    sizes = {site.name: shapes[site.name].numel() for site in free} if elements is None else elements
 
     def mean(name: str, chosen: list[Site]) -> Meter:
-        total = sum(shapes[site.name].numel() for site in chosen)
-        return Meter(name, costs={s.name: {b: shapes[s.name].numel() * b / total for b in widths} for s in chosen})
+        total = sum(sizes[site.name] for site in chosen)
+        return Meter(name, costs={s.name: {b: sizes[s.name] * b / total for b in widths} for s in chosen})
 
     size = {s.name: {b: -(-shapes[s.name].numel() * b // 8) / 1e6 for b in widths} for s in free if s.is_weight}
     now = {s.name: site_width(s) for s in free if s.is_weight}
     other_bytes = quantized_bytes(model, model_bytes(model.model)) / 1e6
     other_bytes -= sum(-(-shapes[name].numel() * bits // 8) for name, bits in now.items()) / 1e6
+    made = (
+        mean("mean_weight_bits", [site for site in free if site.is_weight]),
+        mean("mean_activation_bits", [site for site in free if not site.is_weight]),
+        Meter("size_mb", other_bytes, size),
+        *([] if elements is not None else [_operations(model, shapes, names, widths)]),
+    )
+    return {meter.name: meter for meter in made}
+
+
+def _operations(
+    model: QuantizedModel, shapes: Mapping[str, torch.Size], names: Collection[str], widths: Sequence[int]
+) -> Meter:
+    """Bit operations of one image, for the sites of these names."""
     fixed, single, pairs = 0.0, {name: dict.fromkeys(widths, 0.0) for name in names}, []
     for left, right, count in multiplications(model, shapes):
         if left.name in names and right.name in names:
@@ -95,13 +114,7 @@ def meters(
                 single[one.name][b] += count * b * site_width(other)
         else:
             fixed += count * site_width(left) * site_width(right)
-    made = (
-        mean("mean_weight_bits", [site for site in free if site.is_weight]),
-        mean("mean_activation_bits", [site for site in free if not site.is_weight]),
-        Meter("size_mb", other_bytes, size),
-        Meter("bops", fixed, single, pairs),
-    )
-    return {meter.name: meter for meter in made}
+    return Meter("bops", fixed, single, pairs)
 
 
 def site_width(site: Site) -> int:

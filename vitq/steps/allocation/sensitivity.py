@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from vitq.device import CPU_ELEMENTS, at_once
 from vitq.quant.quantizer import Quantizer
 from vitq.quant.site import Site, watching
 from vitq.quant.site_table import FP_BITS
 from vitq.steps.allocation.budget import Bits
+from vitq.steps.allocation.judge import Score, judge_of
 from vitq.steps.calibrate import HistogramObserver
 from vitq.steps.step import Workspace
 from vitq.steps.stream import ImageStream, Stream, through
@@ -76,27 +77,17 @@ def menu(work: Workspace, sites: Sequence[Site], widths: Sequence[int]) -> Menu:
 
 
 @dataclass(frozen=True)
-class Score:
-    """Means over the images of a trial. kl: KL(full precision ‖ quantized), nats. loss: cross-entropy of the label,
-    nats. agreement: percent of images with the same arg max as full precision."""
-
-    kl: float
-    loss: float
-    agreement: float
-
-
-@dataclass(frozen=True)
 class _Look:
     """One change that was evaluated, with the inputs of the segments behind it."""
 
     name: str
     width: int
     loss: float
-    later: list[list[Tensor]]
+    later: list[list[Any]]
 
 
 class Trial:
-    """The loss of allocations: mean KL(full precision ‖ quantized) over some calibration images, in nats.
+    """The loss of allocations: mean KL(full precision ‖ quantized) over some calibration images, in nats (`Score`).
 
     The input of every segment is kept, so that changing one site costs the segments from its own to the last; what such
     a look computed is kept too, and becomes current when that change is taken. Both are exact: no loss is approximated.
@@ -111,10 +102,10 @@ class Trial:
         self._index = {name: self._segment_of(name) for name in choices}
         self._last: _Look | None = None
         chosen = self._images(images)
-        batches, self._labels = [batch for batch, _ in chosen], [labels for _, labels in chosen]
-        self._targets = [_log_probabilities(work.teach(batch)) for batch in batches]
-        self.full = self._score(self._targets)
-        self._inputs: list[list[Tensor]] = [batches]
+        batches = [batch for batch, _ in chosen]
+        self._judge = judge_of(work, batches, [labels for _, labels in chosen])
+        self.full = self._judge.full
+        self._inputs: list[list[Any]] = [batches]
         self.evaluations = 0
         self.bits: Bits = {}
         self.loss = float("nan")
@@ -169,45 +160,31 @@ class Trial:
             site.quantizer = self._menu[name][width]
 
     @torch.no_grad()
-    def _run(self, first: int) -> tuple[Score, list[list[Tensor]]]:
+    def _run(self, first: int) -> tuple[Score, list[list[Any]]]:
         """The score from segment `first` on, and the inputs of the segments behind it."""
         self.evaluations += 1
         current, later = self._inputs[first], []
-        for number, segment in enumerate(self._segments[first:], first):
+        for segment in self._segments[first:-1]:
             current = [segment.forward(batch) for batch in current]
-            if number < len(self._segments) - 1:
-                later.append(current)
-        return self._score([_log_probabilities(logits) for logits in current]), later
-
-    def _score(self, outputs: list[Tensor]) -> Score:
-        """outputs: log-probabilities (B, classes) float64, batch by batch."""
-        kl, loss, same = (torch.zeros((), dtype=torch.float64, device=self._work.device) for _ in range(3))
-        for output, target, labels in zip(outputs, self._targets, self._labels, strict=True):
-            kl += F.kl_div(output, target, reduction="sum", log_target=True)
-            loss += F.nll_loss(output, labels, reduction="sum")
-            same += (output.argmax(1) == target.argmax(1)).sum()
-        count = sum(len(target) for target in self._targets)
-        return Score(float(kl) / count, float(loss) / count, 100 * float(same) / count)
+            later.append(current)
+        return self._judge.score(current), later
 
     def _segment_of(self, name: str) -> int:
         owner = self._work.model.sites[name].owner
         return next(number for number, segment in enumerate(self._segments) if segment.holds(owner))
 
-    def _images(self, count: int) -> list[tuple[Tensor, Tensor]]:
+    def _images(self, count: int) -> list[tuple[Any, Tensor]]:
         """Images spread evenly over the calibration set, whose order may be by class, with their labels."""
         total = len(self._work.calib)
         chosen = torch.linspace(0, total - 1, min(count, total)).round().long().tolist()
-        batches: list[tuple[Tensor, Tensor]] = []
+        batches: list[tuple[Any, Tensor]] = []
         for images, labels in self._work.calib.take(chosen).batches(
             self._work.config.calib.batch_size, self._work.device
         ):
-            size = at_once(images, CPU_ELEMENTS)
-            batches += zip(images.split(size), labels.split(size), strict=True)
+            # A detector's image is a batch: boxes are of one image.
+            size = at_once(images, CPU_ELEMENTS) if isinstance(images, Tensor) else 1
+            batches += [(images[at : at + size], labels[at : at + size]) for at in range(0, len(images), size)]
         return batches
-
-
-def _log_probabilities(logits: Tensor) -> Tensor:
-    return F.log_softmax(logits.double(), dim=-1)
 
 
 def table(trial: Trial, names: Sequence[str], widths: Sequence[int], work: Workspace) -> dict[str, dict[int, float]]:

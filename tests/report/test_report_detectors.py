@@ -1,0 +1,91 @@
+"""Detectors in tables, sentences and lists: by their average precision, never in a column with a classifier's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.report.conftest import correct, finish
+from vitq import report
+from vitq.cli import main
+from vitq.config import RunConfig
+from vitq.report.answer import which_method
+from vitq.report.comparison import pairwise
+from vitq.report.numbers import scores
+from vitq.store import Run, Store, SweepRecord
+from vitq.store.records import DetectionMetrics
+
+IMAGES = 50
+FIGURES = [name for name, field in DetectionMetrics.model_fields.items() if field.is_required()]
+
+
+def found(store: Store, config: RunConfig, ap: float, masks: bool = True) -> str:
+    """Record a detector's run: this average precision of the set, and about this of each image."""
+    figures: dict[str, Any] = dict.fromkeys(FIGURES, 0.0) | {"ap_box": ap + 1, "fp_ap_box": 61.0, "n_eval": IMAGES}
+    figures |= {"ap_mask": ap, "fp_ap_mask": 60.0, "drop_mask": 60 - ap} if masks else {}
+    name = finish(store, config, correct(0), metrics=figures)
+    own = np.clip(ap + np.random.default_rng(0).normal(0, 2, IMAGES), 0, 100)
+    arrays = {"id": np.arange(IMAGES), "image_ap_box": own + 1} | ({"image_ap_mask": own} if masks else {})
+    store.run(name).write_predictions(arrays)
+    return name
+
+
+@pytest.fixture
+def mixed(make_config: Callable[..., RunConfig], tmp_path: Path) -> Store:
+    """Three methods on a detector, and one on a classifier."""
+    store = Store(tmp_path / "runs")
+    detector = {"task": "segmentation", "model__name": "mask_rcnn"}
+    names = [found(store, make_config(m, 4, **detector), ap) for m, ap in (("a", 40.0), ("b", 55.0), ("c", 55.0))]
+    names.append(finish(store, make_config("a", 4), correct(2)))
+    store.write_sweep(SweepRecord(name="mixed", signatures=names))
+    return store
+
+
+def test_the_first_sentence_says_average_precision(mixed: Store) -> None:
+    df = report.table(mixed, "mixed")
+    (line,) = which_method(df, pairwise(mixed, df))
+    assert line.startswith("mask_rcnn at W4A4, 32 calibration images: b is highest (AP mask 55.00), ")
+    assert "no difference is shown to c" in line
+    assert line.endswith("it is better than 1 other")
+
+
+def test_the_best_is_the_best_of_the_figures_that_are_compared(
+    make_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """The set's average precision may rank two methods otherwise than the images' own does."""
+    store = Store(tmp_path / "runs")
+    detector = {"task": "detection", "model__name": "mask_rcnn"}
+    first, second = (found(store, make_config(m, 4, **detector), 50.0, masks=False) for m in "ab")
+    arrays = store.run(second).read_predictions()
+    store.run(second).write_predictions(arrays | {"image_ap_box": arrays["image_ap_box"] + 10})
+    store.write_sweep(SweepRecord(name="two", signatures=[first, second]))
+    df = report.table(store, "two")
+    (line,) = which_method(df, pairwise(store, df))
+    assert "b is best (AP box 51.00), +10.00 points" in line
+
+
+def test_status_and_lists_name_what_they_show(mixed: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    names = mixed.read_sweep("mixed").signatures
+    states = [Run(mixed.run(name)).read_state() for name in names]
+    assert [state.value for state in states] == [40.0, 55.0, 55.0, 97.5]
+    assert [state.score for state in states] == [*["AP mask"] * 3, "top-1"]
+    assert main(["list", "runs", "--json", "method=a", "model=mask_rcnn", "--runs-dir", str(mixed.root)]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["top1"], row["score"], row["value"]) == (None, "AP mask", 40.0)
+    for words in (["status", "mixed"], ["list", "runs"]):
+        assert main([*words, "--runs-dir", str(mixed.root)]) == 0
+        out = capsys.readouterr().out
+        assert "AP mask 40.00" in out
+        assert "top-1 97.50" in out
+
+
+def test_one_kind_of_score_is_the_heading() -> None:
+    assert scores([("AP box", 41.0), ("", None), ("AP box", 40.0)]) == ("AP box", ["41.00", "", "40.00"])
+    assert scores([("", None)]) == ("top-1", [""])
+    heading, cells = scores([("top-1", 90.0), ("AP box", 40.0)])
+    assert (heading, cells) == ("score", ["top-1 90.00", "AP box 40.00"])
