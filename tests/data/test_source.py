@@ -112,4 +112,4 @@ def test_hugging_faces_tables_are_known_by_their_files(
     # Nothing on this disk says which images these are.
     for unknown in ({"content": b""}, {"content": b"one", "images": (None, None)}):
         with refuses(DataError, key="data.dataset", value="hfds/lab/flowers"):
-            fingerprint(**unknown)  # type: ignore[arg-type]
+            fingerprint(**unknown)

@@ -94,7 +94,7 @@ def test_what_is_taken_gives_the_same_page(script: ModuleType, tmp_path: Path) -
         for n, (run, lr, kl) in enumerate(zip(runs, (0.1, 0.25), (0.5, 0.375), strict=True))
     ]
     study = StudyRecord(
-        name="study", method="repq_vit", held_out=50, ranges={"steps.a.lr": {"low": 0.0, "high": 1.0}},  # type: ignore[dict-item]
+        name="study", method="repq_vit", held_out=50, ranges={"steps.a.lr": {"low": 0.0, "high": 1.0}},
         own={"steps.a.lr": 0.1}, trials=trials, importances={"steps.a.lr": 1.0}, recipe=str(tmp_path / "r.yaml"),
     )  # fmt: skip
     source.write_sweep(SweepRecord(name="study", signatures=runs))
