@@ -6,6 +6,7 @@ import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -73,7 +74,10 @@ def test_folders_of_absolute_paths_go(script: ModuleType, text: str, left: str) 
 def test_what_is_taken_gives_the_same_page(script: ModuleType, tmp_path: Path) -> None:
     """Runs, a reproduction and a study, from a store with paths in it."""
     source, target = Store(tmp_path / "runs"), Store(tmp_path / "kept")
-    where = {"data__root": str(tmp_path / "images"), "model__checkpoint": str(tmp_path / "w.safetensors")}
+    where: dict[str, Any] = {
+        "data__root": str(tmp_path / "images"),
+        "model__checkpoint": str(tmp_path / "w.safetensors"),
+    }
     fp = finish(source, config("fp32", **where), correct(0))
     runs = [finish(source, config("repq_vit", 4, seed, **where), correct(9 + seed)) for seed in (0, 1)]
     source.write_sweep(
@@ -90,7 +94,7 @@ def test_what_is_taken_gives_the_same_page(script: ModuleType, tmp_path: Path) -
         for n, (run, lr, kl) in enumerate(zip(runs, (0.1, 0.25), (0.5, 0.375), strict=True))
     ]
     study = StudyRecord(
-        name="study", method="repq_vit", held_out=50, ranges={"steps.a.lr": {"low": 0.0, "high": 1.0}},  # type: ignore[dict-item]
+        name="study", method="repq_vit", held_out=50, ranges={"steps.a.lr": {"low": 0.0, "high": 1.0}},
         own={"steps.a.lr": 0.1}, trials=trials, importances={"steps.a.lr": 1.0}, recipe=str(tmp_path / "r.yaml"),
     )  # fmt: skip
     source.write_sweep(SweepRecord(name="study", signatures=runs))
