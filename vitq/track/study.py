@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,8 +61,8 @@ def _log(record: StudyRecord, run: Any) -> None:
         assert trial.kl is not None
         least = min(least, trial.kl)
         run.log({"trial": trial.number, "kl": trial.kl, "kl_least": least})
-    columns: list[str | int] = ["trial", "state", "kl", "seconds", "signature", *record.ranges]
-    rows: list[Iterable[Any]] = [
+    columns: list[Any] = ["trial", "state", "kl", "seconds", "signature", *record.ranges]
+    rows: list[Any] = [
         [trial.number, trial.state, trial.kl, trial.seconds, trial.signature]
         + [_cell(trial.options.get(key)) for key in record.ranges]
         for trial in record.trials
