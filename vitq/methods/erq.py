@@ -18,7 +18,16 @@ from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.calibrate import fit_weight
 from vitq.steps.layer_walk import Layer, NetworkWalk, Unquantized, layers, quantized_walk
 from vitq.steps.step import Count, Positive, Step, Workspace, register_step
-from vitq.steps.weight_grid import Grid, add_bias, as_rows, cholesky, damped, needs_uniform_weights, put_weight
+from vitq.steps.weight_grid import (
+    Grid,
+    add_bias,
+    as_rows,
+    cholesky,
+    damped,
+    needs_uniform_weights,
+    put_weight,
+    uniform_of,
+)  # fmt: skip
 
 
 @register_step("erq")
@@ -108,12 +117,10 @@ class Erq(Step):
         site = layer.weight_site
         if site.quantizer is None:
             return
-        if not isinstance(site.quantizer, UniformQuantizer):
-            raise TypeError(f"erq: {site.name} has a {type(site.quantizer).__name__}, not a uniform quantizer")
         fit_weight(work, site)
         site.on = True
         if self.wqer:
-            grid = Grid.of(site.quantizer, layer.weight.data)
+            grid = Grid.of(uniform_of(site), layer.weight.data)
             gram = seen.gram(centred=self.bias)
             rounded = wqer(weight, gram, grid, penalty if self.ridge else None, self.flips * self.refine, self.choose)
             put_weight(layer, rounded)

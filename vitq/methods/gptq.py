@@ -10,11 +10,10 @@ from torch import Tensor
 
 from vitq.config import RunConfig
 from vitq.errors import Problem
-from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.calibrate import fit_weight
 from vitq.steps.layer_walk import Layer, NetworkWalk, layers, quantized_walk
 from vitq.steps.step import Count, NotNegative, Step, Workspace, register_step
-from vitq.steps.weight_grid import Grid, as_rows, cholesky, damped, needs_uniform_weights, put_weight
+from vitq.steps.weight_grid import Grid, as_rows, cholesky, damped, needs_uniform_weights, put_weight, uniform_of
 
 
 @register_step("gptq")
@@ -48,11 +47,10 @@ class Gptq(Step):
             site = layer.weight_site
             if site.quantizer is None:
                 continue
-            if not isinstance(site.quantizer, UniformQuantizer):
-                raise TypeError(f"gptq: {site.name} has a {type(site.quantizer).__name__}, not a uniform quantizer")
-            if not site.quantizer.fitted:
+            quantizer = uniform_of(site)
+            if not quantizer.fitted:
                 fit_weight(work, site)
-            grid = Grid.of(site.quantizer, layer.weight.data)
+            grid = Grid.of(quantizer, layer.weight.data)
             weight = layer.weight.data.flatten(1).double()
             put_weight(layer, solve(weight, hessian(walk, layer, name), grid, self.damping, self.act_order, self.block))
             site.on = True

@@ -13,10 +13,9 @@ from vitq.errors import Problem, bad
 from vitq.methods.erq import Moments, aqer
 from vitq.methods.gptq import solve
 from vitq.quant.layout import Layout
-from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.layer_walk import Layer, NetworkWalk, layers, quantized_walk
 from vitq.steps.step import Step, Workspace, register_step
-from vitq.steps.weight_grid import Grid, add_bias, as_rows, damped, needs_uniform_weights, put_weight
+from vitq.steps.weight_grid import Grid, add_bias, as_rows, damped, needs_uniform_weights, put_weight, uniform_of
 
 
 @register_step("least_squares")
@@ -85,13 +84,10 @@ class LeastSquares(Step):
         site = layer.weight_site
         if site.quantizer is None:
             return
-        if not isinstance(site.quantizer, UniformQuantizer):
-            raise TypeError(
-                f"least_squares: {site.name} has a {type(site.quantizer).__name__}, not a uniform quantizer"
-            )
-        site.quantizer.fit_tensor(layer.weight)
+        quantizer = uniform_of(site)
+        quantizer.fit_tensor(layer.weight)
         gram = damped(seen.gram(centred=True), penalty)
-        grid = Grid.of(site.quantizer, layer.weight.data)
+        grid = Grid.of(quantizer, layer.weight.data)
         rounded = solve(weight, gram, grid, damping=0.0, act_order=True)
         if self.ranges:
             rounded, grid = fit_ranges(weight, gram, grid, rounded, self.ranges)
@@ -100,9 +96,9 @@ class LeastSquares(Step):
             grid, rounded = refit(weight, gram, grid, rounded)
         shape = tuple(layer.weight.shape)
         layout = Layout.of("channel", site.axes, shape)
-        site.quantizer.assign(layout, grid.scale[:, 0].float(), grid.zero[:, 0].float())
+        quantizer.assign(layout, grid.scale[:, 0].float(), grid.zero[:, 0].float())
         # On the grid that the quantizer holds in float32, so that a round trip changes nothing.
-        held = Grid.of(site.quantizer, layer.weight.data)
+        held = Grid.of(quantizer, layer.weight.data)
         rounded = held.decode(grid.encode(rounded))
         put_weight(layer, rounded)
         site.on = True

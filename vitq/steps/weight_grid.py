@@ -12,6 +12,7 @@ from vitq.config import RunConfig
 from vitq.errors import Problem
 from vitq.quant.layers import QuantLinear
 from vitq.quant.quantizer import may_be
+from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.layer_walk import Layer
 
@@ -96,6 +97,12 @@ def cholesky(matrix: Tensor, ridge: str) -> Tensor:
         text = f"the {len(matrix)}×{len(matrix)} matrix of second moments is singular; raise {ridge}"
         raise ValueError(Problem(text, ridge, len(matrix)))
     return factor
+
+
+def uniform_of(site: Site) -> UniformQuantizer:
+    """A weight's quantizer, where `needs_uniform_weights` found no problem."""
+    assert isinstance(site.quantizer, UniformQuantizer), site.name
+    return site.quantizer
 
 
 def needs_uniform_weights(config: RunConfig, step: str) -> list[Problem]:
