@@ -34,7 +34,6 @@ def test_tutorial_runs(repo: Path, tmp_path: Path) -> None:
         "vit_digits minmax W4A4",
         "vit_digits repq_vit W3A3",
         "vit_digits repq_vit W4A4",
-        "vit_digits repq_vit W4A4",
     ]
     assert all(run.is_done for run in runs)
     assert (tmp_path / "runs" / "sweeps" / "tutorial" / "report.html").is_file()

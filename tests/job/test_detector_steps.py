@@ -116,7 +116,7 @@ def test_a_closed_form_lowers_the_error_over_all_levels(detectors: Detectors) ->
 
 def test_bias_correction_takes_out_the_mean_error(detectors: Detectors) -> None:
     """Of backbone and pyramid; heads keep their biases."""
-    config = detectors.config(MADE["bias_correction"], bits={"weight": 3, "activation": 8})
+    config = detectors.config(recipe("minmax", bias_correction={}), bits={"weight": 3, "activation": 8})
     work = detectors.workspace(config)
     before = load_model(config.model, config.data, config.cache_dir, Progress()).state_dict()
     after = work.model.model.state_dict()
@@ -155,6 +155,7 @@ REFUSED: dict[str, list[tuple[str, object]]] = {
     "aocq": [("method.steps.operator.do", "equalize")],
     "brecq": [("method.steps.rounding.loss", "fisher_diag"), ("method.steps.scales.loss", "fisher_diag")],
     "mptq_vit": [("method.steps.sq_b.do", "equalize")],
+    "rols_distill": [("method.steps.distill.do", "distill")],
     "ptq4vit": [("method.steps.search.do", "hessian_search")],
 }
 

@@ -103,7 +103,8 @@ def test_names_are_those_of_vitq() -> None:
     assert {"repq_vit", "ias_vit", "qdrop", "brecq", "erq", "adalog", "ptq4vit", "aocq", "mptq_vit", "fq_vit"} <= own
     assert {*figures.methods} >= {"repq_vit", "ias_vit", "qdrop", "brecq", "erq", "adalog", "ptq4vit", "fq_vit"}
     assert all(re.fullmatch(r"[a-z0-9_]+", name) for name in figures.methods)
-    assert {name for name in roots.files("model") if "digits" not in name and name != "timm"} <= set(MODELS)
+    unpublished = {"timm", "yolos_tiny", "yolos_small"}  # no paper quantizes YOLOS
+    assert {name for name in roots.files("model") if "digits" not in name} - unpublished <= set(MODELS)
 
 
 def spread(method: str, model: str, bits: str) -> Spread:

@@ -226,7 +226,7 @@ def test_a_record_of_a_detector_has_no_figures_of_a_classifier() -> None:
 
 
 def test_tasks() -> None:
-    assert list(TASKS) == ["classification", "detection", "segmentation"]
+    assert list(TASKS) == ["classification", "detection", "features", "segmentation"]
     assert {name: TASKS[name].primary for name in TASKS} == {
-        "classification": "top1", "detection": "ap_box", "segmentation": "ap_mask",
+        "classification": "top1", "detection": "ap_box", "features": "cosine", "segmentation": "ap_mask",
     }  # fmt: skip

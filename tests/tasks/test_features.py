@@ -153,7 +153,7 @@ def test_a_run_from_plan_to_report(planner: Planner) -> None:
         (["task=features", "bits.scope=backbone"], "bits.scope", "backbone", ["all"]),
         (["task=features", "method=mixed_precision"], "method.steps.allocate.do", "allocate", ["calibrate"]),
         (["task=features", "method=brecq"], "method.steps.rounding.loss", "fisher_diag", ["mse"]),
-        (["task=features", "probe=hessian"], "probe", ["hessian"], []),
+        (["task=features", "probe=hessian"], "probe", "hessian", []),
     ],
 )
 def test_what_the_plan_refuses(overrides: list[str], key: str, value: Any, valid: Any) -> None:

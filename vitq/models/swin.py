@@ -96,6 +96,10 @@ def _block(swin: SwinTransformer, structure: Structure, name: str, block: nn.Mod
     structure.segments.append(Segment(name, block, (name,)))
 
 
+# Why the last stage's stream cannot be turned; not in a detector, whose pyramid reads it.
+HEADLESS = "the network has no head, so that its output is the stream itself"
+
+
 def _tail(swin: SwinTransformer, x: Tensor) -> Tensor:
     return swin.forward_head(swin.norm(x))
 
@@ -117,8 +121,6 @@ def _rotatable(swin: SwinTransformer, structure: Structure) -> Rotatable:
             fixed = "patch_embed.norm writes its channel-wise weights to the stream"
         elif last and swin.global_pool != "avg":
             fixed = f"global_pool={swin.global_pool} does not average tokens"
-        elif last and not structure.head:
-            fixed = "the network has no head, so that its output is the stream itself"
         writers = [Writer(f"{merging}.reduction" if index else "patch_embed.proj")]
         readers = [
             Reader("norm", structure.head) if last else Reader(f"{following}.norm", (f"{following}.reduction",), 4)
@@ -133,5 +135,7 @@ def _rotatable(swin: SwinTransformer, structure: Structure) -> Rotatable:
             count = block.attn.num_heads
             size = block.attn.qkv.out_features // (3 * count)
             heads.append(Heads(f"{inner}.attn.qkv", f"{inner}.attn.proj", count, size))
+        if last and not structure.head:
+            fixed = fixed or HEADLESS
         streams.append(ResidualStream(name, blocks[0].dim, tuple(writers), (), tuple(readers), fixed))
     return Rotatable(tuple(streams), tuple(heads))

@@ -93,7 +93,10 @@ def problems(config: RunConfig) -> list[Problem]:
     for name, options in config.probe.wanted.items():
         probe, wrong = parse_probe(name, options)
         lines += wrong
-        if probe is not None and config.task != "classification" and not probe.detectors:
+        if probe is not None and config.task == "features":
+            text = f"probe={name}: probes look at labels or detections, task=features has neither; probe=none"
+            lines.append(Problem(text, "probe", name, []))
+        elif probe is not None and config.task != "classification" and not probe.detectors:
             valid = [other for other in PROBES if PROBES[other].detectors]
             text = (
                 f"probe={name}: it looks at the loss of class labels, which images of task={config.task} do not have; "

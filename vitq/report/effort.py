@@ -40,12 +40,11 @@ class Effort:
 
 def efforts(df: pd.DataFrame) -> list[Effort]:
     """df: from `table`. Bits from wide to narrow, methods by their seconds; none where no time was recorded."""
-    # A detector has no top-1.
-    known = df["quantize_seconds"].notna() & df["top1"].notna()
-    done = wording.with_data(df[(df["state"] == "done") & (df["bits"] != "FP") & known])
+    done = wording.with_data(df[(df["state"] == "done") & (df["bits"] != "FP") & df["quantize_seconds"].notna()])
     compared = []
     for (model, bits, calib), here in done.groupby(["model", "bits", "calib"], sort=False):
         score, place = primary(here)
+        place = place[place["top1"].notna()]
         means = place.groupby("method", sort=False).agg(
             seconds=("quantize_seconds", "mean"), top1=("top1", "mean"), options=("options", _joined)
         )

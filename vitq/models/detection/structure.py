@@ -16,7 +16,7 @@ from vitq.models.detection.detector import Detector
 from vitq.models.detection.outputs import Detections
 from vitq.models.rotatable import Reader, Rotatable
 from vitq.models.structure import Comparison, Segment, Structure, layers_below, register_family
-from vitq.models.swin import WindowedAttention, swin_structure
+from vitq.models.swin import HEADLESS, WindowedAttention, swin_structure
 
 BODY = "backbone.body"
 # What travels from segment to segment: the feature map, the sizes of the images, and the ends of earlier stages.
@@ -75,7 +75,9 @@ def _rotatable(swin: Rotatable) -> Rotatable:
         ]
         readers.append(Reader(f"backbone.norms.{index}", (f"backbone.fpn.inner_blocks.{index}.0",)))
         writers = tuple(replace(writer, layer=f"{BODY}.{writer.layer}") for writer in stream.writers)
-        streams.append(replace(stream, name=f"{BODY}.{stream.name}", writers=writers, readers=tuple(readers)))
+        fixed = "" if stream.fixed == HEADLESS else stream.fixed
+        read = tuple(readers)
+        streams.append(replace(stream, name=f"{BODY}.{stream.name}", writers=writers, readers=read, fixed=fixed))
     heads = tuple(replace(head, qkv=f"{BODY}.{head.qkv}", proj=f"{BODY}.{head.proj}") for head in swin.heads)
     return Rotatable(tuple(streams), heads)
 
