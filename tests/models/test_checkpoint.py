@@ -22,7 +22,7 @@ from vitq.errors import ModelError
 from vitq.models.build import shell
 from vitq.models.identity import identify, pinned
 from vitq.models.load import check_weights
-from vitq.models.pretrained import departures
+from vitq.models.pretrained import departures, treatment
 
 
 def _saved(path: Path, content: Any) -> ModelConfig:
@@ -236,6 +236,17 @@ def test_a_hub_model_is_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (held / "refs" / "main").write_text(commit)
     assert identify(floating).weights == commit
     assert pinned(identify(floating)).name == fixed.name
+
+
+def test_a_plan_says_how_images_reach_a_tag_s_weights() -> None:
+    plain = DataConfig(name="d", num_classes=1000)
+    tag = config("vit_tiny_patch16_224.augreg_in21k_ft_in1k", {}, input_size=224, mean=[0.5] * 3, std=[0.25] * 3)
+    line = treatment(tag, dataclasses.replace(plain, std=(0.125, 0.25, 0.5)))
+    assert line is not None
+    values = ("input_size=224", "crop_pct=", "interpolation=bicubic", "mean=[0.5,0.5,0.5]", "std=[0.125,0.25,0.5]")
+    assert all(value in line for value in values), line
+    assert treatment(dataclasses.replace(tag, checkpoint="w.safetensors"), plain) is None
+    assert treatment(dataclasses.replace(tag, name="vit_tiny_patch16_224"), plain) is None
 
 
 def test_departures_from_a_tags_preprocessing(tmp_path: Path) -> None:

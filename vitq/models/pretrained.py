@@ -108,6 +108,17 @@ def _known(plain: Mapping[str, Any]) -> Mapping[str, Any]:
     return {key: value for key, value in (known or {}).items() if key == "input_size" or not own}
 
 
+def treatment(model: ModelConfig, data: DataConfig) -> str | None:
+    """How images reach weights of a pretrained tag, in a line; None for other weights."""
+    if model.checkpoint is not None or model.train is not None or not model.pretrained or configuration(model) is None:
+        return None
+    values = {
+        "input_size": model.input_size, "crop_pct": model.crop_pct, "interpolation": model.interpolation,
+        "mean": data.mean or model.mean, "std": data.std or model.std,
+    }  # fmt: skip
+    return f"preprocessing of {model.name}: {', '.join(f'{key}={_text(value)}' for key, value in values.items())}"
+
+
 def departures(model: ModelConfig, data: DataConfig) -> list[str]:
     """Where a config treats images otherwise than its pretrained weights were trained, one line each.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from vitq.config import LauncherConfig, RunConfig
 from vitq.config.sweep import SweepConfig
 from vitq.job import provenance
+from vitq.models.pretrained import treatment
 from vitq.planning import paths
 from vitq.store import Store, SweepRecord
 from vitq.store.history import set_aside
@@ -64,12 +65,13 @@ class Plan:
 
     @property
     def notes(self) -> list[str]:
-        """What the runs to do need beside their results, a line for each place where it lies."""
+        """What the runs to do need beside their results, and how images reach weights of pretrained tags, in lines."""
         most: dict[str, int] = {}
         for run in self.runs:
             if run.room is not None and not run.done:
                 most[run.room[1]] = max(most.get(run.room[1], 0), run.room[0])
-        return [
+        treated = {treatment(run.config.model, run.config.data): None for run in self.runs if not run.done}
+        return [line for line in treated if line] + [
             f"calib.cache={where}: activations of the calibration images take up to {size / 1e9:.2g} GB "
             f"{_WHERE[where].format(tempfile.gettempdir())}, in each run that is under way"
             for where, size in most.items()
