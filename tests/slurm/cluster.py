@@ -109,7 +109,12 @@ class Cluster:
         state = self.folder / "state" / "job_state"
         begin = time.time()
         for job in self.run("squeue", "-h", "-t", "RUNNING", "-o", "%A").split():
-            self.run("scontrol", "update", f"jobid={job}", "TimeLimit=20")
+            try:
+                self.run("scontrol", "update", f"jobid={job}", "TimeLimit=20")
+            except RuntimeError as error:
+                if "already finished" in str(error):  # since squeue was asked
+                    continue
+                raise
             self._wait(lambda: state.stat().st_mtime > begin, "the controller stores its jobs")
         self._end("slurmctld", signal.SIGKILL)
 
