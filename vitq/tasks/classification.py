@@ -11,10 +11,9 @@ from torch.nn import functional as F
 
 from vitq.config import RunConfig
 from vitq.data import Images
-from vitq.data.location import SCENES
 from vitq.errors import Problem
 from vitq.store.records import Metrics
-from vitq.tasks.task import TASKS, Outputs, Task
+from vitq.tasks.task import TASKS, Outputs, Task, without_classes
 
 
 @TASKS.register("classification")
@@ -52,10 +51,7 @@ class Classification(Task):
         )
 
     def problems(self, config: RunConfig) -> list[Problem]:
-        found = []
-        if config.data.dataset in SCENES:
-            text = f"data.dataset={config.data.dataset!r} holds objects, no classes; set task=segmentation or detection"
-            found.append(Problem(text, "task", config.task, ["segmentation", "detection"]))
+        found = without_classes(config)
         if config.bits.scope != "all":
             text = f"bits.scope={config.bits.scope}: a classifier is its backbone; set bits.scope=all"
             found.append(Problem(text, "bits.scope", config.bits.scope, ["all"]))

@@ -15,11 +15,10 @@ from torch.nn import functional as F
 
 from vitq.config import RunConfig
 from vitq.data import Images, ImageSet, eval_set, neighbour_set
-from vitq.data.location import SCENES
 from vitq.errors import Problem
 from vitq.progress import Progress
 from vitq.store.records import FeatureMetrics
-from vitq.tasks.task import TASKS, Outputs, Task
+from vitq.tasks.task import TASKS, Outputs, Task, without_classes
 
 # Weighted k-NN as self-supervised backbones are judged by it: Wu et al. (CVPR 2018), DINO (Caron et al., ICCV 2021).
 NEIGHBOURS, TEMPERATURE = 20, 0.07
@@ -128,10 +127,7 @@ class Features(Task):
         )
 
     def problems(self, config: RunConfig) -> list[Problem]:
-        found = []
-        if config.data.dataset in SCENES:
-            text = f"data.dataset={config.data.dataset!r} holds objects, no classes; set task=segmentation or detection"
-            found.append(Problem(text, "task", config.task, ["segmentation", "detection"]))
+        found = without_classes(config)
         if config.bits.scope != "all":
             text = f"bits.scope={config.bits.scope}: nothing but the backbone is there; set bits.scope=all"
             found.append(Problem(text, "bits.scope", config.bits.scope, ["all"]))

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from vitq.config import RunConfig
+from vitq.data.location import SCENES
 from vitq.errors import Problem
 from vitq.progress import Progress
 from vitq.registry import Registry
@@ -57,6 +58,14 @@ class Task(ABC):
     @abstractmethod
     def problems(self, config: RunConfig) -> list[Problem]:
         """Why a config is not of this task; [] where it is."""
+
+
+def without_classes(config: RunConfig) -> list[Problem]:
+    """Why a config's images have no class each; [] where they have one."""
+    if config.data.dataset not in SCENES:
+        return []
+    text = f"data.dataset={config.data.dataset!r} holds objects, no classes; set task=segmentation or detection"
+    return [Problem(text, "task", config.task, ["segmentation", "detection"])]
 
 
 TASKS: Registry[type[Task]] = Registry("task", "vitq.tasks")
