@@ -186,24 +186,18 @@ class WandbSession(TrackedRun):
             self._warn("remembering the run's id", error, f"the id is {known.id}")
 
 
-def _init(
-    config: RunConfig,
-    signature: str,
-    run_id: str,
-    group: str | None,
-    mode: str,
-    sweep: SweepRecord | None,
-    title: str | None,
-) -> Any:
-    # W&B's service at debug level writes all settings, the API key among them, into the run's folder.
+@contextmanager
+def _no_debug_level() -> Iterator[None]:
+    """W&B's service at debug level writes all settings, the API key among them, into the run's folder."""
     debug = {name: os.environ.pop(name) for name in DEBUG if name in os.environ}
     try:
-        return _open(config, signature, run_id, group, mode, sweep, title)
+        yield
     finally:
         os.environ.update(debug)
 
 
-def _open(
+@_no_debug_level()
+def _init(
     config: RunConfig,
     signature: str,
     run_id: str,
