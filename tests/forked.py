@@ -20,7 +20,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
         *("torch", "timm", "torchvision", "pandas", "safetensors.torch", "sklearn.datasets", "pytest"),
-        *("vitq.job.worker", "vitq.job.execute", "vitq.planning.planner", "vitq.cli.execute", "vitq.models.load"),
+        *("vitq.job.worker", "vitq.job.measure", "vitq.planning.planner", "vitq.cli.execute", "vitq.models.load"),
         *("vitq.engine.evaluate", "vitq.engine.network_checks", "vitq.steps.reconstruction.reconstruct"),
     ]
 )

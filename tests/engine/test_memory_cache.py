@@ -16,7 +16,7 @@ from tests.tiny import images, part, tiny, workspace  # noqa: F401 - a fixture
 from tests.tiny import run as run_steps
 from vitq import machine, track
 from vitq.engine.memory_cache import MEMORY, SHARE, MemoryCache
-from vitq.job import execute
+from vitq.job import execute, measure
 from vitq.job.run_log import RunLog
 from vitq.planning import compose, planner
 from vitq.progress import Progress
@@ -155,13 +155,13 @@ def test_two_runs_in_one_process_load_their_model_once(tmp_path: Path, monkeypat
 
     MEMORY.clear()
     loads: list[object] = []
-    real = execute.load_model
+    real = measure.load_model
 
     def counted(*words: Any) -> nn.Module:
         loads.append(words[0])
         return real(*words)
 
-    monkeypatch.setattr(execute, "load_model", counted)
+    monkeypatch.setattr(measure, "load_model", counted)
     results = []
     for number, again in enumerate((True, False)):
         file, roots = compose.root_config()
@@ -190,20 +190,20 @@ def test_memory_that_runs_out_is_first_taken_from_what_is_kept(
     tries = []
     full = RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory")
 
-    def measure(*words: object) -> None:
+    def none_left(*words: object) -> None:
         tries.append(len(MEMORY))
         raise full
 
-    monkeypatch.setattr(execute, "_measure", measure)
+    monkeypatch.setattr(measure, "_measure", none_left)
     MEMORY.clear()
     MEMORY.put("group", 0, KILOBYTE)
     with pytest.raises(RuntimeError) as raised:
-        execute._measured(made.runs[0].config, run_dir, RunLog(run_dir, Progress()))
+        measure.measured(made.runs[0].config, run_dir, RunLog(run_dir, Progress()))
     assert raised.value is full
     assert tries == [1, 0]
     assert "memory ran out; what this process kept" in run_dir.read_log()
     with pytest.raises(RuntimeError) as raised:
-        execute._measured(made.runs[0].config, run_dir, RunLog(run_dir, Progress()))
+        measure.measured(made.runs[0].config, run_dir, RunLog(run_dir, Progress()))
     assert raised.value is full
     assert tries == [1, 0, 0]
 

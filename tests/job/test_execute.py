@@ -24,7 +24,7 @@ from tests.tiny import tiny
 from vitq import data, track
 from vitq.config import RunConfig, signature
 from vitq.errors import ConfigError, brief
-from vitq.job import execute, provenance
+from vitq.job import execute, measure, provenance
 from vitq.job.worker import main
 from vitq.models.load import identify
 from vitq.planning import compose
@@ -141,7 +141,7 @@ def test_full_precision_far_from_the_published_one_is_a_warning(
     assert config is not None
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, fp_top1=published))
     metrics = result_of(config, "0" * 16).metrics.model_copy(update={"fp_top1": measured, "n_eval": images})
-    assert (execute.unlike_published(config, metrics) is not None) == warned
+    assert (measure.unlike_published(config, metrics) is not None) == warned
 
 
 def test_warnings_of_the_plan_and_of_the_run_are_in_the_result(planner: Planner) -> None:

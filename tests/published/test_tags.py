@@ -11,7 +11,7 @@ import yaml
 
 from tests.fake_engine import result_of
 from vitq.config import RunConfig
-from vitq.job.execute import published_of, unlike_published
+from vitq.job.measure import published_of, unlike_published
 from vitq.published.tags import TagTop1, _table, published_top1
 from vitq.report.accuracy_table import matrices
 from vitq.report.runs_table import table

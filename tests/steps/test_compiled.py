@@ -31,7 +31,8 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
         return graph.forward
 
     torch._dynamo.reset()
-    monkeypatch.setattr(compiled, "_compiled", torch.compile(compiled._run, dynamic=False, backend=backend))
+    whole = torch.compile(compiled._run, dynamic=False, backend=backend)
+    monkeypatch.setattr(compiled, "_compiled", lambda: whole)
     monkeypatch.setattr(compiled, "_GRAPHS", 2)
     monkeypatch.setattr(compiled, "_failed", [])
     monkeypatch.setattr(compiled, "_run_of", None)
@@ -70,7 +71,7 @@ def test_a_run_that_could_not_compile_leaves_the_next_one_alone(
 
     first, second = Run(), Run()
     compiled.begin(first)
-    monkeypatch.setattr(compiled, "_compiled", broken)
+    monkeypatch.setattr(compiled, "_compiled", lambda: broken)
     x = torch.ones(5)
     assert torch.equal(compiled.forward_of(segment(3.0), True)(x), 4 * x)
     monkeypatch.setattr(compiled, "_compiled", works)
@@ -91,7 +92,8 @@ def test_a_backward_pass_that_cannot_be_compiled_falls_back_too(
         raise RuntimeError("no kernel for it")
 
     backend = aot_autograd(fw_compiler=lambda graph, _: make_boxed_func(graph.forward), bw_compiler=broken)
-    monkeypatch.setattr(compiled, "_compiled", torch.compile(compiled._run, dynamic=False, backend=backend))
+    whole = torch.compile(compiled._run, dynamic=False, backend=backend)
+    monkeypatch.setattr(compiled, "_compiled", lambda: whole)
     leaf = torch.ones(5, requires_grad=True)
     (3 * compiled.forward_of(segment(2.0), True)(leaf * 1).sum()).backward()
     assert leaf.grad is not None
@@ -114,7 +116,7 @@ def test_compiled_and_plain_reconstruction_learn_the_same(
         used.append(forward)
         return whole(forward, x)
 
-    monkeypatch.setattr(compiled, "_compiled", watched)
+    monkeypatch.setattr(compiled, "_compiled", lambda: watched)
     monkeypatch.setattr(compiled, "_GRAPHS", 256)
     found = []
     for mode in ("off", "on"):

@@ -9,22 +9,15 @@ from collections.abc import Callable, Sequence
 
 from vitq import signals, track
 from vitq.errors import VitqError, brief
+from vitq.job.execute import execute
 from vitq.job.run_log import RunLog
 from vitq.progress import Progress
 from vitq.store import Run, RunDir, Store
 from vitq.store.claim import Claim, release_own
-from vitq.store.records import Result
 from vitq.track import Tracker
 
 # Seconds after which a signal to stop is raised again, in case its exception was swallowed: less than launchers wait.
 _INSIST = 3.0
-
-
-def execute(run_dir: RunDir, progress: Progress, tracker: Tracker, group: str | None = None) -> Result:
-    """See `vitq.job.execute`, which loads torch: not before there is a run to execute."""
-    from vitq.job.execute import execute as execute_run
-
-    return execute_run(run_dir, progress, tracker, group)
 
 
 def _tracker(run_dir: RunDir) -> Tracker:

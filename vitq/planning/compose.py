@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from vitq.config import RunConfig
 from vitq.config.search_path import ConfigPath
@@ -23,10 +23,11 @@ from vitq.errors import ConfigError, Problem, unknown
 from vitq.models.pretrained import resized, with_preprocessing, without_head
 from vitq.planning.base_method import with_base
 from vitq.planning.compose_errors import HYDRA_ERRORS, explain
+from vitq.planning.composer import Composer
 from vitq.planning.origin import as_written, launcher_as_written, origin
 from vitq.planning.overrides import launcher_overrides, override_text, parse_axes, parse_value, without_effect
 from vitq.planning.quoting import quoted
-from vitq.planning.session import Session, hydra_session
+from vitq.planning.session import hydra_session
 
 # Where a sweep file has its axes.
 _PARAMS = "hydra.sweeper.params"
@@ -131,13 +132,13 @@ def single_config(config_dir: str | None, overrides: Sequence[str]) -> RunConfig
 def expand(primary: Primary) -> Iterator[ConfigCell]:
     """The product of the axes, first axis outermost, each cell resolved to a plain dict.
 
-    A cell that does not compose is yielded with its problem, so that a caller can list all of them. Hydra composes once
-    per choice of groups; plain values are then set on a copy, by the call that Hydra itself uses for `++key=value`.
+    A cell that does not compose is yielded with its problem, so that a caller can list all of them. Options of groups
+    are composed (`Composer`), plain values then set on a copy, by the call that Hydra itself uses for `++key=value`.
     """
-    composed: dict[tuple[str, ...], tuple[DictConfig, dict[str, str], dict[str, Any] | None]] = {}
     launchers: dict[str, Any] = {}
     overridden = {key.lstrip("+") for key in primary.axes}
     with hydra_session(primary.file, primary.search_path) as session:
+        composer = Composer(session)
         for values in itertools.product(*primary.axes.values()):
             overrides = [override_text(key, value) for key, value in zip(primary.axes, values, strict=True)]
             shown = tuple(o.removeprefix("++") for o in overrides)
@@ -145,21 +146,19 @@ def expand(primary: Primary) -> Iterator[ConfigCell]:
             if any(o.startswith(("+", "~")) and o not in late for o in overrides):
                 late = []  # `+` and `~` depend on what stands before them: Hydra applies all of them in order
             early = tuple(o for o in overrides if o not in late)
+            choices: dict[str, str] = {}
             try:
-                if early not in composed:
-                    config, choices = _compose(session, list(early))
-                    composed[early] = config, choices, _independent(config)
-                config, choices, plain = composed[early]
-                raw: Any = _set(plain, late) if plain is not None else None
+                composed = composer.compose(early)
+                choices = composed.choices
+                raw: Any = _set(composed.plain, late) if composed.plain is not None else None
                 if raw is None:
-                    config = copy.deepcopy(config)
+                    config = copy.deepcopy(composed.whole())
                     for override in late:
                         key, value = parse_value(override)
                         OmegaConf.update(config, key, value, merge=True, force_add=True)
                     raw = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
             except HYDRA_ERRORS as error:
-                chosen = composed[early][1] if early in composed else {}
-                problem = explain(error, primary.file, primary.search_path, shown, chosen)
+                problem = explain(error, primary.file, primary.search_path, shown, choices)
                 yield ConfigCell(shown, {}, {}, problem)
                 continue
             read = f"{raw.get('launcher')} {choices}"
@@ -186,34 +185,6 @@ def configs(primary: Primary) -> Iterator[RunConfig]:
         if config is None:
             raise ConfigError(problems)
         yield config
-
-
-def _compose(session: Session, overrides: list[str]) -> tuple[Any, dict[str, str]]:
-    config = session.compose(overrides)
-    choices = {str(k): str(v) for k, v in config.hydra.runtime.choices.items() if not k.startswith("hydra/")}
-    OmegaConf.set_struct(config, False)
-    del config["hydra"]
-    return config, choices
-
-
-def _independent(config: Any) -> dict[str, Any] | None:
-    """The resolved config as plain values when no value of it depends on another or is missing, else None.
-
-    Plain values then can be set on a plain copy, which is ten times faster than on OmegaConf's own.
-    """
-    raw = OmegaConf.to_container(config, resolve=False)
-    if any(isinstance(leaf, str) and ("${" in leaf.replace("${oc.env:", "") or leaf == "???") for leaf in _leaves(raw)):
-        return None
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    return plain
-
-
-def _leaves(node: Any) -> Iterator[Any]:
-    if not isinstance(node, dict | list):
-        yield node
-        return
-    for child in node.values() if isinstance(node, dict) else node:
-        yield from _leaves(child)
 
 
 def _set(plain: dict[str, Any], overrides: list[str]) -> dict[str, Any] | None:

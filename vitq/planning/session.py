@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,22 @@ class Session:
     def compose(self, overrides: list[str]) -> Any:
         """The primary config with overrides, Hydra's own node included. Raises what Hydra and OmegaConf raise."""
         return hydra.compose(self.name, [self.search, *overrides], return_hydra_config=True)
+
+    def stays_in_its_part(self, group: str, option: str) -> bool:
+        """Whether an option's file can change the part of a config that is named as its group and nothing else.
+
+        It does so without a package header and without a defaults list. For groups of the search path of `compose`.
+        """
+        if not self._repository.group_exists(group):
+            return False
+        loaded = self._repository.load_config(f"{group}/{option}")
+        return loaded is not None and loaded.header["package"] is None and not loaded.defaults_list
+
+    @cached_property
+    def _repository(self) -> Any:
+        """The files that `compose` reads, each read once."""
+        loader: Any = GlobalHydra.instance().config_loader()
+        return loader._parse_overrides_and_create_caching_repo(self.name, [self.search])[1]
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -50,16 +50,13 @@ def corrected(rows: pd.DataFrame) -> pd.DataFrame:
     family, the number of comparisons; p_holm; level, percent, of the interval low_holm … high_holm, which belongs to
     p_holm: it is that of the level at which Holm's procedure tests the comparison.
     """
-    out = rows.assign(family=0, p_holm=np.nan, level=np.nan, low_holm=np.nan, high_holm=np.nan)
-    valid = out.index[out["p"].notna()]
-    p = [float(value) for value in out.loc[valid, "p"]]
-    out["family"] = len(p)
-    for index, one, level in zip(valid, holm(p), holm_levels(p), strict=True):
-        counted: Any = out.at[index, "outcomes"]
-        seeds: Any = out.at[index, "seeds"]
-        low, high = percentiles(counted, seeds, level)
-        out.loc[index, ["p_holm", "level", "low_holm", "high_holm"]] = [one, 100 * (1 - level), low, high]
-    return out
+    asked = rows[rows["p"].notna()]
+    p = [float(value) for value in asked["p"]]
+    levels = holm_levels(p)
+    judged = zip(asked["outcomes"], asked["seeds"], levels, holm(p), strict=True)
+    columns = [(one, 100 * (1 - level), *percentiles(counted, seeds, level)) for counted, seeds, level, one in judged]
+    added = pd.DataFrame(columns, index=asked.index, columns=CORRECTED[1:], dtype=np.float64)
+    return rows.assign(family=len(p), **{name: added[name] for name in CORRECTED[1:]})
 
 
 def outcomes(total: np.ndarray, unit: float = 1.0) -> tuple[tuple[float, int], ...]:
@@ -68,8 +65,9 @@ def outcomes(total: np.ndarray, unit: float = 1.0) -> tuple[tuple[float, int], .
     return tuple((unit * float(value), int(count)) for value, count in zip(values, counts, strict=True))
 
 
+@cache  # a report asks for most of them several times
 def percentiles(
-    counted: Sequence[tuple[float, int]], seeds: int, level: float, resamples: int = RESAMPLES, seed: int = SEED
+    counted: tuple[tuple[float, int], ...], seeds: int, level: float, resamples: int = RESAMPLES, seed: int = SEED
 ) -> tuple[float, float]:
     """Percentile interval of level 1 − `level` of a bootstrap over images, percent points.
 

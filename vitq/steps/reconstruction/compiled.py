@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -35,8 +36,13 @@ def _run(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return forward(x)
 
 
-# One code object for all segments, so that blocks of one structure share their compiled code.
-_compiled: Any = torch.compile(_run, dynamic=False, options={"pattern_matcher": False})
+@cache
+def _compiled() -> Any:
+    """One code object for all segments, so that blocks of one structure share their compiled code.
+
+    Made on demand: the compiler takes more than a second to import, which plans and most runs can do without.
+    """
+    return torch.compile(_run, dynamic=False, options={"pattern_matcher": False})
 
 
 def begin(run: object) -> None:
@@ -68,6 +74,7 @@ def forward_of(segment: Segment, compile_it: bool) -> Callable[[Tensor], Tensor]
     """
     if not compile_it or _failed:
         return segment.forward
+    run = _compiled()
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _GRAPHS)
     if hasattr(torch._functorch.config, _BACKWARD):
         setattr(torch._functorch.config, _BACKWARD, True)
@@ -78,7 +85,7 @@ def forward_of(segment: Segment, compile_it: bool) -> Callable[[Tensor], Tensor]
             out = segment.forward(x)
             return out
         try:
-            out = _compiled(segment.forward, x)
+            out = run(segment.forward, x)
         except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
             reason = first_line(getattr(error, "inner_exception", error))  # dynamo wraps what a backend raised
             _failed.append(reason)
