@@ -69,7 +69,7 @@ def tiny(family: str, **kwargs: Any) -> nn.Module:
                 "num_classes": 5,
                 "img_size": 32,
                 "window_size": 4,
-                "patch_size": 2,
+                "patch_size": 4,
             }
             model = timm.create_model("swin_tiny_patch4_window7_224", pretrained=False, **settings | kwargs)
         for name, parameter in model.named_parameters():

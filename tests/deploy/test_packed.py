@@ -25,7 +25,7 @@ from vitq.steps import Workspace
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 VIT = {"depth": 2, "img_size": 32, "patch_size": 8, "embed_dim": 48, "num_heads": 3, "num_classes": 5}
-SWIN = {"depths": [2, 2], "num_heads": [2, 4], "embed_dim": 16, "img_size": 32, "window_size": 4, "patch_size": 2}
+SWIN = {"depths": [2, 2], "num_heads": [2, 4], "embed_dim": 16, "img_size": 32, "window_size": 4, "patch_size": 4}
 Make = Callable[..., Workspace]
 
 

@@ -32,13 +32,13 @@ CELLS = {"vit_digits": ("w4a4", "w3a3"), "swin_digits": ("w4a4",)}
 VIT_ALONE = ("aocq", "mptq_vit", "mptq_vit_full")
 # At a budget of three bits they have no narrower width to give, and do what their base does.
 MIXED = ("mixed_precision", "mptq_vit_full_mixed", "mptq_vit_mixed")
-# 32 calibration images and seed 0 are the defaults. So few iterations leave a learning method where it begins, and show
-# all the same when its loss, its rates or its order of blocks is another one.
-OVERRIDES = ("method.iterations=10", "tracker=none", "device=cpu")
+# Seed 0 is the default. So few images and iterations leave a learning method where it begins, and show all the same when
+# its loss, its rates or its order of blocks is another one.
+OVERRIDES = ("calib.size=16", "method.iterations=5", "tracker=none", "device=cpu")
 
 HEADER = """\
 # Top-1 in percent on the 596 test images of the digits: model → method → bits. 32 calibration images, seed 0,
-# method.iterations=10, one thread. Measured by `python -m tests.methods.golden`, never written by hand.
+# method.iterations=5, one thread. Measured by `python -m tests.methods.golden`, never written by hand.
 """
 # model → method → bits → top-1 in percent.
 Figures = dict[str, dict[str, dict[str, float]]]

@@ -40,7 +40,7 @@ def subject(planner: Planner, tmp_path: Path) -> Callable[..., Subject]:
         if family == "swin":
             path = tmp_path / "swin.safetensors"
             save_file(tiny("swin", num_classes=10).state_dict(), path)
-            kwargs = {"depths": [2, 2], "num_heads": [2, 4], "embed_dim": 16, "window_size": 4, "patch_size": 2}
+            kwargs = {"depths": [2, 2], "num_heads": [2, 4], "embed_dim": 16, "window_size": 4, "patch_size": 4}
             more["model"] = {
                 "name": "swin_tiny_patch4_window7_224",
                 "kwargs": {**kwargs, "img_size": 32},

@@ -52,7 +52,7 @@ def test_meters_are_what_a_hand_count_gives(calibrated: Make) -> None:
 
 def test_bit_operations_of_swin_count_every_window(calibrated: Make) -> None:
     """One image of 32×32, patches of 2×2, windows of 4×4: 16 windows of 2 heads × 8 channels, then 4 of 4 heads × 8."""
-    _, budget, names = prepared(calibrated("swin"))
+    _, budget, names = prepared(calibrated("swin", shape={"patch_size": 2}))
     bits = {name: 3 + number % 6 for number, name in enumerate(names)}
 
     def layer(name: str, positions: int, inputs: int, outputs: int) -> int:
