@@ -69,6 +69,10 @@ WAYS: dict[str, dict[str, Any]] = {
     "fisher": {"learn": ["weights", "bias"], "loss": "fisher_diag"},
     "hessian": {"learn": ["weights", "bias"], "loss": "hessian"},
     "token_channel": {"learn": ["weights", "bias"], "loss": "token_channel"},
+    "dplr": {"learn": ["weights", "bias"], "loss": "dplr", "loss_options": {"rank": 1}},
+    "perturbation_hessian": {"learn": ["weights", "bias"], "loss": "perturbation_hessian"},
+    "least_squares_hessian": {"learn": ["weights", "bias"], "loss": "least_squares_hessian"},
+    "global_local": {"learn": ["weights", "bias"], "loss": "global_local"},
 }
 
 
