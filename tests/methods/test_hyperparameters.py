@@ -141,7 +141,9 @@ STEPS: dict[str, dict[str, Values]] = {
         "learn": DROPPED | {"loss": "dplr", "loss_options": {"rank": 15, "temperature": 20}},
     },
     "aphq_vit": {
-        "mlp": RELU | {"percentile": 0.98, "weighted": True, "temperature": 20.0, "epsilon": None},
+        "mlp": RELU
+        | {"percentile": 0.98, "weighted": True, "temperature": 20.0}
+        | {"direction": "signs", "epsilon": None},
         "activations": STREAMED,
         "reparameterize": FOLD | {"granularity": "tensor"},
         "again": AGAIN,

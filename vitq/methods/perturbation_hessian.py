@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vitq.steps.reconstruction.curvature import importance
+from vitq.steps.reconstruction.curvature import Direction, importance
 from vitq.steps.reconstruction.objective import Measure, Objective, register_objective
 from vitq.steps.reconstruction.segment_task import SegmentTask
 from vitq.steps.step import Positive, Workspace
@@ -12,19 +12,25 @@ from vitq.steps.step import Positive, Workspace
 
 @register_objective("perturbation_hessian")
 class PerturbationHessian(Objective):
-    """2·L/L⁰ with L = mean(H̄·Δz²), H̄ the mean over all calibration images of |H·1|, H the Hessian of KL.
+    """2·L/L⁰ with L = mean(H̄·Δz²), H̄ the mean over all calibration images of |H·v|, H the Hessian of KL.
 
-    Public code adds ε to all elements of a segment's output at once and takes |g(z + ε) − g(z − ε)|, g the gradient of
-    KL through the full-precision network: so H̄ are absolute sums of H's rows, not its diagonal. There ε is 1e-6, less
-    than half an ulp of an element above 32 in float32, and lost where activations are massive. epsilon: None: H·1
-    exactly [I]; 1e-6: as public code has it. temperature: of both softmaxes in KL.
+    Public code adds ε = 1e-6 to all elements of a segment's full-precision output at once, v = 1, and takes
+    |g(z + ε) − g(z − ε)|, g the gradient of KL through the full-precision network. But behind a residual stream whose
+    readers all have a LayerNorm a common shift changes nothing, H·1 = 0: what public code averages is the rounding
+    error of g, which is larger where g is more sensitive.
+
+    direction: `signs`: v = ±1, drawn for each image [I]; H̄ are then norms of H's rows, in the mean. `ones`: as public
+    code. epsilon: None: H·v exactly; a number: differences in float32, public code's 1e-6. temperature: of KL's
+    softmaxes.
     """
 
     temperature: Positive = 20.0
+    direction: Direction = "signs"
     epsilon: Positive | None = None
 
     def of(self, work: Workspace, task: SegmentTask) -> Measure:
-        return Weighted(importance(work, task.index, task.target.batches(), self.temperature, self.epsilon))
+        outputs = task.target.batches()
+        return Weighted(importance(work, task.index, outputs, self.temperature, self.direction, self.epsilon))
 
 
 class Weighted(Measure):

@@ -16,7 +16,7 @@ from vitq.errors import Problem
 from vitq.models.structure import Structure
 from vitq.quant.histogram import Histogram
 from vitq.quant.layout import Axes, Layout
-from vitq.steps.reconstruction.curvature import importance
+from vitq.steps.reconstruction.curvature import Direction, importance
 from vitq.steps.reconstruction.schedule import rate
 from vitq.steps.reconstruction.segment_task import batches
 from vitq.steps.step import Count, Network, NotNegative, Positive, Step, Workspace, register_step
@@ -32,8 +32,9 @@ class ReluMlp(Step):
     x, y: what the MLP reads and gives in the full-precision network; f: the MLP with ReLU, f_c with its hidden values
     clamped at c, the `percentile` of the positive hidden values behind GELU. So what fc2 reads has no negative values,
     its zero point is 0, and few values lie far out. Every MLP learns by itself; the full-precision network of later
-    steps keeps GELU. w: 1, or where `weighted` the segment's average perturbation Hessian, divided by its RMS, where
-    the MLP's output has its shape. Adam without weight decay, cosine to 0; `method.iterations` overrides `iterations`.
+    steps keeps GELU. w: 1, or where `weighted` the segment's average perturbation Hessian (perturbation_hessian.py,
+    with its options) by its RMS, where the MLP's output has its shape. Adam without weight decay, cosine to 0;
+    `method.iterations` overrides `iterations`.
 
     percentile: public code has 0.99 at three bits of activation, 0.98 at four and two. Source: APHQ-ViT, its public
     code (Apache-2, facts alone); GLF-Q does the same without weights.
@@ -46,6 +47,7 @@ class ReluMlp(Step):
     percentile: Annotated[float, Field(gt=0, le=1)] = 0.98
     weighted: bool = True
     temperature: Positive = 20.0
+    direction: Direction = "signs"
     epsilon: Positive | None = None
     changes_weights: ClassVar[bool] = True
     needs_teacher: ClassVar[bool] = True
@@ -112,7 +114,7 @@ class ReluMlp(Step):
     def _weight(self, work: Workspace, index: int, target: Stream) -> Tensor | None:
         if index == len(work.teacher.segments) - 1:
             return None
-        weight = importance(work, index, target.batches(), self.temperature, self.epsilon)
+        weight = importance(work, index, target.batches(), self.temperature, self.direction, self.epsilon)
         return weight / weight.square().mean().sqrt().clamp(min=torch.finfo(weight.dtype).tiny)
 
 
