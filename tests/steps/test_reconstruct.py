@@ -305,3 +305,22 @@ def test_bad_options_are_named_before_anything_starts(
     assert config is not None, problems
     found = recipe_checks.problems(config)
     assert any(is_about(problem, f"method.steps.r.{key}", value, valid) for problem in found), found
+
+
+def test_scales_of_logarithms_are_learned_where_they_are_relative(workspace: Make) -> None:
+    kinds = UNIFORM["kinds"] | {"probs": {"quantizer": "log2"}}
+    learn = reconstruct(learn=["rounding", "activation_scales"], lr_scales=0.02, lr_rounding=0.05)
+    for relative in (False, True):
+        work = workspace(tiny("vit"), {"kinds": kinds}, weight=4, activation=4)
+        run(work, CALIBRATE)
+        sites = [site for site in work.model.quantized() if site.kind in ("probs", "query")]
+        before = {site.name: site.quantizer.scale.clone() for site in sites if site.quantizer is not None}
+        weights = {site.name: scale_of(work, site.name).clone() for site in work.model.quantized() if site.is_weight}
+        run(work, learn | {"relative": relative})
+        moved = {
+            site.kind for site in sites if site.quantizer and not torch.equal(site.quantizer.scale, before[site.name])
+        }
+        assert moved == ({"probs", "query"} if relative else {"query"})
+        assert all(float(site.quantizer.scale.min()) > 0 for site in sites if site.quantizer is not None)
+        assert all(torch.equal(scale_of(work, name), scale) for name, scale in weights.items())
+        assert all(site.stand_in is None for site in work.model.sites.values())

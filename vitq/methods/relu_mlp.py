@@ -53,7 +53,7 @@ class ReluMlp(Step):
     needs_teacher: ClassVar[bool] = True
 
     def check(self, config: RunConfig) -> list[Problem]:
-        if not self.weighted or config.task == "classification":
+        if not self.weighted or config.task != "features":  # detectors: `detectors` is False
             return []
         text = f"weighted=true: KL for task={config.task} is not taken yet; set weighted=false"
         return [Problem(text, "weighted", True, [False])]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, TypeVar, cast
 
+import torch
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -49,7 +50,7 @@ class Measure(ABC):
         """Scalar Σ wₖ·Lₖ/Lₖ⁰."""
         if self.first is not None:
             terms = terms / self.first.clamp(min=_LEAST)
-        return (terms * terms.new_tensor(self.weights)).sum()
+        return torch.stack([weight * term for weight, term in zip(self.weights, terms, strict=True)]).sum()
 
 
 class Divergence(Measure):
