@@ -11,6 +11,7 @@ import torch
 from tests.errors import is_about
 from tests.methods.one_segment import Make, made, slopes, values
 from tests.tiny import run
+from vitq.errors import Problem
 from vitq.methods.dplr import Dplr
 from vitq.steps.step import parse_step
 
@@ -88,4 +89,5 @@ def test_options_that_the_loss_does_not_have_are_refused(
     step, problems = parse_step("learn", {"do": "reconstruct", **options})
     assert step is not None, problems
     (problem,) = step.check(work.config)
+    assert isinstance(problem, Problem)
     assert is_about(problem, key=key, valid=[] if valid is None else [valid])

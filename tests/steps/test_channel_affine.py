@@ -10,6 +10,7 @@ import torch
 
 from tests.errors import is_about
 from tests.tiny import images, linear, run, tiny, uniform
+from vitq.errors import Problem
 from vitq.quant.site_table import quantized_bytes
 from vitq.steps import Workspace
 from vitq.steps.channel_affine import Sums, fold
@@ -111,4 +112,5 @@ def test_one_scale_for_all_channels_cannot_hold_it(workspace: Make) -> None:
     step, problems = parse_step("affine", {"do": "channel_affine"})
     assert step is not None, problems
     (problem,) = step.check(work.config)
-    assert is_about(problem, key="", value="tensor", valid=["channel", "group:N"])  # type: ignore[arg-type]
+    assert isinstance(problem, Problem)
+    assert is_about(problem, key="", value="tensor", valid=["channel", "group:N"])
