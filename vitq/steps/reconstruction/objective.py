@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, TypeVar, cast
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar, cast, dataclass_transform
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -83,13 +84,15 @@ OBJECTIVES: Registry[type[Objective]] = Registry("loss", "vitq.steps.reconstruct
 ObjectiveT = TypeVar("ObjectiveT", bound=Objective)
 
 
-def register_objective(name: str) -> Any:
+@dataclass_transform(frozen_default=True)
+def register_objective(name: str) -> Callable[[type[ObjectiveT]], type[ObjectiveT]]:
     """Decorator: the class becomes a frozen, validated dataclass, a loss of `reconstruct` of that name.
 
     Raises ValueError when the name is taken.
     """
 
     def add(cls: type[ObjectiveT]) -> type[ObjectiveT]:
+        # mypy loses the class's own type where pydantic's `dataclass` returns it.
         return OBJECTIVES.register(name)(cast(type[ObjectiveT], dataclass(frozen=True, config=RULES)(cls)))
 
     return add
