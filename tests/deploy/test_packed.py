@@ -71,6 +71,8 @@ def logits(model: torch.nn.Module, work: Workspace) -> torch.Tensor:
         ("aocq", {"weight": 6, "activation": 6}),
         ("erq", {"weight": 3, "activation": 4}),
         ("ias_vit", {"weight": 4, "activation": 4, "kinds": {"probs": "fp"}}),
+        ("fima_q", {"weight": 3, "activation": 3}),
+        ("aphq_vit", {"weight": 4, "activation": 4}),
     ],
 )
 def test_loads_back_bit_for_bit(workspace: Make, tmp_path: Path, family: str, name: str, bits: dict[str, Any]) -> None:

@@ -154,6 +154,10 @@ def test_rotation_changes_no_feature(detectors: Detectors) -> None:
 REFUSED: dict[str, list[tuple[str, object]]] = {
     "aocq": [("method.steps.operator.do", "equalize")],
     "brecq": [("method.steps.rounding.loss", "fisher_diag"), ("method.steps.scales.loss", "fisher_diag")],
+    "aphq_vit": [("method.steps.mlp.do", "relu_mlp"), ("method.steps.learn.loss", "perturbation_hessian")],
+    "fima_q": [("method.steps.learn.loss", "dplr")],
+    "glf_q": [("method.steps.mlp.do", "relu_mlp"), ("method.steps.learn.loss", "global_local")],
+    "ls_vit": [("method.steps.learn.loss", "least_squares_hessian")],
     "mptq_vit": [("method.steps.sq_b.do", "equalize")],
     "rols_distill": [("method.steps.distill.do", "distill")],
     "ptq4vit": [("method.steps.search.do", "hessian_search")],

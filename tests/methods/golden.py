@@ -28,8 +28,8 @@ FILE = Path(__file__).with_name("golden.yaml")
 WEIGHTS = Path(__file__).with_name("weights")
 # Model → bit-widths: where methods differ. All of both models at W8A8 too take ten minutes.
 CELLS = {"vit_digits": ("w4a4", "w3a3"), "swin_digits": ("w4a4",)}
-# Whose searches would take most of the time of all on the second model.
-VIT_ALONE = ("aocq", "mptq_vit", "mptq_vit_full")
+# Whose searches, or tables of codes while they learn, would take most of the time of all on the second model.
+VIT_ALONE = ("adalog_reconstruct", "aocq", "mptq_vit", "mptq_vit_full")
 # At a budget of three bits they have no narrower width to give, and do what their base does.
 MIXED = ("mixed_precision", "mptq_vit_full_mixed", "mptq_vit_mixed")
 # Seed 0 is the default. So few images and iterations leave a learning method where it begins, and show all the same when

@@ -50,6 +50,18 @@ ROLS: dict[str, Values] = {
     "weights": {"do": "least_squares", "regress": True, "ranges": 8, "sweeps": 3, "penalty": 1000.0},
 }
 
+# Public code since AdaLog: QDrop's frame, ranges of the folded norms searched again.
+FRAME: Values = ROUND | {
+    "quantize": ("weights", "activations"),
+    "learn": ("rounding", "activation_scales"),
+    "lr_scales": 4e-5,
+    "schedule": "cosine",
+    "annealing": "linear",
+}
+DROPPED: Values = FRAME | {"input": "qdrop", "drop": 0.5, "drop_at": "everywhere", "relative": False}
+AGAIN: Values = STREAMED | {"kinds": ("post_norm",)}
+RELU: Values = {"do": "relu_mlp", "iterations": 20000, "batch_size": 32, "lr": 4e-5, "clamped": 2.0}
+
 # Method → its steps in order → values of theirs.
 STEPS: dict[str, dict[str, Values]] = {
     "fp32": {},
@@ -121,6 +133,42 @@ STEPS: dict[str, dict[str, Values]] = {
         | {"lr_scales": 4e-5, "schedule": "cosine", "annealing": "linear"}
         | {"input": "qdrop", "drop": 0.5, "drop_at": "everywhere"},
     },
+    "fima_q": {
+        "activations": STREAMED,
+        "reparameterize": FOLD | {"granularity": "token"},
+        "tokens": AGAIN,
+        "weights": WEIGHTS,
+        "learn": DROPPED | {"loss": "dplr", "loss_options": {"rank": 15, "temperature": 20}},
+    },
+    "aphq_vit": {
+        "mlp": RELU
+        | {"percentile": 0.98, "weighted": True, "temperature": 20.0}
+        | {"direction": "signs", "epsilon": None},
+        "activations": STREAMED,
+        "reparameterize": FOLD | {"granularity": "tensor"},
+        "again": AGAIN,
+        "weights": WEIGHTS,
+        "learn": DROPPED | {"loss": "perturbation_hessian", "loss_options": {"temperature": 20}},
+    },
+    "ls_vit": {
+        "activations": STREAMED,
+        "reparameterize": FOLD | {"granularity": "tensor"},
+        "again": AGAIN,
+        "weights": WEIGHTS,
+        "learn": DROPPED | {"loss": "least_squares_hessian", "loss_options": {"temperature": 20}},
+    },
+    "glf_q": {
+        "rotate": ROLS["rotate"],
+        "mlp": RELU | {"percentile": 0.99, "weighted": False},
+        "activations": STREAMED,
+        "weights": WEIGHTS,
+        "learn": {"do": "reconstruct", "iterations": 3000, "batch_size": 32, "lr": 2e-5, "lr_scales": 2e-4}
+        | {"quantize": ("weights", "activations"), "learn": ("weights", "activation_scales"), "input": "quantized"}
+        | {"schedule": "cosine", "loss": "global_local", "loss_options": {"local": 2}},
+    },
+    # Public code's loss is a tenth of ours beside a regularizer of 0.01.
+    "adalog_reconstruct": REPQ
+    | {"learn": FRAME | {"input": "fp", "loss": "mse", "relative": True, "rounding_weight": 0.1}},
     "aocq": {
         "operator": {"do": "equalize", "rule": "aocq", "strength": "search", "candidates": GRID, "shift": True}
         | {"power_of_two": False, "norms": True, "bare": ("attn_out", "post_gelu")},
@@ -177,6 +225,9 @@ LEARNED_KINDS = {"weight": CHANNEL_MSE, "default": "uniform tensor percentile"}
 ROLS_KINDS = {"weight": CHANNEL_MSE, "post_norm": f"{CHANNEL_MSE} include_zero=False", "default": TENSOR_MSE} | {
     "probs": "adalog tensor mse zero_code=False"
 }
+HEADED_KINDS = {"weight": CHANNEL_MSE, "post_norm": f"{CHANNEL_MSE} include_zero=False", "default": TENSOR_MSE} | (
+    dict.fromkeys(("query", "key", "value", "probs"), HEAD_MSE)
+)
 KINDS: dict[str, dict[str, str]] = {
     "fp32": {},
     "minmax": {"weight": "uniform channel minmax", "default": "uniform tensor minmax"},
@@ -191,6 +242,16 @@ KINDS: dict[str, dict[str, str]] = {
     "adalog": {"weight": CHANNEL_MSE, "query": HEAD_MSE, "key": HEAD_MSE, "value": HEAD_MSE, "default": TENSOR_MSE}
     | {"post_norm": f"{CHANNEL_MSE} include_zero=False shrink_to=near"}
     | {"probs": "adalog head mse zero_code=True", "post_gelu": "adalog tensor mse shift=0.17"},
+    "adalog_reconstruct": {"weight": CHANNEL_MSE, "default": TENSOR_MSE}
+    | dict.fromkeys(("query", "key", "value"), HEAD_MSE)
+    | {"post_norm": f"{CHANNEL_MSE} include_zero=False shrink_to=near"}
+    | {"probs": "adalog head mse zero_code=True", "post_gelu": "adalog tensor mse shift=0.17"},
+    **dict.fromkeys(("aphq_vit", "ls_vit"), HEADED_KINDS),
+    "glf_q": {"weight": CHANNEL_MSE, "default": TENSOR_MSE},
+    "fima_q": HEADED_KINDS
+    | dict.fromkeys(("attn_out", "post_gelu"), "uniform token mse")
+    | dict.fromkeys(("query", "key", "probs"), "uniform head_token mse")
+    | {"value": "uniform head_channel mse"},
     "integer": REPQ_KINDS
     | {"weight": "uniform channel percentile symmetric", "probs": TENSOR_MSE, "post_gelu": TENSOR_MSE}
     | dict.fromkeys(("query", "key", "value"), f"{TENSOR_MSE} symmetric"),

@@ -23,6 +23,9 @@ CASES = [
     ("group:4", TOKENS, (2, 3, 5, 8), 2),
     ("head", OPERAND, (2, 3, 5, 8), 3),
     ("token", OPERAND, (2, 3, 5, 8), 5),
+    ("head_token", OPERAND, (2, 3, 5, 8), 15),
+    ("head_channel", OPERAND, (2, 3, 5, 8), 24),
+    ("head_token", OPERAND, (2, 1, 5, 8), 5),
     ("channel", OPERAND, (2, 3, 5, 8), 8),
     ("channel", WEIGHT, (6, 8), 6),
     ("group:4", WEIGHT, (6, 8), 12),
@@ -73,7 +76,7 @@ def test_rows_hold_exactly_the_elements_that_share_a_scale(
         ("token", WEIGHT, (6, 8), []),
         ("group:3", TOKENS, (2, 5, 8), []),
         ("group:3", WEIGHT, (6, 8), []),
-        ("row", TOKENS, (2, 5, 8), ["tensor", "channel", "head", "token", "group:N"]),
+        ("row", TOKENS, (2, 5, 8), ["tensor", "channel", "head", "head_token", "head_channel", "token", "group:N"]),
     ],
 )
 def test_a_granularity_that_does_not_fit_is_refused(

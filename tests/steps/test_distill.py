@@ -21,7 +21,8 @@ from vitq.quant.logarithmic import Log2Quantizer, LogQuantizer
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps import Workspace
 from vitq.steps.checkpoint import Checkpoint
-from vitq.steps.reconstruction.distill import Distill, Lesson, crops, divergence
+from vitq.steps.reconstruction.distill import Distill, Lesson, crops
+from vitq.steps.reconstruction.loss import divergence
 from vitq.steps.step import parse_step
 
 Make = Callable[..., Workspace]

@@ -15,6 +15,9 @@ from tests.tiny import images, part, run, tiny, uniform
 from vitq.config import RunConfig
 from vitq.engine import recipe_checks
 from vitq.errors import VitqError
+from vitq.quant.logarithmic import LogQuantizer
+from vitq.quant.site import Site
+from vitq.quant.uniform import UniformQuantizer
 from vitq.steps import Workspace
 from vitq.steps.reconstruction.schedule import anneal, rate
 
@@ -69,6 +72,10 @@ WAYS: dict[str, dict[str, Any]] = {
     "fisher": {"learn": ["weights", "bias"], "loss": "fisher_diag"},
     "hessian": {"learn": ["weights", "bias"], "loss": "hessian"},
     "token_channel": {"learn": ["weights", "bias"], "loss": "token_channel"},
+    "dplr": {"learn": ["weights", "bias"], "loss": "dplr", "loss_options": {"rank": 1}},
+    "perturbation_hessian": {"learn": ["weights", "bias"], "loss": "perturbation_hessian"},
+    "least_squares_hessian": {"learn": ["weights", "bias"], "loss": "least_squares_hessian"},
+    "global_local": {"learn": ["weights", "bias"], "loss": "global_local"},
 }
 
 
@@ -303,3 +310,25 @@ def test_bad_options_are_named_before_anything_starts(
     assert config is not None, problems
     found = recipe_checks.problems(config)
     assert any(is_about(problem, f"method.steps.r.{key}", value, valid) for problem in found), found
+
+
+def test_scales_of_logarithms_are_learned_where_they_are_relative(workspace: Make) -> None:
+    kinds = UNIFORM["kinds"] | {"probs": {"quantizer": "log2"}}
+    learn = reconstruct(learn=["rounding", "activation_scales"], lr_scales=0.02, lr_rounding=0.05)
+    for relative in (False, True):
+        work = workspace(tiny("vit"), {"kinds": kinds}, weight=4, activation=4)
+        run(work, CALIBRATE)
+        before = {site.name: learned_scale(site).clone() for site in work.model.quantized()}
+        run(work, learn | {"relative": relative})
+        after = {site.name: learned_scale(site) for site in work.model.quantized()}
+        moved = {site.kind for site in work.model.quantized() if not torch.equal(after[site.name], before[site.name])}
+        assert ("probs" in moved) is relative
+        assert "query" in moved
+        assert "weight" not in moved
+        assert all(float(scale.min()) > 0 for scale in after.values())
+        assert all(site.stand_in is None for site in work.model.sites.values())
+
+
+def learned_scale(site: Site) -> Tensor:
+    assert isinstance(site.quantizer, UniformQuantizer | LogQuantizer)
+    return site.quantizer.scale

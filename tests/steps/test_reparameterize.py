@@ -236,3 +236,32 @@ def test_two_layers_behind_a_norm_need_one_bit_width(workspace: Make) -> None:
     run(work, ACTIVATIONS)
     with refuses(ValueError, value=[4, 6]):
         run(work, REPARAMETERIZE)
+
+
+@pytest.mark.parametrize("family", ["vit", "swin"])
+def test_token_positions_may_have_ranges_of_their_own_afterwards(workspace: Make, family: str) -> None:
+    """What is folded is the same; a calibrate step behind fits the positions, whose errors are less."""
+    errors = {}
+    for granularity in ("tensor", "token"):
+        work = workspace(tiny(family), CHANNELWISE, activation=4)
+        with torch.no_grad():
+            before = work.model(images(work))
+        run(work, ACTIVATIONS, REPARAMETERIZE | {"granularity": granularity})
+        run(work, ACTIVATIONS | {"kinds": ["post_norm"]})
+        sites = [work.model.sites[f"{name}.input"] for link in work.model.structure.links for name in link.consumers]
+        assert {site.quantizer.granularity for site in sites if site.quantizer is not None} == {granularity}
+        work.model.switch(sites, on=True)
+        with torch.no_grad():
+            errors[granularity] = float((work.model(images(work)) - before).square().mean())
+            work.model.switch(work.model.sites.values(), on=False)
+            assert (work.model(images(work)) - before).abs().max() < 1e-4
+    assert errors["token"] < errors["tensor"]
+
+
+def test_token_positions_need_a_step_that_fits_them(workspace: Make) -> None:
+    (fold, _), (fit, _) = (parse_step("x", raw) for raw in (REPARAMETERIZE | {"granularity": "token"}, ACTIVATIONS))
+    assert fold is not None
+    assert fit is not None
+    (problem,) = fold.check_order([fit], [])
+    assert is_about(problem, key="granularity", value="token", valid=["tensor"])
+    assert fold.check_order([fit], [fit]) == []

@@ -22,12 +22,12 @@ KINDS = (
 # recipe's `default` does not speak for them.
 FULL_KINDS = ("norm_input", "scores")
 
-_GRANULARITY = re.compile(r"tensor|channel|head|token|group:[1-9]\d*")
+_GRANULARITY = re.compile(r"tensor|channel|head|head_token|head_channel|token|group:[1-9]\d*")
 
 
 def _granularity(value: str) -> str:
     if not _GRANULARITY.fullmatch(value):
-        valid = ("tensor", "channel", "head", "token", "group:N")
+        valid = ("tensor", "channel", "head", "head_token", "head_channel", "token", "group:N")
         text = f"granularity {value!r}; valid: {', '.join(valid)} (N channels share a scale)"
         raise ValueError(Problem(text, valid=valid))
     return value
@@ -41,7 +41,8 @@ class QuantizerConfig:
     """Quantizer of one kind of site.
 
     quantizer: registered name (`uniform`, `log2`, `log_sqrt2` …).
-    granularity: what shares a scale: `tensor`, `channel`, `head`, `token`, or `group:N` (N neighbouring channels).
+    granularity: what shares a scale: `tensor`, `channel`, `head`, `token`, `group:N` (N neighbouring channels), or
+        `head_token`, `head_channel`: a token position, or a channel, of one head.
     range: how the range is chosen: `minmax`, `percentile`, `mse`.
     symmetric: zero point fixed to the middle code (uniform only).
     options: further arguments of that quantizer or range search, checked when the recipe is built.

@@ -79,7 +79,7 @@ def _granularity(key: str, quantizer: QuantizerConfig, kinds: Sequence[str]) -> 
     headless = [kind for kind in kinds if kind not in _WITH_HEADS]
     tokenless = [kind for kind in kinds if kind in _WITHOUT_TOKENS]
     valid = ["tensor", "channel", "group:N"] if tokenless else ["tensor", "channel", "token", "group:N"]
-    if quantizer.granularity == "head" and headless:
+    if quantizer.granularity.startswith("head") and headless:
         why = f"only {', '.join(_WITH_HEADS)} have heads, not {', '.join(headless)}"
     elif quantizer.granularity == "token" and tokenless:
         why = f"{', '.join(tokenless)} tensors have no tokens"

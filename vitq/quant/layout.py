@@ -10,6 +10,9 @@ from torch import Tensor
 
 from vitq.errors import Problem
 
+# A head shares a scale, or each of its token positions or of its channels has one.
+_HEADED = ("head", "head_token", "head_channel")
+
 
 @dataclass(frozen=True)
 class Axes:
@@ -51,13 +54,13 @@ class Layout:
             kept: tuple[int, ...] = ()
         elif granularity == "channel":
             kept = (axes.channel % ndim,)
-        elif granularity == "head":
+        elif granularity in _HEADED:
             if axes.head is None:
-                text = (
-                    f"granularity 'head' needs a head dimension; shape {shape} has none (query, key, probs, value have)"
-                )
+                has = "query, key, probs, value have"
+                text = f"granularity {granularity!r} needs a head dimension; shape {shape} has none ({has})"
                 raise ValueError(Problem(text, "granularity", granularity))
-            kept = (axes.head,)
+            kept = (axes.head, *((axes.head + 1,) if granularity == "head_token" else ()))
+            kept += (axes.channel % ndim,) if granularity == "head_channel" else ()
         elif granularity == "token":
             if not axes.token:
                 text = f"granularity 'token' needs a token dimension; a weight or image of shape {shape} has none"
@@ -66,7 +69,7 @@ class Layout:
         elif granularity.startswith("group:"):
             return Layout._grouped(granularity, axes, shape)
         else:
-            valid = ("tensor", "channel", "head", "token", "group:N")
+            valid = ("tensor", "channel", *_HEADED, "token", "group:N")
             text = f"unknown granularity {granularity!r}; valid: {', '.join(valid)}"
             raise ValueError(Problem(text, "granularity", granularity, valid))
         params = tuple(size if dim in kept else 1 for dim, size in enumerate(shape))

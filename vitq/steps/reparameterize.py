@@ -13,6 +13,7 @@ from vitq.errors import Problem
 from vitq.models.structure import Link
 from vitq.quant.layout import Layout
 from vitq.quant.quantizer import Quantizer
+from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.fold_norm import bias_of, fold
 from vitq.steps.step import Network, Step, Workspace, register_step
@@ -38,6 +39,9 @@ class Reparameterize(Step):
         beyond the last whole step at either side, so that a site has 2^b + 1 levels. It exists to compare with public
         code's figures; such a site has no b-bit codes (`encode` raises).
 
+    granularity: `token`: what is folded is the same, and each token position is to have a range of its own; a calibrate
+        step behind this one fits them.
+
     A channel with a single value c (an affine weight of zero) has no scale of its own: it takes s̃ and is shifted onto
     the zero point, where it is represented exactly. Where zeros are padded between norm and layer (some Swin sizes), or
     where the norm has no bias, a shift cannot be folded: scales are evened out all the same (r2 = 0), and one range
@@ -46,6 +50,7 @@ class Reparameterize(Step):
     """
 
     zero_point: Literal["integer", "mean"] = "integer"
+    granularity: Literal["tensor", "token"] = "tensor"
     changes_weights: ClassVar[bool] = True
     folds_norms: ClassVar[bool] = True
     detectors: ClassVar[bool] = True
@@ -68,6 +73,9 @@ class Reparameterize(Step):
         if not any("post_norm" in step.fits() for step in before):
             text = "folds post_norm ranges, but no step before it calibrates these activations"
             problems.insert(0, Problem(text, value="post_norm"))
+        if self.granularity == "token" and not any("post_norm" in step.fits() for step in behind):
+            text = "granularity=token: no step behind it fits post_norm; add {do: calibrate, kinds: [post_norm]}"
+            problems.append(Problem(text, "granularity", self.granularity, ["tensor"]))
         return problems
 
     def check_network(self, network: Network) -> list[Problem]:
@@ -84,12 +92,14 @@ class Reparameterize(Step):
     def run(self, work: Workspace) -> None:
         links = work.model.structure.links
         for link in work.progress.over(links, "reparameterize", len(links)):
-            reparameterize_link(work, link, rounded=self.zero_point == "integer")
+            for site in reparameterize_link(work, link, rounded=self.zero_point == "integer"):
+                if self.granularity == "token" and isinstance(site.quantizer, UniformQuantizer):
+                    site.quantizer = site.quantizer.unfitted(UniformQuantizer, granularity="token")
 
 
 @torch.no_grad()
-def reparameterize_link(work: Workspace, link: Link, rounded: bool = True) -> None:
-    """Fold one norm → consumers link. Tensor-wise sites are left alone: there is nothing to fold.
+def reparameterize_link(work: Workspace, link: Link, rounded: bool = True) -> list[Site]:
+    """Fold one norm → consumers link; the sites that have one range now. Tensor-wise sites are left alone.
 
     rounded: whether z̃ is an integer.
     """
@@ -98,7 +108,7 @@ def reparameterize_link(work: Workspace, link: Link, rounded: bool = True) -> No
     # One that reads the norm in floating point is folded like the others, and goes on reading it so.
     sites = [layer.input_site for layer in consumers if layer.input_site.quantizer is not None]
     if not sites or all(site.quantizer is not None and site.quantizer.granularity == "tensor" for site in sites):
-        return
+        return []
     quantizers = [_channelwise(site.quantizer, link) for site in sites]
     first = quantizers[0]
     if len({quantizer.bits for quantizer in quantizers}) > 1:
@@ -130,6 +140,7 @@ def reparameterize_link(work: Workspace, link: Link, rounded: bool = True) -> No
         fold(norm, consumers, even / target, shift)
     for site, old in zip(sites, quantizers, strict=True):
         site.quantizer = _tensorwise(old, new_scale, new_zero)
+    return sites
 
 
 def _usual(zero: Tensor, varying: Tensor, codes: int) -> Tensor:

@@ -138,6 +138,9 @@ class Step(ABC):
     def run(self, work: Workspace) -> None:
         """Change `work.model`."""
 
+    def rebuild(self, structure: Structure) -> None:  # noqa: B027 - most steps change numbers alone
+        """What it changes of the architecture, without the numbers; packed checkpoints hold numbers alone."""
+
     @property
     def name(self) -> str:
         """Its key in `method.steps`; that of `do` for a step that is part of no recipe."""

@@ -28,6 +28,7 @@ from vitq.quant.layout import Layout
 from vitq.quant.model import QuantizedModel, build
 from vitq.quant.quantizer import QUANTIZERS, Quantizer
 from vitq.quant.site import Site
+from vitq.steps.step import enabled_steps
 from vitq.store.atomic import write_bytes
 
 _PARAMETERS = "quantizers."
@@ -161,6 +162,8 @@ def _skeleton(config: RunConfig, header: Header, tensors: dict[str, Tensor]) -> 
     try:
         model = QuantizedModel(create(config.model, config.data))
         model.equip(config.method, config.bits)
+        for step in enabled_steps(config):
+            step.rebuild(model.structure)
     except VitqError as error:
         raise DeployError(f"its model {config.model.name!r} cannot be built here ({error})") from error
     if set(header.sites) != set(model.sites):

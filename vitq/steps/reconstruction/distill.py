@@ -16,6 +16,7 @@ from vitq.config import RunConfig
 from vitq.errors import Problem, bad
 from vitq.steps.reconstruction.compiled import begin, forward_of, pays
 from vitq.steps.reconstruction.learn import Learnt
+from vitq.steps.reconstruction.loss import divergence
 from vitq.steps.reconstruction.schedule import rate
 from vitq.steps.step import Count, NotNegative, Positive, Step, Workspace, register_step
 from vitq.steps.stream import ImageStream, Stream, taught
@@ -166,7 +167,7 @@ class Distill(Step):
             loss = loss + self.features * (features - wanted[0].float()).square().mean() / variance
         if self.logits:
             t = self.temperature
-            loss = loss + self.logits * t * t * divergence(wanted[1].float() / t, logits / t)
+            loss = loss + self.logits * t * t * divergence(wanted[1].float(), logits, t)
         return loss
 
 
@@ -203,11 +204,6 @@ class Lesson:
             if len(part)
         ]
         return float(torch.stack(parts).sum() / len(chosen)) if parts else float("nan")
-
-
-def divergence(wanted: Tensor, given: Tensor) -> Tensor:
-    """Mean over images of KL(softmax(wanted) ‖ softmax(given)), nats; both (B, classes)."""
-    return F.kl_div(given.log_softmax(-1), wanted.log_softmax(-1), reduction="batchmean", log_target=True)
 
 
 def crops(images: Tensor, generator: torch.Generator) -> Tensor:

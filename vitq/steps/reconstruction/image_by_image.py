@@ -14,6 +14,7 @@ from vitq.data.padded import Padded
 from vitq.models.structure import Segment
 from vitq.steps.reconstruction.loss import LOSSES, weights_of
 from vitq.steps.reconstruction.qdrop import Dropping
+from vitq.steps.reconstruction.segment_task import SegmentTask
 
 
 def backward(
@@ -50,6 +51,14 @@ def backward(
     if total is None:
         raise ValueError("a batch without images")
     return total
+
+
+def image_of(task: SegmentTask, index: Tensor, drop: float | None, generator: torch.Generator) -> tuple[Any, Any]:
+    """What the segment reads and what it is to give, for the image at a position, int64 (1,). drop: as in `mixed`."""
+    inputs = task.noisy.select(index)
+    if drop is not None and task.noisy is not task.exact:
+        inputs = mixed(inputs, task.exact.select(index), drop, generator)
+    return inputs, task.target.select(index)
 
 
 def mixed(quantized: Any, exact: Any, probability: float, generator: torch.Generator) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitq.errors import Problem
 from vitq.models.attention import AttentionTwin
 from vitq.models.structure import Segment
 from vitq.quant.layers import QuantConv2d, QuantLinear
@@ -17,6 +18,9 @@ from vitq.quant.model import QuantizedModel
 from vitq.quant.rounding import LearnedRounding
 from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
+
+# Parts of quantizers, by the group of sites that has them.
+GROUPS = {"weights": {"rounding", "weight_scales"}, "activations": {"activation_scales", "zero_points"}}
 
 
 class Learnt:
@@ -78,7 +82,7 @@ class Learnt:
             self.biases.append(module.bias.requires_grad_(True))
 
     def _collect_quantizer(self, site: Site) -> None:
-        if self._relative:
+        if self._relative and not (site.is_weight and "rounding" in self._parts):
             self._collect_relative(site)
             return
         uniform = site.quantizer
@@ -140,10 +144,28 @@ class Learnt:
         return torch.optim.Adam([g | {"lr": g["lr"] * factor} for g in groups if g["params"]])
 
 
-def learnable(part: str, site: Site) -> bool:
-    """Whether a site's quantizer has this part: uniform ones do, of `zero_points` those that are not symmetric."""
+def learnable(part: str, site: Site, relative: bool = False) -> bool:
+    """Whether a site's quantizer has this part: uniform ones do, of `zero_points` those that are not symmetric.
+
+    relative: scales are learned as s₀·e^r, which logarithms have too.
+    """
+    if relative and part == "activation_scales" and isinstance(site.quantizer, LogQuantizer):
+        return not site.is_weight
     if not isinstance(site.quantizer, UniformQuantizer):
         return False
     if site.is_weight:
         return part in ("rounding", "weight_scales")
     return part == "activation_scales" or (part == "zero_points" and not site.quantizer.symmetric)
+
+
+def contradictions(learn: Sequence[str], quantize: Sequence[str]) -> list[Problem]:
+    """Parts to learn that exclude each other, and parts of groups that are not quantized."""
+    problems = []
+    if {"weights", "rounding"} <= set(learn):
+        text = "learn names weights and rounding; learned rounding keeps the weights: choose one of them"
+        problems.append(Problem(text, "learn", learn))
+    for group, parts in GROUPS.items():
+        asked = sorted(parts & set(learn))
+        if asked and group not in quantize:
+            problems.append(Problem(f"learn={asked} needs {group} in quantize", "quantize", quantize, [group]))
+    return problems

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from vitq.errors import Problem
 from vitq.registry import Registry
@@ -90,6 +91,12 @@ def _given(weight: Tensor | None, needed: Problem) -> Tensor:
     if weight is None:
         raise ValueError(needed)
     return weight
+
+
+def divergence(wanted: Tensor, given: Tensor, temperature: float = 1.0) -> Tensor:
+    """Mean over images of KL(softmax(wanted/T) ‖ softmax(given/T)), nats; logits (B, classes)."""
+    p, q = (wanted / temperature).log_softmax(-1), (given / temperature).log_softmax(-1)
+    return F.kl_div(q, p, reduction="batchmean", log_target=True)
 
 
 def weights_of(loss: str, inputs: Tensor, target: Tensor, by: str = "targets") -> Tensor | None:

@@ -29,6 +29,10 @@ class Dropping:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.hide()
+
+    def hide(self) -> None:
+        """Let the sites quantize everything, until masks are shown again."""
         for site in self._sites:
             site.left = None
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import field
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -16,14 +16,15 @@ from vitq.config import RunConfig
 from vitq.device import at_once
 from vitq.errors import Problem, bad
 from vitq.models.structure import Segment
-from vitq.quant.site import Site
 from vitq.steps.reconstruction.compiled import begin, forward_of, pays
 from vitq.steps.reconstruction.fisher import gradients
-from vitq.steps.reconstruction.image_by_image import backward, mixed
-from vitq.steps.reconstruction.learn import Learnt, learnable
+from vitq.steps.reconstruction.image_by_image import backward, image_of
+from vitq.steps.reconstruction.learn import Learnt, contradictions, learnable
 from vitq.steps.reconstruction.loss import FISHER, LOSSES, weights_of
+from vitq.steps.reconstruction.objective import OBJECTIVES, Measure, objective_of
 from vitq.steps.reconstruction.qdrop import Dropping
 from vitq.steps.reconstruction.schedule import anneal, schedule_of
+from vitq.steps.reconstruction.segment_task import SegmentTask, batches
 from vitq.steps.step import Count, Network, NotNegative, Share, Step, Workspace, register_step
 from vitq.steps.stream import ImageStream, Stream, taught, through
 from vitq.steps.value_stream import ValueStream
@@ -47,8 +48,9 @@ class Reconstruct(Step):
     input: what the segment reads: `fp`, the full-precision network's activations; `quantized`, those of the quantized
         network; `qdrop`, the latter with each element replaced by the former with probability `drop`, and each element
         of an activation inside left unquantized with that probability (drop_at: `everywhere`; `input`: not inside).
-    loss: see loss.py. weigh_by: whose imbalance weighs the loss `token_channel`: that of the full-precision `targets`,
-        or that of the `inputs` that the segment reads.
+    loss: see loss.py; or one of OBJECTIVES, relative to its first value (objective.py), with options `loss_options`.
+        weigh_by: whose imbalance weighs the loss `token_channel`: that of the full-precision `targets`, or that of the
+        `inputs` that the segment reads.
     iterations, batch_size, schedule, warmup: Adam without weight decay for each segment; warmup is a share of the
         iterations. `method.iterations` overrides `iterations`. lr: weights and biases; lr_scales: scales;
         lr_zero_points: zero points, in codes, about so many an iteration; where they cannot travel half a code they
@@ -56,6 +58,7 @@ class Reconstruct(Step):
         constant whatever the schedule (as in public BRECQ and QDrop code: with a rate that falls to zero the last
         roundings stay undecided). Its regularizer weighs `rounding_weight` and anneals β from 20 to 2 after a fifth of
         the iterations, along a `cosine` (AdaRound) or a line (BRECQ, QDrop).
+    relative: scales are learned as s₀·e^r, those of logarithms too; `lr_scales` is a share of the scale then.
     autocast: `bf16` runs the segment under bfloat16 autocast; parameters, quantizers and loss stay float32.
     micro_batch: so many images of a batch go through the segment at once, gradients add up; none means the whole batch,
         and on a CPU CPU_ELEMENTS of the segment's input, so that attention scores stay in the cache. The result does
@@ -72,12 +75,14 @@ class Reconstruct(Step):
     drop: Share = 0.5
     drop_at: Literal["everywhere", "input"] = "everywhere"
     loss: str = "mse"
+    loss_options: dict[str, Any] = field(default_factory=dict)
     weigh_by: Literal["targets", "inputs"] = "targets"
     iterations: Count = 1000
     batch_size: Count = 64
     lr: NotNegative = 4e-5
     lr_scales: NotNegative = 4e-5
     lr_zero_points: float | None = None
+    relative: bool = False
     lr_rounding: NotNegative = 1e-3
     rounding_weight: NotNegative = 0.01
     annealing: Literal["cosine", "linear"] = "cosine"
@@ -93,9 +98,12 @@ class Reconstruct(Step):
 
     def check(self, config: RunConfig) -> list[Problem]:
         problems: list[Problem] = []
-        if self.loss not in LOSSES:
-            problems.append(Problem(f"loss={self.loss!r}; valid: {', '.join(LOSSES)}", "loss", self.loss, LOSSES))
-        if self.loss in FISHER and config.task != "classification":
+        known = sorted([*LOSSES, *OBJECTIVES])
+        if self.loss not in known:
+            problems.append(Problem(f"loss={self.loss!r}; valid: {', '.join(known)}", "loss", self.loss, known))
+        else:
+            problems += objective_of(self.loss, self.loss_options)[1]
+        if (self.loss in FISHER or self.loss in OBJECTIVES) and config.task != "classification":
             valid = [loss for loss in LOSSES if loss not in FISHER]
             text = f"loss={self.loss}: gradients for task={config.task} are not taken yet; valid: {', '.join(valid)}"
             problems.append(Problem(text, "loss", self.loss, valid))
@@ -106,24 +114,16 @@ class Reconstruct(Step):
         if not self.learn or not self.quantize:
             text = "learn and quantize name at least one part each; leave the step out, or enabled=false"
             problems.append(Problem(text, "learn" if not self.learn else "quantize", ()))
-        if {"weights", "rounding"} <= set(self.learn):
-            text = "learn names weights and rounding; learned rounding keeps the weights: choose one of them"
-            problems.append(Problem(text, "learn", self.learn))
         if "zero_points" in self.learn and self.lr_zero_points is None:
             text = (
                 "learn names zero_points, lr_zero_points is missing: they are whole codes and want a rate of their "
                 f"own, e.g. lr_zero_points={2 / self.count(config):.2g}, which lets them travel about one code"
             )
             problems.append(Problem(text, "lr_zero_points"))
-        on_weights = {"rounding", "weight_scales"} & set(self.learn)
-        if on_weights and "weights" not in self.quantize:
-            text = f"learn={sorted(on_weights)} needs weights in quantize"
-            problems.append(Problem(text, "quantize", self.quantize, ["weights"]))
-        on_activations = {"activation_scales", "zero_points"} & set(self.learn)
-        if on_activations and "activations" not in self.quantize:
-            text = f"learn={sorted(on_activations)} needs activations in quantize"
-            problems.append(Problem(text, "quantize", self.quantize, ["activations"]))
-        return problems
+        if self.relative and "zero_points" in self.learn:
+            text = "relative=true keeps zero points; take zero_points out of learn"
+            problems.append(Problem(text, "relative", True, [False]))
+        return problems + contradictions(self.learn, self.quantize)
 
     def check_network(self, network: Network) -> list[Problem]:
         """Parts to learn that no quantizer has, although what `quantize` names is fitted."""
@@ -133,7 +133,11 @@ class Reconstruct(Step):
         problems = []
         for part in self.learn:
             part_sites = [site for site in sites if site.is_weight == (part in ("rounding", "weight_scales"))]
-            if part not in ("weights", "bias") and part_sites and not any(learnable(part, site) for site in part_sites):
+            if (
+                part not in ("weights", "bias")
+                and part_sites
+                and not any(learnable(part, site, self.relative) for site in part_sites)
+            ):
                 asked = "uniform quantizers that are not symmetric" if part == "zero_points" else "uniform quantizers"
                 kinds = ", ".join(dict.fromkeys(site.kind for site in part_sites))
                 text = f"learn names {part}: {asked} have them, none of {kinds} does; leave {part} out"
@@ -195,32 +199,17 @@ class Reconstruct(Step):
         work.curves.setdefault(name, []).append(curve)
 
 
-@dataclass(frozen=True)
-class SegmentTask:
-    """One segment to be learned, and what it is learned from, each for all calibration images.
-
-    index: its position in the model. sites: those that are on. exact, noisy: its inputs in the full-precision network,
-    and those that it reads. target: what it is to give. gradient: the task's, for the losses of FISHER, else None.
-    """
-
-    index: int
-    segment: Segment
-    sites: list[Site]
-    exact: Stream
-    noisy: Stream
-    target: Stream
-    gradient: Stream | None = None
-
-
 def learn_segment(step: Reconstruct, work: Workspace, task: SegmentTask) -> Tensor:
     """Optimize one segment in place. Returns the loss of every iteration, empty where there is nothing to learn."""
     segment, (iterations, factor) = task.segment, work.config.method.course(step.iterations)
+    objective, _ = objective_of(step.loss, step.loss_options)
+    measure = None if objective is None else objective.begin(work, task)
     seed = work.config.seed * 1_000_003 + task.index
     generator = torch.Generator().manual_seed(seed)
     # Masks as large as the inputs are drawn where the inputs are; apart from those that `Dropping` draws there.
     masks = generator if work.device.type == "cpu" else torch.Generator(work.device).manual_seed(seed + 500_000)
     with ExitStack() as stack:
-        learnt = stack.enter_context(Learnt(work.model, segment, task.sites, step.learn))
+        learnt = stack.enter_context(Learnt(work.model, segment, task.sites, step.learn, step.relative))
         if learnt.empty:
             work.progress.advance(iterations, segment.name)
             return torch.zeros(0)
@@ -235,11 +224,17 @@ def learn_segment(step: Reconstruct, work: Workspace, task: SegmentTask) -> Tens
         cast = partial(torch.autocast, work.device.type, dtype=torch.bfloat16, enabled=step.autocast == "bf16")
         for number, chosen in enumerate(batches(len(task.target), step.batch_size, iterations, generator)):
             optimizer.zero_grad(set_to_none=True)
+            if measure is not None and measure.due(number, iterations):
+                if dropping:
+                    dropping.hide()
+                measure.refresh()
+                measure.first = None
             if one_by_one:
-                images = (_image(step, task, index, masks) for index in chosen.split(1))
+                drop = step.drop if step.input == "qdrop" else None
+                images = (image_of(task, index, drop, masks) for index in chosen.split(1))
                 loss = backward(segment, images, len(chosen), step.loss, step.weigh_by, dropping, cast)
             else:
-                loss = _backward(step, task, forward, chosen, masks, dropping, cast)
+                loss = _backward(step, task, forward, chosen, masks, dropping, cast, measure)
             beta = anneal(number / iterations, step.annealing)
             if learnt.roundings and beta is not None:
                 penalty = step.rounding_weight * torch.stack([r.regularizer(beta) for r in learnt.roundings]).sum()
@@ -260,6 +255,7 @@ def _backward(
     masks: torch.Generator,
     dropping: Dropping | None,
     cast: Callable[[], AbstractContextManager[object]],
+    measure: Measure | None,
 ) -> Tensor:
     """Loss of the images at some positions, int64 (B,), its gradients added up."""
     inputs, wanted = task.noisy.select(chosen), task.target.select(chosen)
@@ -268,40 +264,38 @@ def _backward(
         inputs = torch.where(keep, task.exact.select(chosen), inputs)
     if dropping:
         dropping.draw(task.segment.forward, inputs)
-    if task.gradient is not None:
-        given: Tensor | None = task.gradient.select(chosen)
-    else:
-        given = weights_of(step.loss, inputs, wanted, step.weigh_by)
-    loss = torch.zeros((), device=inputs.device)
+    weights = weights_of(step.loss, inputs, wanted, step.weigh_by)
+    given = weights if task.gradient is None else task.gradient.select(chosen)
     size = step.micro_batch or at_once(inputs, CPU_ELEMENTS)
-    for first in range(0, len(inputs), size):
-        here = slice(first, first + size)
+    parts = [slice(first, min(first + size, len(inputs))) for first in range(0, len(inputs), size)]
+
+    def output(here: slice) -> Tensor:
         if dropping:
-            dropping.show(first, size)
+            dropping.show(here.start, size)
         with cast():
-            output = forward(inputs[here])
-        share = LOSSES[step.loss](output.float(), wanted[here], None if given is None else given[here])
-        share = share * (len(output) / len(inputs))
+            return forward(inputs[here]).float()
+
+    def terms(here: slice) -> Tensor:
+        assert measure is not None
+        share = (here.stop - here.start) / len(inputs)
+        return measure.terms(output(here), wanted[here], chosen[here]) * share
+
+    if measure is not None and measure.relative and measure.first is None:
+        with torch.no_grad():
+            measure.first = torch.stack([terms(here) for here in parts]).sum(dim=0)
+    loss = torch.zeros((), device=inputs.device)
+    for here in parts:
+        if measure is not None:
+            share = measure.loss(terms(here))
+        else:
+            share = LOSSES[step.loss](output(here), wanted[here], None if given is None else given[here])
+            share = share * ((here.stop - here.start) / len(inputs))
         share.backward()
         loss += share.detach()
     return loss
-
-
-def _image(step: Reconstruct, task: SegmentTask, index: Tensor, masks: torch.Generator) -> tuple[Any, Any]:
-    """What the segment reads and what it is to give, for the image at a position, int64 (1,)."""
-    inputs = task.noisy.select(index)
-    if step.input == "qdrop" and task.noisy is not task.exact:
-        inputs = mixed(inputs, task.exact.select(index), step.drop, masks)
-    return inputs, task.target.select(index)
 
 
 def _forward(step: Reconstruct, segment: Segment, inputs: Stream, iterations: int) -> Callable[[Tensor], Tensor]:
     one = inputs.select(torch.zeros(1, dtype=torch.int64)).numel()
     elements = one * min(step.batch_size, len(inputs))
     return forward_of(segment, pays(step.compile, elements, iterations))
-
-
-def batches(count: int, size: int, iterations: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """`iterations` batches of min(size, count) positions, each drawn without replacement."""
-    for _ in range(iterations):
-        yield torch.randperm(count, generator=generator)[:size]

@@ -1,0 +1,193 @@
+"""MLP reconstruction (APHQ-ViT): GELU becomes ReLU, and the MLP learns to do what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from timm.layers import Mlp
+from torch import Tensor, nn
+
+from vitq.config import RunConfig
+from vitq.errors import Problem
+from vitq.models.structure import Structure
+from vitq.quant.histogram import Histogram
+from vitq.quant.layout import Axes, Layout
+from vitq.steps.reconstruction.curvature import Direction, importance
+from vitq.steps.reconstruction.schedule import rate
+from vitq.steps.reconstruction.segment_task import batches
+from vitq.steps.step import Count, Network, NotNegative, Positive, Step, Workspace, register_step
+from vitq.steps.stream import ImageStream, Stream, TensorStream, taught
+
+
+@register_step("relu_mlp")
+class ReluMlp(Step):
+    """Each MLP's GELU is replaced by ReLU, and fc1 and fc2 learn its output again, in floating point.
+
+        L = E[w·(f(x) − y)²] + clamped·E[w·(f_c(x) − y)²]
+
+    x, y: what the MLP reads and gives in the full-precision network; f: the MLP with ReLU, f_c with its hidden values
+    clamped at c, the `percentile` of the positive hidden values behind GELU. So what fc2 reads has no negative values,
+    its zero point is 0, and few values lie far out. Every MLP learns by itself; the full-precision network of later
+    steps keeps GELU. w: 1, or where `weighted` the segment's average perturbation Hessian (perturbation_hessian.py,
+    with its options) by its RMS, where the MLP's output has its shape. Adam without weight decay, cosine to 0;
+    `method.iterations` overrides `iterations`.
+
+    percentile: public code has 0.99 at three bits of activation, 0.98 at four and two. Source: APHQ-ViT, its public
+    code (Apache-2, facts alone); GLF-Q does the same without weights.
+    """
+
+    iterations: Count = 20000
+    batch_size: Count = 32
+    lr: NotNegative = 4e-5
+    clamped: NotNegative = 2.0
+    percentile: Annotated[float, Field(gt=0, le=1)] = 0.98
+    weighted: bool = True
+    temperature: Positive = 20.0
+    direction: Direction = "signs"
+    epsilon: Positive | None = None
+    changes_weights: ClassVar[bool] = True
+    needs_teacher: ClassVar[bool] = True
+
+    def check(self, config: RunConfig) -> list[Problem]:
+        if not self.weighted or config.task != "features":  # detectors: `detectors` is False
+            return []
+        text = f"weighted=true: KL for task={config.task} is not taken yet; set weighted=false"
+        return [Problem(text, "weighted", True, [False])]
+
+    def check_network(self, network: Network) -> list[Problem]:
+        if any(True for _ in gelu_mlps(network.model.structure)):
+            return []
+        family = network.model.structure.family
+        text = f"no MLP of the family {family!r} has a plain GELU between fc1 and fc2; leave the step out"
+        return [Problem(text, value=family)]
+
+    def check_order(self, before: Sequence[Step], behind: Sequence[Step]) -> list[Problem]:
+        problems = super().check_order(before, behind)
+        for step in behind:
+            if step.do in ("bias_correction", "channel_affine"):
+                text = (
+                    f"{step.name} behind it compares layers with those of the network with GELU; leave one of them out"
+                )
+                problems.append(Problem(text, value=step.name))
+        return problems
+
+    def rebuild(self, structure: Structure) -> None:
+        for _, mlp in gelu_mlps(structure):
+            mlp.act = nn.ReLU()
+
+    def count(self, config: RunConfig) -> int:
+        """Iterations for each MLP."""
+        return config.method.course(self.iterations)[0]
+
+    def run(self, work: Workspace) -> None:
+        names = [name for name, _ in gelu_mlps(work.model.structure)]
+        self.rebuild(work.model.structure)
+        work.progress.stage("relu_mlp", len(names) * self.count(work.config))
+        exact: Stream = ImageStream(work)
+        number = 0
+        with work.model.switched_off():
+            for index, segment in enumerate(work.model.structure.segments):
+                target = taught(work, index, exact)
+                here = [name for name in names if segment.holds(name)]
+                curve = work.checkpoint.restore(self.name, segment, work.model) if here and work.checkpoint else None
+                if curve is None and here:
+                    weight = self._weight(work, index, target) if self.weighted else None
+                    curves = []
+                    for name in here:
+                        inputs, outputs = seen(work, index, exact, name)
+                        curves.append(learn_mlp(self, work, name, inputs, outputs, weight, number))
+                        number += 1
+                    curve = torch.cat(curves)
+                    if work.checkpoint:
+                        work.checkpoint.save(self.name, segment, work.model, curve)
+                elif here:
+                    work.progress.advance(len(here) * self.count(work.config), f"{segment.name} was finished before")
+                    number += len(here)
+                if curve is not None:
+                    work.curves.setdefault(segment.name, []).append(curve)
+                exact = target
+
+    def _weight(self, work: Workspace, index: int, target: Stream) -> Tensor | None:
+        if index == len(work.teacher.segments) - 1:
+            return None
+        weight = importance(work, index, target.batches(), self.temperature, self.direction, self.epsilon)
+        return weight / weight.square().mean().sqrt().clamp(min=torch.finfo(weight.dtype).tiny)
+
+
+def gelu_mlps(structure: Structure) -> Iterator[tuple[str, Mlp]]:
+    """MLPs (name, module) of fc1, GELU and fc2 with nothing else between, in the order of the model."""
+    for layer, kind in structure.inputs.items():
+        name, _, leaf = layer.rpartition(".")
+        if kind != "post_gelu" or leaf != "fc2":
+            continue
+        module = structure.model.get_submodule(name)
+        if isinstance(module, Mlp) and isinstance(module.norm, nn.Identity):
+            yield name, module
+
+
+@torch.no_grad()
+def seen(work: Workspace, index: int, inputs: Stream, name: str) -> tuple[TensorStream, TensorStream]:
+    """What a module of segment `index` reads and gives in the full-precision network, for all calibration images."""
+    read, given = TensorStream(work, len(inputs)), TensorStream(work, len(inputs))
+    segment = work.teacher.segments[index]
+
+    def keep(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        read.append(args[0])
+        given.append(output)
+
+    with work.teacher.model.get_submodule(name).register_forward_hook(keep):
+        for batch in inputs.batches():
+            segment.forward(batch)
+    return read, given
+
+
+@torch.no_grad()
+def bound(mlp: Mlp, inputs: Stream, percentile: float) -> float:
+    """The percentile of the positive hidden values behind GELU."""
+    histogram, layout = Histogram(), Layout.of("tensor", Axes(channel=-1), (1,))
+    for batch in inputs.batches():
+        hidden = mlp.act(mlp.fc1(batch))
+        histogram.update(hidden[hidden > 0], layout)
+    return float(histogram.distribution().quantile(percentile))
+
+
+def learn_mlp(
+    step: ReluMlp,
+    work: Workspace,
+    name: str,
+    inputs: TensorStream,
+    outputs: TensorStream,
+    weight: Tensor | None,
+    number: int,
+) -> Tensor:
+    """Learn one MLP in place; the losses of its iterations (iterations,). number: of the MLP, for its batches."""
+    student: Any = work.model.model.get_submodule(name)
+    teacher: Any = work.teacher.model.get_submodule(name)
+    most = bound(teacher, inputs, step.percentile)
+    iterations, factor = work.config.method.course(step.iterations)
+    work.model.requires_grad_(False)
+    learned = [p.requires_grad_(True) for layer in (student.fc1, student.fc2) for p in layer.parameters(recurse=False)]
+    optimizer = torch.optim.Adam(learned, lr=step.lr * factor)
+    generator = torch.Generator().manual_seed(work.config.seed * 1_000_003 + 700_001 + number)
+    losses = []
+    with ExitStack() as stack:
+        stack.callback(lambda: [p.requires_grad_(False) for p in learned])
+        for iteration, chosen in enumerate(batches(len(inputs), step.batch_size, iterations, generator)):
+            wanted, hidden = outputs.select(chosen), student.act(student.fc1(inputs.select(chosen)))
+            loss = torch.zeros((), device=wanted.device)
+            for share, values in ((1.0, hidden), (step.clamped, hidden.clamp(max=most))):
+                error = (student.fc2(values) - wanted).square()
+                fits = weight is not None and weight.shape == error.shape[1:]
+                loss = loss + share * (error * weight if fits else error).mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            for group in optimizer.param_groups:
+                group["lr"] = step.lr * factor * rate(iteration, iterations, 0.0, "cosine")
+            optimizer.step()
+            losses.append(loss.detach())
+            work.progress.advance(1, name)
+    return torch.stack(losses).cpu()

@@ -1,0 +1,111 @@
+"""Losses that know the network behind a segment: prepared once for each segment, some of them anew while it learns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar, cast, dataclass_transform
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from vitq.config.base import RULES
+from vitq.config.problems import option_problems
+from vitq.errors import Problem
+from vitq.registry import Registry
+from vitq.steps.reconstruction.loss import divergence
+from vitq.steps.reconstruction.segment_task import SegmentTask
+from vitq.steps.step import Workspace
+
+# Least first value that a term is divided by (GLF-Q's).
+_LEAST = 1e-12
+
+
+class Measure(ABC):
+    """How far the outputs of one segment are from their targets: Σ wₖ·Lₖ/Lₖ⁰, Lₖ⁰ of the first batch.
+
+    So a weight of the rounding regularizer means the same whatever the network's units are. weights: wₖ. relative:
+    False where terms are not divided. first: (terms,) Lₖ⁰; None where the next batch gives it.
+    """
+
+    weights: tuple[float, ...] = (1.0,)
+    relative: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self.first: Tensor | None = None
+
+    def due(self, number: int, iterations: int) -> bool:
+        """Whether `refresh` is called before iteration `number` (from 0) of so many."""
+        return False
+
+    def refresh(self) -> None:  # noqa: B027 - most measures stay as they began
+        """Measure anew what the loss is made of, on the segment as it is at present, everything quantized."""
+
+    @abstractmethod
+    def terms(self, output: Tensor, target: Tensor, chosen: Tensor) -> Tensor:
+        """(terms,) Lₖ, means over images: of outputs and targets (B, …), float32, of the images at positions (B,)."""
+
+    def loss(self, terms: Tensor) -> Tensor:
+        """Scalar Σ wₖ·Lₖ/Lₖ⁰."""
+        if self.first is not None:
+            terms = terms / self.first.clamp(min=_LEAST)
+        return torch.stack([weight * term for weight, term in zip(self.weights, terms, strict=True)]).sum()
+
+
+class Divergence(Measure):
+    """KL(softmax(target) ‖ softmax(output)) of logits, nats: what the head learns in public code since AdaLog."""
+
+    relative: ClassVar[bool] = False
+
+    def terms(self, output: Tensor, target: Tensor, chosen: Tensor) -> Tensor:
+        return divergence(target, output).unsqueeze(0)
+
+
+@dataclass(frozen=True, config=RULES)
+class Objective(ABC):
+    """A loss by name, with its options as fields (`loss_options` of the step)."""
+
+    def begin(self, work: Workspace, task: SegmentTask) -> Measure:
+        """The measure of one segment, whose sites are on. The last segment, the head, has KL of its logits."""
+        # The gradients that are taken through the full-precision network reach no parameter of it.
+        work.teacher.model.requires_grad_(False)
+        if task.index == len(work.teacher.segments) - 1:
+            return Divergence()
+        return self.of(work, task)
+
+    @abstractmethod
+    def of(self, work: Workspace, task: SegmentTask) -> Measure:
+        """The measure of a segment before the head."""
+
+
+OBJECTIVES: Registry[type[Objective]] = Registry("loss", "vitq.steps.reconstruction", "vitq.methods")
+ObjectiveT = TypeVar("ObjectiveT", bound=Objective)
+
+
+@dataclass_transform(frozen_default=True)
+def register_objective(name: str) -> Callable[[type[ObjectiveT]], type[ObjectiveT]]:
+    """Decorator: the class becomes a frozen, validated dataclass, a loss of `reconstruct` of that name.
+
+    Raises ValueError when the name is taken.
+    """
+
+    def add(cls: type[ObjectiveT]) -> type[ObjectiveT]:
+        # mypy loses the class's own type where pydantic's `dataclass` returns it.
+        return OBJECTIVES.register(name)(cast(type[ObjectiveT], dataclass(frozen=True, config=RULES)(cls)))
+
+    return add
+
+
+def objective_of(loss: str, options: dict[str, Any]) -> tuple[Objective | None, list[Problem]]:
+    """The loss of that name with its options → (objective, []), or (None, problems). None too for a plain loss."""
+    if loss not in OBJECTIVES:
+        if not options:
+            return None, []
+        text = f"loss={loss} has no options; leave loss_options out, or take one of {', '.join(OBJECTIVES)}"
+        return None, [Problem(text, "loss_options", options, list(OBJECTIVES))]
+    try:
+        return TypeAdapter(OBJECTIVES[loss]).validate_python(options), []
+    except ValidationError as error:
+        return None, option_problems(error, "loss_options", OBJECTIVES[loss])
