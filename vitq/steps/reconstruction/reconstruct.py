@@ -95,9 +95,9 @@ class Reconstruct(Step):
         problems: list[Problem] = []
         if self.loss not in LOSSES:
             problems.append(Problem(f"loss={self.loss!r}; valid: {', '.join(LOSSES)}", "loss", self.loss, LOSSES))
-        if self.loss in FISHER and config.task != "classification":
+        if self.loss in FISHER and config.task == "features":
             valid = [loss for loss in LOSSES if loss not in FISHER]
-            text = f"loss={self.loss}: gradients for task={config.task} are not taken yet; valid: {', '.join(valid)}"
+            text = f"loss={self.loss} weighs with the gradient of class probabilities; valid: {', '.join(valid)}"
             problems.append(Problem(text, "loss", self.loss, valid))
         if self.micro_batch is not None and self.micro_batch < 1:
             problems.append(bad("micro_batch", self.micro_batch, "a number of images, at least 1, or null"))
@@ -287,12 +287,13 @@ def _backward(
     return loss
 
 
-def _image(step: Reconstruct, task: SegmentTask, index: Tensor, masks: torch.Generator) -> tuple[Any, Any]:
-    """What the segment reads and what it is to give, for the image at a position, int64 (1,)."""
+def _image(step: Reconstruct, task: SegmentTask, index: Tensor, masks: torch.Generator) -> tuple[Any, Any, Any]:
+    """What the segment reads, what it is to give, and the task's gradient or None, for the image at a position, int64
+    (1,)."""
     inputs = task.noisy.select(index)
     if step.input == "qdrop" and task.noisy is not task.exact:
         inputs = mixed(inputs, task.exact.select(index), step.drop, masks)
-    return inputs, task.target.select(index)
+    return inputs, task.target.select(index), None if task.gradient is None else task.gradient.select(index)
 
 
 def _forward(step: Reconstruct, segment: Segment, inputs: Stream, iterations: int) -> Callable[[Tensor], Tensor]:
