@@ -157,7 +157,7 @@ def test_the_task_s_gradients_are_the_backward_pass_s_own(detectors: Detectors) 
             given, value = value, segment.forward(value)
             kept.append([t for t in made(given, value) if t.retain_grad() is None])
         found = comparison.dense(value, comparison.fixed(value))
-        comparison.likelihood(found, generator).backward()  # type: ignore[no-untyped-call]
+        comparison.likelihood(found, generator).backward()
         for number, tensors in enumerate(kept):
             stored = streams[number].select(torch.tensor([index]))
             assert len(stored) == len(tensors) == (5 if number == len(kept) - 1 else 1)
