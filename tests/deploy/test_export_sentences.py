@@ -19,6 +19,15 @@ def test_a_packed_checkpoint() -> None:
     ]
 
 
+def test_a_detector_s_graph_says_what_it_gives() -> None:
+    done = {"format": "onnx", "path": "m.onnx", **SIZES, **RATIOS, "int8_products": 7, "float_products": {}}
+    lines = list(sentences({**done, "module": "backbone", "image": (3, 64, 96), "outputs": ("p2", "p3")}))
+    assert lines[2:] == [
+        "backbone alone, images [3, 64, 96], outputs p2, p3",
+        "7 matrix products run in int8, 0 in floating point",
+    ]
+
+
 def test_a_graph_says_what_stays_in_floating_point_and_why_once() -> None:
     left = {"blocks.0.attn": "log2", "blocks.1.attn": "log2", "head": "not quantized"}
     done = {"format": "onnx", "path": "m.onnx", **SIZES, "float32_ratio": 0.5, "float16_ratio": 0.25}

@@ -11,7 +11,7 @@ import yaml
 from torch import Tensor
 
 from tests.errors import is_about
-from tests.job.test_detectors import CONF, Detectors
+from tests.job.test_detectors import CONF, LEARNING, Detectors
 from tests.models.detection.test_detector import assert_same
 from vitq.deploy.packed.packed import load_packed, save_packed
 from vitq.engine.network_checks import misfits, network_problems
@@ -23,6 +23,9 @@ from vitq.progress import Progress
 from vitq.quant.site_table import model_bytes
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.layer_walk import layers, quantized_walk, teacher_walk
+from vitq.steps.reconstruction.distill_objects import ObjectLesson
+from vitq.steps.reconstruction.fisher import gradients
+from vitq.steps.value_stream import made
 from vitq.steps.weight_grid import Grid, put_weight
 
 BITS = {"weight": 4, "activation": 4}
@@ -47,6 +50,8 @@ MADE = {
     "erq": recipe("erq"),
     "rols": recipe("rols", weights={"ranges": 2, "sweeps": 1}),
     "bias_correction": recipe("minmax", bias_correction={}, half={}),
+    "mptq_vit": recipe("mptq_vit", sq_b={"candidates": [0.3, 0.7]}),
+    "aocq": recipe("aocq", operator={"candidates": [0.3, 0.7]}, framework={"iterations": 1}, loss={"iterations": 1}),
     "mixed_precision": recipe("mixed_precision", allocate={"widths": [3, 8], "images": 1, "policy": "uniform"}),
 }
 
@@ -134,6 +139,73 @@ def test_bias_correction_takes_out_the_mean_error(detectors: Detectors) -> None:
         assert float(mean.abs().max()) < 1e-3 * size
 
 
+def test_the_task_s_gradients_are_the_backward_pass_s_own(detectors: Detectors) -> None:
+    """At the outputs of each segment, against one backward pass that keeps them all; handed on tensors have none."""
+    steps = {**LEARNING["steps"], "learn": {**LEARNING["steps"]["learn"], "iterations": 1}}
+    work = detectors.workspace(detectors.config({**LEARNING, "steps": steps}))
+    streams = gradients(work)
+    comparison = work.teacher.comparison
+    assert comparison is not None
+    generator = torch.Generator().manual_seed(work.config.seed)
+    images: list[Any] = list(work.batches())
+    squares, counts = [0.0] * len(streams), [0] * len(streams)
+    for index, image in enumerate(images):
+        image.pixels.requires_grad_(True)
+        value: Any = image
+        kept: list[list[Tensor]] = []
+        for segment in work.teacher.segments[:-1]:
+            given, value = value, segment.forward(value)
+            kept.append([t for t in made(given, value) if t.retain_grad() is None])
+        found = comparison.dense(value, comparison.fixed(value))
+        comparison.likelihood(found, generator).backward()
+        for number, tensors in enumerate(kept):
+            stored = streams[number].select(torch.tensor([index]))
+            assert len(stored) == len(tensors) == (5 if number == len(kept) - 1 else 1)
+            for own, tensor in zip(stored, tensors, strict=True):
+                assert tensor.grad is not None
+                assert own.shape == tensor.shape
+                cosine = torch.cosine_similarity(own.flatten().double(), tensor.grad.flatten().double(), dim=0)
+                assert float(cosine) > 0.999 or not tensor.grad.any()
+                squares[number] += float(own.double().square().sum())
+                counts[number] += own.numel()
+    means = [square / count for square, count in zip(squares, counts, strict=True) if count]
+    assert means == [pytest.approx(1, rel=1e-4)] * (len(streams) - 1)
+
+
+def test_fisher_losses_learn_all_but_the_heads(detectors: Detectors) -> None:
+    ranges, learn = {"do": "calibrate"}, {"do": "reconstruct", "iterations": 1, "batch_size": 1}
+    kinds = {"default": {"quantizer": "uniform"}, "weight": {"quantizer": "uniform", "granularity": "channel"}}
+    curves = {}
+    for loss in ("mse", "fisher_diag"):
+        # A name of its own: finished segments of a step are taken up again.
+        steps = {"ranges": ranges, loss: {**learn, "loss": loss}}
+        config = detectors.config({"name": loss, "kinds": kinds, "steps": steps}, bits=BITS)
+        assert problems(config) == []
+        curves[loss] = {name: losses[0] for name, losses in detectors.workspace(config).curves.items()}
+        assert {n: c.tolist() for n, c in curves[loss].items() if not bool(((c > 0) & c.isfinite()).all())} == {}
+    assert list(curves["mse"]) == list(curves["fisher_diag"])
+    assert not any(torch.allclose(curves["mse"][name], curves["fisher_diag"][name]) for name in curves["mse"])
+
+
+def test_distillation_brings_the_whole_detector_nearer(detectors: Detectors) -> None:
+    """Heads learn, too; the divergence from full precision falls on the images that it learns from."""
+    ranges = {"ranges": {"do": "calibrate"}}
+    kinds = {"default": {"quantizer": "uniform"}, "weight": {"quantizer": "uniform", "granularity": "channel"}}
+    distances = []
+    for rates in ({"lr": 0.0, "lr_bias": 0.0, "lr_scales": 0.0, "iterations": 1}, {"lr_bias": 1e-3, "iterations": 4}):
+        learn = {"do": "distill", "batch_size": 2, "hold_out": 0.0, **rates}
+        steps = {**ranges, f"learn_{len(distances)}": learn}  # a name of its own: finished steps are taken up again
+        config = detectors.config({"name": "distilled", "kinds": kinds, "steps": steps}, bits=BITS)
+        assert problems(config) == []
+        work = detectors.workspace(config)
+        distances.append(ObjectLesson(work).divergence(torch.arange(2)))
+    assert distances[1] < distances[0]
+    assert [len(curve) for curve in work.curves["all"]] == [4]
+    before = load_model(config.model, config.data, config.cache_dir, Progress()).state_dict()
+    name = "roi_heads.box_predictor.cls_score.bias"
+    assert not torch.equal(before[name], work.model.model.state_dict()[name])
+
+
 @torch.no_grad()
 def test_rotation_changes_no_feature(detectors: Detectors) -> None:
     only = {"name": "turn", "kinds": {}, "steps": {"rotate": {"do": "rotate", "matrix": "random"}}}
@@ -152,14 +224,10 @@ def test_rotation_changes_no_feature(detectors: Detectors) -> None:
 
 # What the plan refuses of recipes that do not work on detectors: key and value.
 REFUSED: dict[str, list[tuple[str, object]]] = {
-    "aocq": [("method.steps.operator.do", "equalize")],
-    "brecq": [("method.steps.rounding.loss", "fisher_diag"), ("method.steps.scales.loss", "fisher_diag")],
     "aphq_vit": [("method.steps.mlp.do", "relu_mlp"), ("method.steps.learn.loss", "perturbation_hessian")],
     "fima_q": [("method.steps.learn.loss", "dplr")],
     "glf_q": [("method.steps.mlp.do", "relu_mlp"), ("method.steps.learn.loss", "global_local")],
     "ls_vit": [("method.steps.learn.loss", "least_squares_hessian")],
-    "mptq_vit": [("method.steps.sq_b.do", "equalize")],
-    "rols_distill": [("method.steps.distill.do", "distill")],
     "ptq4vit": [("method.steps.search.do", "hessian_search")],
 }
 
@@ -177,6 +245,10 @@ def test_options_without_a_meaning_on_detectors(detectors: Detectors) -> None:
     fp = recipe("erq", erq={"reference": "fp"})
     (wrong,) = problems(detectors.config(fp, bits=BITS))
     assert is_about(wrong, "method.steps.erq.reference", "fp", ["quantized"])
+    crops = recipe("rols_distill", distill={"views": "crops", "temperature": 2.0})
+    found = problems(detectors.config(crops, bits=BITS))
+    assert is_about(found[0], "method.steps.distill.views", "crops", ["fixed"])
+    assert is_about(found[1], "method.steps.distill.temperature", 2.0, [1])
     operations = recipe("mixed_precision", allocate={"bops": 1e9})
     (wrong,) = problems(detectors.config(operations, bits=BITS))
     assert is_about(wrong, "method.steps.allocate.bops", 1e9)

@@ -215,9 +215,6 @@ def test_reconstruction_resumes_bit_for_bit(detectors: Detectors) -> None:
 
 
 def test_what_has_no_meaning_yet_is_refused_by_the_plan(detectors: Detectors) -> None:
-    fisher = {**LEARNING, "steps": {**LEARNING["steps"], "learn": {"do": "reconstruct", "loss": "fisher_diag"}}}
-    found = problems(detectors.config(fisher))
-    assert any(is_about(problem, "method.steps.learn.loss", "fisher_diag") for problem in found)
     for name in ("hessian", "landscape"):
         (wrong,) = probe_problems(detectors.config(probe={"names": [name]}))
         assert is_about(wrong, "probe", name, ["distributions", "sensitivity"])

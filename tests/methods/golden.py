@@ -32,8 +32,8 @@ CELLS = {"vit_digits": ("w4a4", "w3a3"), "swin_digits": ("w4a4",)}
 VIT_ALONE = ("adalog_reconstruct", "aocq", "mptq_vit", "mptq_vit_full")
 # At a budget of three bits they have no narrower width to give, and do what their base does.
 MIXED = ("mixed_precision", "mptq_vit_full_mixed", "mptq_vit_mixed")
-# Seed 0 is the default. So few images and iterations leave a learning method where it begins, and show all the same when
-# its loss, its rates or its order of blocks is another one.
+# Seed 0 is the default. So few images and iterations leave a learning method where it begins, and show all the same
+# when its loss, its rates or its order of blocks is another one.
 OVERRIDES = ("calib.size=16", "method.iterations=5", "tracker=none", "device=cpu")
 
 HEADER = """\

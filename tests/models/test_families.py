@@ -147,7 +147,7 @@ CASES: dict[str, tuple[str, dict[str, Any], bool, tuple[bool, bool, bool]]] = {
     "coatnet_tf": ("coatnet_0_224", COATNET, False, NOTHING),
     "coatnet_rmlp": ("coatnet_rmlp_nano_rw_224", COATNET, False, NOTHING),
 }
-# Products that stay in float beside convolutions with padding: what multiplies CaiT's values has a zero point.
+# Products that stay in float: what multiplies CaiT's values has a zero point.
 FLOATS = {"cait": {"blocks.0.attn.context", "blocks.1.attn.context"}}
 # Layers whose input is no image: they compute the bias of positions, and stay as they are.
 POSITIONS = ("cpb_mlp", "meta_mlp", "rel_pos", "shared_rel_pos", "pos_embed")
@@ -285,9 +285,7 @@ def test_packed_and_integer_forms_are_the_quantized_model(
     layers = set(packed.model.structure.inputs)
     matmuls = {f"{name}.{part}" for name in packed.model.structure.attentions for part in ("scores", "context")}
     assert {product.name for product in products} == layers | matmuls
-    floats = {name for name in layers if any(getattr(packed.model.layer(name), "padding", ()))}
-    floats |= FLOATS.get(case, set())
-    assert {product.name for product in products if product.reason is not None} == floats
+    assert {product.name for product in products if product.reason is not None} == FLOATS.get(case, set())
 
 
 def _quantized(x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ EXAMPLES = """\
   vitq bench 3f09                              OpenVINO: float32, bf16, integer, integer with the rest in bf16
   vitq bench 3f09 --threads 2 --json           for scripts: `speedup` is integer ÷ float32 throughput at batch 32
   vitq bench 3f09 --runtime onnxruntime
+  vitq bench 3f09 --size 800x1216              a detector: its backbone with the pyramid, images padded to this size
 """
 
 
@@ -21,7 +22,8 @@ def parser() -> argparse.ArgumentParser:
     parser = options.parser(
         "bench",
         "Latency (batch 1), throughput (batch 32) and accuracy of a finished run's model in float and in integers, in "
-        "one process and in turns. Nothing else should run on the machine.",
+        "one process and in turns. Of a detector: latency of its backbone with the pyramid, and how far that is from "
+        "the simulated one. Nothing else should run on the machine.",
         EXAMPLES,
     )
     options.add(parser, "signature")
@@ -32,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--repeats", type=int, default=10, metavar="N", help="of batch 32; five times as many of batch 1"
     )
-    return options.add(parser, "paths", "--runs-dir", json="the figures")
+    return options.add(parser, "--size", "paths", "--runs-dir", json="the figures")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -53,15 +55,37 @@ def main(args: argparse.Namespace) -> int:
     paths.move(run.dir, args.paths)
     with redirect_stdout(sys.stderr):  # libraries that print must not reach the reader of the JSON
         from vitq.deploy.bench import bench
+        from vitq.deploy.bench_pyramid import bench_pyramid
+        from vitq.deploy.graph_shape import graph_shape
         from vitq.job.packed_run import packed_run
         from vitq.progress import Progress
 
         progress = Progress()
         packed = packed_run(run.dir, progress)
-        recorded = run.predictions["topk_index"][:, 0]
-        done = bench(packed, run.config, recorded, args.runtime, threads, args.repeats, progress)
-    print(json.dumps(done, indent=2) if args.json else _table(done))
+        if run.config.finds_objects:
+            done = bench_pyramid(packed, run.config, args.runtime, threads, args.repeats, args.size, progress)
+        else:
+            graph_shape(packed, args.size)
+            recorded = run.predictions["topk_index"][:, 0]
+            done = bench(packed, run.config, recorded, args.runtime, threads, args.repeats, progress)
+    table = _pyramid_table if run.config.finds_objects else _table
+    print(json.dumps(done, indent=2) if args.json else table(done))
     return 0
+
+
+def _pyramid_table(done: dict[str, Any]) -> str:
+    height, width = done["size"]
+    levels = list(done["forms"]["float32"]["error"])
+    lines = [
+        f"{done['runtime']}, {done['threads']} threads, images of {height}x{width}; backbone and pyramid",
+        f"{'':14} {'batch 1':>26}   relative distance from the simulated pyramid, {done['images']} images",
+        f"{'':14} {'':>26} {''.join(f'{level:>9}' for level in levels)}",
+    ]
+    for name, row in done["forms"].items():
+        distances = "".join(f"{row['error'][level]:9.4f}" for level in levels)
+        lines.append(f"{name:14} {_spread(row['batch1']):>26} {distances}")
+    lines.append(f"speedup {done['speedup']:.2f} (integer ÷ float32)")
+    return "\n".join(lines)
 
 
 def _table(done: dict[str, Any]) -> str:

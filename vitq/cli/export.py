@@ -19,6 +19,7 @@ EXAMPLES = """\
   vitq export 3f09 --format onnx                    integers in QuantizeLinear/DequantizeLinear pairs, any batch size
   vitq export 3f09 --format onnx --int8-weights     weights of 4 bits and less in int8: opset 20, TensorRT
   vitq export 3f09 --format openvino                the same as an OpenVINO graph
+  vitq export 3f09 --format onnx --size 800x1216    a detector's backbone with its pyramid; the heads stay in vitq
   vitq export 3f09 --json                           sizes against float32 and float16
   vitq export 3f09 data.root=/new/imagenet model.checkpoint=/new/w.safetensors      images and weights that were moved
 """
@@ -38,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
         "--int8-weights", action="store_true", help="ONNX: weights of 4 bits and less in int8, not in int4"
     )
     parser.add_argument("--output", metavar="FILE", type=Path, help="default: a file in the run's folder")
-    return options.add(parser, "paths", "--runs-dir", json="path and sizes")
+    return options.add(parser, "--size", "paths", "--runs-dir", json="path and sizes")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -59,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
         anew = not run.dir.model_path.exists() and run.is_done
         planned = PlannedRun(run.signature, run.config, f"{run.label}: making its model again", (), done=True)
         progress = show.running(planned) if anew else Progress()
-        done = export(run.dir, args.format, args.output, progress, args.compress, not args.int8_weights)
+        done = export(run.dir, args.format, args.output, progress, args.compress, not args.int8_weights, args.size)
     print(json.dumps(done, indent=2) if args.json else "\n".join(sentences(done)))
     return 0
 
@@ -71,6 +72,8 @@ def sentences(done: Mapping[str, Any]) -> Iterator[str]:
     yield f"{_mb(done)}, {_times(done['float32_ratio'])} float32 and {_times(done['float16_ratio'])} float16"
     for form, sizes in done.get("forms", {}).items():
         yield f"  {form}: {_mb(sizes)}, {_times(sizes['float32_ratio'])} float32"
+    if "module" in done:
+        yield f"{done['module']} alone, images {list(done['image'])}, outputs {', '.join(done['outputs'])}"
     if "int8_products" in done:
         left = done["float_products"]
         yield f"{done['int8_products']} matrix products run in int8, {len(left)} in floating point{':' if left else ''}"

@@ -16,6 +16,14 @@ def default_store() -> str:
     return os.environ.get("VITQ_RUNS_DIR") or "runs"
 
 
+def padded_size(text: str) -> tuple[int, int]:
+    """`800x1216` as height and width. Raises ArgumentTypeError."""
+    height, cross, width = text.partition("x")
+    if not (cross and height.isdecimal() and width.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH in pixels, e.g. 800x1216")
+    return int(height), int(width)
+
+
 SHARED: dict[str, dict[str, Any]] = {
     "sweep": {"metavar": "SWEEP", "help": "name of a sweep that was started (`multirun` for `vitq run -m`)"},
     "signature": {"metavar": "SIGNATURE", "help": "of `vitq list runs`; its beginning is enough"},
@@ -41,6 +49,11 @@ SHARED: dict[str, dict[str, Any]] = {
     "--detach": {
         "action": "store_true",
         "help": "return at once: the scheduler has the jobs, or a process in the background executes the runs",
+    },
+    "--size": {
+        "type": padded_size,
+        "metavar": "HEIGHTxWIDTH",
+        "help": "of a detector's padded images, e.g. 800x1216 (default: model.input_size)",
     },
     "--runs-dir": {"metavar": "DIR", "help": "the run store (default: VITQ_RUNS_DIR, else runs)"},
     "--cfg -c": {"choices": ("job",), "help": "print the resolved config, of each run after another, and end"},

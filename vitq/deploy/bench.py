@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from vitq import data
 from vitq.config import RunConfig
-from vitq.deploy.onnx.export_onnx import export, save_onnx
+from vitq.deploy.onnx.export_onnx import Shape, export, save_onnx
 from vitq.deploy.packed.packed import Packed
 from vitq.errors import DeployError, unknown
 from vitq.models.load import load_model
@@ -25,6 +25,16 @@ from vitq.store.atomic import write_bytes
 RUNTIMES = ("openvino", "onnxruntime", "tensorrt")
 # (B, 3, S, S) float32 → (B, classes) float32.
 Infer = Callable[[np.ndarray], np.ndarray]
+
+
+class Session(Protocol):
+    """A model that is ready to run."""
+
+    def infer(self, images: np.ndarray) -> np.ndarray:
+        """(B, classes) of (B, 3, H, W), float32; of a detector the finest level of the pyramid."""
+
+    def outputs(self, images: np.ndarray) -> list[np.ndarray]:
+        """All outputs, which may be overwritten by the next call."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,14 @@ class Timing:
     def images_per_second(self) -> float:
         return self.batch / self.milliseconds * 1e3
 
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "milliseconds": self.milliseconds,
+            "quartiles": [self.low, self.high],
+            "images_per_second": self.images_per_second,
+        }
+
     @staticmethod
     def of(batch: int, seconds: list[float]) -> Timing:
         low, high = np.quantile(seconds, [0.25, 0.75]) * 1e3
@@ -47,22 +65,29 @@ class Timing:
 
 
 def forms(packed: Packed, float_model: torch.nn.Module, runtime: str, threads: int, folder: Path) -> dict[str, Infer]:
-    """The model in float32, bfloat16 and integers, each ready to run.
+    """What `sessions` makes of images of the config's size, as functions."""
+    image = packed.config.model.image_shape
+    return {name: s.infer for name, s in sessions(packed, float_model, runtime, threads, folder, image).items()}
+
+
+def sessions(
+    packed: Packed, float_model: torch.nn.Module, runtime: str, threads: int, folder: Path, image: Shape
+) -> dict[str, Session]:
+    """The model in float32, bfloat16 and integers, each ready to run; of a detector the backbone with its pyramid.
 
     integer_bf16: what is not integer is in bfloat16. Other runtimes than OpenVINO have two forms, float32 and integer.
-    float_model: before it was quantized. folder: for the graphs. Raises DeployError.
+    float_model: before it was quantized. folder: for the graphs. image: shape of one. Raises DeployError.
     """
     if runtime not in RUNTIMES:
         raise DeployError(unknown("runtime", runtime, RUNTIMES, key="--runtime"))
     plain, integer = folder / "float.onnx", folder / "integer.onnx"
-    write_bytes(plain, export(float_model, packed.config.model.image_shape))
-    save_onnx(packed, integer)
+    structure = packed.model.structure
+    write_bytes(plain, export(float_model.get_submodule(structure.exported), image, structure.outputs))
+    save_onnx(packed, integer, image=image)
     if runtime != "openvino":
         from vitq.deploy.runtimes.onnxruntime import OnnxSession
 
-        return {
-            name: OnnxSession(path, threads, runtime).infer for name, path in (("float32", plain), ("integer", integer))
-        }
+        return {name: OnnxSession(path, threads, runtime) for name, path in (("float32", plain), ("integer", integer))}
     from vitq.deploy.runtimes import openvino as ov
 
     graphs = {"float": ov.convert(plain), "integer": ov.convert(integer)}
@@ -72,7 +97,7 @@ def forms(packed: Packed, float_model: torch.nn.Module, runtime: str, threads: i
         ("integer", "integer", "f32"),
         ("integer_bf16", "integer", "bf16"),
     )
-    return {name: ov.Request(ov.compiled(graphs[g], precision, threads)).infer for name, g, precision in wanted}
+    return {name: ov.Request(ov.compiled(graphs[g], precision, threads)) for name, g, precision in wanted}
 
 
 def race(models: Mapping[str, Infer], images: np.ndarray, repeats: int) -> dict[str, Timing]:
@@ -102,11 +127,11 @@ def bench(
 
     speedup: throughput of `integer` ÷ that of `float32` at batch 32. config: the run's stored config, which knows where
     images and original weights lie. recorded: (N,) classes that the run predicted; agreement with them in percent.
-    Raises VitqError.
+    Detectors: bench_pyramid.py. Raises VitqError.
     """
     if config.task != "classification":
-        text = f"bench: `vitq bench` compares the top-1 of classifiers, and this run has task={config.task}"
-        raise DeployError(text, "task", config.task, ["classification"])
+        text = f"bench: `vitq bench` compares classifiers and detectors, and this run has task={config.task}"
+        raise DeployError(text, "task", config.task, ["classification", "detection", "segmentation"])
     images = data.eval_set(config, progress)
     float_model = load_model(config.model, config.data, config.cache_dir, progress).eval()
     with tempfile.TemporaryDirectory() as folder:
@@ -127,14 +152,7 @@ def bench(
     rows = {
         name: {
             **scores[name],
-            **{
-                f"batch{size}": {
-                    "milliseconds": timing[name].milliseconds,
-                    "quartiles": [timing[name].low, timing[name].high],
-                    "images_per_second": timing[name].images_per_second,
-                }
-                for size, timing in timings.items()
-            },
+            **{f"batch{size}": timing[name].plain() for size, timing in timings.items()},
         }
         for name in models
     }

@@ -115,7 +115,8 @@ def _steps(config: RunConfig) -> Iterator[Problem]:
                 yield under(f"method.steps.{name}", Problem(text + ", ".join(valid), "do", step.do, valid))
             if config.finds_objects and not step.detectors:
                 valid = sorted(do for do in STEPS if STEPS[do].detectors)
-                text = f"step {step.do!r} does not work on detectors yet; those that do: {', '.join(valid)}"
+                text = f"step {step.do!r} does not work on detectors: {step.no_detectors}; those that do: "
+                text += ", ".join(valid)
                 yield under(f"method.steps.{name}", Problem(text, "do", step.do, valid))
     if config.method.kinds and not config.method.steps:
         text = (

@@ -76,6 +76,8 @@ def _measure(config: RunConfig, run_dir: RunDir, run_log: RunLog) -> tuple[Resul
     run_dir.write_sites(sites)
     run_dir.write_predictions(task.predictions(outputs, images))
     metrics = task.metrics(outputs, fp, images)
+    if config.method.quantizes and (shown := task.samples(outputs, fp, images)):
+        run_dir.write_samples(shown)
     if gap := unlike_published(config, metrics):
         run_log.warn(gap)
     published = None if metrics.fp_top1 is None else published_of(config)

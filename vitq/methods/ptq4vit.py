@@ -56,6 +56,7 @@ class HessianSearch(Step):
     images: int | None = None
     needs_teacher: ClassVar[bool] = True
     depends_on_bits: ClassVar[bool] = True
+    no_detectors: ClassVar[str] = "it needs one output of each layer for an image, and layers of the heads run often"
 
     def check(self, config: RunConfig) -> list[Problem]:
         problems: list[Problem] = []

@@ -69,6 +69,7 @@ class PredictScales(Step):
     needs_teacher: ClassVar[bool] = True
     last: ClassVar[bool] = True
     needs_classes: ClassVar[bool] = True
+    no_detectors: ClassVar[str] = "it reads class probabilities"
 
     def check(self, config: RunConfig) -> list[Problem]:
         problems: list[Problem] = []

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from vitq.errors import ModelError
 from vitq.models.attention import AttentionTwin
@@ -54,13 +54,16 @@ class Comparison:
     """How two networks are compared whose outputs are objects: by what they give at boxes that are held fixed.
 
     fixed: the boxes of a network, from the last segment's input for one image. dense: what a network gives there, from
-    that input and the boxes. divergence: of two of these, nats, float64; agreement: of two, percent.
+    that input and the boxes. divergence: of two of these, nats, float64; agreement: of two, percent. likelihood: of
+    what a network gives, with answers drawn from it: the mean of g·gᵀ of its gradient g at an activation is the second
+    derivative of the divergence there.
     """
 
     fixed: Callable[[Any], Any]
     dense: Callable[[Any, Any], Any]
     divergence: Callable[[Any, Any], Tensor]
     agreement: Callable[[Any, Any], Tensor]
+    likelihood: Callable[[Any, Generator], Tensor]
 
 
 @dataclass
@@ -74,6 +77,8 @@ class Structure:
     rotatable: residual streams and heads (step `rotate`); empty where the family's file reports none.
     body: name of the transformer within the model (`bits.scope=backbone`); '' where it is all of it.
     comparison: of networks whose outputs are objects; None where they are logits.
+    exported: name of the module that becomes an integer graph; '' for all of the model. outputs: names of what it
+    gives; none where it cannot become one.
     model: the module that the names belong to.
     """
 
@@ -89,6 +94,8 @@ class Structure:
     rotatable: Rotatable = field(default_factory=Rotatable)
     body: str = ""
     comparison: Comparison | None = None
+    exported: str = ""
+    outputs: tuple[str, ...] = ("logits",)
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ class Equalize(Step):
     norms: bool = True
     bare: tuple[str, ...] = ()
     changes_weights: ClassVar[bool] = True
+    detectors: ClassVar[bool] = True
 
     def check(self, config: RunConfig) -> list[Problem]:
         problems = [] if self.rule in BALANCES else [unknown("rule of equalize", self.rule, BALANCES, key="rule")]

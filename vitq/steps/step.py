@@ -133,6 +133,8 @@ class Step(ABC):
     needs_classes: ClassVar[bool] = False
     # Steps that work on detectors too, whose segments give several tensors for each image, of its own size.
     detectors: ClassVar[bool] = False
+    # Why it does not, for the plan.
+    no_detectors: ClassVar[str] = "its images have one size"
 
     @abstractmethod
     def run(self, work: Workspace) -> None:

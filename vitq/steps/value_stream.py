@@ -8,11 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vitq.data.padded import Padded
 from vitq.steps.step import Workspace
 from vitq.steps.storage import room
 
 # What a segment gives for a batch: tensors (B, …), or one tuple of tensors for each image.
 Value = tuple[Tensor, ...] | list[tuple[Tensor, ...]]
+
+
+def made(given: Any, value: tuple[Tensor, ...]) -> list[Tensor]:
+    """What a segment made of `given`: all of its value but whole numbers and what it hands on as it is."""
+    handed = () if isinstance(given, Padded) else given
+    return [t for t in value if t.is_floating_point() and not any(t is other for other in handed)]
 
 
 class ValueStream:
@@ -43,6 +50,15 @@ class ValueStream:
         """Those at some positions, int64 (B,), together. Raises RuntimeError where their sizes differ."""
         chosen = [tuple(map(self._back, self._images[index])) for index in indices.tolist()]
         return tuple(torch.cat(parts) for parts in zip(*chosen, strict=True))
+
+    def elements(self) -> int:
+        """Numbers of all images together."""
+        return sum(tensor.numel() for image in self._images for tensor in image)
+
+    def scale(self, factor: float) -> None:
+        for image in self._images:
+            for tensor in image:
+                tensor.mul_(factor)
 
     def _kept(self, tensor: Tensor) -> Tensor:
         """The tensor where `calib.cache` says. Whole numbers (sizes, labels) are small and stay where they are."""

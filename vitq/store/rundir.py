@@ -40,6 +40,7 @@ class RunDir:
         self.claim_path = path / "claim"
         self.sites_path = path / "sites.parquet"
         self.predictions_path = path / "predictions.npz"
+        self.samples_path = path / "samples.npz"
         self.model_path = path / "model.safetensors"
         self.deploy_dir = path / "deploy"
         self.artifacts_dir = path / "artifacts"
@@ -183,6 +184,15 @@ class RunDir:
     def read_predictions(self) -> dict[str, np.ndarray]:
         """The arrays of `write_predictions`. Raises StoreError when they are absent or unreadable."""
         return files.arrays_of(self._required(self.predictions_path), self.predictions_path, self._again)
+
+    def write_samples(self, arrays: dict[str, np.ndarray]) -> None:
+        """Store a few images with what both networks found in them (vitq.tasks.samples)."""
+        files.write_arrays(self.samples_path, arrays)
+
+    def read_samples(self) -> dict[str, np.ndarray] | None:
+        """The arrays of `write_samples`, None when there are none. Raises StoreError when they are unreadable."""
+        data = files.read_bytes(self.samples_path)
+        return None if data is None else files.arrays_of(data, self.samples_path, self._again)
 
     def probe_path(self, name: str) -> Path:
         return self.probes_dir / f"{name}.npz"

@@ -126,6 +126,14 @@ def run_length(masks: Tensor) -> list[dict[str, Any]]:
     return list(mask.encode(columns))
 
 
+def pixels(code: bytes, height: int, width: int) -> np.ndarray:
+    """bool (height, width) of a mask's `counts`."""
+    from pycocotools import mask
+
+    found: np.ndarray = mask.decode({"size": [height, width], "counts": code}).astype(bool)
+    return found
+
+
 def area(code: Mapping[str, Any]) -> int:
     """Pixels of a mask, from its code."""
     from pycocotools import mask

@@ -8,7 +8,6 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from vitq.config import RunConfig
 from vitq.data import Images, RaggedImages, scored_scenes
@@ -19,6 +18,7 @@ from vitq.models.detection.paste import paste
 from vitq.progress import Progress
 from vitq.store.records import DetectionMetrics
 from vitq.tasks.coco_scores import INSTALL, Form, area, available, average_precision, image_precision, run_length
+from vitq.tasks.samples import codes_of, samples
 from vitq.tasks.task import TASKS, Outputs, Task
 
 # Objects of the full-precision network that count as true where two networks are compared without labels.
@@ -98,6 +98,9 @@ class Detection(Task):
         }
         return {name: value.numpy() for name, value in outputs.items()} | {"id": ids} | scores
 
+    def samples(self, quantized: Outputs, reference: Outputs, images: Images) -> dict[str, np.ndarray]:
+        return samples({"full": reference, "quantized": quantized}, cast(RaggedImages, images))
+
     def differs(self, now: Mapping[str, np.ndarray], recorded: Mapping[str, np.ndarray]) -> str | None:
         if len(now["image"]) == len(recorded["image"]) and (now["label"] == recorded["label"]).all():
             gap = np.abs(now["score"] - recorded["score"]).max(initial=0)
@@ -133,7 +136,7 @@ class Detection(Task):
         """COCO's result entries."""
         images = scenes.truth["images"]
         categories = [category["id"] for category in scenes.truth["categories"]]
-        codes = _codes(outputs) if form_ == "segm" else None
+        codes = codes_of(outputs) if form_ == "segm" else None
         entries = []
         rows = zip(*(outputs[key].tolist() for key in ("image", "label", "score", "box")), strict=True)
         for number, (image, label, score, (x1, y1, x2, y2)) in enumerate(rows):
@@ -178,9 +181,3 @@ def _joined(parts: Sequence[Outputs]) -> Outputs:
     lengths = torch.tensor([0, *(len(part["mask"]) for part in parts[:-1])]).cumsum(0).tolist()
     ends = [part["mask_end"] + length for part, length in zip(parts, lengths, strict=True)]
     return joined | {"mask_end": torch.cat(ends)}
-
-
-def _codes(outputs: Outputs) -> list[bytes]:
-    flat: Tensor = outputs["mask"]
-    content, ends = flat.numpy().tobytes(), outputs["mask_end"].tolist()
-    return [content[start:end] for start, end in zip([0, *ends], ends, strict=False)]

@@ -51,6 +51,10 @@ class Task(ABC):
     def predictions(self, outputs: Outputs, images: Images) -> dict[str, np.ndarray]:
         """What is kept of each image, from which runs are compared."""
 
+    def samples(self, quantized: Outputs, reference: Outputs, images: Images) -> dict[str, np.ndarray]:
+        """A few images with the answers of both networks, to be looked at; {} where there is nothing to see."""
+        return {}
+
     @abstractmethod
     def differs(self, now: Mapping[str, np.ndarray], recorded: Mapping[str, np.ndarray]) -> str | None:
         """How two `predictions` of the same images show that the models are not the same, in words; else None."""

@@ -12,7 +12,7 @@ import pandas as pd
 from vitq.plots import bit_allocation
 from vitq.store.records import Result
 from vitq.store.rundir import RunDir
-from vitq.track import loss_curves, probes
+from vitq.track import loss_curves, objects, probes
 from vitq.track.values import figures_of, provenance_of, rows_of, summary_of
 
 # Tables that have a picture or an axis of their own.
@@ -39,6 +39,7 @@ def of_result(result: Result, sites: pd.DataFrame, run_dir: RunDir) -> list[Part
         Part("the bit allocation", partial(_allocation, sites)),
         Part("the allocation's path", partial(_artifact, run_dir, PATH, loss_curves.log_path)),
         Part("the reconstruction curves", partial(_artifact, run_dir, CURVES, loss_curves.log)),
+        *([Part("the objects", partial(objects.log, run_dir))] if run_dir.samples_path.exists() else []),
     ]
 
 

@@ -6,10 +6,11 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.models.detection.small import sharp
 from tests.models.detection.test_detector import images
-from vitq.models.detection.dense import SURE, Dense, agreement, dense, divergence, fixed
+from vitq.models.detection.dense import SURE, Dense, agreement, dense, divergence, fixed, likelihood
 from vitq.models.structure import structure_of
 
 
@@ -95,3 +96,32 @@ def test_the_divergence_by_hand() -> None:
 def test_nothing_found_is_no_fault() -> None:
     empty = Dense(torch.zeros(3), torch.zeros(3, 4), torch.zeros(0, 3), torch.zeros(0, 3, 4), torch.zeros(0, 28, 28))
     assert float(divergence(empty, empty)) == 0
+
+
+def test_drawn_answers_have_the_divergence_s_second_derivative() -> None:
+    """The mean of g² over draws, element by element, against autograd's second derivative of `divergence`."""
+    given = Dense(
+        torch.tensor([2.0, -0.5, 0.3]),
+        torch.tensor([[0.1, 0.2, 0.0, 0.0], [5.0, 5.0, 5.0, 5.0], [0.0, 0.0, 0.0, 0.0]]),
+        torch.tensor([[1.0, 0.0, 0.5], [0.0, 0.3, 1.0]]),
+        torch.zeros(2, 3, 4),
+        torch.tensor([[[1.0, 0.2], [-0.4, 0.0]]]),
+    )
+    generator = torch.Generator().manual_seed(0)
+    leaves = [part.clone().requires_grad_(True) for part in given]
+    squares = [torch.zeros_like(part) for part in given]
+    draws = 2000
+    for _ in range(draws):
+        slopes = torch.autograd.grad(likelihood(Dense(*leaves), generator), leaves)
+        for square, slope in zip(squares, slopes, strict=True):
+            square += slope.square() / draws
+    for number, square in enumerate(squares):
+
+        def of(part: Tensor, number: int = number) -> Tensor:
+            return divergence(given, Dense(*(part if i == number else other for i, other in enumerate(given))))
+
+        second = torch.autograd.functional.hessian(of, given[number]).flatten()
+        size = given[number].numel()
+        assert torch.allclose(square.flatten(), second.view(size, size).diagonal(), rtol=0.2, atol=1e-6), number
+    empty = Dense(torch.zeros(3), torch.zeros(3, 4), torch.zeros(0, 3), torch.zeros(0, 3, 4), torch.zeros(0, 28, 28))
+    assert float(likelihood(empty, generator)) < 0

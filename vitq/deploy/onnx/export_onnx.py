@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import nn
 
-INPUT, OUTPUT = "images", "logits"
+INPUT = "images"
+Shape = tuple[int, int, int]  # channels, height, width
 
 
 @dataclass(frozen=True)
@@ -37,26 +38,27 @@ class Written:
     int8: dict[str, str] = field(default_factory=dict)
 
 
-def save_onnx(packed: Packed, path: Path, int4: bool = False) -> Written:
+def save_onnx(packed: Packed, path: Path, int4: bool = False, image: Shape | None = None) -> Written:
     """Write the integer form of a model, dynamic in the batch.
 
-    Input `images` (B, 3, S, S) float32, normalized; output `logits` (B, classes) float32. int4: store weights whose
-    codes fit four bits in four bits (int4.py), which needs opset 21. Checked with onnx's checker. Raises
-    DeployError: onnx is not installed, or the checker refuses.
+    Input `images` (B, 3, S, S) float32, normalized; output `logits` (B, classes) float32. Of a detector: images padded
+    to one size, and the levels `p2` to `p6` of the pyramid (B, channels, H / stride, W / stride). image: shape of one;
+    None for the config's. int4: store weights whose codes fit four bits in four bits (int4.py), which needs opset 21.
+    Checked with onnx's checker. Raises DeployError: onnx is not installed, or the checker refuses.
     """
     model, products = integer_form(packed.model)
-    proto = _exported(model, packed.config.model.image_shape)
+    proto = _exported(model, image or packed.config.model.image_shape, packed.model.structure.outputs)
     narrow, wide = store_int4(proto) if int4 else ([], {})
     write_bytes(path, _checked(proto))
     return Written(products, narrow, wide)
 
 
-def export(model: nn.Module, image: tuple[int, int, int]) -> bytes:
-    """A model of images (B, *image) as ONNX bytes, checked. Raises DeployError."""
-    return _checked(_exported(model, image))
+def export(model: nn.Module, image: Shape, outputs: tuple[str, ...] = ("logits",)) -> bytes:
+    """A model of images (B, *image) as ONNX bytes, checked. outputs: names of what it gives. Raises DeployError."""
+    return _checked(_exported(model, image, outputs))
 
 
-def _exported(model: nn.Module, image: tuple[int, int, int]) -> ModelProto:
+def _exported(model: nn.Module, image: Shape, outputs: tuple[str, ...] = ("logits",)) -> ModelProto:
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401 - what torch's exporter needs
@@ -70,7 +72,7 @@ def _exported(model: nn.Module, image: tuple[int, int, int]) -> ModelProto:
             model,
             (images,),
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=list(outputs),
             opset_version=OPSET,
             dynamo=True,
             dynamic_shapes=({0: batch},),

@@ -33,11 +33,12 @@ def integer_form(model: QuantizedModel) -> tuple[nn.Module, list[Product]]:
     """A copy of the timm model whose products are int8 wherever that is exact, for export; and what became of each.
 
     model: on the CPU, its weights at their quantized values (`load_packed`). What is left in float keeps its simulated
-    quantizers, so that it computes the same.
+    quantizers, so that it computes the same. Of a detector it is the backbone with its pyramid
+    (`Structure.exported`), and nothing is said of other products.
     """
-    inner = copy.deepcopy(model).model
+    inner, exported = copy.deepcopy(model).model, model.structure.exported
     products: list[Product] = []
-    for name, make in _makers(inner):
+    for name, make in _makers(inner, exported):
         module, reason = _attempt(make)
         products.append(Product(name, reason))
         if module is not None:
@@ -51,13 +52,13 @@ def integer_form(model: QuantizedModel) -> tuple[nn.Module, list[Product]]:
             module.context = faster or module.context
         if module.joint:
             inner.set_submodule(name, IntegerAttention(module))
-    return inner.eval(), products
+    return inner.get_submodule(exported).eval(), products
 
 
 @torch.no_grad()
 def products_of(model: QuantizedModel) -> list[Product]:
     """What would become of each product; the model stays as it is."""
-    return [Product(name, _attempt(make)[1]) for name, make in _makers(model.model)]
+    return [Product(name, _attempt(make)[1]) for name, make in _makers(model.model, model.structure.exported)]
 
 
 def _attempt(make: Callable[[], nn.Module]) -> tuple[nn.Module | None, str | None]:
@@ -68,13 +69,15 @@ def _attempt(make: Callable[[], nn.Module]) -> tuple[nn.Module | None, str | Non
         return None, str(reason)
 
 
-def _makers(inner: nn.Module) -> list[tuple[str, Callable[[], nn.Module]]]:
-    """Name of every product, and what makes its integer form or raises NotIntegerError."""
+def _makers(inner: nn.Module, exported: str) -> list[tuple[str, Callable[[], nn.Module]]]:
+    """Name of every product of the exported module, and what makes its integer form or raises NotIntegerError."""
     fused = {
         f"{name}.qkv" for name, module in inner.named_modules() if isinstance(module, AttentionTwin) and module.joint
     }
     makers: list[tuple[str, Callable[[], nn.Module]]] = []
     for name, module in inner.named_modules():
+        if exported and not name.startswith(f"{exported}."):
+            continue
         if isinstance(module, QuantLinear):
             makers.append((name, partial(IntegerLinear, module, 3 if name in fused else 1)))
         elif isinstance(module, QuantConv2d):

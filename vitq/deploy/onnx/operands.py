@@ -22,11 +22,11 @@ def uniform(site: Site) -> IntegerPart:
     return codes[0]
 
 
-def parts(site: Site) -> tuple[list[nn.Module], IntegerPart | None]:
+def parts(site: Site, real: bool = False) -> tuple[list[nn.Module], IntegerPart | None]:
     """Modules whose sum is the site's round trip, each through 8-bit integers. Raises NotIntegerError.
 
-    A uniform site has one, which leaves its zero point in (x̂ + scale·zero); its codes are returned beside it. A site of
-    several parts has no zero point.
+    A uniform site has one, which leaves its zero point in (x̂ + scale·zero), or with `real` takes it off; its codes are
+    returned beside it. A site of several parts has no zero point.
     """
     all_parts = _parts(site)
     if len(all_parts) > 1:
@@ -34,7 +34,8 @@ def parts(site: Site) -> tuple[list[nn.Module], IntegerPart | None]:
     (part,) = all_parts
     if not 0 <= part.zero < 2 * MIDDLE:
         raise NotIntegerError(f"{site.name}: its zero point {part.zero} is no 8-bit code")
-    return [Round(part.scale, part.low, part.high, torch.uint8, zero=part.zero)], part
+    kept = part.zero if real else 0
+    return [Round(part.scale, part.low, part.high, torch.uint8, zero=part.zero, kept=kept)], part
 
 
 def _rounded(part: IntegerPart) -> nn.Module:

@@ -82,24 +82,31 @@ class _Product(nn.Module):
 
 
 class IntegerConv(nn.Module):
-    """A convolution without padding (patch embedding) over (B, C, H, W). Raises NotIntegerError."""
+    """A convolution over (B, C, H, W). Raises NotIntegerError.
+
+    One that pads has the input's zero point taken off before: what it pads with is the real 0.
+    """
 
     def __init__(self, layer: QuantConv2d):
         super().__init__()
-        rounds, uniform_input = parts(layer.input_site)
+        if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
+            raise NotIntegerError(f"{layer.input_site.name}: padding {layer.padding!r}, mode {layer.padding_mode}")
+        padded = any(layer.padding)
+        rounds, uniform_input = parts(layer.input_site, real=padded)
         packed = weight(layer.weight_site, layer.weight)
         if packed.offset is not None:
             raise NotIntegerError(f"{layer.weight_site.name}: asymmetric codes of a convolution leave int8")
-        if len(rounds) > 1 or any(layer.padding):
-            raise NotIntegerError(f"{layer.input_site.name}: twin codes, or a convolution with padding")
+        if len(rounds) > 1:
+            raise NotIntegerError(f"{layer.input_site.name}: twin codes of a convolution")
         self.round, self.codes = rounds[0], Codes(packed.codes, packed.scale, axis=0)
         self.stride, self.dilation, self.groups = layer.stride, layer.dilation, layer.groups
+        self.padding: tuple[int, ...] = layer.padding
         self.kernel_size = layer.kernel_size  # read by the module around it, where that pads (DaViT)
-        self.register_buffer("bias", _folded_bias(layer, uniform_input))
+        self.register_buffer("bias", _folded_bias(layer, None if padded else uniform_input))
 
     def forward(self, x: Tensor) -> Tensor:
         bias = self.get_buffer("bias")
-        out = F.conv2d(self.round(x), self.codes(), None, self.stride, 0, self.dilation, self.groups)
+        out = F.conv2d(self.round(x), self.codes(), None, self.stride, self.padding, self.dilation, self.groups)
         return out + bias.view(1, -1, 1, 1)
 
 

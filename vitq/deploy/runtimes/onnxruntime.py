@@ -55,6 +55,10 @@ class OnnxSession:
             raise DeployError(f"{wanted[0]} did not start (its libraries or the GPU are missing); see the log above")
 
     def infer(self, images: np.ndarray) -> np.ndarray:
-        """(B, classes) float32 logits of (B, 3, S, S) float32 images."""
-        out: np.ndarray = self._session.run(None, {INPUT: images})[0]
-        return out
+        """(B, classes) float32 logits of (B, 3, S, S) float32 images; of a detector the finest level."""
+        return self.outputs(images)[0]
+
+    def outputs(self, images: np.ndarray) -> list[np.ndarray]:
+        """All outputs of (B, 3, H, W) float32 images."""
+        found: list[np.ndarray] = self._session.run(None, {INPUT: images})
+        return found

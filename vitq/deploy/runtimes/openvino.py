@@ -42,9 +42,13 @@ class Request:
         self._request: Any = graph.create_infer_request()
 
     def infer(self, images: np.ndarray) -> np.ndarray:
-        """(B, classes) float32 logits of (B, 3, S, S) float32 images; valid until the next call."""
-        out: np.ndarray = self._request.infer([images])[0]
-        return out
+        """(B, classes) float32 logits of (B, 3, S, S) float32 images, of a detector the finest level; valid until the
+        next call."""
+        return self.outputs(images)[0]
+
+    def outputs(self, images: np.ndarray) -> list[np.ndarray]:
+        """All outputs of (B, 3, H, W) float32 images; valid until the next call."""
+        return list(self._request.infer([images]).values())
 
 
 def _openvino() -> Any:

@@ -88,7 +88,6 @@ def _pairs(head: nn.Module, predictor: nn.Module) -> list[tuple[nn.Module, nn.Mo
     return [(head, predictor)]
 
 
-@torch.no_grad()
 def divergence(exact: Dense, other: Dense) -> Tensor:
     """float64 scalar, nats: how far `other` is from `exact`. Zero where they are equal, never negative.
 
@@ -108,6 +107,46 @@ def divergence(exact: Dense, other: Dense) -> Tensor:
         + _distance(e.boxes[inside], o.boxes[inside])
         + _bernoulli(e.masks, o.masks).sum() / max(1, e.masks.numel())
     )
+
+
+def likelihood(network: Dense, generator: torch.Generator) -> Tensor:
+    """Σ √w·log p(y|·) over the parts of `divergence`, each with its weight w there; a scalar that has a gradient.
+
+    y is drawn from the network's own prediction, on the CPU: objectness and cells of masks from their probability,
+    classes from theirs, offsets from a normal distribution of variance BETA, whose negative logarithm the smooth L1 is
+    near 0. As draws are independent, the mean of the gradient's square is the second derivative of `divergence`.
+    """
+    sure = network.objectness.detach().sigmoid() > SURE
+    label = network.classes.detach().argmax(dim=1)
+    inside = torch.arange(len(label), device=label.device)[label > 0], label[label > 0]
+    masks = max(1, network.masks.numel())
+    return (
+        _drawn_bernoulli(network.objectness, generator) / ANCHORS**0.5
+        + _drawn_normal(network.anchors[sure], generator)
+        + drawn_class(network.classes, generator) / max(1, len(label)) ** 0.5
+        + _drawn_normal(network.boxes[inside], generator)
+        + _drawn_bernoulli(network.masks, generator) / masks**0.5
+    )
+
+
+def drawn_class(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Σ log p(y) over logits (N, K), one class drawn for each."""
+    if not len(logits):
+        return logits.sum()
+    drawn = torch.multinomial(logits.detach().softmax(dim=-1).cpu(), 1, generator=generator).to(logits.device)
+    return logits.log_softmax(dim=-1).gather(1, drawn).sum()
+
+
+def _drawn_bernoulli(logits: Tensor, generator: torch.Generator) -> Tensor:
+    drawn = torch.bernoulli(logits.detach().sigmoid().cpu(), generator=generator).to(logits.device)
+    return -F.binary_cross_entropy_with_logits(logits, drawn, reduction="sum")
+
+
+def _drawn_normal(offsets: Tensor, generator: torch.Generator) -> Tensor:
+    """Of offsets (N, 4), over √N."""
+    noise = torch.randn(offsets.shape, generator=generator).to(offsets) * BETA**0.5
+    square = (offsets.detach() + noise - offsets).square().sum()
+    return -square / (2 * BETA) / max(1, len(offsets)) ** 0.5
 
 
 @torch.no_grad()

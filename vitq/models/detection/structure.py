@@ -11,7 +11,7 @@ from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
 
 from vitq.data.padded import Padded
-from vitq.models.detection.dense import agreement, dense, divergence, fixed
+from vitq.models.detection.dense import agreement, dense, divergence, fixed, likelihood
 from vitq.models.detection.detector import Detector
 from vitq.models.detection.outputs import Detections
 from vitq.models.rotatable import Reader, Rotatable
@@ -19,6 +19,7 @@ from vitq.models.structure import Comparison, Segment, Structure, layers_below, 
 from vitq.models.swin import HEADLESS, WindowedAttention, swin_structure
 
 BODY = "backbone.body"
+PYRAMID = tuple(f"p{level}" for level in range(2, 7))  # stride 2^level
 # What travels from segment to segment: the feature map, the sizes of the images, and the ends of earlier stages.
 Value = tuple[Tensor, ...]
 
@@ -46,8 +47,12 @@ def detector_structure(model: nn.Module) -> Structure:
         stem=tuple(f"{BODY}.{name}" for name in swin.stem),
         head=tuple(name for name in behind if name.rpartition(".")[2] in outputs),
         body=BODY,
+        exported="backbone",
+        outputs=PYRAMID,
     )
-    structure.comparison = Comparison(partial(fixed, detector), partial(dense, detector), divergence, agreement)
+    structure.comparison = Comparison(
+        partial(fixed, detector), partial(dense, detector), divergence, agreement, likelihood
+    )
     structure.rotatable = _rotatable(swin.rotatable)
     structure.segments = [
         Segment(f"{BODY}.{segment.name}", _carrying(detector, segment), tuple(f"{BODY}.{m}" for m in segment.modules))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitq.data.padded import Padded
+from vitq.models.detection.dense import drawn_class
 from vitq.models.detection.yolos import Queries, Yolos
 from vitq.models.structure import Comparison, Segment, Structure, layers_below, register_family
 from vitq.models.vit import GlobalAttention, vit_structure
@@ -40,6 +41,7 @@ def yolos_structure(model: nn.Module) -> Structure:
         stem=tuple(f"{BODY}.{name}" for name in vit.stem),
         head=tuple(name for name in dense if name.endswith(".2")),
         body=BODY,
+        outputs=(),  # it has no pyramid, and embeddings of positions that follow the size of each image
     )
     structure.segments.append(Segment("body.patch_embed", lambda images: _stem(yolos, images), ("body.patch_embed",)))
     for index, block in enumerate(yolos.body.blocks):
@@ -48,7 +50,7 @@ def yolos_structure(model: nn.Module) -> Structure:
     heads = ("body.norm", "class_embed", "bbox_embed")
     structure.segments.append(Segment("heads", lambda value: [yolos.found(*value)], heads, learned=False))
     structure.comparison = Comparison(
-        lambda value: None, lambda value, _: yolos.answers(value[0]), divergence, agreement
+        lambda value: None, lambda value, _: yolos.answers(value[0]), divergence, agreement, likelihood
     )
     return structure
 
@@ -66,7 +68,6 @@ def _block(yolos: Yolos, index: int, block: nn.Module, value: Value) -> Value:
     return yolos.behind(index, block(x), sizes), sizes
 
 
-@torch.no_grad()
 def divergence(exact: Queries, other: Queries) -> Tensor:
     """float64 scalar, nats: KL of the classes, mean over detection tokens, and L1 of the boxes of those that see an
     object. The parts and their equal weights are ours [I]."""
@@ -74,6 +75,17 @@ def divergence(exact: Queries, other: Queries) -> Tensor:
     objects = log_p.argmax(dim=-1) < log_p.shape[-1] - 1
     apart = F.l1_loss(other.boxes[objects].double(), exact.boxes[objects].double(), reduction="sum")
     return (log_p.exp() * (log_p - log_q)).sum() / len(log_p) + apart / max(1, len(exact.boxes[objects]))
+
+
+def likelihood(network: Queries, generator: torch.Generator) -> Tensor:
+    """Σ √w·log p(y|·) over the parts of `divergence`, y drawn from the network's own prediction: a class for each
+    token, and boxes from a Laplace distribution of scale 1, whose negative logarithm the L1 is. See `dense.likelihood`.
+    """
+    objects = network.logits.detach().argmax(dim=-1) < network.logits.shape[-1] - 1
+    boxes = network.boxes[objects]
+    sides = torch.randint(0, 2, boxes.shape, generator=generator).to(boxes) * 2 - 1  # the gradient of |y − box|
+    apart = (boxes * sides).sum() / max(1, len(boxes)) ** 0.5
+    return drawn_class(network.logits, generator) / len(network.logits) ** 0.5 + apart
 
 
 @torch.no_grad()

@@ -79,6 +79,7 @@ class _Objects(Judge):
             self._targets = [exact.dense(v, boxes) for v, boxes in zip(values, self._boxes, strict=True)]
         self.full = Score(0.0, 0.0, 100.0)
 
+    @torch.no_grad()
     def score(self, values: Sequence[Any]) -> Score:
         found = [self._own.dense(value, boxes) for value, boxes in zip(values, self._boxes, strict=True)]
         pairs = list(zip(self._targets, found, strict=True))

@@ -15,23 +15,25 @@ from vitq.models.structure import Segment
 from vitq.steps.reconstruction.loss import LOSSES, weights_of
 from vitq.steps.reconstruction.qdrop import Dropping
 from vitq.steps.reconstruction.segment_task import SegmentTask
+from vitq.steps.value_stream import made
 
 
 def backward(
     segment: Segment,
-    images: Iterable[tuple[Any, Any]],
+    images: Iterable[tuple[Any, Any, tuple[Tensor, ...] | None]],
     count: int,
     loss: str,
     weigh_by: str,
     dropping: Dropping | None,
     cast: Callable[[], AbstractContextManager[object]],
 ) -> Tensor:
-    """Mean loss of `count` images, its gradients added up. images: (inputs, wanted) of each. cast: around each forward.
+    """Mean loss of `count` images, its gradients added up. images: (inputs, wanted, the task's gradient or None) of
+    each. cast: around each forward.
 
     The loss of an image is the sum over the segment's outputs: one for a block, five for a pyramid.
     """
     total: Tensor | None = None
-    for inputs, wanted in images:
+    for inputs, wanted, slopes in images:
         if dropping:
             dropping.draw(segment.forward, inputs)
             dropping.show(0, 1)
@@ -40,8 +42,10 @@ def backward(
         share = (
             torch.stack(
                 [
-                    LOSSES[loss](own, target, weights_of(loss, _first(inputs), target, weigh_by))
-                    for own, target in _learned(segment, inputs, output, wanted)
+                    LOSSES[loss](
+                        own, target, weights_of(loss, _first(inputs), target, weigh_by) if slope is None else slope
+                    )
+                    for own, target, slope in _learned(segment, inputs, output, wanted, slopes)
                 ]
             ).sum()
             / count
@@ -53,12 +57,13 @@ def backward(
     return total
 
 
-def image_of(task: SegmentTask, index: Tensor, drop: float | None, generator: torch.Generator) -> tuple[Any, Any]:
-    """What the segment reads and what it is to give, for the image at a position, int64 (1,). drop: as in `mixed`."""
+def image_of(task: SegmentTask, index: Tensor, drop: float | None, generator: torch.Generator) -> tuple[Any, Any, Any]:
+    """What the segment reads, what it is to give, and the task's gradient or None, for the image at a position, int64
+    (1,). drop: as in `mixed`."""
     inputs = task.noisy.select(index)
     if drop is not None and task.noisy is not task.exact:
         inputs = mixed(inputs, task.exact.select(index), drop, generator)
-    return inputs, task.target.select(index)
+    return inputs, task.target.select(index), None if task.gradient is None else task.gradient.select(index)
 
 
 def mixed(quantized: Any, exact: Any, probability: float, generator: torch.Generator) -> Any:
@@ -75,12 +80,15 @@ def mixed(quantized: Any, exact: Any, probability: float, generator: torch.Gener
     return tuple(one(a, b) for a, b in zip(quantized, exact, strict=True))
 
 
-def _learned(segment: Segment, inputs: Any, output: Any, wanted: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    """What the segment made, with its target, channels last: all but whole numbers and what it hands on as it is."""
-    given = () if isinstance(inputs, Padded) else inputs
-    for own, target in zip(output, wanted, strict=True):
-        if own.is_floating_point() and not any(own is tensor for tensor in given):
-            yield own.float().movedim(segment.channel, -1), target.movedim(segment.channel, -1)
+def _learned(
+    segment: Segment, inputs: Any, output: Any, wanted: Any, slopes: tuple[Tensor, ...] | None
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """What the segment made, with its target and the task's gradient there, channels last."""
+    own = made(inputs, output)
+    targets = [target for value, target in zip(output, wanted, strict=True) if any(value is tensor for tensor in own)]
+    for value, target, slope in zip(own, targets, slopes or [None] * len(own), strict=True):
+        last = None if slope is None else slope.movedim(segment.channel, -1)
+        yield value.float().movedim(segment.channel, -1), target.movedim(segment.channel, -1), last
 
 
 def _first(inputs: Any) -> Tensor:

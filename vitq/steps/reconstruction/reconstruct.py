@@ -103,9 +103,10 @@ class Reconstruct(Step):
             problems.append(Problem(f"loss={self.loss!r}; valid: {', '.join(known)}", "loss", self.loss, known))
         else:
             problems += objective_of(self.loss, self.loss_options)[1]
-        if (self.loss in FISHER or self.loss in OBJECTIVES) and config.task != "classification":
-            valid = [loss for loss in LOSSES if loss not in FISHER]
-            text = f"loss={self.loss}: gradients for task={config.task} are not taken yet; valid: {', '.join(valid)}"
+        refused = {"features": (*FISHER, *OBJECTIVES), "classification": ()}.get(config.task, tuple(OBJECTIVES))
+        if self.loss in refused:
+            valid = [loss for loss in known if loss not in refused]
+            text = f"loss={self.loss} weighs with the gradient of class probabilities; valid: {', '.join(valid)}"
             problems.append(Problem(text, "loss", self.loss, valid))
         if self.micro_batch is not None and self.micro_batch < 1:
             problems.append(bad("micro_batch", self.micro_batch, "a number of images, at least 1, or null"))
