@@ -112,7 +112,7 @@ def test_each_piece_is_seen_on_a_terminal(
         shown.append(number)
 
     monkeypatch.setattr(Counting, "after_each", wait)
-    assert cli.main([*words, "probe=[counting]"]) == 0
+    assert cli.main([*words, "probe.names=[counting]"]) == 0
     assert shown == [1, 2, 3, 4]
 
 
@@ -120,7 +120,7 @@ def test_lines_of_a_file_count_the_pieces(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(display, "_QUIET_SECONDS", -1.0)
-    assert cli.main([*words, "probe=[counting]"]) == 0
+    assert cli.main([*words, "probe.names=[counting]"]) == 0
     said = capsys.readouterr().err
     counts = re.findall(r"probe counting (\d+) piece (\d+)", said)
     assert counts == [(str(number), str(number)) for number in range(1, PIECES + 1)]
@@ -139,9 +139,9 @@ def _end(text: str) -> tuple[int, int, dict[str, int]]:
 
 
 def test_the_closing_sentence_counts_what_became_of_them(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([*words, "probe=[counting]"]) == 0
+    assert cli.main([*words, "probe.names=[counting]"]) == 0
     assert _end(capsys.readouterr().out) == (1, 1, {"done": 1})
-    assert cli.main([*words, "probe=[counting,falling]"]) == 1
+    assert cli.main([*words, "probe.names=[counting,falling]"]) == 1
     assert _end(capsys.readouterr().out) == (2, 1, {"there before": 1, "failed": 1})
-    assert cli.main([*words, "probe=[counting]", "--again", "probe.max_seconds=1e-9"]) == 0
+    assert cli.main([*words, "probe.names=[counting]", "--again", "probe.max_seconds=1e-9"]) == 0
     assert _end(capsys.readouterr().out) == (1, 1, {"not finished within probe.max_seconds": 1})

@@ -16,6 +16,7 @@ from vitq.deploy.packed.packed import save_packed
 from vitq.engine import evaluate, fp_outputs, recipe
 from vitq.engine.memory_cache import MEMORY
 from vitq.job import provenance
+from vitq.job.imports import import_ahead
 from vitq.job.run_log import RunLog
 from vitq.models.load import load_model
 from vitq.probes.probed_model import Subject
@@ -47,6 +48,7 @@ def execute(run_dir: RunDir, progress: Progress, tracker: Tracker, group: str | 
     run_log = RunLog(run_dir, progress)
     try:
         config = Run(run_dir).config
+        import_ahead(config)
         with tracker.run(config, run_dir.signature, group, run_dir) as tracked:
             run_log.begin()
             try:

@@ -39,6 +39,8 @@ class ActivationCache(Protocol):
         """Keep a tensor that nobody changes from now on, where there is room."""
 
 
+# What torch's optimizers import when the first one is made.
+OPTIMIZERS = ("torch._dynamo",)
 # Options that are checked when a step is parsed.
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -133,6 +135,8 @@ class Step(ABC):
     needs_classes: ClassVar[bool] = False
     # Steps that work on detectors too, whose segments give several tensors for each image, of its own size.
     detectors: ClassVar[bool] = False
+    # Modules that its functions import when they are first called; a run imports them before its clock starts.
+    imports: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def run(self, work: Workspace) -> None:

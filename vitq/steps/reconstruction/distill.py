@@ -17,7 +17,7 @@ from vitq.errors import Problem, bad
 from vitq.steps.reconstruction.compiled import begin, forward_of, pays
 from vitq.steps.reconstruction.learn import Learnt
 from vitq.steps.reconstruction.schedule import rate
-from vitq.steps.step import Count, NotNegative, Positive, Step, Workspace, register_step
+from vitq.steps.step import OPTIMIZERS, Count, NotNegative, Positive, Step, Workspace, register_step
 from vitq.steps.stream import ImageStream, Stream, taught
 
 LOG = logging.getLogger("vitq.steps")
@@ -69,6 +69,7 @@ class Distill(Step):
     needs_teacher: ClassVar[bool] = True
     depends_on_bits: ClassVar[bool] = True
     tunes_weights: ClassVar[bool] = True
+    imports: ClassVar[tuple[str, ...]] = OPTIMIZERS
 
     def check(self, config: RunConfig) -> list[Problem]:
         problems = []
