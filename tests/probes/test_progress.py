@@ -92,7 +92,8 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
+def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Terminal]:
+    # After capsys, which puts its own streams in place.
     opened = Terminal()
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "160")
@@ -102,7 +103,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
 
 
 def test_each_piece_is_seen_on_a_terminal(
-    words: list[str], terminal: Terminal, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str], terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The probe goes on only once the terminal shows its last piece."""
     shown: list[int] = []
