@@ -57,7 +57,7 @@ class TrackerConfig:
     dir: folder of offline runs; null: `wandb` in the store.
     tags: of every W&B run.
     log_model: the quantized model becomes an artifact of the W&B run, packed; the run's folder keeps it too.
-    store_url: address under which the run store is served (`vitq report --serve`, or any web server of its folder), as
+    store_url: address under which the run store is served (`vitq serve`, or any web server of its folder), as
         `http://lab:8000`: the notes of W&B runs then have links to the report and to the run's files.
     """
 
