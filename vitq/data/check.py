@@ -134,10 +134,11 @@ def _preprocessing(config: RunConfig) -> list[Problem]:
 def _scale(config: RunConfig) -> list[Problem]:
     """Where mean or std is of pixels up to 255: images would reach the model nearly black."""
     wrong = []
-    for section, part in (("model", config.model), ("data", config.data)):
-        for name, given in (("mean", part.mean), ("std", part.std)):
-            if given is not None and max(given) > 1:
-                key, scaled = f"{section}.{name}", ",".join(f"{value / 255:.4g}" for value in given)
-                text = f"{key}={list(given)}: white is 1, so none is above it; of white as 255 it is {key}=[{scaled}]"
-                wrong.append(Problem(text, key, list(given)))
+    model, data = config.model, config.data
+    means = (("model.mean", model.mean), ("data.mean", data.mean))
+    for key, given in (*means, ("model.std", model.std), ("data.std", data.std)):
+        if given is not None and max(given) > 1:
+            scaled = ",".join(f"{value / 255:.4g}" for value in given)
+            text = f"{key}={list(given)}: white is 1, so none is above it; of white as 255 it is {key}=[{scaled}]"
+            wrong.append(Problem(text, key, list(given)))
     return wrong
