@@ -136,5 +136,5 @@ def work(pause: float) -> int:
         result = made_up(run_dir.signature, config, score, run_log.total(), provenance.peak_memory(), facts)
         return result, sites, None
 
-    execute._engine = lambda: measure  # type: ignore[assignment,return-value]
+    execute._engine = lambda config: measure  # type: ignore[assignment,return-value]
     return worker.main()

@@ -103,6 +103,17 @@ def test_a_home_that_cannot_be_written_is_said_before_anything_starts(
     assert planner.make(compose.load(file, folders)).runs[0].config.cache_dir == str(tmp_path / "home/.cache/vitq")
 
 
+@pytest.mark.parametrize("words", [["status"], ["run", "--dry-run", "tracker=none"], ["list", "methods"]])
+def test_a_current_folder_that_is_gone_is_said(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(words) == 2
+    assert "current folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("key", ["runs_dir", "cache_dir", "tracker.dir"])
 def test_a_url_is_no_folder(engine: FakeEngine, key: str) -> None:
     assert is_about(problem_of(f"{key}=s3://bucket/x"), key, "s3://bucket/x")

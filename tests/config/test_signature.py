@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vitq.config import CalibConfig, DataConfig, MethodConfig, ModelConfig, RunConfig, signature
+from vitq.config import CalibConfig, DataConfig, MethodConfig, ModelConfig, RunConfig, TrackerConfig, signature
 from vitq.config.run import LATER
 
 RAW: dict[str, Any] = {
@@ -116,7 +116,13 @@ def default_of(field: dataclasses.Field[Any]) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-_SECTIONS = [("model", ModelConfig), ("data", DataConfig), ("method", MethodConfig), ("calib", CalibConfig)]
+_SECTIONS = [
+    ("model", ModelConfig),
+    ("data", DataConfig),
+    ("method", MethodConfig),
+    ("calib", CalibConfig),
+    ("tracker", TrackerConfig),
+]
 
 
 @pytest.mark.parametrize(("section", "kind"), _SECTIONS)
@@ -125,8 +131,10 @@ def test_later_keys_are_stored_where_they_are_used(section: str, kind: type) -> 
         "checkpoint_key": "ema",
         "labels": "y.csv",
         "eval_choice": "spread",
+        "white": 4095,
         "held_out": 9,
         "allow_overlap": True,
+        "store_url": "http://lab:8000",
         "short_side": 800,
         "long_side": 1333,
         "scope": "backbone",

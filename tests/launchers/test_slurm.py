@@ -109,6 +109,42 @@ def test_a_time_in_yaml_needs_no_quotes(engine: FakeEngine, tmp_path: Path, writ
     assert Slurm(options(axis, root[1], "launcher.options.time=7200")).options.time == 7200
 
 
+@pytest.mark.parametrize("header", ["", "# @package _global_\n"])
+def test_a_time_in_what_the_defaults_of_a_file_include(engine: FakeEngine, tmp_path: Path, header: str) -> None:
+    """A base of launchers, a base of sweeps beside the sweep, a base of experiments: their times are texts, too."""
+    section = "launcher: {options: {time: 2:00:00}}\n"
+    files = {
+        "conf/launcher/lab.yaml": header + (section if header else "options: {time: 2:00:00}\n"),
+        "conf/launcher/night.yaml": "defaults: [slurm, lab]\noptions: {cpus: 2}\n",
+        "conf/launcher/short.yaml": "defaults: [lab, slurm]\n",
+        "conf/experiment/long.yaml": "# @package _global_\ndefaults: [/times/long]\n",
+        "conf/times/long.yaml": "# @package _global_\n" + section,
+        "sweeps/base.yaml": "defaults: [config, override /launcher: slurm, _self_]\n" + section,
+        "sweeps/mine.yaml": "defaults: [base, _self_]\nsweep: {name: mine}\n",
+        "sweeps/own.yaml": "defaults: [base, _self_]\nsweep: {name: own}\nlauncher: {options: {time: 7200}}\n",
+        "elsewhere/launcher/far.yaml": "defaults: [slurm]\noptions: {time: 2:00:00}\n",
+        "sweeps/far.yaml": f"defaults: [config, override /launcher: far, _self_]\nsweep: {{name: far}}\n"
+        f"hydra: {{searchpath: ['file://{tmp_path}/elsewhere']}}\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    root = compose.root_config()
+
+    def minutes(file: Path, *words: str) -> int:
+        (config,) = compose.configs(compose.load(file, root[1], ["tracker=none", *words]))
+        return Slurm(config.launcher.options).options.time
+
+    assert minutes(root[0], "launcher=night") == 120
+    assert minutes(root[0], "launcher=slurm", "+experiment=long") == 120
+    assert minutes(tmp_path / "sweeps" / "mine.yaml") == 120
+    assert minutes(tmp_path / "sweeps" / "far.yaml") == 120
+    # What counts is the file that wins: a number there is one of minutes.
+    assert minutes(root[0], "launcher=short") == 240
+    assert minutes(tmp_path / "sweeps" / "own.yaml") == 7200
+    assert minutes(tmp_path / "sweeps" / "mine.yaml", "launcher.options.time=7200") == 7200
+
+
 def test_a_machine_without_slurm_says_so(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     words = ["run", "-m", "tracker=none", "launcher=slurm", "bits=w8a8,w4a4"]

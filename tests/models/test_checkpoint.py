@@ -62,6 +62,30 @@ def test_networks_under_one_state_dict(tmp_path: Path) -> None:
     assert same(load(dataclasses.replace(model, checkpoint_key="model")), first)
 
 
+@pytest.mark.parametrize("key", ["state_dict.model", "model.state_dict", "ema.module.weights"])
+def test_weights_under_a_key_within_another(tmp_path: Path, key: str) -> None:
+    state = weights()
+    content: Any = state
+    for part in reversed(key.split(".")):
+        content = {part: content, "epoch": 3}
+    model = _saved(tmp_path / "w.pth", content)
+    assert same(load(model), state)
+    (note,) = _notes(model)
+    assert repr(key) in note
+    content = {"ema": {"student": weights(seed=1), "teacher": state}}
+    with refuses(ModelError, key="model.checkpoint_key", value=None, valid=["ema.student", "ema.teacher"]):
+        load(_saved(tmp_path / "two.pth", content))
+    assert same(load(config(checkpoint=str(tmp_path / "two.pth"), checkpoint_key="ema.teacher")), state)
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_a_pointer_of_git_lfs_is_no_checkpoint(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with refuses(ModelError, key="model.checkpoint", value=str(tmp_path / name)) as raised:
+        load(config(checkpoint=str(tmp_path / name)))
+    assert "git lfs pull" in str(raised.value)
+
+
 def test_one_unusual_key_is_taken_and_several_are_not(tmp_path: Path) -> None:
     state = weights()
     assert same(load(_saved(tmp_path / "a.pth", {"teacher": state, "epoch": 1})), state)

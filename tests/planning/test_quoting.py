@@ -46,6 +46,7 @@ def test_what_is_suggested_can_be_typed_and_is_one_value(value: str) -> None:
         ("data.root=/a=b", "'data.root=\"/a=b\"'"),
         ("data.root=/my (old) data", "'data.root=\"/my (old) data\"'"),
         ("seed = 3", "seed=3"),
+        ("data.name=ab,", "data.name=ab"),
         ('bits.sites={"head.*": 8}', "'bits.sites={head.*: 8}'"),
     ],
 )
@@ -59,6 +60,18 @@ def test_an_override_that_does_not_parse_shows_one_that_does(override: str, mean
     (word,) = shlex.split(meant)
     (cell,) = compose.expand(compose.load(file, folders, [word]))
     assert cell.problem is None
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("seed=0,1,", "seed=0,1"), ("bits=w4a4,,w3a3", "bits=w4a4,w3a3"), ("–-dry-run", "--dry-run")]
+)
+def test_a_comma_too_many_and_a_long_dash(word: str, meant: str) -> None:
+    file, folders = compose.root_config()
+    with pytest.raises(ConfigError) as error:
+        compose.load(file, folders, [word], multirun=True)
+    (problem,) = error.value.problems
+    assert problem.value == word
+    assert problem.endswith(f" {meant}")
 
 
 def test_one_value_with_a_comma_is_shown_quoted() -> None:

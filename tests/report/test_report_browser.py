@@ -125,6 +125,48 @@ def test_the_page_fits_its_width(browser: Any, rich: Store, width: int) -> None:
     assert complaints(browser) == []
 
 
+# Where the legend of every figure, its texts, the plot and the title of its axis lie.
+LEGENDS = """
+const box = (node) => node.getBoundingClientRect().toJSON();
+return [...document.querySelectorAll('.plot')].filter((plot) => plot.querySelector('.legend .traces')).map((plot) => ({
+  id: plot.id, whole: box(plot), box: box(plot.querySelector('.legend .bg')), plot: box(plot.querySelector('.plot')),
+  axis: box(plot.querySelector('.xtitle')), texts: [...plot.querySelectorAll('.legendtext')].map(box),
+  names: [...plot.querySelectorAll('.legendtext')].map((text) => text.textContent)}))
+"""
+
+
+@pytest.mark.parametrize("width", [400, 1000])
+def test_long_names_in_legends_are_whole(browser: Any, tmp_path: Path, width: int) -> None:
+    store = Store(tmp_path / "runs")
+    long = "rols_distill_with_held_out_guard_and_schedule_of_square_roots"
+    signatures = []
+    for index, name in enumerate((long, f"{long}_again", "Unbreakable" * 6, "minmax")):
+        signatures.append(finish(store, config(name), correct(10 * index)))
+        store.run(signatures[-1]).write_sites(sites([4] * 10, index))
+        probe(store.run(signatures[-1]), index)
+    store.write_sweep(SweepRecord(name="demo", signatures=signatures, baseline="minmax"))
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        show(browser, report.build(store, "demo", ["html"])["html"])
+        legends = browser.execute_script(LEGENDS)
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert {"figure-0-0", "figure-0-1", "site-plot", "distribution-plot"} <= {legend["id"] for legend in legends}
+    for legend in legends:
+        whole = legend["whole"]
+        for text in legend["texts"]:
+            assert whole["left"] <= text["left"] < text["right"] <= whole["right"] + 1, legend
+            assert whole["top"] <= text["top"] < text["bottom"] <= whole["bottom"] + 1, legend
+        # It lies above the plot, or below the title of its axis.
+        above = legend["box"]["bottom"] <= legend["plot"]["top"] + 2
+        assert above or legend["box"]["top"] >= legend["axis"]["bottom"] - 2, legend
+        assert legend["plot"]["height"] > 150, legend
+    names = {name for legend in legends for name in legend["names"]}
+    assert any(long in name for name in names), names
+    assert complaints(browser) == []
+
+
 def test_sites_of_two_methods_at_the_same_bits_stand_beside_each_other(browser: Any, tmp_path: Path) -> None:
     store = Store(tmp_path / "runs")
     signatures = []

@@ -55,7 +55,27 @@ def test_a_page_follows_its_runs(address: str, store: Store) -> None:
     assert after["version"] in get(f"{address}/sweep/demo")
 
 
-@pytest.mark.parametrize("path", ["/sweep/none", "/version/none", "/etc/passwd", "/sweep/", "/sweep/..%2F..%2Fx"])
+def test_a_store_is_served_as_by_a_web_server_of_its_folder(address: str, store: Store) -> None:
+    """The links of `tracker.store_url`."""
+    name = store.read_sweep("demo").signatures[0]
+    assert get(f"{address}/sweeps/demo/report.html") == get(f"{address}/sweep/demo")
+    assert get(f"{address}/{name}/") == get(f"{address}/run/{name}/")
+    assert get(f"{address}/{name}/config.yaml") == store.run(name).config_path.read_text()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/sweeps/none/report.html",
+        "/sweeps/demo.json",
+        "/0123456789abcdef/",
+        "/sweep/none",
+        "/version/none",
+        "/etc/passwd",
+        "/sweep/",
+        "/sweep/..%2F..%2Fx",
+    ],
+)
 def test_what_is_not_there_is_said(address: str, path: str) -> None:
     with pytest.raises(urllib.error.HTTPError) as error:
         get(address + path)

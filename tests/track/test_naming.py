@@ -15,7 +15,7 @@ from vitq.config import RunConfig, TrackerConfig, signature
 from vitq.errors import ConfigError
 from vitq.planning import compose, planner
 from vitq.store import Store, SweepRecord
-from vitq.track.naming import variant
+from vitq.track.naming import notes, variant
 from vitq.track.values import config_of
 
 AXES = {
@@ -116,6 +116,32 @@ def test_a_run_of_no_sweep_has_no_variant(tmp_path: Path) -> None:
     assert variant(make_config(tmp_path), None) == ""
 
 
+@pytest.mark.parametrize("address", ["http://lab:8000", "https://lab.org/store/"])
+def test_the_notes_link_to_where_the_store_is_served(tmp_path: Path, address: str) -> None:
+    tracked = make_config(tmp_path, tracker={"store_url": address})
+    assert signature(tracked) == signature(make_config(tmp_path))
+    sweep = SweepRecord(name="a_b c", signatures=[], description="*what* it is")
+    run_dir = Store(tracked.runs_dir).run(signature(tracked))
+    base = address.rstrip("/")
+    files = f"files: [{run_dir.signature}]({base}/{run_dir.signature}/)"
+    assert notes(tracked, run_dir, sweep) == (
+        f"*what* it is\n\nreport: [a\\_b c]({base}/sweeps/a_b%20c/report.html)\n\n{files}"
+    )
+    assert notes(tracked, run_dir, None) == files
+    assert notes(tracked, run_dir, None, "study") is None
+    assert notes(make_config(tmp_path), run_dir, None) is None
+
+
+def test_the_written_notes_have_the_links(tmp_path: Path) -> None:
+    config = make_config(tmp_path, tracker={"store_url": "http://lab:8000"})
+    Store(config.runs_dir).write_sweep(SweepRecord(name="s", signatures=[signature(config)]))
+    execute(config, group="s", top1=70.5)
+    (folder,) = offline_runs(config)
+    (written,) = (entry["run"] for entry in records(folder) if entry["type"] == "run")
+    assert "(http://lab:8000/sweeps/s/report.html)" in written["notes"]
+    assert f"(http://lab:8000/{signature(config)}/)" in written["notes"]
+
+
 @pytest.mark.parametrize(
     ("value", "mode"), [("online", "online"), ("dryrun", "offline"), ("disabled", "disabled"), ("", "offline")]
 )
@@ -128,8 +154,13 @@ def test_wandb_mode_is_honoured(engine: FakeEngine, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("word", "key"), [("tracker.project='a/b'", "tracker.project"), (f"tracker.tags=[{'x' * 65}]", "tracker.tags")]
-)
+    ("word", "key"),
+    [
+        ("tracker.project='a/b'", "tracker.project"), (f"tracker.tags=[{'x' * 65}]", "tracker.tags"),
+        ("tracker.store_url=/data/runs", "tracker.store_url"), ("tracker.store_url='http:lab'", "tracker.store_url"),
+        ("tracker.store_url='http://a b'", "tracker.store_url"),
+    ],
+)  # fmt: skip
 def test_what_wandb_refuses_is_refused_by_the_plan(engine: FakeEngine, word: str, key: str) -> None:
     file, folders = compose.root_config()
     with refuses(ConfigError, key=key):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -89,6 +90,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"vitq {name}: {error} A path begins with ~, and HOME is not set; write it out", file=sys.stderr)
         return 2
     except OSError as error:
+        if not _has_folder():
+            gone = "the current folder was removed or renamed; change into one that is there"
+            print(f"vitq {name}: {gone}", file=sys.stderr)
+            return 2
         if not isinstance(error, BrokenPipeError) and error is not full and not output.is_full(error):
             raise
         # Python would complain once more when it flushes at exit.
@@ -98,6 +103,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = f"the output cannot be written ({error.strerror}); what was computed is in the store, see `vitq status`"
         print(f"vitq {name}: {text}", file=sys.stderr)
         return 1
+
+
+def _has_folder() -> bool:
+    try:
+        os.getcwd()
+        return True
+    except FileNotFoundError:
+        return False
 
 
 def _top() -> argparse.ArgumentParser:

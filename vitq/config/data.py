@@ -26,6 +26,9 @@ class DataConfig:
     workers: threads that decode images. Volatile.
     fingerprint: sha256 over names, sizes and labels of both splits; filled in by the plan, part of the identity.
     mean, std: replace the model's own where set.
+    white: value of white in gray images of 16 bits, which no such file says: 65535 where they use all of the range,
+        4095 for scans of 12 bits. The plan refuses such images without; null in a stored config is 65535, as before
+        there was a choice.
     eval_limit: score only N images of the split; None = all.
     eval_choice: which: `spread` (evenly over the split sorted by class) or `first` (in the dataset's order). The plan
         sets `spread` where nothing is said; null in a stored config is `first`, as before there was a choice.
@@ -45,6 +48,7 @@ class DataConfig:
     num_classes: Annotated[int, Field(ge=2)] = 1000
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    white: Annotated[int, Field(ge=1, le=65535)] | None = None
     batch_size: Annotated[int, Field(ge=1)] = 64
     eval_limit: Annotated[int, Field(ge=1)] | None = None
     eval_choice: Literal["spread", "first"] | None = None

@@ -57,6 +57,8 @@ class TrackerConfig:
     dir: folder of offline runs; null: `wandb` in the store.
     tags: of every W&B run.
     log_model: the quantized model becomes an artifact of the W&B run, packed; the run's folder keeps it too.
+    store_url: address under which the run store is served (`vitq serve`, or any web server of its folder), as
+        `http://lab:8000`: the notes of W&B runs then have links to the report and to the run's files.
     """
 
     name: Literal["none", "wandb"] = "none"
@@ -66,6 +68,7 @@ class TrackerConfig:
     dir: str | None = None
     tags: tuple[str, ...] = ()
     log_model: bool = False
+    store_url: str | None = None
 
 
 @dataclass(frozen=True, config=RULES)
@@ -131,13 +134,23 @@ class RunConfig:
         """Plain dict → (config, []) or (None, problems), one line per bad key."""
         # JSON has no NaN and no infinity: the stored config, and with it the signature, would say null.
         if problems := [
-            Problem(f"{key}={value}: a finite number is needed", key, value) for key, value in _non_finite(raw)
+            Problem(f"{_dotted(keys)}={value}: a finite number is needed", _dotted(keys), value)
+            for keys, value in _leaves(raw)
+            if isinstance(value, float) and not math.isfinite(value)
         ]:
             return None, problems
         try:
-            return _ADAPTER.validate_python(raw), []
+            config = _ADAPTER.validate_python(raw)
         except ValidationError as error:
             return None, config_problems(error, RunConfig)
+        # Python's `true` is 1, and so it is for YAML's `yes` and `on`.
+        known = _ADAPTER.dump_python(config, mode="json")
+        problems = [
+            Problem(f"{_dotted(keys)}={str(value).lower()}: a number is needed", _dotted(keys), value)
+            for keys, value in _leaves(raw)
+            if isinstance(value, bool) and not isinstance(_at(known, keys), bool)
+        ]
+        return (None, problems) if problems else (config, [])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready dict; `parse` of it gives the same config."""
@@ -156,21 +169,32 @@ class RunConfig:
 LATER: dict[str, dict[str, Any]] = {
     "model": {"checkpoint_key": None, "short_side": None, "long_side": None},
     "bits": {"scope": "all"},
-    "data": {"labels": None, "eval_choice": None, "held_out": None, "allow_overlap": False},
+    "data": {"labels": None, "white": None, "eval_choice": None, "held_out": None, "allow_overlap": False},
     "calib": {"ids": None},
     "method": {"rates": "paper", "tune": {}, "tuned": None},
+    "tracker": {"store_url": None},
 }
 
 _ADAPTER: TypeAdapter[RunConfig] = TypeAdapter(RunConfig)
 
 
-def _non_finite(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
-    """Dotted key and value of every NaN and infinity, options of steps and quantizers included."""
+def _dotted(keys: tuple[Any, ...]) -> str:
+    return ".".join(map(str, keys))
+
+
+def _leaves(value: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Keys and value of everything that holds nothing else, options of steps and quantizers included."""
     if isinstance(value, Mapping):
         for name, item in value.items():
-            yield from _non_finite(item, f"{key}.{name}" if key else str(name))
+            yield from _leaves(item, (*keys, name))
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            yield from _non_finite(item, f"{key}.{index}")
-    elif isinstance(value, float) and not math.isfinite(value):
-        yield key, value
+            yield from _leaves(item, (*keys, index))
+    else:
+        yield keys, value
+
+
+def _at(plain: Any, keys: tuple[Any, ...]) -> Any:
+    for key in keys:
+        plain = plain[key if isinstance(plain, list) else str(key)]
+    return plain

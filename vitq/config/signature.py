@@ -59,6 +59,8 @@ def canonical(config: RunConfig) -> dict[str, Any]:
         node.pop(leaf, None)
     if plain["data"].get("eval_choice") == "first":  # what `eval_limit` meant when there was no choice
         del plain["data"]["eval_choice"]
+    if plain["data"].get("white") == 65535:  # what 16 bits meant when there was no choice
+        del plain["data"]["white"]
     if config.model.name.startswith(LOCAL_DIR) and config.model.weights is not None:
         plain["model"]["name"] = LOCAL_DIR
     return plain

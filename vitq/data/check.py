@@ -8,6 +8,7 @@ from vitq.data.facts import describe
 from vitq.data.location import SCENES
 from vitq.data.opening import open_source
 from vitq.data.overlap import overlap
+from vitq.data.pixels import unknown_white
 from vitq.data.scenes import SceneSource
 from vitq.errors import DataError, Problem, bad, shortened, unknown
 
@@ -43,6 +44,7 @@ def problems(config: RunConfig) -> list[Problem]:
         action = "set data.num_classes" if alone else "give data.class_map, or set data.num_classes"
         text = f"data.num_classes={data.num_classes}, but the data has {facts.num_classes} classes; {action}"
         wrong.append(Problem(text, "data.num_classes", data.num_classes, [facts.num_classes]))
+    wrong += _white(config)
     scored = open_source(data, data.scored_split, config.cache_dir)
     if isinstance(scored, SceneSource) and not scored.objects:
         text = f"split {data.eval_split!r} (data.eval_split) holds no objects, so that nothing can be scored"
@@ -65,14 +67,25 @@ def problems(config: RunConfig) -> list[Problem]:
 def warnings(config: RunConfig) -> list[str]:
     """What is done to a run's images that its config does not ask for, a line each. Raises DataError as `describe`."""
     data = config.data
-    splits = dict.fromkeys([data.calib_split, data.scored_split] if config.method.quantizes else [data.scored_split])
     lines = []
-    for split in splits:
+    for split in _splits(config):
         lines += [f"split {split!r}: {line}" for line in open_source(data, split, config.cache_dir).left_out]
     if config.method.quantizes:
         shared, near = overlap(config)
         lines += [line.partition("; name two")[0] for line in (shared, near) if line]
     return lines
+
+
+def _splits(config: RunConfig) -> list[str]:
+    """The splits whose images are looked at."""
+    calibrates = [config.data.calib_split] if config.method.quantizes else []
+    return list(dict.fromkeys([*calibrates, config.data.scored_split]))
+
+
+def _white(config: RunConfig) -> list[Problem]:
+    data = config.data
+    deep = sum(open_source(data, split, config.cache_dir).deep for split in _splits(config))
+    return [unknown_white(None)] if deep and data.white is None else []
 
 
 def _ids(config: RunConfig) -> list[Problem]:
@@ -114,5 +127,18 @@ def _preprocessing(config: RunConfig) -> list[Problem]:
     for key, given in (("model.std", config.model.std), ("data.std", config.data.std)):
         if given is not None and not all(value > 0 for value in given):
             text = f"{key}={list(given)}: every value must be above 0, on the scale where white is 1"
+            wrong.append(Problem(text, key, list(given)))
+    return [*wrong, *_scale(config)]
+
+
+def _scale(config: RunConfig) -> list[Problem]:
+    """Where mean or std is of pixels up to 255: images would reach the model nearly black."""
+    wrong = []
+    model, data = config.model, config.data
+    means = (("model.mean", model.mean), ("data.mean", data.mean))
+    for key, given in (*means, ("model.std", model.std), ("data.std", data.std)):
+        if given is not None and max(given) > 1:
+            scaled = ",".join(f"{value / 255:.4g}" for value in given)
+            text = f"{key}={list(given)}: white is 1, so none is above it; of white as 255 it is {key}=[{scaled}]"
             wrong.append(Problem(text, key, list(given)))
     return wrong

@@ -125,7 +125,11 @@ def _classes(file: Path, split: Listing) -> list[str]:
             raise DataError(text, "data.labels", len(words), [number])
         names = [words[line - 1] for line in lines]
     else:
-        table = {os.path.splitext(row[0])[0]: row[1] for row in rows if len(row) > 1}
+        table: dict[str, str] = {}
+        for stem, name in ((os.path.splitext(row[0])[0], row[1]) for row in rows if len(row) > 1):
+            if table.setdefault(stem, name) != name:
+                text = f"{what} says of image {stem!r} that it is {table[stem]!r}, and that it is {name!r}; remove one"
+                raise DataError(text, "data.labels", stem)
         missing = [name for name, stem in zip(split.names, stems, strict=True) if stem not in table]
         if missing:
             text = f"{what} does not name {len(missing)} images of {split.path!r}: {', '.join(missing[:3])}"

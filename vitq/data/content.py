@@ -9,6 +9,9 @@ from pathlib import Path
 
 from vitq.errors import DataError
 
+# How a file begins that stands for one that Git LFS has not fetched.
+LFS = b"version https://git-lfs"
+
 # Bytes from which reading a file takes longer than a look into the cache.
 _LARGE = 64 * 2**20
 

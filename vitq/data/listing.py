@@ -16,8 +16,9 @@ from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from vitq.data.content import LFS
 from vitq.errors import DataError, shortened
 
 EXTENSIONS = frozenset((".png", ".jpg", ".jpeg"))
@@ -29,6 +30,9 @@ _SHOWN = 3
 _LITTER = frozenset(("thumbs.db", "desktop.ini"))
 # Bytes of a PNG up to its bit depth and colour type.
 _PNG_HEAD = 26
+_PNG = b"\x89PNG\r\n\x1a\n"
+# Bytes below which a file may be a pointer of Git LFS; images are rarely so small.
+_SMALL = 200
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Listing:
     """Images of one split, sorted by name.
 
     path: the split's folder, or the archive and the folder in it. names: paths below it; sizes: in bytes; classes:
-    folder names. sixteen: names of gray images with 16 bits, which are scaled to 8. left_out: what was not taken, in
+    folder names. sixteen: names of gray images with 16 bits. left_out: what was not taken, in
     words. archive: the .tar and where in it each image begins; None for a folder.
     """
 
@@ -61,6 +65,8 @@ class Listing:
 class _Contents:
     images: list[tuple[str, int, str]] = field(default_factory=list)  # path, size, class
     sixteen: set[str] = field(default_factory=set)
+    deep_colours: int = 0
+    see_through: int = 0
     others: Counter[str] = field(default_factory=Counter)
     hidden: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
@@ -114,10 +120,15 @@ def list_folder(path: Path, named: Collection[str] = ()) -> Listing:
         action = "bring back what they point to (`git annex get`, `dvc pull`, a purged scratch), or remove them"
         raise DataError(f"{text}; {action}", value=broken)
     images = [(path[start:], size, label) for part in parts for path, size, label in part.images]
+    pointer = next((path for path, size, _ in images if 0 < size < _SMALL), None)
+    if pointer is not None and _head(os.path.join(folder, pointer)).startswith(LFS):
+        text = f"image {pointer!r} in {folder!r} is a pointer of Git LFS; get the images themselves with `git lfs pull`"
+        raise DataError(text, value=pointer)
     others: Counter[str] = sum((part.others for part in parts), Counter())
     hidden = sorted(path[start:] for path in [*hidden, *(path for part in parts for path in part.hidden)])
     sixteen = frozenset(path[start:] for part in parts for path in part.sixteen)
-    return _listing(folder, images, sixteen=sixteen, left_out=_left_out(others, hidden))
+    special = sum(part.deep_colours for part in parts), sum(part.see_through for part in parts)
+    return _listing(folder, images, sixteen=sixteen, left_out=_left_out(others, hidden, *special))
 
 
 def list_tar(path: Path, split: str) -> Listing:
@@ -151,20 +162,26 @@ def list_tar(path: Path, split: str) -> Listing:
             raise DataError(text, value=name)
         images.append((inside, member.size, os.path.basename(os.path.dirname(inside))))
         begins[inside] = member.offset_data
-    inner_path, left_out = str(path) if top is None else f"{path}:{top}", _left_out(others, hidden)
-    listing = _listing(inner_path, images, left_out=left_out)
+    listing = _listing(str(path) if top is None else f"{path}:{top}", images)
     listing = dataclasses.replace(listing, archive=(str(path), [begins[name] for name in listing.names]))
-    pngs = (i for i, name in enumerate(listing.names) if name.lower().endswith(".png"))
-    deep = frozenset(listing.names[i] for i in pngs if _is_sixteen(listing.read(i)[:_PNG_HEAD]))
-    return dataclasses.replace(listing, sixteen=deep)
+    pngs = [i for i, name in enumerate(listing.names) if name.lower().endswith(".png")]
+    heads = {listing.names[i]: listing.read(i)[:_PNG_HEAD] for i in pngs}
+    kinds = {name: _deep(head) for name, head in heads.items()}
+    special = sum(kind == "colour" for kind in kinds.values()), sum(map(_has_alpha, heads.values()))
+    gray = frozenset(name for name, kind in kinds.items() if kind == "gray")
+    return dataclasses.replace(listing, sixteen=gray, left_out=_left_out(others, hidden, *special))
 
 
 def _listing(path: str, images: list[tuple[str, int, str]], **more: Any) -> Listing:
-    """The images (name, size, class), sorted by name. Raises DataError where there is none."""
+    """The images (name, size, class), sorted by name. Raises DataError where there is none, or an empty one."""
     if not images:
         valid = sorted(EXTENSIONS)
         text = f"no image below {path!r}; expected <class folder>/<name> with one of {', '.join(valid)}"
         raise DataError(text, value=path, valid=valid)
+    if empty := sorted(name for name, size, _ in images if not size):
+        text = f"{path!r}: {len(empty)} images are empty files: {shortened(empty, _SHOWN)}"
+        action = "copy them again (a transfer that broke off, a full disk or quota), or take them out of the split"
+        raise DataError(f"{text}; {action}", value=empty)
     names, sizes, classes = (list(column) for column in zip(*sorted(images), strict=True))
     return Listing(path, names, sizes, classes, **more)
 
@@ -223,8 +240,12 @@ def _look(folder: str, top: str) -> _Contents:
             contents.hidden.append(entry.path)
         elif suffix in EXTENSIONS and stat.S_ISREG(facts.st_mode):
             contents.images.append((entry.path, facts.st_size, label))
-            if suffix == ".png" and _is_sixteen(_head(entry.path)):
+            head = _head(entry.path) if suffix == ".png" else b""
+            deep = _deep(head)
+            contents.see_through += _has_alpha(head)
+            if deep == "gray":
                 contents.sixteen.add(entry.path)
+            contents.deep_colours += deep == "colour"
         elif not entry.name.startswith(".") and entry.name.lower() not in _LITTER:
             contents.others[suffix or "no suffix"] += 1
     return contents
@@ -239,13 +260,24 @@ def _head(path: str) -> bytes:
         raise DataError(text, value=path) from error
 
 
-def _is_sixteen(head: bytes) -> bool:
-    """Whether a PNG that begins so is gray (colour type 0) with 16 bits: bytes 24 and 25, in the IHDR chunk."""
-    return head[:8] == b"\x89PNG\r\n\x1a\n" and head[24:26] == b"\x10\x00"
+def _deep(head: bytes) -> Literal["gray", "colour"] | None:
+    """What a PNG that begins so has 16 bits of: its depth and colour type (0: gray) are bytes 24 and 25, in IHDR."""
+    if head[:8] != _PNG or head[24:25] != b"\x10":
+        return None
+    return "gray" if head[25:26] == b"\x00" else "colour"
 
 
-def _left_out(others: Counter[str], hidden: list[str]) -> tuple[str, ...]:
+def _has_alpha(head: bytes) -> bool:
+    """Whether a PNG that begins so says for each pixel how far one sees through it: colour types 4 and 6."""
+    return head[:8] == _PNG and head[25:26] in (b"\x04", b"\x06")
+
+
+def _left_out(others: Counter[str], hidden: list[str], deep_colours: int, see_through: int) -> tuple[str, ...]:
     words = []
+    if see_through:
+        words.append(f"{see_through} images are transparent in places; the colours below are read, transparency is not")
+    if deep_colours:
+        words.append(f"{deep_colours} images have 16 bits for each colour; the upper 8 are read, 65535 is white")
     if others:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
         number = sum(others.values())

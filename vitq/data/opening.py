@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 from functools import lru_cache
@@ -23,6 +24,9 @@ from vitq.data.source import Source
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+# The largest value of 16 bits.
+_WHITE = 65535
+
 
 def open_source(data: DataConfig, split: str, cache_dir: str | Path | None = None) -> Source:
     """The images of one split; no torch for digits, folders and archives.
@@ -30,6 +34,13 @@ def open_source(data: DataConfig, split: str, cache_dir: str | Path | None = Non
     cache_dir: where hashes of large files are kept. Raises DataError: missing root, split or package, a class map or
     label file that does not fit, or an unknown number of images.
     """
+    source = copy.copy(_open(data, split, cache_dir))  # what lies there is shared; what its white is, is not
+    # Where they are counted, the plan has asked, and a stored config without an answer is older than the question.
+    source.white = data.white or (_WHITE if source.deep else None)
+    return source
+
+
+def _open(data: DataConfig, split: str, cache_dir: str | Path | None) -> Source:
     kind = form(data)
     if kind == "digits":
         scans = digits.Digits(split)
@@ -83,7 +94,8 @@ def _listed(
         np.array([listed.sizes[index] for index in order]),
         len(classes) if classes else len(label_of),
         frozenset(label_of),
-        listed.left_out + _scaled(listed),
+        listed.left_out,
+        len(listed.sixteen),
     )
 
 
@@ -94,7 +106,3 @@ def _fingerprint(listed: Listing, label_of: dict[str, int], archive: str) -> str
         depth = "\0" + "16" if name in listed.sixteen else ""
         content.update(f"{name}\0{size}\0{label_of[label]}{depth}\n".encode("utf-8", "surrogateescape"))
     return content.hexdigest()[:16]
-
-
-def _scaled(listed: Listing) -> tuple[str, ...]:
-    return (f"{len(listed.sixteen)} gray images of 16 bits are scaled to 8 (divided by 257)",) if listed.sixteen else ()

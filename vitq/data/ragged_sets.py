@@ -41,6 +41,8 @@ def ragged_set(
     Raises DataError for images that are not those of `content`, or cannot be decoded.
     """
     plain = {"version": VERSION, "content": content, "choice": choice, "sides": [model.short_side, model.long_side]}
+    if data.white not in (None, 65535):
+        plain["white"] = data.white
     key = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:32]
     path = Path(cache_dir).expanduser() / "images" / f"ragged-{key}"
     found = _mapped(path)

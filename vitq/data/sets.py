@@ -151,7 +151,7 @@ def _image_set(
     model: ModelConfig, data: DataConfig, order: _Order, cache_dir: str | Path, progress: Progress, planned: str | None
 ) -> ImageSet:
     content = planned or open_source(data, order.split, cache_dir).fingerprint
-    key = _key(model, order, content)
+    key = _key(model, order, content, data.white)
     path = Path(cache_dir).expanduser() / "images" / key
     arrays = _mapped(path)
     if arrays is None:
@@ -165,7 +165,7 @@ def _image_set(
     return ImageSet(*arrays, (data.mean or model.mean)[:channels], (data.std or model.std)[:channels], key)
 
 
-def _key(model: ModelConfig, order: _Order, content: str) -> str:
+def _key(model: ModelConfig, order: _Order, content: str, white: int | None) -> str:
     plain = {
         "version": VERSION,
         "content": content,
@@ -177,6 +177,8 @@ def _key(model: ModelConfig, order: _Order, content: str) -> str:
     }
     if model.image_shape[0] != 3:
         plain["channels"] = model.image_shape[0]
+    if white not in (None, 65535):
+        plain["white"] = white
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:32]
 
 

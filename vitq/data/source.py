@@ -22,10 +22,12 @@ class Source:
     labels: int64 (N,). fingerprint: 16 hex digits that stand for all images and labels. image: position → PIL image.
     name: position → what to call it. read, sizes: the stored bytes of an image and how many they are, where they can be
     asked without decoding it. classes: how many labels exist, None: not known; names: its class folders.
-    left_out: what of the split is not taken, in words.
+    left_out: what of the split is not taken, in words. deep: how many images are known to be gray with 16 bits, before
+    they are read. white: the value of white in such images; None: not known.
     """
 
     threads = True  # whether `image` may run in several
+    white: int | None = None
 
     def __init__(
         self,
@@ -38,6 +40,7 @@ class Source:
         classes: int | None = None,
         names: frozenset[str] = frozenset(),
         left_out: tuple[str, ...] = (),
+        deep: int = 0,
     ):
         self.labels = np.asarray(labels, dtype=np.int64)
         self.fingerprint = fingerprint
@@ -45,7 +48,7 @@ class Source:
         self.name = name or (lambda index: f"number {index}")
         self.read, self.sizes = read, sizes
         self.digests: dict[int, bytes] = {}  # of stored bytes, as far as somebody asked
-        self.classes, self.names, self.left_out = classes, names, left_out
+        self.classes, self.names, self.left_out, self.deep = classes, names, left_out, deep
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,8 +57,10 @@ class Source:
         """Image at a position, `RGB` or `L`. Raises DataError naming the file when it cannot be decoded."""
         assert self._image is not None
         try:
-            return to_mode(self._image(index), mode)
-        except (OSError, SyntaxError, ValueError) as error:
+            return to_mode(self._image(index), mode, self.white)
+        except (DataError, MemoryError):
+            raise
+        except Exception as error:  # each decoder has its own errors for a broken or an enormous image
             text = f"image {self.name(index)} cannot be decoded: {error}; replace it or take it out of the split"
             raise DataError(text, value=self.name(index)) from error
 
@@ -77,7 +82,11 @@ class StreamedSource(Source):
         slots = {int(index): slot for slot, index in enumerate(indices)}
         for index, (image, label) in enumerate(self._dataset):
             if index in slots:
-                yield slots.pop(index), to_mode(image, mode), int(label)
+                try:
+                    yield slots.pop(index), to_mode(image, mode, self.white), int(label)
+                except ValueError as error:
+                    text = f"image {self.name(index)} of the stream cannot be used: {error}"
+                    raise DataError(text, value=self.name(index)) from error
             if not slots:
                 return
         text = (

@@ -25,10 +25,10 @@ def execute(run_dir: RunDir, progress: Progress, tracker: Tracker, group: str | 
     Raises whatever stopped the run, after it is recorded in `status.json` and `log.txt`. Nothing partial is visible:
     the sites and the predictions are written before `result.json`, and only that file makes a run done.
     """
-    measured = _engine()  # imported before the clock starts
     run_log = RunLog(run_dir, progress)
     try:
         config = Run(run_dir).config
+        measured = _engine(config)
         with tracker.run(config, run_dir.signature, group, run_dir) as tracked:
             run_log.begin()
             try:
@@ -50,9 +50,12 @@ def execute(run_dir: RunDir, progress: Progress, tracker: Tracker, group: str | 
         raise
 
 
-def _engine() -> Callable[[RunConfig, RunDir, RunLog], tuple[Result, pd.DataFrame, QuantizedModel]]:
+def _engine(config: RunConfig) -> Callable[[RunConfig, RunDir, RunLog], tuple[Result, pd.DataFrame, QuantizedModel]]:
+    """What measures a run, with all that it imports: a run's seconds are those of its work."""
+    from vitq.job.imports import import_ahead
     from vitq.job.measure import measured
 
+    import_ahead(config)
     return measured
 
 

@@ -28,7 +28,7 @@ from vitq.quant.per_image import Batch, Extrema, Percentile, PerImageUniform
 from vitq.quant.predictor import Predicted, Predictor
 from vitq.quant.site import Site, watching
 from vitq.quant.uniform import UniformQuantizer
-from vitq.steps.step import Count, Network, NotNegative, Step, Workspace, register_step
+from vitq.steps.step import OPTIMIZERS, Count, Network, NotNegative, Step, Workspace, register_step
 
 # Factors that an image's best one is searched among, beside 1: evenly spaced in the logarithm over the clamp.
 _TRIED = 24
@@ -70,6 +70,7 @@ class PredictScales(Step):
     last: ClassVar[bool] = True
     needs_classes: ClassVar[bool] = True
     no_detectors: ClassVar[str] = "it reads class probabilities"
+    imports: ClassVar[tuple[str, ...]] = OPTIMIZERS
 
     def check(self, config: RunConfig) -> list[Problem]:
         problems: list[Problem] = []

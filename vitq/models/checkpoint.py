@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitq.data.content import LFS
 from vitq.errors import ModelError, Problem, first_line, shortened, unknown
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 _SHOWN = 5  # keys named in an error
 # Where training scripts put the weights, in timm's order.
 _USUAL = ("state_dict", "model")
+# Keys above another one, at most.
+_DEPTH = 2
 
 
 def fitting(network: nn.Module, path: Path, key: str | None) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -56,24 +59,26 @@ def _read(path: Path, key: str | None) -> tuple[dict[str, torch.Tensor], list[st
     from timm.models import clean_state_dict
 
     content = _load(path)
-    holders = [name for name, value in content.items() if isinstance(name, str) and _has_tensors(value)]
+    direct = [name for name, value in content.items() if isinstance(name, str) and _has_tensors(value)]
+    holders = direct or list(_holders(content))
     notes = []
     if key is not None:
         state: Any = _under(content, key, path, holders)
     elif _has_tensors(content):
         state = content
     else:
-        usual = [name for name in _USUAL if name in holders] or holders
+        usual = [name for name in holders if {*name.split(".")} <= {*_USUAL}] or holders
+        usual.sort(key=lambda name: _USUAL.index(name) if name in _USUAL else len(_USUAL))
         if len(usual) > 1 and usual[0] not in _USUAL:
             text = f"checkpoint {str(path)!r} holds weights under {', '.join(holders)}"
             raise ModelError(f"{text}; set model.checkpoint_key to one", "model.checkpoint_key", valid=holders)
-        state = content[usual[0]] if usual else {}
+        state = _under(content, usual[0], path, holders) if usual else {}
         if others := [name for name in holders if name != usual[0]]:
             notes.append(
                 f"the weights under {usual[0]!r} are read, those under {', '.join(others)} are not; "
                 f"model.checkpoint_key={others[0]} reads the others"
             )
-        elif usual and usual[0] not in _USUAL:
+        elif usual and usual[0] not in _USUAL:  # also one within another: `state_dict.model`
             notes.append(f"the weights under {usual[0]!r} are read")
     tensors = {n: value for n, value in clean_state_dict(dict(state)).items() if isinstance(value, torch.Tensor)}
     if not tensors:
@@ -96,6 +101,9 @@ def _load(path: Path) -> Mapping[Any, Any]:
         return content if isinstance(content, Mapping) else {}
     except Exception as error:  # safetensors, zip and pickle each have their own errors for a broken file
         reason = f"{type(error).__name__}: {first_line(error, 'no message')}"
+        if path.is_file() and path.read_bytes()[: len(LFS)] == LFS:
+            text = f"checkpoint {str(path)!r} is a pointer of Git LFS; get the weights themselves with `git lfs pull`"
+            raise ModelError(text, "model.checkpoint", str(path)) from error
         raise ModelError(
             f"checkpoint {str(path)!r} cannot be read as weights ({reason}); give a safetensors file, or a .pth that "
             'torch.load(weights_only=True) accepts. A file that you trust is turned into one by: python -c "import '
@@ -125,6 +133,16 @@ def _has_tensors(value: Any) -> bool:
     return isinstance(value, Mapping) and any(isinstance(item, torch.Tensor) for item in value.values())
 
 
+def _holders(content: Mapping[Any, Any], above: str = "") -> Iterator[str]:
+    """Dotted keys of what holds tensors in some depth."""
+    for name, value in content.items():
+        if isinstance(name, str) and isinstance(value, Mapping):
+            if _has_tensors(value):
+                yield above + name
+            elif above.count(".") < _DEPTH:
+                yield from _holders(value, f"{above}{name}.")
+
+
 def _under(content: Mapping[Any, Any], key: str, path: Path, holders: list[str]) -> Mapping[str, Any]:
     """What lies under a key, `a.b` for one in another, or the names that begin with it. Raises ModelError."""
     node: Any = content
@@ -132,7 +150,7 @@ def _under(content: Mapping[Any, Any], key: str, path: Path, holders: list[str])
         node = node.get(part) if isinstance(node, Mapping) else None
     if _has_tensors(node):
         return dict(node)
-    for names in (content, *(content[name] for name in _USUAL if name in holders)):
+    for names in (content, *(content[name] for name in _USUAL if _has_tensors(content.get(name)))):
         below = {name[len(key) + 1 :]: value for name, value in names.items() if str(name).startswith(f"{key}.")}
         if _has_tensors(below):
             return below

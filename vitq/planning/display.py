@@ -106,7 +106,7 @@ class _Lines(Progress):
         if time.monotonic() - self._last < _QUIET_SECONDS:
             return
         self._last = time.monotonic()
-        count = f" {self._done}/{self._total}" if self._total else ""
+        count = f" {self._done}/{self._total}" if self._total else f" {self._done}" if self._done else ""
         self._show._print_line(self._run, f"[dim]{escape(f'{self._stage}{count} {note}'.rstrip())}[/]", ahead=1)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from vitq.config.search_path import ConfigPath
+from vitq.config.search_path import SUFFIXES, ConfigPath
 
 # What YAML 1.1 takes for a number to the base 60, and people for a time: `2:00:00` is read as 7200.
 _TO_THE_BASE_60 = re.compile(r"[-+]?\d+(:[0-5]?\d)+(\.\d*)?")
@@ -70,21 +70,69 @@ def as_written(value: Any, places: Iterable[tuple[Path, str]]) -> Any:
 def _candidates(
     key: str, primary: Path, search_path: ConfigPath, choices: Mapping[str, str]
 ) -> Iterator[tuple[Path, str]]:
-    """Files that may have a key, and the key in each, the one that counts first."""
-    yield primary, key
+    """Files that may have a key, and the key in each, the one that counts first.
+
+    Behind each file come those that its own defaults list includes by name (`defaults: [base, _self_]`).
+    """
+
+    def lookup(group: str, option: str) -> Path | None:
+        known = search_path.file(group, option)
+        if known is not None:
+            return known
+        folders = [primary.parent, *_own_searchpath(primary)]
+        files = (folder / group / f"{option}{suffix}" for folder in folders for suffix in SUFFIXES)
+        return next((file for file in files if file.is_file()), None)
+
+    def places(file: Path, group: str, package: str, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, str]]:
+        package = "" if _GLOBAL.match(_text(file)) else package
+        names = _included(file)
+        for name in reversed(names if "_self_" in names else [*names, "_self_"]):
+            if name == "_self_":
+                if not package or key.startswith(f"{package}."):
+                    yield file, key.removeprefix(f"{package}.") if package else key
+                continue
+            path, _, other = name.partition("@")
+            folder, _, option = path.lstrip("/").rpartition("/")
+            inner = folder if path.startswith("/") else "/".join(filter(None, (group, folder)))
+            below = lookup(inner, option)
+            if below is None or below == root or below in (file, *above):
+                continue
+            own = {"": inner.replace("/", "."), "_global_": "", "_here_": package}.get(other)
+            if own is None:
+                own = ".".join(filter(None, (package, other)))
+            yield from places(below, inner, own, (*above, file))
+
+    root = search_path.file("", "config")
     parts = key.split(".")
+    yield from places(primary, "", "")
     for group, option in choices.items():
-        file = search_path.file(group, option)
+        file = lookup(group, option)
         if file is not None and _GLOBAL.match(_text(file)):
-            yield file, key
+            yield from places(file, group, "")
     for count in range(len(parts) - 1, 0, -1):
         group = "/".join(parts[:count])
-        file = search_path.file(group, choices[group]) if group in choices else None
+        file = lookup(group, choices[group]) if group in choices else None
         if file is not None:
-            yield file, ".".join(parts[count:])
-    root = search_path.file("", "config")
+            yield from places(file, group, ".".join(parts[:count]))
     if root is not None and root != primary:
         yield root, key
+
+
+def _included(file: Path) -> list[str]:
+    """The entries of a file's defaults list that are plain names, in order: `base`, `/group/base`, `_self_`."""
+    return _texts(_read(file), "defaults")
+
+
+def _own_searchpath(primary: Path) -> list[Path]:
+    """The folders of a primary config's own `hydra.searchpath`."""
+    return [Path(url.removeprefix("file://")) for url in _texts(_read(primary), "hydra.searchpath")]
+
+
+def _texts(node: yaml.Node | None, key: str) -> list[str]:
+    """The plain texts in the list at a dotted key; [] where it has none."""
+    found = _find(node, key)
+    items = found[1].value if found is not None and isinstance(found[1], yaml.SequenceNode) else []
+    return [str(item.value) for item in items if isinstance(item, yaml.ScalarNode)]
 
 
 def _text(file: Path) -> str:

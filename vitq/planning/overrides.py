@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -115,6 +116,11 @@ def parse_axes(
 def _unreadable(error: HydraException, text: str) -> str:
     """Why the grammar does not read an override, and what was probably meant."""
     why = first_line(error)
+    if text[:1] in "–—" and text:
+        return f"it begins with a long dash, as word processors write it; meant is probably --{text.lstrip('–—-')}"
+    key, _, value = text.partition("=")
+    if re.fullmatch(r"[\w.+-]*(,[\w.+-]*)+", value) and "" in (listed := value.split(",")):
+        return f"a value is missing beside a comma; without it: {key}={','.join(filter(None, listed))}"
     if why.startswith("Lexer"):
         why = "it has a sign that a value without quotes cannot have"
     meant = as_meant(text)

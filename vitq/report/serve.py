@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
@@ -113,7 +114,12 @@ def server(store: Store, host: str, port: int) -> ThreadingHTTPServer:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            path = unquote(urlsplit(self.path).path)
+            asked = path = unquote(urlsplit(self.path).path)
+            # As a web server of the store's folder has it: `tracker.store_url` may lead to either.
+            if report_of := re.fullmatch(r"/sweeps/([^/]+)/report\.html", path):
+                path = f"/sweep/{report_of[1]}"
+            elif re.match(r"/[0-9a-f]{16}/", path):
+                path = f"/run{path}"
             routes: dict[str, Callable[[str], tuple[str | bytes, str]]] = {
                 "run": pages.run,
                 "sweep": lambda name: (pages.sweep(name), "text/html"),
@@ -128,7 +134,7 @@ def server(store: Store, host: str, port: int) -> ThreadingHTTPServer:
                 elif kind in routes and name:
                     self._answer(*routes[kind](name))
                 else:
-                    self._answer(f"no page {path}; / lists the sweeps\n", "text/plain", HTTPStatus.NOT_FOUND)
+                    self._answer(f"no page {asked}; / lists the sweeps\n", "text/plain", HTTPStatus.NOT_FOUND)
             except StoreError as error:
                 self._answer(f"{error}\n", "text/plain", HTTPStatus.NOT_FOUND)
             except BrokenPipeError:

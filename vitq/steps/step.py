@@ -39,6 +39,8 @@ class ActivationCache(Protocol):
         """Keep a tensor that nobody changes from now on, where there is room."""
 
 
+# What torch's optimizers import when the first one is made.
+OPTIMIZERS = ("torch._dynamo",)
 # Options that are checked when a step is parsed.
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -135,6 +137,8 @@ class Step(ABC):
     detectors: ClassVar[bool] = False
     # Why it does not, for the plan.
     no_detectors: ClassVar[str] = "its images have one size"
+    # Modules that its functions import when they are first called; a run imports them before its clock starts.
+    imports: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def run(self, work: Workspace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import quote, urlsplit
 
 from vitq.config import RunConfig, TrackerConfig
 from vitq.config.labels import run_label
@@ -28,6 +29,10 @@ def refused(tracker: TrackerConfig) -> list[Problem]:
     for tag in tracker.tags:
         if not 1 <= len(tag) <= TAG:
             problems.append(bad("tracker.tags", tag, f"a tag of W&B has 1 to {TAG} characters"))
+    address = urlsplit(tracker.store_url or "http://unset")
+    if address.scheme not in ("http", "https") or not address.netloc or re.search(r"[\s()<>]", tracker.store_url or ""):
+        why = "the address of a web server, as http://lab:8000; null: no links"
+        problems.append(bad("tracker.store_url", tracker.store_url, why))
     return problems
 
 
@@ -56,12 +61,26 @@ def variant(config: RunConfig, sweep: SweepRecord | None) -> str:
     return ", ".join(found)
 
 
-def notes(sweep: SweepRecord | None) -> str | None:
-    """What the sweep says of itself, and where its report lies in the store; no path of this machine."""
-    if sweep is None:
-        return None
-    report = f"report: sweeps/{sweep.name}/report.html in the run store (vitq report {sweep.name})"
-    return f"{sweep.description}\n\n{report}".strip()
+def notes(config: RunConfig, run_dir: RunDir, sweep: SweepRecord | None, title: str | None = None) -> str | None:
+    """Markdown: what the sweep says of itself, its report and the run's files. None where there is nothing to say.
+
+    Links where the store is served (`tracker.store_url`); else places in the store, never paths of this machine, which
+    no other one could follow. title: of what is no run of a sweep, but a study.
+    """
+    address, name = (config.tracker.store_url or "").rstrip("/"), run_dir.signature
+    lines = [] if sweep is None else [sweep.description]
+    if sweep is not None:
+        link = f"[{_escaped(sweep.name)}]({address}/sweeps/{quote(sweep.name)}/report.html)"
+        plain = f"sweeps/{sweep.name}/report.html in the run store (`vitq report {sweep.name}`)"
+        lines.append(f"report: {link if address else plain}")
+    if address and title is None:
+        lines.append(f"files: [{name}]({address}/{name}/)")
+    return "\n\n".join(filter(None, lines)) or None
+
+
+def _escaped(text: str) -> str:
+    """As Markdown shows it within a link's text."""
+    return re.sub(r"([\\`*_\[\]<>])", r"\\\1", text)
 
 
 def name_of(config: RunConfig, sweep: SweepRecord | None) -> str:

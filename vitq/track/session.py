@@ -89,7 +89,7 @@ class WandbSession(TrackedRun):
             run_id = mirror_record.run_id(run_dir.signature, generation)
             try:
                 sweep = None if title else naming.sweep_of(run_dir, group)
-                run = _init(config, run_dir.signature, run_id, group, mode, sweep, title)
+                run = _init(config, run_dir, run_id, group, mode, sweep, title)
                 break
             except Exception as error:  # noqa: BLE001 - W&B documents no base class, and the run must go on
                 if mode == "online" and id_is_taken(str(error)) and generation < first + mirror_record.GENERATIONS:
@@ -199,7 +199,7 @@ def _no_debug_level() -> Iterator[None]:
 @_no_debug_level()
 def _init(
     config: RunConfig,
-    signature: str,
+    run_dir: RunDir,
     run_id: str,
     group: str | None,
     mode: str,
@@ -226,11 +226,11 @@ def _init(
         mode=mode,  # type: ignore[arg-type]
         id=run_id,
         name=title[: naming.NAME] if title else naming.name_of(config, sweep),
-        notes=naming.notes(sweep),
+        notes=naming.notes(config, run_dir, sweep, title),
         group=group,
         job_type="tune" if title else "ptq" if quantizes else "fp32",
         tags=list(dict.fromkeys(tag[: naming.TAG] for tag in tags)),
-        config=config_of(config, signature, variant),
+        config=config_of(config, run_dir.signature, variant),
         # The default returns the run that is already open in this process, and drops our config.
         reinit="create_new",
         settings=wandb.Settings(

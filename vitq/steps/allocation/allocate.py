@@ -67,6 +67,7 @@ class Allocate(Step):
     detectors: ClassVar[bool] = True
     allocates_bits: ClassVar[bool] = True
     needs_classes: ClassVar[bool] = True
+    imports: ClassVar[tuple[str, ...]] = ("scipy.optimize", "scipy.sparse")
 
     def check(self, config: RunConfig) -> list[Problem]:
         problems: list[Problem] = []

@@ -21,7 +21,7 @@ from vitq.steps.reconstruction.distill_objects import ObjectLesson
 from vitq.steps.reconstruction.learn import Learnt
 from vitq.steps.reconstruction.loss import divergence
 from vitq.steps.reconstruction.schedule import rate
-from vitq.steps.step import Count, NotNegative, Positive, Step, Workspace, register_step
+from vitq.steps.step import OPTIMIZERS, Count, NotNegative, Positive, Step, Workspace, register_step
 from vitq.steps.stream import ImageStream, Stream, taught
 
 LOG = logging.getLogger("vitq.steps")
@@ -75,6 +75,7 @@ class Distill(Step):
     depends_on_bits: ClassVar[bool] = True
     tunes_weights: ClassVar[bool] = True
     detectors: ClassVar[bool] = True
+    imports: ClassVar[tuple[str, ...]] = OPTIMIZERS
 
     def check(self, config: RunConfig) -> list[Problem]:
         problems = []

@@ -25,7 +25,7 @@ from vitq.steps.reconstruction.objective import OBJECTIVES, Measure, objective_o
 from vitq.steps.reconstruction.qdrop import Dropping
 from vitq.steps.reconstruction.schedule import anneal, schedule_of
 from vitq.steps.reconstruction.segment_task import SegmentTask, batches
-from vitq.steps.step import Count, Network, NotNegative, Share, Step, Workspace, register_step
+from vitq.steps.step import OPTIMIZERS, Count, Network, NotNegative, Share, Step, Workspace, register_step
 from vitq.steps.stream import ImageStream, Stream, taught, through
 from vitq.steps.value_stream import ValueStream
 
@@ -95,6 +95,7 @@ class Reconstruct(Step):
     depends_on_bits: ClassVar[bool] = True
     tunes_weights: ClassVar[bool] = True
     detectors: ClassVar[bool] = True
+    imports: ClassVar[tuple[str, ...]] = OPTIMIZERS
 
     def check(self, config: RunConfig) -> list[Problem]:
         problems: list[Problem] = []

@@ -1,0 +1,35 @@
+"""What is no number is not taken for one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.errors import is_about
+from vitq.config import RunConfig
+
+RAW: dict[str, Any] = {
+    "model": {"name": "vit_tiny_patch16_224"},
+    "data": {"name": "digits", "dataset": "digits"},
+    "method": {"name": "m", "kinds": {"default": {}}, "steps": {"a": {"do": "calibrate", "enabled": True}}},
+}
+
+
+@pytest.mark.parametrize("key", ["seed", "calib.size", "data.workers", "model.crop_pct", "probe.max_seconds"])
+def test_true_is_no_number(key: str) -> None:
+    """YAML's `yes`, `on` and `true`, which Python counts as 1."""
+    *sections, leaf = key.split(".")
+    raw = {**RAW, **{section: {**RAW.get(section, {}), leaf: True} for section in sections}}
+    raw = raw if sections else {**RAW, leaf: True}
+    config, (problem,) = RunConfig.parse(raw)
+    assert config is None
+    assert is_about(problem, key, True)
+
+
+def test_true_stays_what_it_is_where_it_is_one() -> None:
+    raw = {**RAW, "keep_model": True, "calib": {"balanced": False}, "launcher": {"options": {"exclusive": True}}}
+    config, problems = RunConfig.parse(raw)
+    assert config is not None, problems
+    assert (config.keep_model, config.calib.balanced, config.launcher.options) == (True, False, {"exclusive": True})
+    assert config.method.steps["a"]["enabled"] is True
