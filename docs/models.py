@@ -28,6 +28,25 @@ TRANSFORMERS = (
 # How many of them worked with vitq 0.1.0, before the families of 2026 were added; measured by this script.
 BEFORE = (160, 588)
 
+# Why classes without a family are left out, by class.
+LEFT_OUT = {
+    "CoaT": "no matrix of attention: keys are multiplied by values first; scales of tokens run beside each other",
+    "ConVit": "attention is a learned mixture of two softmaxes, one of them of positions alone",
+    "CrossVit": "two streams of tokens, which exchange their class tokens",
+    "GlobalContextVit": "queries of a stage come from convolutions over the whole map, beside the stream of tokens",
+    "HieraDet": "a backbone of a segmenter: queries pooled on maps in windows, no classifier",
+    "MetaFormer": "most of these have no attention: tokens are mixed by pooling or convolutions",
+    "MultiScaleVit": "query, key and value are pooled by convolutions, and queries are added to what attention gives",
+    "NaFlexVit": "takes patches and their coordinates in place of images",
+    "Nest": "attention over a fifth dimension, blocks of tokens; nothing else stands in the way",
+    "NextViT": "most blocks are convolutions by groups; keys and values are pooled with a batch norm behind",
+    "PyramidVisionTransformerV2": "keys and values of a map that convolutions or pooling made smaller",
+    "Twins": "keys and values of a map that convolutions made smaller, and position embeddings by convolutions",
+    "VisionTransformerSAM": "a backbone of a segmenter: bias of positions is made of the queries, no classifier",
+    "Visformer": "attention on maps by convolutions of one pixel, with batch norms in front",
+    "VOLO": "outlook attention has no queries and keys: a layer gives its weights",
+}
+
 
 def names() -> list[str]:
     """timm's names of transformers, in its order."""
@@ -85,12 +104,17 @@ def page(found: dict[str, tuple[str, str]]) -> str:
         "A refusal is one message with this reason, before anything is computed. How a family is added: "
         "[extending](../extending.md#a-model-family).",
         "",
-        "| reason | names | which |",
-        "|---|---|---|",
+        "| reason | names | why | which |",
+        "|---|---|---|---|",
     ]
     by_size = sorted(refused, key=lambda why: (-len(refused[why]), why))
-    lines += [f"| {why} | {len(refused[why])} | {listed(refused[why])} |" for why in by_size]
+    lines += [f"| {why} | {len(refused[why])} | {left_out(why)} | {listed(refused[why])} |" for why in by_size]
     return "\n".join([*lines, ""])
+
+
+def left_out(why: str) -> str:
+    """What is said of a reason of refusal, "" where it says all itself."""
+    return LEFT_OUT.get(why.removeprefix("class ").removesuffix(": no family"), "")
 
 
 def listed(which: list[str]) -> str:

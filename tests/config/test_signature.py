@@ -42,6 +42,13 @@ def test_the_signature_is_what_it_was() -> None:
     assert sign() == "d7e7cad6d18e1a29"
 
 
+def test_the_signature_of_an_embedded_model_is_what_it_was() -> None:
+    """Before images could be shifted further while it is trained."""
+    train = {"seed": 0, "epochs": 40, "batch_size": 32, "lr": 2e-3, "weight_decay": 0.05}
+    assert sign(model={"train": train}) == sign(model={"train": {**train, "shift": 1 / 32}}) == "c5ac029b45c21c5f"
+    assert sign(model={"train": {**train, "shift": 1 / 16}}) != sign(model={"train": train})
+
+
 @pytest.mark.parametrize("seed", ["0", "1", "random"])
 def test_the_hash_seed_does_not_matter(seed: str) -> None:
     code = f"from vitq.config import *; print(signature(RunConfig.parse({RAW!r})[0]))"

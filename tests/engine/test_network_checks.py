@@ -59,6 +59,22 @@ def test_norms_behind_the_layers_leave_repq_vit_nothing_to_fold() -> None:
     assert network_checks.idle_steps(config(*off)) == []
 
 
+@pytest.mark.parametrize("method", ["rols", "rols_distill"])
+@pytest.mark.parametrize(
+    ("model", "parts"), [("eva_digits", ["heads_qk"]), ("swinv2_digits", ["stream"]), ("beit_digits", [])]
+)
+def test_recipes_of_our_own_run_as_shipped_on_every_family(model: str, method: str, parts: list[str]) -> None:
+    """What cannot be rotated there is left out, and the plan says so."""
+    asked = config(f"model={model}", f"method={method}")
+    assert misfits(asked) == []
+    start = f"method.steps.rotate: '{asked.model.name}': "
+    lines = [line for line in network_checks.idle_steps(asked) if line.startswith(start)]
+    assert [line.removeprefix(start).split()[0] for line in lines] == parts
+    demanded = [f"method.steps.rotate.{part}=true" for part in parts]
+    keys = [problem.key for problem in misfits(config(f"model={model}", f"method={method}", *demanded))]
+    assert keys == [f"method.steps.rotate.{part}" for part in parts]
+
+
 @pytest.mark.parametrize(
     ("overrides", "key", "value", "valid"),
     [

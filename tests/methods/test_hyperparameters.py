@@ -42,7 +42,7 @@ REPQ = {"activations": IN_NETWORK, "reparameterize": FOLD, "weights": WEIGHTS}
 MPTQ = {"sq_b": SQ_B, "activations": STREAMED, "weights": WEIGHTS}
 PLAIN = {"activations": STREAMED, "weights": WEIGHTS}
 ROLS: dict[str, Values] = {
-    "rotate": {"do": "rotate", "stream": True, "heads_qk": True, "heads_vo": True, "seed": 0},
+    "rotate": {"do": "rotate", "seed": 0} | dict.fromkeys(("stream", "heads_qk", "heads_vo"), "where_exact"),
     "ranges": STREAMED,
     "reparameterize": FOLD,
     "search": {"do": "output_search", "images": 8, "rounds": 2, "zero_code": "keep"}

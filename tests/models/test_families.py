@@ -88,6 +88,25 @@ DAVIT: dict[str, Any] = {
     "window_size": 3,
     "num_classes": 7,
 }
+TNT: dict[str, Any] = {
+    "depth": 2,
+    "img_size": 32,
+    "patch_size": 8,
+    "embed_dim": 48,
+    "inner_dim": 16,
+    "num_heads_inner": 2,
+    "num_heads_outer": 3,
+    "num_classes": 7,
+}
+HIERA: dict[str, Any] = {
+    "img_size": 32,
+    "embed_dim": 16,
+    "stages": (1, 2, 1),
+    "q_pool": 2,
+    "mask_unit_size": (4, 4),
+    "mask_unit_attn": (True, True, False),
+    "num_classes": 7,
+}
 HYBRID: dict[str, Any] = {key: value for key, value in SMALL.items() if key != "patch_size"}
 NOTHING = (False, False, False)
 # timm name, kwargs, whether norms can be folded, and which parts can be rotated: stream, heads' query and key, value.
@@ -138,6 +157,10 @@ CASES: dict[str, tuple[str, dict[str, Any], bool, tuple[bool, bool, bool]]] = {
     "tiny_vit": ("tiny_vit_5m_224", TINY, True, NOTHING),
     "davit": ("davit_tiny", DAVIT, True, NOTHING),
     "davit_fl": ("davit_base_fl", DAVIT, True, NOTHING),
+    "tnt": ("tnt_s_patch16_224", TNT, True, NOTHING),
+    "tnt_legacy": ("tnt_s_legacy_patch16_224", TNT, True, NOTHING),
+    "hiera": ("hiera_tiny_224", HIERA, True, (False, True, True)),
+    "hiera_abswin": ("hiera_small_abswin_256", {**HIERA, "global_pos_size": (4, 4)}, True, (False, True, True)),
     "maxvit": ("maxvit_tiny_rw_224", MAXXVIT, True, NOTHING),
     "maxvit_tf": ("maxvit_tiny_tf_224", MAXXVIT, True, NOTHING),
     "maxvit_parallel": ("maxvit_tiny_pm_256", {**MAXXVIT, "block_type": ("C", "PM")}, True, NOTHING),

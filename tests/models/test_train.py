@@ -75,6 +75,7 @@ def test_the_second_use_trains_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     ("model", "data"),
     [
         (small(lr=2e-3), DIGITS),
+        (small(shift=0.25), DIGITS),
         (dataclasses.replace(small(), mean=(0.0, 0.0, 0.0)), DIGITS),
         (dataclasses.replace(small(), kwargs={**small().kwargs, "depth": 2}), DIGITS),
         (small(), dataclasses.replace(DIGITS, std=(0.5, 0.5, 0.5))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,15 @@ from vitq.store.sweeps import SweepRecord
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "model"
 DEIT = "deit_tiny_patch16_224.fb_in1k"
+# Lines of timm's results/results-imagenet.csv at the commit that the table names.
+SAMPLE = """\
+model,img_size,top1,top1_err,top5,top5_err,param_count,crop_pct,interpolation
+beit_base_patch16_224.in22k_ft_in22k_in1k,224,85.238,14.762,97.654,2.346,86.53,0.900,bicubic
+swinv2_tiny_window8_256.ms_in1k,256,81.824,18.176,95.988,4.012,28.35,0.900,bicubic
+resnet50.a1_in1k,288,81.240,18.760,95.112,4.888,25.56,1.000,bicubic
+eva02_tiny_patch14_336.mim_in22k_ft_in1k,336,80.648,19.352,95.520,4.480,5.76,1.000,bicubic
+deit_tiny_patch16_224.fb_in1k,224,72.190,27.810,91.100,8.900,5.72,0.900,bicubic
+"""
 
 
 def config(**model: object) -> RunConfig:
@@ -37,6 +47,23 @@ def test_tags_are_timms_and_figures_are_accuracies() -> None:
         assert timm.is_model(tag.partition(".")[0]), tag
         assert 40 < known.top1 < 95, tag
         assert 0.5 < known.crop < 1.2, tag
+
+
+def test_its_script_takes_timms_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of transformers, as they stand in the table, with the commit."""
+    script, source, out = (
+        importlib.import_module("docs.published_top1"),
+        tmp_path / "results.csv",
+        tmp_path / "tags.csv",
+    )
+    source.write_text(SAMPLE)
+    table = script.OUT.read_text().splitlines()
+    monkeypatch.setattr(script, "OUT", out)
+    script.main(str(source), table[1].partition(" at ")[2].partition(".")[0])
+    made = out.read_text().splitlines()
+    assert made[:3] == table[:3]
+    assert len(made[3:]) == 4
+    assert set(made[3:]) <= set(table[3:])
 
 
 def test_names_that_are_known() -> None:

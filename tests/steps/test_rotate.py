@@ -26,6 +26,7 @@ from vitq.steps.step import Network
 
 ROTATE: dict[str, Any] = {"do": "rotate"}
 UNIFORM = {"kinds": {"default": {"quantizer": "uniform", "granularity": "tensor", "range": "minmax"}}, "steps": {}}
+EVA = "eva02_tiny_patch14_224"  # rotary embeddings stand between query, key and their product
 MORE = [
     ("vit_tiny_patch16_224", {**SMALL, "mlp_layer": timm.layers.SwiGLU}),
     ("vit_tiny_patch16_224", {**SMALL, "norm_layer": "rmsnorm"}),
@@ -187,11 +188,32 @@ def test_what_cannot_be_exact_is_refused_in_the_plan(
     name: str, extra: dict[str, Any], part_: str, value: object, reason: str
 ) -> None:
     network = _network(name, {**SMALL, **extra})
-    (problem,) = [problem for problem in Rotate(do="rotate").check_network(network) if problem.key == part_]
+    asked: dict[str, Any] = {part_: True}
+    (problem,) = [problem for problem in Rotate(do="rotate", **asked).check_network(network) if problem.key == part_]
     assert problem.value == value
     assert reason in problem
     off: dict[str, Any] = {part_: False}
     assert not [p for p in Rotate(do="rotate", **off).check_network(network) if p.key == part_]
+
+
+def test_what_cannot_be_exact_is_left_out_where_it_is_not_asked_for(workspace: Callable[..., Workspace]) -> None:
+    """Query and key of a network with rotary embeddings; its stream and values are rotated as ever."""
+    network = _network(EVA, SMALL)
+    structure = network.model.structure
+    assert Rotate(do="rotate").check_network(network) == []
+    (line,) = Rotate(do="rotate").left_out(network.config, structure)
+    assert line.startswith("heads_qk is left out: ")
+    assert Rotate(do="rotate", heads_qk=False).left_out(network.config, structure) == []
+    with_it, without, before = (workspace(variant(EVA, SMALL), UNIFORM) for _ in range(3))
+    x = calibration_images(with_it)
+    run(with_it, ROTATE)
+    run(without, {**ROTATE, "heads_qk": False})
+    with torch.no_grad():
+        assert (with_it.model(x) - before.model(x)).abs().max() < 1e-4
+    for name, value in with_it.model.state_dict().items():
+        assert torch.equal(value, without.model.state_dict()[name])
+    old, new = (part(work.model.model, "blocks.0.attn.proj").weight for work in (before, with_it))
+    assert not torch.allclose(old.T @ old, new.T @ new, atol=1e-2), "columns of values are turned"
 
 
 def test_a_width_without_a_hadamard_matrix_takes_a_random_one() -> None:

@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from vitq.config.base import RULES
 
 _Side = Annotated[int, Field(ge=8)]
+SHIFT = 1 / 32  # of a training image; configs that do not say another one are signed as before there was a choice
 
 
 @dataclass(frozen=True, config=RULES)
@@ -22,6 +23,7 @@ class TrainConfig:
     batch_size: images in a step.
     lr, weight_decay: of AdamW.
     label_smoothing: of the cross-entropy.
+    shift: of a classifier's images: each is moved by up to this share of its side in x and y, anew in each epoch.
     """
 
     seed: int = 0
@@ -30,6 +32,7 @@ class TrainConfig:
     lr: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    shift: Annotated[float, Field(ge=0, lt=0.5)] = SHIFT
 
 
 @dataclass(frozen=True, config=RULES)

@@ -17,7 +17,7 @@ from vitq.config.bits import BitsConfig
 from vitq.config.calib import CalibConfig
 from vitq.config.data import DataConfig
 from vitq.config.method import MethodConfig
-from vitq.config.model import ModelConfig
+from vitq.config.model import SHIFT, ModelConfig
 from vitq.config.problems import config_problems
 from vitq.errors import Problem
 
@@ -159,6 +159,8 @@ class RunConfig:
             for key, default in keys.items():
                 if plain[section][key] == default:
                     del plain[section][key]
+        if self.model.train is not None and self.model.train.shift == SHIFT:
+            del plain["model"]["train"]["shift"]
         if self.task == "classification":
             del plain["task"]
         return plain

@@ -59,19 +59,15 @@ def weight_warnings(config: RunConfig) -> list[str]:
 
 
 def idle_steps(config: RunConfig) -> list[str]:
-    """Steps of the recipe that fold into norms, where the config's network has none in front of a layer; and what
-    happens instead."""
+    """Steps of the recipe, or parts of them, that do nothing in the config's network; and what happens instead."""
     if config.model.name.startswith(HUB) or not config.method.steps:
         return []
-    steps = [step.name for step in enabled_steps(config) if step.folds_norms]
-    if not steps or structure_of(shell(config.model, config.data)).links:
+    steps = [step for step in enabled_steps(config) if step.adapts]
+    if not steps:
         return []
-    other = config.method.quantizer("other")
-    become = "stay in floating point" if other is None else f"get {other.quantizer}, granularity {other.granularity}"
+    structure, name = structure_of(shell(config.model, config.data)), config.model.name
     return [
-        f"method.steps.{name}: {config.model.name!r} has no norm in front of a layer, so that nothing is folded; "
-        f"inputs of its layers are of kind `other` and {become}"
-        for name in steps
+        f"method.steps.{step.name}: {name!r}: {line}" for step in steps for line in step.left_out(config, structure)
     ]
 
 

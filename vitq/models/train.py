@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitq.config import DataConfig, ModelConfig
+from vitq.config.model import SHIFT
 from vitq.data.cache import locked, publish
 from vitq.data.location import SCENES
 from vitq.data.opening import open_source
@@ -29,7 +30,6 @@ IDENTITY = f"trained-by-recipe-{RECIPE}"
 
 SPLIT = "train"
 WARMUP = 0.1  # share of all steps in which the learning rate rises linearly
-SHIFT = 1 / 32  # largest shift of an image, as a share of its side
 CLIP = 1.0  # largest norm of the gradient
 
 
@@ -65,6 +65,8 @@ def _key(model: ModelConfig, data: DataConfig, cache_dir: str | Path) -> str:
     for name in ("short_side", "long_side"):
         if plain[name] is None:  # as keys were before detectors
             del plain[name]
+    if plain["train"] is not None and plain["train"]["shift"] == SHIFT:  # as keys were before there was a choice
+        del plain["train"]["shift"]
     plain |= {
         "recipe": RECIPE,
         "split": open_source(data, SPLIT, cache_dir).fingerprint,
@@ -109,7 +111,7 @@ def fit(model: ModelConfig, data: DataConfig, cache_dir: str | Path, progress: P
                 group["lr"] = rule.lr * _schedule(step / steps)
             pixels, labels = next(images.take(chosen.numpy()).batches(len(chosen), "cpu"))
             loss = functional.cross_entropy(
-                network(_shift(pixels, generator)), labels, label_smoothing=rule.label_smoothing
+                network(_shift(pixels, rule.shift, generator)), labels, label_smoothing=rule.label_smoothing
             )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -141,12 +143,12 @@ def _schedule(share: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (share - WARMUP) / (1 - WARMUP)))
 
 
-def _shift(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Each image (B, 3, H, W) moved by up to SHIFT of its side in x and y, its border pixels repeated."""
+def _shift(pixels: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
+    """Each image (B, 3, H, W) moved by up to a share of its side in x and y, its border pixels repeated."""
     import torch
 
     count, _, height, width = pixels.shape
-    reach = max(1, round(SHIFT * width))
+    reach = max(1, round(share * width)) if share else 0
     padded = torch.nn.functional.pad(pixels, (reach,) * 4, mode="replicate")
     start = torch.randint(0, 2 * reach + 1, (2, count), generator=generator)
     rows = (start[0, :, None] + torch.arange(height))[:, None, :, None]

@@ -106,7 +106,7 @@ class Sums:
     def error(self, slope: Tensor, shift: Tensor) -> Tensor:
         """Mean (r − slope·ŷ − shift)² of each channel."""
         y, r, yy, yr, rr = self._sums / self.count
-        return rr + slope**2 * yy + shift**2 - 2 * (slope * yr + shift * r - slope * shift * y)
+        return rr + slope.square() * yy + shift.square() - 2 * (slope * yr + shift * r - slope * shift * y)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vitq.config import RunConfig
 from vitq.errors import Problem
-from vitq.models.structure import Link
+from vitq.models.structure import Link, Structure
 from vitq.quant.layout import Layout
 from vitq.quant.quantizer import Quantizer
 from vitq.quant.site import Site
@@ -52,7 +52,7 @@ class Reparameterize(Step):
     zero_point: Literal["integer", "mean"] = "integer"
     granularity: Literal["tensor", "token"] = "tensor"
     changes_weights: ClassVar[bool] = True
-    folds_norms: ClassVar[bool] = True
+    adapts: ClassVar[bool] = True
     detectors: ClassVar[bool] = True
 
     def check(self, config: RunConfig) -> list[Problem]:
@@ -77,6 +77,18 @@ class Reparameterize(Step):
             text = "granularity=token: no step behind it fits post_norm; add {do: calibrate, kinds: [post_norm]}"
             problems.append(Problem(text, "granularity", self.granularity, ["tensor"]))
         return problems
+
+    def left_out(self, config: RunConfig, structure: Structure) -> list[str]:
+        if structure.links:
+            return []
+        other = config.method.quantizer("other")
+        become = (
+            "stay in floating point" if other is None else f"get {other.quantizer}, granularity {other.granularity}"
+        )
+        return [
+            "no norm stands in front of a layer, so that nothing is folded; inputs of its layers are of kind `other` "
+            f"and {become}"
+        ]
 
     def check_network(self, network: Network) -> list[Problem]:
         """Layers behind one norm that share its scale and have different bit-widths."""

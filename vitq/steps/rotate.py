@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,12 @@ from torch import Tensor, nn
 from vitq.config import RunConfig
 from vitq.errors import Problem
 from vitq.models.rotatable import Heads, Reader, ResidualStream, Writer
+from vitq.models.structure import Structure
 from vitq.steps.orthogonal import Matrix, hadamard, mean_preserving, orthogonal
 from vitq.steps.step import Network, Step, Workspace, register_step
+
+# Whether a part is rotated: never, or where that is exact. `true` refuses a network where it is exact nowhere.
+Wanted = bool | Literal["where_exact"]
 
 
 @register_step("rotate")
@@ -26,6 +30,8 @@ class Rotate(Step):
         Swin: a rotation for each stage; patch merging, which norms four tokens at once, commutes with diag(R, R, R, R).
         Where zeros are padded between norm and layer, β/γ stays in the norm, rotated.
     heads_qk, heads_vo: for each head one orthogonal matrix on query and key, another on value and proj's columns.
+    Each of the three is `where_exact` (a network where a part cannot be rotated keeps it as it is, as query and key
+        with rotary embeddings, and the plan says so), `true` (the plan refuses such a network) or `false`.
     matrix: `hadamard` with random signs, or `random` for widths without a known Hadamard matrix.
     seed: added to the run's seed; the matrices of one part do not depend on which others are switched on.
 
@@ -34,13 +40,14 @@ class Rotate(Step):
     (GLF-Q); that R·1 = 1 spares the change of the norm is our own [I].
     """
 
-    stream: bool = True
-    heads_qk: bool = True
-    heads_vo: bool = True
+    stream: Wanted = "where_exact"
+    heads_qk: Wanted = "where_exact"
+    heads_vo: Wanted = "where_exact"
     matrix: Matrix = "hadamard"
     seed: int = 0
     changes_weights: ClassVar[bool] = True
     detectors: ClassVar[bool] = True
+    adapts: ClassVar[bool] = True
 
     def check(self, config: RunConfig) -> list[Problem]:
         if self.stream or self.heads_qk or self.heads_vo:
@@ -55,21 +62,13 @@ class Rotate(Step):
         return [Problem(text, value=before[0].name)]
 
     def check_network(self, network: Network) -> list[Problem]:
-        """Parts that are asked for and can be rotated nowhere in this network, with the reason."""
-        rotatable = network.model.structure.rotatable
-        streams, heads = rotatable.streams, rotatable.heads
-        parts = {
-            "stream": (self.stream, [(stream.fixed, stream.width) for stream in streams]),
-            "heads_qk": (self.heads_qk, [(head.fixed_qk, head.size) for head in heads]),
-            "heads_vo": (self.heads_vo, [(head.fixed_vo, head.size) for head in heads]),
-        }
-        problems = []
-        for part, (wanted, found) in parts.items():
+        """Parts that must be rotated and can be nowhere in this network, and sizes without a matrix."""
+        structure, problems = network.model.structure, []
+        for part, (wanted, found) in self._parts(structure).items():
             sizes = sorted({size for fixed, size in found if not fixed})
-            if wanted and not sizes:
-                reason = found[0][0] if found else f"the family {network.model.structure.family!r} reports none"
-                text = f"{part}=true, but nothing can be rotated exactly ({reason}); set {part}=false"
-                problems.append(Problem(text, part, True, [False]))
+            if wanted is True and not sizes:
+                text = f"{part}=true, but {_nowhere(structure, found)}; set {part}=where_exact or {part}=false"
+                problems.append(Problem(text, part, True, ["where_exact", False]))
             elif wanted and self.matrix == "hadamard":
                 missing = [size for size in sizes if hadamard(size) is None]
                 problems += [
@@ -77,6 +76,22 @@ class Rotate(Step):
                     for size in missing
                 ]
         return problems
+
+    def left_out(self, config: RunConfig, structure: Structure) -> list[str]:
+        return [
+            f"{part} is left out: {_nowhere(structure, found)}"
+            for part, (wanted, found) in self._parts(structure).items()
+            if wanted == "where_exact" and all(fixed for fixed, _ in found)
+        ]
+
+    def _parts(self, structure: Structure) -> dict[str, tuple[Wanted, list[tuple[str, int]]]]:
+        """Name of a part → whether it is wanted, and why each such part of the network is fixed ("": not), its size."""
+        streams, heads = structure.rotatable.streams, structure.rotatable.heads
+        return {
+            "stream": (self.stream, [(stream.fixed, stream.width) for stream in streams]),
+            "heads_qk": (self.heads_qk, [(head.fixed_qk, head.size) for head in heads]),
+            "heads_vo": (self.heads_vo, [(head.fixed_vo, head.size) for head in heads]),
+        }
 
     @torch.no_grad()
     def run(self, work: Workspace) -> None:
@@ -106,7 +121,13 @@ class Rotate(Step):
                 )
         for edit in edits:
             edit.write()
-        work.coordinates += ((self.stream, self.heads_qk, self.heads_vo, self.matrix, work.config.seed + self.seed),)
+        parts = (bool(self.stream), bool(self.heads_qk), bool(self.heads_vo))
+        work.coordinates += ((*parts, self.matrix, work.config.seed + self.seed),)
+
+
+def _nowhere(structure: Structure, found: list[tuple[str, int]]) -> str:
+    reason = found[0][0] if found else f"the family {structure.family!r} reports nothing of the kind"
+    return f"nothing can be rotated exactly ({reason})"
 
 
 class Edit:

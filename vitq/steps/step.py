@@ -127,8 +127,8 @@ class Step(ABC):
     depends_on_bits: ClassVar[bool] = False
     # Steps that leave weights elsewhere than rounding to the nearest code does.
     tunes_weights: ClassVar[bool] = False
-    # Steps that fold into norms, and do nothing in a network without one in front of a layer.
-    folds_norms: ClassVar[bool] = False
+    # Steps that leave undone what a network has no place for: `left_out` says what.
+    adapts: ClassVar[bool] = False
     # Steps whose result a packed checkpoint (vitq/deploy/packed/) can hold.
     packable: ClassVar[bool] = True
     # Steps that compare class probabilities, which a backbone without a head does not give.
@@ -187,6 +187,10 @@ class Step(ABC):
 
     def check_network(self, network: Network) -> Sequence[str]:
         """Problems of this step with the run's network, reported before anything starts."""
+        return []
+
+    def left_out(self, config: RunConfig, structure: Structure) -> list[str]:
+        """What a step that `adapts` leaves undone in a network of this structure, and why: notes of the plan."""
         return []
 
 

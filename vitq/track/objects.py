@@ -43,7 +43,7 @@ def _image(picture: Image.Image, arrays: dict[str, np.ndarray], network: str, in
     found = {key: arrays[f"{network}.{key}"] for key in ("image", "box", "score", "label", "mask", "mask_end")}
     names = {int(number) + 1: str(name) for number, name in zip(arrays["class_id"], arrays["class_name"], strict=True)}
     rows = np.flatnonzero(found["image"] == index)
-    boxes = [_box(found, row, names) for row in rows]
+    boxes = [_box(found, int(row), names) for row in rows]
     overlays: dict[str, Any] = {"boxes": {"objects": {"box_data": boxes, "class_labels": names}}}
     codes = codes_of(found)
     if len(names) <= _CLASSES and any(len(arrays[f"{other}.mask_end"]) for other in NETWORKS):

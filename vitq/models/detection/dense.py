@@ -6,6 +6,7 @@ and masks at the same boxes do.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -121,11 +122,11 @@ def likelihood(network: Dense, generator: torch.Generator) -> Tensor:
     inside = torch.arange(len(label), device=label.device)[label > 0], label[label > 0]
     masks = max(1, network.masks.numel())
     return (
-        _drawn_bernoulli(network.objectness, generator) / ANCHORS**0.5
+        _drawn_bernoulli(network.objectness, generator) / math.sqrt(ANCHORS)
         + _drawn_normal(network.anchors[sure], generator)
-        + drawn_class(network.classes, generator) / max(1, len(label)) ** 0.5
+        + drawn_class(network.classes, generator) / math.sqrt(max(1, len(label)))
         + _drawn_normal(network.boxes[inside], generator)
-        + _drawn_bernoulli(network.masks, generator) / masks**0.5
+        + _drawn_bernoulli(network.masks, generator) / math.sqrt(masks)
     )
 
 
@@ -146,7 +147,7 @@ def _drawn_normal(offsets: Tensor, generator: torch.Generator) -> Tensor:
     """Of offsets (N, 4), over √N."""
     noise = torch.randn(offsets.shape, generator=generator).to(offsets) * BETA**0.5
     square = (offsets.detach() + noise - offsets).square().sum()
-    return -square / (2 * BETA) / max(1, len(offsets)) ** 0.5
+    return -square / (2 * BETA) / math.sqrt(max(1, len(offsets)))
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 from typing import cast
@@ -84,8 +85,8 @@ def likelihood(network: Queries, generator: torch.Generator) -> Tensor:
     objects = network.logits.detach().argmax(dim=-1) < network.logits.shape[-1] - 1
     boxes = network.boxes[objects]
     sides = torch.randint(0, 2, boxes.shape, generator=generator).to(boxes) * 2 - 1  # the gradient of |y − box|
-    apart = (boxes * sides).sum() / max(1, len(boxes)) ** 0.5
-    return drawn_class(network.logits, generator) / len(network.logits) ** 0.5 + apart
+    apart = (boxes * sides).sum() / math.sqrt(max(1, len(boxes)))
+    return drawn_class(network.logits, generator) / math.sqrt(len(network.logits)) + apart
 
 
 @torch.no_grad()

@@ -275,7 +275,8 @@ def _backward(
         if dropping:
             dropping.show(here.start, size)
         with cast():
-            return forward(inputs[here]).float()
+            made: Tensor = forward(inputs[here]).float()
+        return made
 
     def terms(here: slice) -> Tensor:
         assert measure is not None
