@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from tests.errors import command_refuses, refuses
 from tests.job.test_detectors import KWARGS, Detectors
@@ -19,7 +21,7 @@ from vitq.deploy.graph_shape import graph_shape
 from vitq.deploy.onnx import products as integer_products
 from vitq.deploy.onnx import qdq
 from vitq.deploy.onnx.integer_model import integer_form
-from vitq.deploy.packed.packed import load_packed
+from vitq.deploy.packed.packed import Packed, load_packed
 from vitq.errors import DeployError
 from vitq.machine import int8_products_are_exact
 from vitq.models.detection.detector import Detector
@@ -74,6 +76,41 @@ def test_the_integer_pyramid_is_the_simulated_one(run: tuple[Detectors, str], mo
         # One float32 sum that is rounded otherwise may move a value to the next code.
         assert gap.mean() < 0.02 * other.std(), level
         assert gap.max() < 0.3 * other.std(), level
+
+
+class Torch:
+    """A session that runs in torch."""
+
+    def __init__(self, module: nn.Module):
+        self._module = module
+
+    def infer(self, images: np.ndarray) -> np.ndarray:
+        return self.outputs(images)[0]
+
+    def outputs(self, images: np.ndarray) -> list[np.ndarray]:
+        with torch.no_grad():
+            return [level.numpy() for level in self._module(torch.from_numpy(images))]
+
+
+def test_bench_compares_each_form_with_the_simulated_pyramid(
+    run: tuple[Detectors, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sessions(packed: Packed, float_model: nn.Module, *_: Any) -> dict[str, Torch]:
+        own = {"float32": float_model, "integer": packed.model.model}
+        return {name: Torch(module.get_submodule("backbone")) for name, module in own.items()}
+
+    monkeypatch.setattr("vitq.deploy.bench_pyramid.sessions", sessions)
+    detectors, signature = run
+    words = ["bench", signature, "--runs-dir", str(detectors.store.root), "--size", "160x192", "--repeats", "1"]
+    assert cli.main([*words, "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert (done["size"], done["images"]) == ([160, 192], 2)
+    assert done["forms"]["integer"]["error"] == dict.fromkeys(LEVELS, 0)
+    assert all(0 < done["forms"]["float32"]["error"][level] < 1 for level in LEVELS)
+    assert cli.main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith(("float32", "integer"))] == ["float32", "integer"]
+    command_refuses([*words[:4], "--size", "64x64"], key="--size", value="64x64")
 
 
 @pytest.mark.slow
