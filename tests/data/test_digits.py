@@ -14,7 +14,8 @@ from vitq.data import digits
 def test_scans_and_labels_are_scikit_learns() -> None:
     scans, labels = digits._scans()
     wanted = load_digits()
-    assert (scans.dtype, labels.dtype) == (np.uint8, np.int64)
+    assert scans.dtype == np.uint8
+    assert labels.dtype == np.int64
     assert np.array_equal(scans, wanted.images)
     assert np.array_equal(labels, wanted.target)
 

@@ -155,7 +155,9 @@ def test_the_task_s_gradients_are_the_backward_pass_s_own(detectors: Detectors) 
         kept: list[list[Tensor]] = []
         for segment in work.teacher.segments[:-1]:
             given, value = value, segment.forward(value)
-            kept.append([t for t in made(given, value) if t.retain_grad() is None])
+            kept.append(list(made(given, value)))
+            for tensor in kept[-1]:
+                tensor.retain_grad()
         found = comparison.dense(value, comparison.fixed(value))
         comparison.likelihood(found, generator).backward()
         for number, tensors in enumerate(kept):
@@ -191,7 +193,7 @@ def test_distillation_brings_the_whole_detector_nearer(detectors: Detectors) -> 
     """Heads learn, too; the divergence from full precision falls on the images that it learns from."""
     ranges = {"ranges": {"do": "calibrate"}}
     kinds = {"default": {"quantizer": "uniform"}, "weight": {"quantizer": "uniform", "granularity": "channel"}}
-    distances = []
+    distances: list[float] = []
     for rates in ({"lr": 0.0, "lr_bias": 0.0, "lr_scales": 0.0, "iterations": 1}, {"lr_bias": 1e-3, "iterations": 4}):
         learn = {"do": "distill", "batch_size": 2, "hold_out": 0.0, **rates}
         steps = {**ranges, f"learn_{len(distances)}": learn}  # a name of its own: finished steps are taken up again

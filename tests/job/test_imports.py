@@ -49,7 +49,8 @@ LEARNING: dict[str, Any] = {
 @pytest.mark.parametrize("method", [None, LEARNING], ids=["closed form", "learns and allocates"])
 def test_nothing_is_imported_while_the_clock_runs(tmp_path: Path, method: dict[str, Any] | None) -> None:
     planner = Planner(tmp_path)
-    run_dir = planner.plan(calib={"size": 8, "batch_size": 8}, **({} if method is None else {"method": method}))
+    changed: dict[str, Any] = {} if method is None else {"method": method}
+    run_dir = planner.plan(calib={"size": 8, "batch_size": 8}, **changed)
     command = [sys.executable, "-c", SCRIPT, "--runs-dir", str(planner.store.root), run_dir.signature]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr

@@ -133,7 +133,7 @@ def test_a_time_in_what_the_defaults_of_a_file_include(engine: FakeEngine, tmp_p
 
     def minutes(file: Path, *words: str) -> int:
         (config,) = compose.configs(compose.load(file, root[1], ["tracker=none", *words]))
-        return Slurm(config.launcher.options).options.time
+        return int(Slurm(config.launcher.options).options.time)
 
     assert minutes(root[0], "launcher=night") == 120
     assert minutes(root[0], "launcher=slurm", "+experiment=long") == 120

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -57,14 +59,15 @@ def test_the_first_loss_is_that_of_the_formula(workspace: Make, weighted: bool) 
             exact = TensorStream.of(work, segment.forward(images(work)))
     read, given = seen(work, 1, exact, "blocks.0.mlp")
     x, y = values(read).double(), values(given).double()
-    (w1, b1), (w2, b2) = ((layer.weight.double(), layer.bias.double()) for layer in (mlp.fc1, mlp.fc2))
+    layers: list[Any] = [mlp.fc1, mlp.fc2]
+    (w1, b1), (w2, b2) = ((layer.weight.double(), layer.bias.double()) for layer in layers)
     raw = F.linear(x, w1, b1)
     assert torch.allclose(F.linear(F.gelu(raw), w2, b2), y, atol=1e-5)
     most = float(np.quantile(F.gelu(raw)[F.gelu(raw) > 0].detach().numpy(), 0.9))
     weight = torch.ones(y.shape[1:], dtype=torch.float64)
     if weighted:
         with torch.no_grad():
-            outputs = work.teacher.segments[1].forward(values(exact))  # type: ignore[arg-type]
+            outputs = work.teacher.segments[1].forward(values(exact))
         weight = importance(work, 1, iter([outputs]), 20.0).double()
         weight = weight / weight.square().mean().sqrt()
     parts = [((F.linear(h, w2, b2) - y) ** 2 * weight).mean() for h in (raw.relu(), raw.relu().clamp(max=most))]

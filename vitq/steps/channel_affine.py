@@ -96,7 +96,7 @@ class Sums:
 
     def solve(self, penalty: float) -> tuple[Tensor, Tensor]:
         """Slope and shift of least Σ(r − slope·ŷ − shift)² + penalty·v̄·n·slope²; slope 0 where it is not above −1."""
-        y, r, yy, yr, _ = self._sums / self.count
+        y, r, yy, yr, _ = (self._sums / self.count).unbind()
         variance = (yy - y * y).clamp(min=0)
         ridge = variance + penalty * variance.mean()
         slope = torch.where(ridge > 0, (yr - y * r) / ridge.clamp(min=torch.finfo(ridge.dtype).tiny), 0.0)
@@ -105,7 +105,7 @@ class Sums:
 
     def error(self, slope: Tensor, shift: Tensor) -> Tensor:
         """Mean (r − slope·ŷ − shift)² of each channel."""
-        y, r, yy, yr, rr = self._sums / self.count
+        y, r, yy, yr, rr = (self._sums / self.count).unbind()
         return rr + slope.square() * yy + shift.square() - 2 * (slope * yr + shift * r - slope * shift * y)
 
 

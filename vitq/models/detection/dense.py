@@ -145,7 +145,7 @@ def _drawn_bernoulli(logits: Tensor, generator: torch.Generator) -> Tensor:
 
 def _drawn_normal(offsets: Tensor, generator: torch.Generator) -> Tensor:
     """Of offsets (N, 4), over √N."""
-    noise = torch.randn(offsets.shape, generator=generator).to(offsets) * BETA**0.5
+    noise = torch.randn(offsets.shape, generator=generator).to(offsets) * math.sqrt(BETA)
     square = (offsets.detach() + noise - offsets).square().sum()
     return -square / (2 * BETA) / math.sqrt(max(1, len(offsets)))
 

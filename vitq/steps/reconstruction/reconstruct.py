@@ -275,12 +275,11 @@ def _backward(
         if dropping:
             dropping.show(here.start, size)
         with cast():
-            made: Tensor = forward(inputs[here]).float()
-        return made
+            return forward(inputs[here]).float()
 
     def terms(here: slice) -> Tensor:
         assert measure is not None
-        share = (here.stop - here.start) / len(inputs)
+        share: float = (here.stop - here.start) / len(inputs)
         return measure.terms(output(here), wanted[here], chosen[here]) * share
 
     if measure is not None and measure.relative and measure.first is None:
