@@ -128,8 +128,9 @@ def test_the_page_fits_its_width(browser: Any, rich: Store, width: int) -> None:
 # Where the legend of every figure, its texts, the plot and the title of its axis lie.
 LEGENDS = """
 const box = (node) => node.getBoundingClientRect().toJSON();
-return [...document.querySelectorAll('.plot')].filter((plot) => plot.querySelector('.legend .traces')).map((plot) => ({
-  id: plot.id, whole: box(plot), box: box(plot.querySelector('.legend .bg')), plot: box(plot.querySelector('.plot')),
+const drawn = (plot) => ['.legend .bg', '.legendtext', '.xtitle', '.nsewdrag'].every((part) => plot.querySelector(part));
+return [...document.querySelectorAll('div.plot')].filter(drawn).map((plot) => ({
+  id: plot.id, whole: box(plot), box: box(plot.querySelector('.legend .bg')), plot: box(plot.querySelector('.nsewdrag')),
   axis: box(plot.querySelector('.xtitle')), texts: [...plot.querySelectorAll('.legendtext')].map(box),
   names: [...plot.querySelectorAll('.legendtext')].map((text) => text.textContent)}))
 """
