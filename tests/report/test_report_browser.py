@@ -128,8 +128,10 @@ def test_the_page_fits_its_width(browser: Any, rich: Store, width: int) -> None:
 # Where the legend of every figure, its texts, the plot and the title of its axis lie.
 LEGENDS = """
 const box = (node) => node.getBoundingClientRect().toJSON();
-return [...document.querySelectorAll('.plot')].filter((plot) => plot.querySelector('.legend .traces')).map((plot) => ({
-  id: plot.id, whole: box(plot), box: box(plot.querySelector('.legend .bg')), plot: box(plot.querySelector('.plot')),
+const parts = ['.legend .bg', '.legendtext', '.xtitle', '.nsewdrag'];
+const drawn = (plot) => parts.every((part) => plot.querySelector(part));
+return [...document.querySelectorAll('div.plot')].filter(drawn).map((plot) => ({
+  id: plot.id, whole: box(plot), box: box(plot.querySelector(parts[0])), plot: box(plot.querySelector(parts[3])),
   axis: box(plot.querySelector('.xtitle')), texts: [...plot.querySelectorAll('.legendtext')].map(box),
   names: [...plot.querySelectorAll('.legendtext')].map((text) => text.textContent)}))
 """
@@ -150,6 +152,7 @@ def test_long_names_in_legends_are_whole(browser: Any, tmp_path: Path, width: in
     try:
         show(browser, report.build(store, "demo", ["html"])["html"])
         legends = browser.execute_script(LEGENDS)
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert {"figure-0-0", "figure-0-1", "site-plot", "distribution-plot"} <= {legend["id"] for legend in legends}
