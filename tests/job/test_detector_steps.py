@@ -23,7 +23,6 @@ from vitq.progress import Progress
 from vitq.quant.site_table import model_bytes
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.layer_walk import layers, quantized_walk, teacher_walk
-from vitq.steps.reconstruction.distill_objects import ObjectLesson
 from vitq.steps.reconstruction.fisher import gradients
 from vitq.steps.value_stream import made
 from vitq.steps.weight_grid import Grid, put_weight
@@ -189,25 +188,6 @@ def test_fisher_losses_learn_all_but_the_heads(detectors: Detectors) -> None:
     assert not any(torch.allclose(curves["mse"][name], curves["fisher_diag"][name]) for name in curves["mse"])
 
 
-def test_distillation_brings_the_whole_detector_nearer(detectors: Detectors) -> None:
-    """Heads learn, too; the divergence from full precision falls on the images that it learns from."""
-    ranges = {"ranges": {"do": "calibrate"}}
-    kinds = {"default": {"quantizer": "uniform"}, "weight": {"quantizer": "uniform", "granularity": "channel"}}
-    distances: list[float] = []
-    for rates in ({"lr": 0.0, "lr_bias": 0.0, "lr_scales": 0.0, "iterations": 1}, {"lr_bias": 1e-3, "iterations": 4}):
-        learn = {"do": "distill", "batch_size": 2, "hold_out": 0.0, **rates}
-        steps = {**ranges, f"learn_{len(distances)}": learn}  # a name of its own: finished steps are taken up again
-        config = detectors.config({"name": "distilled", "kinds": kinds, "steps": steps}, bits=BITS)
-        assert problems(config) == []
-        work = detectors.workspace(config)
-        distances.append(ObjectLesson(work).divergence(torch.arange(2)))
-    assert distances[1] < distances[0]
-    assert [len(curve) for curve in work.curves["all"]] == [4]
-    before = load_model(config.model, config.data, config.cache_dir, Progress()).state_dict()
-    name = "roi_heads.box_predictor.cls_score.bias"
-    assert not torch.equal(before[name], work.model.model.state_dict()[name])
-
-
 @torch.no_grad()
 def test_rotation_changes_no_feature(detectors: Detectors) -> None:
     only = {"name": "turn", "kinds": {}, "steps": {"rotate": {"do": "rotate", "matrix": "random"}}}
@@ -230,6 +210,7 @@ REFUSED: dict[str, list[tuple[str, object]]] = {
     "fima_q": [("method.steps.learn.loss", "dplr")],
     "glf_q": [("method.steps.mlp.do", "relu_mlp"), ("method.steps.learn.loss", "global_local")],
     "ls_vit": [("method.steps.learn.loss", "least_squares_hessian")],
+    "rols_distill": [("method.steps.distill.do", "distill")],
     "ptq4vit": [("method.steps.search.do", "hessian_search")],
 }
 
@@ -247,10 +228,6 @@ def test_options_without_a_meaning_on_detectors(detectors: Detectors) -> None:
     fp = recipe("erq", erq={"reference": "fp"})
     (wrong,) = problems(detectors.config(fp, bits=BITS))
     assert is_about(wrong, "method.steps.erq.reference", "fp", ["quantized"])
-    crops = recipe("rols_distill", distill={"views": "crops", "temperature": 2.0})
-    found = problems(detectors.config(crops, bits=BITS))
-    assert is_about(found[0], "method.steps.distill.views", "crops", ["fixed"])
-    assert is_about(found[1], "method.steps.distill.temperature", 2.0, [1])
     operations = recipe("mixed_precision", allocate={"bops": 1e9})
     (wrong,) = problems(detectors.config(operations, bits=BITS))
     assert is_about(wrong, "method.steps.allocate.bops", 1e9)

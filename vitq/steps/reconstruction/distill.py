@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
@@ -17,7 +15,6 @@ from torch.nn import functional as F
 from vitq.config import RunConfig
 from vitq.errors import Problem, bad
 from vitq.steps.reconstruction.compiled import begin, forward_of, pays
-from vitq.steps.reconstruction.distill_objects import ObjectLesson
 from vitq.steps.reconstruction.learn import Learnt
 from vitq.steps.reconstruction.loss import divergence
 from vitq.steps.reconstruction.schedule import rate
@@ -39,8 +36,7 @@ class Distill(Step):
         features·‖F̂ − F‖²/Var(F) + logits·T²·KL(softmax(z/T) ‖ softmax(ẑ/T))
 
     F: what the last segment reads, all tokens, of the full-precision model; F̂: of the quantized one. Var: over images
-    and elements, each from its own mean over the images. z: logits. No labels. Of detectors F is the pyramid, and the
-    KL the divergence of what both give at the full-precision one's boxes (distill_objects.py); the heads learn, too.
+    and elements, each from its own mean over the images. z: logits. No labels.
 
     learn: `weights` (straight-through), `bias`, `activation_scales`, `weight_scales` (of uniform and logarithmic
         quantizers, relative: s = s₀·e^r). lr, lr_bias, lr_scales: their rates; that of scales is a share of the scale.
@@ -74,7 +70,6 @@ class Distill(Step):
     needs_teacher: ClassVar[bool] = True
     depends_on_bits: ClassVar[bool] = True
     tunes_weights: ClassVar[bool] = True
-    detectors: ClassVar[bool] = True
     imports: ClassVar[tuple[str, ...]] = OPTIMIZERS
 
     def check(self, config: RunConfig) -> list[Problem]:
@@ -83,11 +78,6 @@ class Distill(Step):
             problems.append(Problem("learn names one part at least; leave the step out, or enabled=false", "learn", ()))
         if not self.features and not self.logits:
             problems.append(bad("features", 0, "one of features and logits is above 0, else nothing is compared"))
-        if config.finds_objects and self.views != "fixed":
-            text = "views of detectors are the images as they are, whose boxes are held fixed"
-            problems.append(bad("views", self.views, text, ["fixed"]))
-        if config.finds_objects and self.temperature != 1:
-            problems.append(bad("temperature", self.temperature, "the divergence of detectors has none", [1]))
         return problems
 
     def count(self, config: RunConfig) -> int:
@@ -100,7 +90,7 @@ class Distill(Step):
         work.progress.stage("distill", iterations)
         sites = [site for site in work.model.quantized() if site.quantizer is not None and site.quantizer.fitted]
         work.model.switch(sites, on=True)
-        lesson = Lesson(work) if work.teacher.comparison is None else ObjectLesson(work)
+        lesson = Lesson(work)
         learned = len(work.calib) - round(self.hold_out * len(work.calib))
         held = torch.arange(learned, len(work.calib))
         before = lesson.divergence(held)
@@ -113,8 +103,8 @@ class Distill(Step):
             # Not `not after < before`: a loss that is no number is no gain.
             if len(held) and not lesson.divergence(held) < before:
                 LOG.warning(
-                    "%s: the distance from full precision did not fall on the %d calibration images held out; nothing "
-                    "is changed. Smaller rates (lr, lr_bias, lr_scales) may help",
+                    "%s: KL to full precision did not fall on the %d calibration images held out; nothing is changed. "
+                    "Smaller rates (lr, lr_bias, lr_scales) may help",
                     self.name,
                     len(held),
                 )
@@ -122,13 +112,16 @@ class Distill(Step):
                     tensor.data.copy_(value)
         work.curves.setdefault("all", []).append(losses)
 
-    def _learn(self, work: Workspace, learnt: Learnt, lesson: Lesson | ObjectLesson, images: int) -> Tensor:
+    def _learn(self, work: Workspace, learnt: Learnt, lesson: Lesson, images: int) -> Tensor:
         """Learn from the first `images` calibration images; the loss of every iteration."""
         iterations, factor = work.config.method.course(self.iterations)
         optimizer = learnt.optimizer(self.lr, self.lr_scales, lr_bias=self.lr_bias, factor=factor)
         rates = [group["lr"] for group in optimizer.param_groups]
         size = min(self.batch_size, images)
-        forwards = [] if isinstance(lesson, ObjectLesson) else self._forwards(work, lesson, size, iterations)
+        first = lesson.features.select(torch.zeros(1, dtype=torch.int64)).numel()
+        segments = work.model.structure.segments
+        compiled = pays(self.compile, first * size * len(segments), iterations)
+        forwards = [forward_of(segment, compiled) for segment in segments]
         cast = partial(torch.autocast, work.device.type, dtype=torch.bfloat16, enabled=self.autocast == "bf16")
         done, losses = torch.zeros((), dtype=torch.int64), torch.zeros(iterations, device=work.device)
         state = {"done": done, "losses": losses, **_state(learnt, optimizer)}
@@ -139,15 +132,26 @@ class Distill(Step):
             # Of its own for each iteration: a run that goes on draws what it would have drawn.
             generator = torch.Generator().manual_seed((work.config.seed * 1_000_003 + number) * 31 + 7)
             chosen = torch.randperm(images, generator=generator)[:size]
-            optimizer.zero_grad(set_to_none=True)
-            if isinstance(lesson, ObjectLesson):
-                loss = lesson.backward(chosen, self.features, self.logits, cast)
+            pixels = lesson.images.select(chosen)
+            if self.views == "crops":
+                pixels = crops(pixels, generator)
+                with cast():
+                    wanted = lesson.taught(pixels)
             else:
-                loss = self._backward(lesson, forwards, chosen, generator, cast)
+                wanted = lesson.features.select(chosen), lesson.logits.select(chosen)
+            value = pixels
+            given = []
+            for forward in forwards:
+                with cast():
+                    value = forward(value)
+                given.append(value)
+            optimizer.zero_grad(set_to_none=True)
+            loss = self._loss(given[-2].float(), given[-1].float(), wanted, lesson.variance)
+            loss.backward()
             for group, most in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = most * rate(number, iterations, self.warmup, "cosine")
             optimizer.step()
-            losses[number] = loss
+            losses[number] = loss.detach()
             done.add_(1)
             work.progress.advance(1, "all segments")
             if work.checkpoint and time.monotonic() - saved > _SAVE_SECONDS:
@@ -156,41 +160,6 @@ class Distill(Step):
         if work.checkpoint:
             work.checkpoint.save_state(self.name, state)
         return losses.cpu()
-
-    def _forwards(
-        self, work: Workspace, lesson: Lesson, size: int, iterations: int
-    ) -> list[Callable[[Tensor], Tensor]]:
-        """Of all segments, compiled where that pays."""
-        first = lesson.features.select(torch.zeros(1, dtype=torch.int64)).numel()
-        segments = work.model.structure.segments
-        compiled = pays(self.compile, first * size * len(segments), iterations)
-        return [forward_of(segment, compiled) for segment in segments]
-
-    def _backward(
-        self,
-        lesson: Lesson,
-        forwards: Sequence[Callable[[Tensor], Tensor]],
-        chosen: Tensor,
-        generator: torch.Generator,
-        cast: Callable[[], AbstractContextManager[object]],
-    ) -> Tensor:
-        """Loss of the images at some positions, int64 (B,), with its gradients."""
-        pixels = lesson.images.select(chosen)
-        if self.views == "crops":
-            pixels = crops(pixels, generator)
-            with cast():
-                wanted = lesson.taught(pixels)
-        else:
-            wanted = lesson.features.select(chosen), lesson.logits.select(chosen)
-        value = pixels
-        given = []
-        for forward in forwards:
-            with cast():
-                value = forward(value)
-            given.append(value)
-        loss = self._loss(given[-2].float(), given[-1].float(), wanted, lesson.variance)
-        loss.backward()
-        return loss.detach()
 
     def _loss(self, features: Tensor, logits: Tensor, wanted: tuple[Tensor, Tensor], variance: Tensor) -> Tensor:
         """Scalar. features (B, …, C), logits (B, classes), float32, and what they are to be."""
