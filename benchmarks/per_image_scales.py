@@ -15,7 +15,8 @@ The words are those of `vitq run`; its recipe is applied once, weights included,
 
 Columns: top-1, agreement with full precision, KL to it, and the paired difference in KL and in agreement (points) with
 two standard errors over images: from `static`, and of learned rows beside degree 0 from that.
---val scores the evaluation split too: once, at the end, since options must not be chosen on it.
+--val scores the evaluation split too: once, at the end, since options must not be chosen on it. --state FOLDER keeps
+the quantized model and every finished row there, and a later call with the same words goes on from them.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ import copy
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from common import config, options, show
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitq import data, device
 from vitq.config import RunConfig
@@ -72,35 +75,48 @@ class Oracle(RangeSource):
 
 
 class Start:
-    """The quantized model as the recipe left it; `again` puts it back."""
+    """The recipe's model with a full-precision one beside it; `again` puts both back to how the recipe left them.
 
-    def __init__(self, work: Workspace):
-        self.work = work
-        self._quantizers = {site: copy.deepcopy(site.quantizer) for site in work.model.sites.values()}
-        self._parameters = {name: p.detach().clone() for name, p in work.model.model.named_parameters()}
+    folder: where the first call keeps them, and where later ones read them.
+    """
+
+    def __init__(self, recipe: RunConfig, folder: Path | None):
+        where = device.resolve(recipe.device)
+        model = load_model(recipe.model, recipe.data, recipe.cache_dir, Progress()).to(where).eval()
+        teacher = structure_of(copy.deepcopy(model))
+        calib = data.calibration_set(recipe, Progress())
+        self.work = Workspace(equipped(recipe, model), calib, recipe, where, Progress(), teacher)
+        path = None if folder is None else folder / "start.pt"
+        if path is None or not path.exists():
+            for step in enabled_steps(recipe):
+                step.run(self.work)
+            sites = {name: (site.quantizer, site.on) for name, site in self.work.model.sites.items()}
+            values = [{name: p.detach() for name, p in m.named_parameters()} for m in self._models()]
+            self._kept = copy.deepcopy({"sites": sites, "values": values})
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                torch.save(self._kept, path)
+        else:
+            self._kept = torch.load(path, map_location=where, weights_only=False)  # written above
+        # `method.iterations` is the recipe's; the steps behind it say theirs.
+        self.work.config = replace(recipe, method=replace(recipe.method, iterations=None, rates="paper"))
+
+    def _models(self) -> tuple[nn.Module, nn.Module]:
+        return self.work.model.model, self.work.teacher.model
 
     @torch.no_grad()
     def again(self) -> Workspace:
-        for site, quantizer in self._quantizers.items():
-            site.quantizer = copy.deepcopy(quantizer)
-        for name, parameter in self.work.model.model.named_parameters():
-            parameter.copy_(self._parameters[name])
+        for name, (quantizer, on) in self._kept["sites"].items():
+            site = self.work.model.sites[name]
+            site.quantizer, site.on = copy.deepcopy(quantizer), on
+        for model, values in zip(self._models(), self._kept["values"], strict=True):
+            parameters = dict(model.named_parameters())
+            if parameters.keys() != values.keys():
+                sys.exit(f"the recipe adds parameters: {sorted(parameters.keys() ^ values.keys())}; leave --state out")
+            for name, parameter in parameters.items():
+                parameter.copy_(values[name])
         self.work.model.predictor = None
         return self.work
-
-
-def workspace(recipe: RunConfig) -> Workspace:
-    """The recipe applied, with a full-precision model beside it."""
-    where = device.resolve(recipe.device)
-    model = load_model(recipe.model, recipe.data, recipe.cache_dir, Progress()).to(where).eval()
-    teacher = structure_of(copy.deepcopy(model))
-    calib = data.calibration_set(recipe, Progress())
-    work = Workspace(equipped(recipe, model), calib, recipe, where, Progress(), teacher)
-    for step in enabled_steps(recipe):
-        step.run(work)
-    # `method.iterations` is the recipe's; the steps behind it say theirs.
-    work.config = replace(recipe, method=replace(recipe.method, iterations=None, rates="paper"))
-    return work
 
 
 def run(work: Workspace, raw: dict[str, Any]) -> None:
@@ -142,6 +158,7 @@ class Row:
     """Figures of one model on one set of images, each (N,)."""
 
     def __init__(self, given: Tensor, wanted: Tensor, labels: Tensor):
+        """given, wanted: (N, classes) logits; labels (N,)."""
         log = wanted.double().log_softmax(-1)
         self.kl = (log.exp() * (log - given.double().log_softmax(-1))).sum(-1)
         self.agrees = 100.0 * (given.argmax(-1) == wanted.argmax(-1)).double()
@@ -157,6 +174,33 @@ class Row:
         return {name: round(value, 4) for name, value in out.items()}
 
 
+class Table:
+    """Rows by name, each from logits that are computed, or were by an earlier call that kept them in `path`."""
+
+    def __init__(self, work: Workspace, scored: dict[str, data.ImageSet], path: Path | None):
+        self._work, self._scored, self._path = work, scored, path
+        self._known: dict[str, dict[str, Tensor]] = torch.load(path) if path is not None and path.exists() else {}
+        self._rows: dict[str, dict[str, Row]] = {}
+        self.facts: dict[str, Any] = {}
+
+    def logits(self, name: str, make: Callable[[], Callable[[Tensor], Tensor]]) -> dict[str, Tensor]:
+        """By split. make: gives the model, where they are not known."""
+        if name not in self._known:
+            model = make()
+            self._known[name] = {split: logits(model, x, self._work.device) for split, x in self._scored.items()}
+            if self._path is not None:
+                torch.save(self._known, self._path)
+        return self._known[name]
+
+    def add(self, name: str, make: Callable[[], Callable[[Tensor], Tensor]], against: str | None = None) -> None:
+        wanted, given = self.logits("full precision", lambda: self._work.teach), self.logits(name, make)
+        labels = {split: torch.as_tensor(images.labels) for split, images in self._scored.items()}
+        self._rows[name] = {split: Row(one, wanted[split], labels[split]) for split, one in given.items()}
+        other = self._rows.get(against or "", {})
+        self.facts[name] = {split: row.figures(other.get(split)) for split, row in self._rows[name].items()}
+        print(name, self.facts[name], file=sys.stderr, flush=True)
+
+
 def main() -> int:
     parser = options(__doc__)
     parser.add_argument("words", nargs="+", metavar="WORD")
@@ -165,40 +209,40 @@ def main() -> int:
     parser.add_argument("--predict", type=yaml.safe_load, default={}, help="options of predict_scales, as YAML")
     parser.add_argument("--no-oracle", action="store_true")
     parser.add_argument("--val", action="store_true", help="score the evaluation split too")
+    parser.add_argument("--state", type=Path, metavar="FOLDER")
     args = parser.parse_args()
     device.make_repeatable()
     recipe = config(*args.words)
-    work = workspace(recipe)
+    start = Start(recipe, args.state)
     scored = {"held out": data.eval_set(recipe, Progress())}
     if args.val:
         scored["val"] = data.eval_set(config(*args.words, "data.held_out=null"), Progress())
-    wanted = {name: logits(work.teach, images, work.device) for name, images in scored.items()}
-    rows: dict[str, dict[str, Row]] = {}
-    facts: dict[str, Any] = {}
+    table = Table(start.again(), scored, args.state and args.state / f"logits{'-val' * args.val}.pt")
+    present: list[int] = []  # the degree that the model has learned, where it has
 
-    def score(name: str, against: str | None = None) -> None:
-        rows[name] = {
-            split: Row(logits(work.model, images, work.device), wanted[split], torch.as_tensor(images.labels))
-            for split, images in scored.items()
-        }
-        facts[name] = {
-            split: row.figures(rows[against][split] if against else None) for split, row in rows[name].items()
-        }
-        print(name, facts[name], file=sys.stderr, flush=True)
+    def asked(outputs: bool, learned: bool = False) -> nn.Module:
+        work = start.work if learned and present == [0] else start.again()
+        if learned and present != [0]:
+            learn(work, 0, args)
+        present.clear()
+        ask_oracle(work, outputs)
+        return work.model
 
-    score("static")
-    start = Start(work)
-    if not args.no_oracle:
-        for outputs in (False, True):
-            ask_oracle(start.again(), outputs)
-            score("oracle output" if outputs else "oracle value", "static")
-    for degree in args.degrees:
+    def taught(degree: int) -> nn.Module:
         learn(start.again(), degree, args)
-        score(f"degree {degree}", "degree 0" if degree and "degree 0" in rows else "static")
+        present[:] = [degree]
+        return start.work.model
+
+    table.add("static", lambda: start.again().model)
+    if not args.no_oracle:
+        table.add("oracle value", partial(asked, False), "static")
+        table.add("oracle output", partial(asked, True), "static")
+    course = f" {args.distill or ''}{args.predict or ''}".rstrip()
+    for degree in args.degrees:
+        table.add(f"degree {degree}{course}", partial(taught, degree), f"degree 0{course}" if degree else "static")
         if not degree and not args.no_oracle:
-            ask_oracle(work, outputs=True)
-            score("degree 0 + oracle", "degree 0")
-    show(facts, args.json)
+            table.add(f"degree 0{course} + oracle", partial(asked, True, learned=True), f"degree 0{course}")
+    show(table.facts, args.json)
     return 0
 
 
