@@ -116,7 +116,7 @@ def test_predicted_zero_points_are_codes(work: Workspace) -> None:
     assert 3 <= inside.sum() < COUNT, "some are rounded, some clamped, or nothing is proved"
     quantizer = work.model.sites[SITE].quantizer
     assert isinstance(quantizer, PerImageUniform)
-    found = quantizer.source.parameters(quantizer, torch.from_numpy(x).float())[1]
+    found = quantizer.ranges(torch.from_numpy(x).float(), quantizer.scale)[1]
     assert found.flatten().tolist() == expected.tolist()
     wide = expected.reshape(-1, 1, 1)
     codes = np.clip(np.round(x / scale) + wide, 0, 15)

@@ -216,7 +216,7 @@ def test_predicted_scales_of_a_site_are_its_own() -> None:
     predictor = Predictor(sites=3, features=1, degree=1, chunks=1, clamp=(0.5, 2.0), constant=False)
     predictor.scales.data = torch.tensor([[0.0, 0.25, 0.0]])
     predictor.see(torch.tensor([[[0.0, 1.0]], [[0.0, 2.0]]]))
-    scale, zero = Predicted(predictor, 1, moves_zero=True).parameters(static, torch.zeros(2, 3, 4))
+    scale, zero = Predicted(predictor, 1, moves_zero=True).parameters(static, torch.zeros(2, 3, 4), static.scale)
     assert scale.flatten().tolist() == pytest.approx([float(static.scale) * 1.25, float(static.scale) * 1.5])
     assert zero.flatten().tolist() == [float(static.zero_point)] * 2
 

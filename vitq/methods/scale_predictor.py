@@ -7,13 +7,14 @@ Only the abstract and a third-party summary could be had, so what follows is our
 - One evaluation gives all deeper scales: s_q(r) = s_q0·(1 + Σ_{k=1..K} a_qk·r^k), the factor clamped. a = 0 is the base
   method exactly. `constant` adds a term a_q0: the same factor for all images, a static scale searched anew.
   Zero points stay, or are predicted the same way: z_q(r) = z_q0 + Σ b_qk·r^k, rounded.
-- a is fitted in closed form to each image's best factor (least squares with a ridge), or by gradient from a = 0.
+- a is fitted in closed form to each image's best factor (least squares with a ridge), by gradient from a = 0, or by a
+  `distill` step behind this one, together with the static scales and what else that step learns.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, ClassVar, Literal
 
 import pandas as pd
@@ -28,6 +29,7 @@ from vitq.quant.per_image import Batch, Extrema, Percentile, PerImageUniform
 from vitq.quant.predictor import Predicted, Predictor
 from vitq.quant.site import Site, watching
 from vitq.quant.uniform import UniformQuantizer
+from vitq.steps.reconstruction.distill import Distill
 from vitq.steps.step import OPTIMIZERS, Count, Network, NotNegative, Step, Workspace, register_step
 
 # Factors that an image's best one is searched among, beside 1: evenly spaced in the logarithm over the clamp.
@@ -42,8 +44,9 @@ class PredictScales(Step):
     tap: the module that is listened to: `stem` (patch embedding) or `block` (the first block).
     feature: `range` (M − m) or `ends` (M and m). chunks: G. degree: K. constant: a term that all images
         share. clamp: least and largest factor.
-    zero_points: `keep`, or `predict` them too, which `gradient` alone can. fit: `closed` or `gradient`. ridge: penalty
-        on a, in units of the number of images. images: so many calibration images are fitted to (None: all).
+    zero_points: `keep`, or `predict` them too, which `closed` cannot. fit: `closed`, `gradient`, or `distill`: a stays
+        0 until a `distill` step, the one step behind this one, learns it with its rate of scales. ridge: penalty on a,
+        in units of the number of images. images: so many calibration images are fitted to (None: all).
     iterations, batch_size, lr: of the gradient fit, Adam from a = 0 on KL(full precision ‖ quantized) of the logits;
         `method.iterations` overrides the first. percentile: p of the baseline.
 
@@ -58,7 +61,7 @@ class PredictScales(Step):
     constant: bool = False
     clamp: tuple[float, float] = (0.5, 2.0)
     zero_points: Literal["keep", "predict"] = "keep"
-    fit: Literal["closed", "gradient"] = "closed"
+    fit: Literal["closed", "gradient", "distill"] = "closed"
     ridge: NotNegative = 0.1
     images: int | None = None
     iterations: Count = 100
@@ -76,8 +79,8 @@ class PredictScales(Step):
         problems: list[Problem] = []
         if not 0 < self.clamp[0] <= 1 <= self.clamp[1]:
             problems.append(bad("clamp", list(self.clamp), "two factors around 1 are needed, e.g. [0.5, 2]"))
-        if self.zero_points == "predict" and self.fit != "gradient":
-            text = "zero_points=predict with fit=closed; zero points are learned by fit=gradient alone"
+        if self.zero_points == "predict" and self.fit == "closed":
+            text = "zero_points=predict with fit=closed; zero points are learned by fit=gradient or distill"
             problems.append(Problem(text, "zero_points", "predict"))
         if self.images is not None and not 2 <= self.images <= config.calib.size:
             problems.append(bad("images", self.images, f"valid: 2 to calib.size={config.calib.size}"))
@@ -86,8 +89,23 @@ class PredictScales(Step):
             problems.append(Problem(text, value=config.calib.size))
         return problems
 
+    def check_order(self, before: Sequence[Step], behind: Sequence[Step]) -> list[Problem]:
+        if self.fit != "distill" or self.ranges != "predicted":
+            return super().check_order(before, behind)
+        learner = behind[0] if len(behind) == 1 else None
+        if not isinstance(learner, Distill) or "activation_scales" not in learner.learn:
+            text = (
+                "fit=distill leaves the coefficients at 0; put one step behind it, a `distill` that learns "
+                "activation_scales, or choose another fit"
+            )
+            return [Problem(text, "fit", self.fit, ["closed", "gradient"])]
+        if learner.compile == "on":
+            text = f"predicted scales are not compiled; set compile of {learner.name} to off or auto"
+            return [Problem(text, "fit", self.fit)]
+        return []
+
     def check_network(self, network: Network) -> list[Problem]:
-        if self.ranges == "static" or _deeper(network.model, network.fitted(self), self.depth):
+        if self.ranges == "static" or deeper(network.model, network.fitted(self), self.depth):
             return []
         text = (
             "no activation behind its tap has a fitted uniform quantizer, so there is nothing whose range each image "
@@ -108,7 +126,7 @@ class PredictScales(Step):
         if self.ranges == "static":
             return
         segments, depth = work.model.structure.segments, self.depth
-        sites = _deeper(work.model, [site for site in work.model.sites.values() if site.on], depth)
+        sites = deeper(work.model, [site for site in work.model.sites.values() if site.on], depth)
         if self.ranges != "predicted":
             batch = Batch(work.model.model)
             source = Extrema(batch) if self.ranges == "minmax" else Percentile(batch, self.percentile)
@@ -120,7 +138,10 @@ class PredictScales(Step):
         predictor = Predictor(len(sites), features, self.degree, self.chunks, self.clamp, self.constant, moves_zero)
         predictor.to(work.device)
         tap = work.model.model.get_submodule(segments[depth].modules[0])
-        seen, best = search(work, predictor, tap, sites, self)
+        if self.fit == "distill":
+            seen = features_of(work, predictor, tap, self.images)
+        else:
+            seen, best = search(work, predictor, tap, sites, self)
         std = seen.std(dim=0, unbiased=False)
         predictor.mean.copy_(seen.mean(dim=0))
         predictor.std.copy_(torch.where(std > 0, std, torch.ones_like(std)))
@@ -131,19 +152,21 @@ class PredictScales(Step):
         work.model.predictor = predictor
         for index, (site, static) in enumerate(sites):
             site.quantizer = PerImageUniform(static, Predicted(predictor, index, moves_zero))
+        if self.fit == "distill":
+            return
         if self.fit == "gradient":
             descend(work, predictor, self)
         work.artifacts["predicted_scales"] = _table(predictor, sites, best, seen)
 
 
-def _deeper(model: QuantizedModel, sites: Iterable[Site], depth: int) -> list[tuple[Site, UniformQuantizer]]:
+def deeper(model: QuantizedModel, sites: Iterable[Site], depth: int) -> list[tuple[Site, UniformQuantizer]]:
     """Of these sites the activations that are uniform and in a segment behind the tap."""
-    deeper = model.structure.segments[depth + 1 :]
+    segments = model.structure.segments[depth + 1 :]
     return [
         (site, site.quantizer)
         for site in sites
         if not site.is_weight and type(site.quantizer) is UniformQuantizer
-        if any(segment.holds(site.owner) for segment in deeper)
+        if any(segment.holds(site.owner) for segment in segments)
     ]
 
 
@@ -167,6 +190,16 @@ class _BestFactors:
             # Windows of one image lie side by side, so that an image is a run of rows.
             errors.append(rounded.sub_(wide).square_().reshape(self.images, -1).sum(dim=1))
         self.factors[site.name] = self.candidates[torch.stack(errors).argmin(dim=0)]
+
+
+@torch.no_grad()
+def features_of(work: Workspace, predictor: Predictor, tap: nn.Module, images: int | None) -> Tensor:
+    """(images, F) features of the first so many calibration images (None: all), of the network as it stands."""
+    seen: list[Tensor] = []
+    with tap.register_forward_hook(lambda _module, _inputs, output: seen.append(predictor.features(output))):
+        for batch in work.batches(images):
+            work.model(batch)
+    return torch.cat(seen)
 
 
 @torch.no_grad()

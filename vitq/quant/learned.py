@@ -51,7 +51,8 @@ class RelativeScale(nn.Module):
     """Stands in for a site's quantizer while its scale is learned as s = s₀·e^r: a rate means the same at every site.
 
     r: the leaf tensor, (G,), 0 at first. The value is the quantizer's own, bit for bit. Gradients where x lies between
-    the least and the largest level: 1 to x, x̂ − x to r; outside 0 and x̂, an offset aside (LSQ, eq. 3, times s).
+    the least and the largest level: 1 to x, x̂ − x to r; outside 0 and x̂, an offset aside (LSQ, eq. 3, times s). Where
+    each image has a factor of its own (predictor.py), s is the static one; what predicts the factor has gradients too.
     """
 
     def __init__(self, quantizer: UniformQuantizer | LogQuantizer):
@@ -62,11 +63,11 @@ class RelativeScale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         quantizer, layout = self.quantizer, self.quantizer.layout
-        expanded, scale = layout.expand(x).float(), layout.view(self.before) * layout.view(self.r).exp()
+        expanded, scale = layout.expand(x).float(), self.before * self.r.exp()
         if isinstance(quantizer, UniformQuantizer):
-            value = lsq_round_trip(expanded, scale, quantizer.views()[1], quantizer.codes, tight=True)
+            value = lsq_round_trip(expanded, *quantizer.ranges(x, scale), quantizer.codes, tight=True)
         else:
-            value = self._logarithmic(expanded, scale)
+            value = self._logarithmic(expanded, layout.view(scale))
         return layout.collapse(value.to(x.dtype), x.shape)
 
     def _logarithmic(self, x: Tensor, scale: Tensor) -> Tensor:

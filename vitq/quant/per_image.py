@@ -18,8 +18,11 @@ class RangeSource(ABC):
     moves_zero = True
 
     @abstractmethod
-    def parameters(self, uniform: UniformQuantizer, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(scale, zero point) for x (R, …) float32: both (R, …) so that they broadcast; R is B times the windows."""
+    def parameters(self, uniform: UniformQuantizer, x: Tensor, static: Tensor) -> tuple[Tensor, Tensor]:
+        """(scale, zero point) for x (R, …) float32: both (R, …) so that they broadcast; R is B times the windows.
+
+        static: (G,), the scale that those of images are relative to, where they are.
+        """
 
     def parameter_bytes(self) -> int:
         """Bytes of what the source stores for one site beside the static scale."""
@@ -46,14 +49,17 @@ class PerImageUniform(UniformQuantizer):
         return static
 
     def encode(self, x: Tensor) -> Tensor:
-        codes = self._codes(self.layout.expand(x).float(), *self.source.parameters(self, x))
+        codes = self._codes(self.layout.expand(x).float(), *self.ranges(x, self.scale))
         return self.layout.collapse(codes, x.shape).to(torch.int64)
 
     def decode(self, codes: Tensor) -> Tensor:
         raise NotImplementedError("codes of a per-image range mean something only with the image; use forward")
 
+    def ranges(self, x: Tensor, static: Tensor) -> tuple[Tensor, Tensor]:
+        return self.source.parameters(self, x, static)
+
     def forward(self, x: Tensor) -> Tensor:
-        scale, zero = self.source.parameters(self, x)
+        scale, zero = self.ranges(x, self.scale)
         expanded = self.layout.expand(x).float()
         if scale.requires_grad or zero.requires_grad or x.requires_grad:
             quantized = lsq_round_trip(
@@ -88,7 +94,7 @@ class Extrema(RangeSource):
     def __init__(self, batch: Batch):
         self.batch = batch
 
-    def parameters(self, uniform: UniformQuantizer, x: Tensor) -> tuple[Tensor, Tensor]:
+    def parameters(self, uniform: UniformQuantizer, x: Tensor, static: Tensor) -> tuple[Tensor, Tensor]:
         low, high = self.ends(_grouped(uniform, x, self.batch.images))
         windows = len(x) // self.batch.images
         low, high = low.repeat_interleave(windows, dim=0), high.repeat_interleave(windows, dim=0)

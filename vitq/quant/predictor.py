@@ -52,10 +52,13 @@ class Predictor(nn.Module):
 
     def see(self, x: Tensor) -> None:
         """x: (B, N, C) or (B, H, W, C), output of the module that is listened to."""
-        powers = self.powers(self.features(x))
+        # What is seen is given: what made it does not learn from what is predicted of it.
+        powers = self.powers(self.features(x.detach()))
+        with torch.autocast(x.device.type, enabled=False):
+            factors = (1 + powers @ self.scales).clamp(*self.clamp)
+            shifts = powers[:, : len(self.zeros)] @ self.zeros
         # Taken apart once, not by a slice at every site.
-        self._factors = (1 + powers @ self.scales).clamp(*self.clamp).split(1, dim=1)
-        self._shifts = (powers[:, : len(self.zeros)] @ self.zeros).split(1, dim=1)
+        self._factors, self._shifts = factors.split(1, dim=1), shifts.split(1, dim=1)
 
     def features(self, x: Tensor) -> Tensor:
         """(B, F) float32: robust extrema of each image, as a range or as both ends."""
@@ -96,10 +99,10 @@ class Predicted(RangeSource):
     def __init__(self, predictor: Predictor, site: int, moves_zero: bool):
         self.predictor, self.site, self.moves_zero = predictor, site, moves_zero
 
-    def parameters(self, uniform: UniformQuantizer, x: Tensor) -> tuple[Tensor, Tensor]:
+    def parameters(self, uniform: UniformQuantizer, x: Tensor, static: Tensor) -> tuple[Tensor, Tensor]:
         factor, shift = self.predictor.of(self.site, len(x))
         ndim = uniform.layout.expand(x).ndim
-        scale = spread(uniform, uniform.scale.unsqueeze(0) * factor, ndim)
+        scale = spread(uniform, static.unsqueeze(0) * factor, ndim)
         if not self.moves_zero:
             return scale, uniform.layout.view(uniform.zero_point)
         zero = uniform.zero_point.unsqueeze(0) + shift

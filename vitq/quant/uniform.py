@@ -95,6 +95,10 @@ class UniformQuantizer(ElementwiseQuantizer):
         exact_zero = torch.full_like(zero, self.codes / 2) if self.symmetric else (value < 0).to(zero.dtype)
         return torch.where(constant, exact_scale, scale), torch.where(constant, exact_zero, zero)
 
+    def ranges(self, x: Tensor, static: Tensor) -> tuple[Tensor, Tensor]:
+        """(scale, zero point) for x, which they broadcast against once it is expanded, with the static scale (G,)."""
+        return self.layout.view(static), self.views()[1]
+
     def encode(self, x: Tensor) -> Tensor:
         if self.layout.groups == 1 and not float(self.zero_point[0]).is_integer():
             text = (

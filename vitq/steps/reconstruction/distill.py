@@ -39,14 +39,15 @@ class Distill(Step):
     and elements, each from its own mean over the images. z: logits. No labels.
 
     learn: `weights` (straight-through), `bias`, `activation_scales`, `weight_scales` (of uniform and logarithmic
-        quantizers, relative: s = s₀·e^r). lr, lr_bias, lr_scales: their rates; that of scales is a share of the scale.
+        quantizers, relative: s = s₀·e^r; of scales that `predict_scales` with fit=distill predicts, the coefficients
+        too). lr, lr_bias, lr_scales: their rates; that of scales is a share of the scale.
     iterations, batch_size: Adam without weight decay; `method.iterations` overrides `iterations`. warmup: share of the
         iterations with a rising rate; then a cosine to 0.
     views: `fixed` images, or `crops`: of every image a part of half its area or more, mirrored or not, anew each time,
         which the full-precision model sees too.
     hold_out: share of the calibration images, the last ones, that are not learned from. What was learned is kept if
         KL(full precision ‖ quantized) fell on them; else all is as before, and the log says so. 0: always kept.
-    autocast, compile: as in `reconstruct`.
+    autocast, compile: as in `reconstruct`; a model with predicted scales is not compiled.
 
     A killed run goes on from a state that is at most a minute old. Sources: distillation of all layers at once without
     labels is Joint PTQ's (arXiv 2602.18861, abstract alone could be had); feature in front of the head and rates of
@@ -120,7 +121,8 @@ class Distill(Step):
         size = min(self.batch_size, images)
         first = lesson.features.select(torch.zeros(1, dtype=torch.int64)).numel()
         segments = work.model.structure.segments
-        compiled = pays(self.compile, first * size * len(segments), iterations)
+        # A predictor hands what it saw from one segment to later ones, which one segment's graph does not show.
+        compiled = work.model.predictor is None and pays(self.compile, first * size * len(segments), iterations)
         forwards = [forward_of(segment, compiled) for segment in segments]
         cast = partial(torch.autocast, work.device.type, dtype=torch.bfloat16, enabled=self.autocast == "bf16")
         done, losses = torch.zeros((), dtype=torch.int64), torch.zeros(iterations, device=work.device)

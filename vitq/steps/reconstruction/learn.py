@@ -26,7 +26,8 @@ GROUPS = {"weights": {"rounding", "weight_scales"}, "activations": {"activation_
 class Learnt:
     """The parameters of one segment, or of the model, while a step learns them.
 
-    segment: None for the whole model. relative: scales are learned as s₀·e^r, those of logarithms too.
+    segment: None for the whole model. relative: scales are learned as s₀·e^r, those of logarithms too, and with
+    activation scales the coefficients of what predicts them for each image, where the model has that.
     weights, biases, scales, zero_points, roundings: leaf tensors with gradients, each with a learning rate of its own.
     Use as a context manager: on leaving, learned quantizers become ordinary ones again and nothing requires a gradient.
     """
@@ -48,6 +49,7 @@ class Learnt:
         self.zero_points: list[Tensor] = []
         self.roundings: list[LearnedRounding] = []
         self._ranges: list[LearnedRange | RelativeScale] = []
+        self._coefficients: list[Tensor] = []
 
     def __enter__(self) -> Learnt:
         for parameter in self._model.parameters():
@@ -56,10 +58,13 @@ class Learnt:
             self._collect_weights(module)
         for site in self._sites:
             self._collect_quantizer(site)
+        if self._relative and "activation_scales" in self._parts and self._model.predictor is not None:
+            self._coefficients = [p.requires_grad_(True) for p in self._model.predictor.parameters() if p.numel()]
+            self.scales += self._coefficients
         return self
 
     def __exit__(self, *_: object) -> None:
-        for tensor in (*self.weights, *self.biases):
+        for tensor in (*self.weights, *self.biases, *self._coefficients):
             tensor.requires_grad_(False)
         for site in self._sites:
             if isinstance(site.stand_in, LearnedRounding):
