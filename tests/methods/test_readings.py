@@ -11,6 +11,7 @@ from torch import Tensor
 from tests.tiny import run, tiny
 from vitq.config import RunConfig
 from vitq.engine.recipe_checks import problems
+from vitq.methods.twin import TwinQuantizer
 from vitq.planning import compose
 from vitq.quant.logarithmic import LogQuantizer
 from vitq.quant.uniform import UniformQuantizer
@@ -94,8 +95,9 @@ def test_each_reading_is_a_whole_recipe_and_another_one(workspace: Make, overrid
 
 def test_m_is_chosen_anew_by_the_error_of_the_output(workspace: Make) -> None:
     def regions(work: Workspace) -> dict[str, Tensor]:
-        twins = [site for site in work.model.quantized() if site.kind in ("probs", "post_gelu")]
-        return {site.name: torch.cat([site.quantizer.scale, site.quantizer.exponent]) for site in twins}  # type: ignore[union-attr]
+        found = {site.name: site.quantizer for site in work.model.quantized()}
+        twins = {name: twin for name, twin in found.items() if isinstance(twin, TwinQuantizer)}
+        return {name: torch.cat([twin.scale, twin.exponent]) for name, twin in twins.items()}
 
     plain, other = applied(workspace, "mptq_vit"), applied(workspace, "mptq_vit", *HESSIAN)
     moved = changed(regions(plain), regions(other))
