@@ -92,7 +92,7 @@ class Start:
                 step.run(self.work)
             sites = {name: (site.quantizer, site.on) for name, site in self.work.model.sites.items()}
             values = [{name: p.detach() for name, p in m.named_parameters()} for m in self._models()]
-            self._kept = copy.deepcopy({"sites": sites, "values": values})
+            self._kept: dict[str, Any] = copy.deepcopy({"sites": sites, "values": values})
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 torch.save(self._kept, path)
