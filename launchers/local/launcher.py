@@ -29,8 +29,8 @@ class Local(Launcher):
         parallel = min(count_, len(runs))
         processes = max(parallel, math.ceil(len(runs) / self.options.runs_per_process))
         share = devices / count_
-        on = f"{share:.3g} GPU each" if devices else f"{environments[0]['OMP_NUM_THREADS']} threads each"
-        text = f"local: {count(processes, 'process', 'processes')}, {count_} slots, {on}"
+        on = f"{share:.3g} GPU each" if devices else f"{count(int(environments[0]['OMP_NUM_THREADS']), 'thread')} each"
+        text = f"local: {count(processes, 'process', 'processes')}, {count(count_, 'slot')}, {on}"
         return Preview(processes, parallel, share, text)
 
     def launch(self, plan: Plan, show: Show) -> list[str]:
