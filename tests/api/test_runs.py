@@ -101,7 +101,7 @@ def test_what_is_wrong_is_said_before_anything_starts(engine: FakeEngine, tmp_pa
 
 
 def test_a_sweep_is_computed_once(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("model=vit_digits", "method=minmax,mse", "bits=w4a4,w8a8", "tracker=none")
+    words = ("model=vit_digits", "method=minmax,mse", "bits=w4a4,w8a8", "tracker=none", "launcher=inline")
     sweep = vitq.sweep("demo", *words)
     assert isinstance(sweep, vitq.Sweep)
     assert (sweep.name, [run.state for run in sweep.runs]) == ("demo", ["done"] * 4)
@@ -132,7 +132,8 @@ def test_a_run_that_fails_stops_no_other_one(engine: FakeEngine) -> None:
             _fail(config)
 
     engine.fail = fail
-    sweep = vitq.sweep("demo", "model=vit_digits", "method=minmax", "bits=w4a4,w8a8", "tracker=none")
+    words = ("model=vit_digits", "method=minmax", "bits=w4a4,w8a8", "tracker=none", "launcher=inline")
+    sweep = vitq.sweep("demo", *words)
     assert [run.state for run in sweep.runs] == ["failed", "done"]
     assert sweep.runs[0].reason == "ValueError: out of luck"
 

@@ -25,6 +25,7 @@ from vitq import data, track
 from vitq.config import RunConfig, signature
 from vitq.errors import ConfigError, brief
 from vitq.job import execute, measure, provenance
+from vitq.job.run_log import RunLog
 from vitq.job.worker import main
 from vitq.models.load import identify
 from vitq.planning import compose
@@ -266,6 +267,25 @@ def test_the_module_records_a_config_that_it_refuses(planner: Planner) -> None:
     with refuses(ConfigError, key="signature", valid=[run_dir.signature]) as raised:
         planner.execute(run_dir)
     assert (status.state, status.error) == ("failed", brief(raised.value))
+
+
+def test_training_is_no_work_of_the_run(planner: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else whichever run comes first, or waits for it, has a minute more in tables."""
+    happened: list[str] = []
+    begin = RunLog.begin
+
+    def trained(*_: object) -> Path:
+        happened.append("trained")
+        return Path("weights")
+
+    def begun(run_log: RunLog) -> None:
+        happened.append("clock")
+        begin(run_log)
+
+    monkeypatch.setattr(measure, "trained_here", trained)
+    monkeypatch.setattr(RunLog, "begin", begun)
+    planner.execute(planner.plan("minmax"))
+    assert happened == ["clock", "trained", "clock"]
 
 
 def test_missing_cuda_is_an_error_and_never_the_cpu(planner: Planner) -> None:

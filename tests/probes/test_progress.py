@@ -93,11 +93,9 @@ class Terminal:
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Terminal]:
-    # After capsys, which puts its own streams in place.
     opened = Terminal()
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.setattr(sys, "stderr", opened.stream)
     yield opened
     opened.stream.close()
 
@@ -109,9 +107,10 @@ def test_each_piece_is_seen_on_a_terminal(
     shown: list[int] = []
 
     def wait(number: int) -> None:
-        terminal.wait_for(rf"probe counting\s+piece {number}\b.*\b{number}/\?")
+        terminal.wait_for(rf"probe counting\s+piece {number}\b.*\b{number}/{PIECES}")
         shown.append(number)
 
+    monkeypatch.setattr(sys, "stderr", terminal.stream)  # not in the fixture: capsys puts its own there after it
     monkeypatch.setattr(Counting, "after_each", wait)
     assert cli.main([*words, "probe.names=[counting]"]) == 0
     assert shown == [1, 2, 3, 4]

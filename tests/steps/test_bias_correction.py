@@ -128,6 +128,9 @@ def test_one_override_appends_it_to_any_recipe_but_one_that_must_end_as_it_does(
     found = {method: recipe_checks.problems(config) for method, config in zip(methods, configs, strict=True)}
     (problem,) = found.pop("scale_predictor")
     assert is_about(problem, "method.steps.predict", "bias_correction")
+    for method in ("aphq_vit", "glf_q"):
+        (problem,) = found.pop(method)
+        assert is_about(problem, "method.steps.mlp", "bias_correction")
     assert not any(found.values())
 
 

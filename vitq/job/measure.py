@@ -17,7 +17,7 @@ from vitq.engine import evaluate, fp_outputs, recipe
 from vitq.engine.memory_cache import MEMORY
 from vitq.job import provenance
 from vitq.job.run_log import RunLog
-from vitq.models.load import load_model
+from vitq.models.load import load_model, trained_here
 from vitq.published.tags import published_top1
 from vitq.quant import site_table
 from vitq.quant.model import QuantizedModel
@@ -53,6 +53,8 @@ def _measure(config: RunConfig, run_dir: RunDir, run_log: RunLog) -> tuple[Resul
     where = device.resolve(config.device)
     provenance.reset_peak_memory()
     task = task_of(config)
+    if trained_here(config.model, config.data, config.cache_dir, run_log):
+        run_log.begin()  # training, or waiting for a run that trains, is no work of this one
     with run_log.timed("data"):
         images = task.images(config, run_log)
     with run_log.timed("model"):

@@ -33,16 +33,23 @@ def load_model(model: ModelConfig, data: DataConfig, cache_dir: str | Path, prog
     known = _planned(model)
     if model.checkpoint is not None:
         return _fill(create(model, data), checkpoint_path(model), model.checkpoint_key)
-    if model.train is not None:
-        from vitq.models.train import trained
-
-        kwargs = {key: value for key, value in model.kwargs.items() if (key, value) != ("num_classes", 0)}
-        headed = dataclasses.replace(model, kwargs=kwargs)  # which labels can train
-        return _fill(create(model, data), trained(headed, data, cache_dir, progress), None)
+    if (path := trained_here(model, data, cache_dir, progress)) is not None:
+        return _fill(create(model, data), path, None)
     if model.pretrained:
         progress.stage(f"load {model.name}")
         return _from_hub(known, data)
     return create(pinned(known), data)
+
+
+def trained_here(model: ModelConfig, data: DataConfig, cache_dir: str | Path, progress: Progress) -> Path | None:
+    """File of the weights of a model that is trained on first use, which this may be; None for others."""
+    if model.checkpoint is not None or model.train is None:
+        return None
+    from vitq.models.train import trained
+
+    kwargs = {key: value for key, value in model.kwargs.items() if (key, value) != ("num_classes", 0)}
+    headed = dataclasses.replace(model, kwargs=kwargs)  # which labels can train
+    return trained(headed, data, cache_dir, progress)
 
 
 def _planned(model: ModelConfig) -> ModelConfig:
