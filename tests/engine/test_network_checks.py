@@ -86,6 +86,7 @@ def test_recipes_of_our_own_run_as_shipped_on_every_family(model: str, method: s
                 "model=timm",
                 "model.name=vit_small_patch16_dinov3",
                 "model.pretrained=false",
+                "model.kwargs={depth: 1, embed_dim: 48, num_heads: 3}",
                 "model.input_size=[128,512]",
             ],
             "model.input_size",
