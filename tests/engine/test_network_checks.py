@@ -81,6 +81,18 @@ def test_recipes_of_our_own_run_as_shipped_on_every_family(model: str, method: s
         (["+bits.sites={blocks.9.*: 8}"], "bits.sites.blocks.9.*", "blocks.9.*", []),
         (["model.input_size=64"], "model.input_size", 64, [32]),
         (["model=swin_digits", "model.input_size=64"], "model.input_size", 64, [32]),
+        (
+            [
+                "model=timm",
+                "model.name=vit_small_patch16_dinov3",
+                "model.pretrained=false",
+                "model.kwargs={depth: 1, embed_dim: 48, num_heads: 3}",
+                "model.input_size=[128,512]",
+            ],
+            "model.input_size",
+            (128, 512),
+            [256],
+        ),
         (["+model.kwargs.colour=red"], "model.kwargs", ..., []),
         (["model.kwargs.num_heads=5"], "model.kwargs", ..., []),
         (["+model.kwargs.in_chans=2"], "model.kwargs.in_chans", 2, [1, 3]),

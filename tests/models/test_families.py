@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.errors import refuses
 from tests.models.test_anatomy import variant
 from tests.tiny import images as calibration_images
 from tests.tiny import run
@@ -211,6 +212,23 @@ def test_off_is_timm_and_its_segments_are_the_model(case: str) -> None:
     for segment in quantized.structure.segments:
         chained = segment.forward(chained)
     assert (chained - expected).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("size", [(32, 32), (48, 48), (16, 64), (32, 48)])
+@torch.no_grad()
+def test_rotary_segments_are_the_model_for_images_of_another_size_or_refuse_them(size: tuple[int, int]) -> None:
+    """8x8 patches of 32x32 images are 4x4; those of 16x64 are as many, but lie elsewhere."""
+    quantized = QuantizedModel(network("dinov3"))
+    x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
+    first, *others = quantized.structure.segments
+    if size[0] != size[1]:
+        with refuses(ValueError, key="model.kwargs.img_size", value=(size[0] // 8, size[1] // 8), valid=[(4, 4)]):
+            first.forward(x)
+        return
+    chained = first.forward(x)
+    for segment in others:
+        chained = segment.forward(chained)
+    assert (chained - quantized(x)).abs().max() <= 1e-5
 
 
 @cases

@@ -237,7 +237,8 @@ def _own_copy(model: nn.Module, images: TensorImages) -> nn.Module:
         raise ModelError(text, "model", model)
     own = copy.deepcopy(model).float().eval()
     structure_of(own)  # which may join its projections
-    size, side = required_size(model), images.size
+    side = images.size
+    size = required_size(model, (side, side))
     if size is not None and size != (side, side):
         text = f"images: {side}x{side} pixels, {type(model).__name__} is built for {size[0]}x{size[1]}"
         action = f"resize the images, or build the model with img_size={side}"

@@ -120,7 +120,7 @@ def settle(network: nn.Module, model: ModelConfig) -> nn.Module:
             module.p = 0.0
         elif isinstance(module, DropPath):
             module.drop_prob = 0.0
-    size, given = required_size(network), model.input_size
+    size, given = required_size(network, model.image_shape[1:]), model.input_size
     if size is not None and size != model.image_shape[1:]:
         side = size[0] if size[0] == size[1] else f"[{size[0]},{size[1]}]"
         text = f"{model.name!r} is built for {size[0]}x{size[1]} images, but model.input_size={given}"
@@ -129,8 +129,16 @@ def settle(network: nn.Module, model: ModelConfig) -> nn.Module:
     return network.float().eval()
 
 
-def required_size(network: nn.Module) -> tuple[int, int] | None:
-    """Height and width of the only images that a network takes; None where it takes several sizes."""
+def required_size(network: nn.Module, images: tuple[int, int]) -> tuple[int, int] | None:
+    """Height and width that a network was built for, where it takes no `images` of that size as well; else None.
+
+    Of networks with rotary embeddings that take several sizes, segments know square images of other sizes alone.
+    """
     embed = getattr(network, "patch_embed", None)
     size = getattr(embed, "img_size", None)
-    return None if size is None or not getattr(embed, "strict_img_size", True) else (size[0], size[1])
+    if size is None:
+        return None
+    square = images[0] == images[1] and size[0] == size[1]
+    rotary = getattr(network, "rope", None) is not None
+    several = not getattr(embed, "strict_img_size", True) and (square or not rotary)
+    return None if several else (size[0], size[1])

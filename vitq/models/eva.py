@@ -69,7 +69,18 @@ def eva_structure(model: nn.Module) -> Structure:
 
 
 def _embed(eva: Eva, x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The tokens, and the sines and cosines."""
+    """The tokens, and the sines and cosines.
+
+    Raises ValueError for images whose rows and columns `_grid` would not know again.
+    """
+    if eva.rope is not None and eva.dynamic_img_size:
+        embed = eva.patch_embed
+        rows, columns = embed.dynamic_feat_size((x.shape[-2], x.shape[-1]))
+        built = cast(tuple[int, int], embed.grid_size)
+        if (rows, columns) != built and (rows != columns or rows * columns == built[0] * built[1]):
+            text = f"{rows}x{columns} patches, where the model was built for {built[0]}x{built[1]}"
+            action = "images other than square ones need a model that is built for their size: model.kwargs.img_size"
+            raise ValueError(Problem(f"{text}; {action}", "model.kwargs.img_size", (rows, columns), [built]))
     embedded: tuple[Tensor, Tensor | None] = eva._pos_embed(eva.patch_embed(x))
     return embedded
 
@@ -80,17 +91,11 @@ def _shared(eva: Eva, index: int, x: Tensor) -> dict[str, Tensor | None]:
 
 
 def _grid(eva: Eva, x: Tensor) -> tuple[int, int] | None:
-    """Rows and columns of patches; None where the model keeps its sines and cosines itself.
-
-    Raises ValueError for images other than square ones, where the model was not built for their size.
-    """
+    """Rows and columns of patches; None where the model keeps its sines and cosines itself."""
     if hasattr(eva.rope, "feat_shape") and not eva.dynamic_img_size:
         return None
     built, patches = cast(tuple[int, int], eva.patch_embed.grid_size), x.shape[1] - eva.num_prefix_tokens
     if patches == built[0] * built[1]:
         return built
     side = math.isqrt(patches)
-    if side * side != patches:
-        text = f"{patches} patches of an image that is not square; build the model for it: model.kwargs.img_size"
-        raise ValueError(Problem(text, "model.kwargs.img_size", patches))
     return side, side

@@ -14,9 +14,9 @@ def located(problem: Problem, cell: ConfigCell, primary: Primary) -> Problem:
     key, groups = problem.key, primary.search_path
     if not key or cell.problem is not None:
         return problem
-    given = {override.lstrip("+").partition("=")[0] for override in cell.overrides}
+    given = dict(override.lstrip("+").split("=", 1) for override in cell.overrides if "=" in override)
     text = str(problem)
-    if isinstance(problem.value, list) and key in given:
+    if isinstance(problem.value, list) and given.get(key, "").startswith("["):  # else it is no value of the key
         values = ",".join(map(str, problem.value))
         text += f"; several values are runs of their own: vitq run -m {key}={values}, without brackets or quotes"
     if isinstance(problem.value, str) and groups.is_group(key) and problem.value in groups.files(key):
