@@ -35,7 +35,8 @@ LEFT_OUT = {
     "CrossVit": "two streams of tokens, which exchange their class tokens",
     "GlobalContextVit": "queries of a stage come from convolutions over the whole map, beside the stream of tokens",
     "HieraDet": "a backbone of a segmenter: queries pooled on maps in windows, no classifier",
-    "MetaFormer": "most of these have no attention: tokens are mixed by pooling or convolutions",
+    "Eva: block is grouped-query attention": "several heads share a key and a value; here each head has its own",
+    "MetaFormer": "tokens are mixed by pooling or convolutions; caformer has attention in two of its four stages",
     "MultiScaleVit": "query, key and value are pooled by convolutions, and queries are added to what attention gives",
     "NaFlexVit": "takes patches and their coordinates in place of images",
     "Nest": "attention over a fifth dimension, blocks of tokens; nothing else stands in the way",
@@ -44,6 +45,8 @@ LEFT_OUT = {
     "Twins": "keys and values of a map that convolutions made smaller, and position embeddings by convolutions",
     "VisionTransformerSAM": "a backbone of a segmenter: bias of positions is made of the queries, no classifier",
     "Visformer": "attention on maps by convolutions of one pixel, with batch norms in front",
+    "VisionTransformer: block is of type DiffAttention": "attention is the difference of two softmaxes",
+    "VisionTransformer: block is of type DiffParallelScalingBlock": "attention is the difference of two softmaxes",
     "VOLO": "outlook attention has no queries and keys: a layer gives its weights",
 }
 
