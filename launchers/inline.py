@@ -38,6 +38,7 @@ class Inline(Launcher):
     """
 
     Options: ClassVar[type] = InlineOptions
+    is_here = True
 
     def preview(self, runs: Sequence[PlannedRun], history: History) -> Preview:
         return Preview(min(1, len(runs)), 1, min(1, len(visible_gpus())), "inline: this process, one run after another")

@@ -21,6 +21,7 @@ class Local(Launcher):
     """Executes runs in worker processes of this machine. A worker that dies takes its own run with it and no other."""
 
     Options: ClassVar[type] = slots.LocalOptions
+    is_here = sees_one_gpu = True
     options: slots.LocalOptions
 
     def preview(self, runs: Sequence[PlannedRun], history: History) -> Preview:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.errors import is_about
-from vitq.config import RunConfig
+from vitq.config import LauncherConfig, RunConfig
+from vitq.config.sweep import SweepConfig
+from vitq.errors import Problem
+from vitq.planning.launcher import launcher_problems
+from vitq.probes.probe import parse_probe
+from vitq.steps.step import parse_step
 
 RAW: dict[str, Any] = {
     "model": {"name": "vit_tiny_patch16_224"},
@@ -33,3 +39,19 @@ def test_true_stays_what_it_is_where_it_is_one() -> None:
     assert config is not None, problems
     assert (config.keep_model, config.calib.balanced, config.launcher.options) == (True, False, {"exclusive": True})
     assert config.method.steps["a"]["enabled"] is True
+
+
+@pytest.mark.parametrize(
+    ("parse", "key"),
+    [
+        (lambda: parse_step("s", {"do": "reconstruct", "batch_size": True}), "method.steps.s.batch_size"),
+        (lambda: parse_probe("landscape", {"points": False}), "probe.options.landscape.points"),
+        (lambda: (None, launcher_problems(LauncherConfig("local", {"slots": True}))), "launcher.options.slots"),
+        (lambda: SweepConfig.parse({"budget_seconds": True}, "s"), "sweep.budget_seconds"),
+    ],
+)  # fmt: skip
+def test_true_is_no_number_of_an_option_either(parse: Callable[[], tuple[Any, list[Problem]]], key: str) -> None:
+    parsed, (problem,) = parse()
+    assert parsed is None
+    assert is_about(problem, key)
+    assert isinstance(problem.value, bool)

@@ -6,13 +6,14 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from vitq.errors import Problem, problem_of, under, unknown
 
-if TYPE_CHECKING:
-    from pydantic import ValidationError
+T = TypeVar("T")
 
 # Type → how one value of it is called, and several.
 _WORDS = {
@@ -57,6 +58,53 @@ def _invalid(key: str, entry: Any) -> Problem:
     if ours.key:
         key, value = f"{key}.{ours.key}", ours.value
     return Problem(f"{key}={value!r}: {entry['msg'].removeprefix('Value error, ')}", key, value, valid)
+
+
+def parse_options(
+    kind: type[T], raw: Mapping[str, Any], parent: str, what: str = "option"
+) -> tuple[T | None, list[Problem]]:
+    """Plain options → (a dataclass of this kind, []), or (None, problems), as `option_problems` has them.
+
+    true and false stand for no number: Python counts them as 1 and 0.
+    """
+    adapter: TypeAdapter[T] = TypeAdapter(kind)
+    try:
+        parsed = adapter.validate_python(dict(raw))
+    except ValidationError as error:
+        return None, option_problems(error, parent, kind, what)
+    wrong = switches_for_numbers(raw, adapter.dump_python(parsed, mode="json"), parent)
+    return (None, wrong) if wrong else (parsed, [])
+
+
+def switches_for_numbers(raw: Any, parsed: Any, parent: str = "") -> list[Problem]:
+    """A line for each true or false, YAML's `yes` and `on` too, that pydantic took for a number.
+
+    raw: before it was parsed. parsed: what came of it, plain again.
+    """
+    return [
+        Problem(f"{key}={str(value).lower()}: a number is needed", key, value)
+        for keys, value in leaves(raw)
+        for key in [".".join(filter(None, (parent, *map(str, keys))))]
+        if isinstance(value, bool) and not isinstance(_at(parsed, keys), bool)
+    ]
+
+
+def leaves(value: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Keys and value of everything that holds nothing else, options of steps and quantizers included."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from leaves(item, (*keys, name))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from leaves(item, (*keys, index))
+    else:
+        yield keys, value
+
+
+def _at(plain: Any, keys: tuple[Any, ...]) -> Any:
+    for key in keys:
+        plain = plain[key if isinstance(plain, list) else str(key)]
+    return plain
 
 
 def option_problems(error: ValidationError, parent: str, kind: type, what: str = "option") -> list[Problem]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
@@ -18,7 +17,7 @@ from vitq.config.calib import CalibConfig
 from vitq.config.data import DataConfig
 from vitq.config.method import MethodConfig
 from vitq.config.model import SHIFT, ModelConfig
-from vitq.config.problems import config_problems
+from vitq.config.problems import config_problems, leaves, switches_for_numbers
 from vitq.errors import Problem
 
 
@@ -135,7 +134,7 @@ class RunConfig:
         # JSON has no NaN and no infinity: the stored config, and with it the signature, would say null.
         if problems := [
             Problem(f"{_dotted(keys)}={value}: a finite number is needed", _dotted(keys), value)
-            for keys, value in _leaves(raw)
+            for keys, value in leaves(raw)
             if isinstance(value, float) and not math.isfinite(value)
         ]:
             return None, problems
@@ -143,13 +142,7 @@ class RunConfig:
             config = _ADAPTER.validate_python(raw)
         except ValidationError as error:
             return None, config_problems(error, RunConfig)
-        # Python's `true` is 1, and so it is for YAML's `yes` and `on`.
-        known = _ADAPTER.dump_python(config, mode="json")
-        problems = [
-            Problem(f"{_dotted(keys)}={str(value).lower()}: a number is needed", _dotted(keys), value)
-            for keys, value in _leaves(raw)
-            if isinstance(value, bool) and not isinstance(_at(known, keys), bool)
-        ]
+        problems = switches_for_numbers(raw, _ADAPTER.dump_python(config, mode="json"))
         return (None, problems) if problems else (config, [])
 
     def to_dict(self) -> dict[str, Any]:
@@ -182,21 +175,3 @@ _ADAPTER: TypeAdapter[RunConfig] = TypeAdapter(RunConfig)
 
 def _dotted(keys: tuple[Any, ...]) -> str:
     return ".".join(map(str, keys))
-
-
-def _leaves(value: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Keys and value of everything that holds nothing else, options of steps and quantizers included."""
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _leaves(item, (*keys, name))
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield from _leaves(item, (*keys, index))
-    else:
-        yield keys, value
-
-
-def _at(plain: Any, keys: tuple[Any, ...]) -> Any:
-    for key in keys:
-        plain = plain[key if isinstance(plain, list) else str(key)]
-    return plain

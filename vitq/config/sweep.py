@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from vitq.config.base import RULES
-from vitq.config.problems import option_problems
+from vitq.config.problems import parse_options
 from vitq.errors import Problem, under, unknown
 
 # A name becomes a file, a folder and a W&B group. `.json` would make the folder of one sweep the file of another.
@@ -50,10 +50,7 @@ class SweepConfig:
     @staticmethod
     def parse(raw: Mapping[str, Any], name: str) -> tuple[SweepConfig | None, list[Problem]]:
         """Plain dict → (sweep, []) or (None, problems). `name` stands in where the section has none."""
-        try:
-            return _ADAPTER.validate_python({"name": name, **raw}), []
-        except ValidationError as error:
-            return None, option_problems(error, "sweep", SweepConfig, "key")
+        return parse_options(SweepConfig, {"name": name, **raw}, "sweep", "key")
 
     def matching(self, choices: Mapping[str, str], config: Mapping[str, Any]) -> list[bool]:
         """Which entries of `exclude` match a cell, given its group choices and its resolved config, in their order.
@@ -104,6 +101,3 @@ def _text(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return str(value).lower().replace("none", "null")
     return str(value)
-
-
-_ADAPTER: TypeAdapter[SweepConfig] = TypeAdapter(SweepConfig)

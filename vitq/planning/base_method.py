@@ -35,6 +35,8 @@ def with_base(raw: dict[str, Any], search_path: ConfigPath) -> dict[str, Any]:
     if not below.get("kinds"):
         raise _refused(base, "that method quantizes nothing")
     own = {key: value for key, value in method.items() if key != "base"}
+    if not isinstance(own.get("name", base), str):
+        raise ConfigError([Problem(f"method.name={own['name']}: a text is needed", "method.name", own["name"])])
     merged = _merge(_without_options_of_others(below, own), own)
     return {**raw, "method": {**merged, "name": f"{own.get('name', base)}({below['name']})"}}
 

@@ -24,6 +24,7 @@ from vitq.models.pretrained import resized, with_preprocessing, without_head
 from vitq.planning.base_method import with_base
 from vitq.planning.compose_errors import HYDRA_ERRORS, explain
 from vitq.planning.composer import Composer
+from vitq.planning.misread import Misread, word_for_switch
 from vitq.planning.origin import as_written, launcher_as_written, origin
 from vitq.planning.overrides import launcher_overrides, override_text, parse_axes, parse_value, without_effect
 from vitq.planning.quoting import quoted
@@ -137,6 +138,7 @@ def expand(primary: Primary) -> Iterator[ConfigCell]:
     """
     launchers: dict[str, Any] = {}
     overridden = {key.lstrip("+") for key in primary.axes}
+    misread = Misread(primary.file, primary.search_path)
     with hydra_session(primary.file, primary.search_path) as session:
         composer = Composer(session)
         for values in itertools.product(*primary.axes.values()):
@@ -160,6 +162,12 @@ def expand(primary: Primary) -> Iterator[ConfigCell]:
             except HYDRA_ERRORS as error:
                 problem = explain(error, primary.file, primary.search_path, shown, choices)
                 yield ConfigCell(shown, {}, {}, problem)
+                continue
+            words = (word_for_switch(key.lstrip("+"), value) for key, value in zip(primary.axes, values, strict=True))
+            base = raw["method"].get("base") if isinstance(raw.get("method"), dict) else None
+            wrong = next(filter(None, words), None) or misread.problem(choices, base, overridden)
+            if wrong is not None:
+                yield ConfigCell(shown, choices, {}, wrong)
                 continue
             read = f"{raw.get('launcher')} {choices}"
             if read not in launchers:

@@ -65,6 +65,16 @@ class Engine:
 
         return [*warnings(config), *weight_warnings(config)]
 
+    def device_problems(self, name: str) -> list[Problem]:
+        """Why this process has no such device; else []."""
+        from vitq.device import resolve
+
+        try:
+            resolve(name)
+        except ConfigError as error:
+            return error.problems
+        return []
+
     def idle_steps(self, config: RunConfig) -> list[str]:
         """Steps that do nothing in the config's network, one line each; `config` has no problems."""
         from vitq.engine.network_checks import idle_steps

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from vitq.config import RunConfig
 from vitq.errors import DataError, ModelError, Problem
 from vitq.planning.engine import Engine
+from vitq.planning.launcher import LAUNCHERS
 
 T = TypeVar("T")
 
@@ -46,6 +47,17 @@ class Facts:
         network_key = (config.model, config.data.num_classes)
         network: list[Problem] = self._once("network", network_key, lambda: self.engine.network_problems(config))
         return [*recipe, *network] or self._once("misfits", asked, lambda: self.engine.misfits(config))
+
+    def device_problems(self, config: RunConfig) -> list[Problem]:
+        """Why the device is not there where the launcher computes, as far as this machine can know; else []."""
+        name, launcher = config.device, config.launcher.name
+        if name in ("auto", "cpu") or launcher not in LAUNCHERS or not LAUNCHERS[launcher].is_here:
+            return []
+        wrong: list[Problem] = self._once("device", name, lambda: self.engine.device_problems(name))
+        if not wrong and LAUNCHERS[launcher].sees_one_gpu and name not in ("cuda", "cuda:0"):
+            why = f"each process of launcher={launcher} sees one GPU, as cuda; valid: auto, cpu, cuda"
+            return [Problem(f"device={name!r}: {why}", "device", name, ["auto", "cpu", "cuda"])]
+        return wrong
 
     def warnings(self, config: RunConfig) -> tuple[str, ...]:
         """What is done to images and weights that a config does not ask for, and what a recipe leaves undone."""

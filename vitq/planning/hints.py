@@ -15,13 +15,14 @@ def located(problem: Problem, cell: ConfigCell, primary: Primary) -> Problem:
     if not key or cell.problem is not None:
         return problem
     given = dict(override.lstrip("+").split("=", 1) for override in cell.overrides if "=" in override)
+    typed = {name: value for name, value in given.items() if name not in cell.choices}  # a group's option is a file
     text = str(problem)
     if isinstance(problem.value, list) and given.get(key, "").startswith("["):  # else it is no value of the key
         values = ",".join(map(str, problem.value))
         text += f"; several values are runs of their own: vitq run -m {key}={values}, without brackets or quotes"
     if isinstance(problem.value, str) and groups.is_group(key) and problem.value in groups.files(key):
         text += f"; {key} is a group: choose its option in the defaults, `- override /{key}: {problem.value}`"
-    if not any(key == name or key.startswith(f"{name}.") for name in given):
+    if not any(key == name or key.startswith(f"{name}.") for name in typed):
         written = origin(key, primary.file, groups, cell.choices)
         if written and not written.startswith(tuple(f"{folder}/" for folder in installed("conf"))):
             text += f" ({written})"

@@ -8,11 +8,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from vitq import signals
 from vitq.config import LauncherConfig
-from vitq.config.problems import option_problems
+from vitq.config.problems import parse_options
 from vitq.errors import ConfigError, Problem, unknown
 from vitq.planning.background import start_driver
 from vitq.planning.display import Show
@@ -48,6 +48,10 @@ class Launcher(ABC):
 
     # Frozen dataclass of `launcher.options`.
     Options: ClassVar[type]
+    # Whether its runs compute on this machine, so that a device that is not here is an error of the plan.
+    is_here: ClassVar[bool] = False
+    # Whether each of its processes sees one GPU alone, as `cuda`.
+    sees_one_gpu: ClassVar[bool] = False
 
     def __init__(self, options: Mapping[str, Any]):
         """Raises ConfigError for options that `check` finds wrong."""
@@ -58,11 +62,7 @@ class Launcher(ABC):
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> list[Problem]:
         """Problems of `launcher.options`, one line each."""
-        try:
-            TypeAdapter(cls.Options).validate_python(dict(options))
-        except ValidationError as error:
-            return option_problems(error, "launcher.options", cls.Options, "key")
-        return []
+        return parse_options(cls.Options, options, "launcher.options", "key")[1]
 
     @abstractmethod
     def preview(self, runs: Sequence[PlannedRun], history: History) -> Preview:

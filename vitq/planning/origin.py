@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,19 @@ def as_written(value: Any, places: Iterable[tuple[Path, str]]) -> Any:
 def _candidates(
     key: str, primary: Path, search_path: ConfigPath, choices: Mapping[str, str]
 ) -> Iterator[tuple[Path, str]]:
-    """Files that may have a key, and the key in each, the one that counts first.
+    """Files that may have a key, and the key in each, the one that counts first."""
+    parts = key.split(".")
+    groups = ["/".join(parts[:count]) for count in range(len(parts) - 1, 0, -1)]
+    for file, package in files_of(primary, search_path, choices, groups):
+        if not package or key.startswith(f"{package}."):
+            yield file, key.removeprefix(f"{package}.") if package else key
+
+
+def files_of(
+    primary: Path, search_path: ConfigPath, choices: Mapping[str, str], groups: Iterable[str]
+) -> Iterator[tuple[Path, str]]:
+    """Files that a config is composed of, and the dotted key that each fills in ('' for the whole config), the one that
+    counts first. groups: those whose options are of interest; options that fill in the whole config always are.
 
     Behind each file come those that its own defaults list includes by name (`defaults: [base, _self_]`).
     """
@@ -88,8 +101,7 @@ def _candidates(
         names = _included(file)
         for name in reversed(names if "_self_" in names else [*names, "_self_"]):
             if name == "_self_":
-                if not package or key.startswith(f"{package}."):
-                    yield file, key.removeprefix(f"{package}.") if package else key
+                yield file, package
                 continue
             path, _, other = name.partition("@")
             folder, _, option = path.lstrip("/").rpartition("/")
@@ -103,19 +115,31 @@ def _candidates(
             yield from places(below, inner, own, (*above, file))
 
     root = search_path.file("", "config")
-    parts = key.split(".")
     yield from places(primary, "", "")
     for group, option in choices.items():
         file = lookup(group, option)
         if file is not None and _GLOBAL.match(_text(file)):
             yield from places(file, group, "")
-    for count in range(len(parts) - 1, 0, -1):
-        group = "/".join(parts[:count])
+    for group in groups:
         file = lookup(group, choices[group]) if group in choices else None
         if file is not None:
-            yield from places(file, group, ".".join(parts[:count]))
+            yield from places(file, group, group.replace("/", "."))
     if root is not None and root != primary:
-        yield root, key
+        yield root, ""
+
+
+def scalars_of(file: Path) -> list[tuple[str, yaml.ScalarNode]]:
+    """Every value of a YAML file that holds nothing else, with its dotted key; those of a list have numbers."""
+    return list(_scalars(_read(file)))
+
+
+def _scalars(node: yaml.Node | None, key: str = "") -> Iterator[tuple[str, yaml.ScalarNode]]:
+    if isinstance(node, yaml.ScalarNode):
+        yield key, node
+    elif isinstance(node, yaml.MappingNode | yaml.SequenceNode):
+        items = enumerate(node.value) if isinstance(node, yaml.SequenceNode) else node.value
+        for name, value in items:
+            yield from _scalars(value, f"{key}.{getattr(name, 'value', name)}".lstrip("."))
 
 
 def _included(file: Path) -> list[str]:
@@ -143,8 +167,13 @@ def _text(file: Path) -> str:
 
 
 def _read(file: Path) -> yaml.Node | None:
+    return _node(_text(file))
+
+
+@lru_cache(maxsize=256)
+def _node(text: str) -> yaml.Node | None:
     try:
-        return yaml.compose(_text(file), Loader=yaml.SafeLoader)
+        return yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError:
         return None
 

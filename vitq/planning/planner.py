@@ -179,7 +179,8 @@ class Planner:
         if sign in self._runs:
             return []
         done = not problems and not self._again and self._stores[config.runs_dir].run(sign).is_done()
-        more = [] if done else [line for line in self._facts.check(config) if line not in problems]
+        checks = () if done else (*self._facts.check(config), *self._facts.device_problems(config))
+        more = [line for line in checks if line not in problems]
         if not problems and not more:
             warnings = () if done else self._facts.warnings(config)
             other = _other_code(self._stores[config.runs_dir].run(sign)) if done else ""

@@ -6,12 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, dataclass_transform
 
-from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
-from vitq.config.problems import option_problems
+from vitq.config.problems import parse_options
 from vitq.errors import Problem, under, unknown
 from vitq.registry import Registry
 
@@ -81,10 +80,7 @@ def parse_probe(name: str, options: dict[str, Any]) -> tuple[Probe | None, list[
     """An entry of `probe.options` → (probe, []) or (None, problems)."""
     if name not in PROBES:
         return None, [under("probe", unknown("probe", name, PROBES))]
-    try:
-        return TypeAdapter(PROBES[name]).validate_python(options), []
-    except ValidationError as error:
-        return None, option_problems(error, f"probe.options.{name}", PROBES[name])
+    return parse_options(PROBES[name], options, f"probe.options.{name}")
 
 
 def problems(config: RunConfig) -> list[Problem]:

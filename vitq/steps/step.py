@@ -11,13 +11,13 @@ from typing import Annotated, Any, ClassVar, Protocol, TypeVar, cast, dataclass_
 
 import pandas as pd
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
-from vitq.config.problems import option_problems
+from vitq.config.problems import parse_options
 from vitq.data import Images
 from vitq.errors import ConfigError, Problem, under, unknown
 from vitq.models.structure import Structure
@@ -255,10 +255,9 @@ def parse_step(name: str, raw: dict[str, Any], steps: Collection[str] = ()) -> t
         return None, [under(key, unknown("step of the recipe", name, others, action))]
     if do not in STEPS:
         return None, [under(f"{key}.do", unknown("step", do, STEPS))]
-    try:
-        step = TypeAdapter(STEPS[do]).validate_python(raw)
-    except ValidationError as error:
-        return None, option_problems(error, key, STEPS[do])
+    step, problems = parse_options(STEPS[do], raw, key)
+    if step is None:
+        return None, problems
     # Not a field: a name is no option of the step, and no part of what its results depend on.
     object.__setattr__(step, "_name", name)
     return step, []

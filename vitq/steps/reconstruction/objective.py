@@ -7,12 +7,11 @@ from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar, cast, dataclass_transform
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from vitq.config.base import RULES
-from vitq.config.problems import option_problems
+from vitq.config.problems import parse_options
 from vitq.errors import Problem
 from vitq.registry import Registry
 from vitq.steps.reconstruction.loss import divergence
@@ -105,7 +104,4 @@ def objective_of(loss: str, options: dict[str, Any]) -> tuple[Objective | None, 
             return None, []
         text = f"loss={loss} has no options; leave loss_options out, or take one of {', '.join(OBJECTIVES)}"
         return None, [Problem(text, "loss_options", options, list(OBJECTIVES))]
-    try:
-        return TypeAdapter(OBJECTIVES[loss]).validate_python(options), []
-    except ValidationError as error:
-        return None, option_problems(error, "loss_options", OBJECTIVES[loss])
+    return parse_options(OBJECTIVES[loss], options, "loss_options")
