@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.errors import command_refuses
 from tests.fake_engine import FakeEngine
 from vitq.cli import main
 from vitq.store import Store
@@ -47,6 +48,20 @@ def test_runs_are_found_by_what_their_config_says(runs: Store, capsys: pytest.Ca
     assert f"{single['signature']}  done" in out
     assert "84.67" in out
     assert main(["list", "runs", "mse"]) == 2
+
+
+def test_a_filter_that_nothing_can_match_is_no_empty_list(runs: Store) -> None:
+    """A misspelt key, or a word that is no state, is no filter; a key that records leave out at its default is one."""
+    command_refuses(["list", "runs", "methd=mse"], "methd", "methd", ["method"])
+    command_refuses(["list", "runs", "calib.sizee=null"], "calib.sizee", valid=["calib.size"])
+    command_refuses(["list", "runs", "state=dnoe"], "state", "dnoe", ["done", "unreadable"])
+
+
+def test_keys_that_a_record_leaves_out_are_filters_too(runs: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(listed(capsys, "task=classification", "bits.scope=all", "data.allow_overlap=false", "state=d*")) == 5
+    assert listed(capsys, "bits.scope=backbone") == []
+    assert len(listed(capsys, "model.kwargs.depth=4")) == 5
+    assert listed(capsys, "model.kwargs.no_such=1") == []
 
 
 def test_variants_of_an_ablation_are_told_apart(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:

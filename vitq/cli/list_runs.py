@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import typing
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from vitq.config import RunConfig
 from vitq.config.labels import bits_label, model_label, run_label
-from vitq.errors import ConfigError, Problem, StoreError
+from vitq.errors import ConfigError, Problem, StoreError, unknown
 from vitq.report.numbers import scores
-from vitq.store import Run, Store
+from vitq.store import Run, Store, SweepRecord
+from vitq.store.records import State
 from vitq.track.naming import name_of
-
-if TYPE_CHECKING:
-    from vitq.config import RunConfig
-    from vitq.store import SweepRecord
 
 # What a filter may name beside any key of the config (`calib.size`).
 NAMES = ("signature", "state", "sweep", "model", "data", "method", "bits", "label")
+STATES = (*typing.get_args(State), "unreadable")
 
 
 def list_runs(store: Store, filters: Sequence[str], as_json: bool) -> int:
@@ -39,10 +40,20 @@ def list_runs(store: Store, filters: Sequence[str], as_json: bool) -> int:
 
 
 def _filter(word: str) -> tuple[str, list[str]]:
+    from vitq.config.reference import entries
+
     key, equals, values = word.partition("=")
     if not equals or not key or not values:
         text = f"{word}: a filter is KEY=VALUE, such as method=mse or calib.size=32; keys beside the config's: "
         raise ConfigError([Problem(text + ", ".join(NAMES), value=word, valid=NAMES)])
+    known = entries(RunConfig)
+    # Sections that take any key: `model.kwargs.depth`.
+    anything = tuple(f"{entry.key}." for entry in known if entry.kind.startswith("mapping"))
+    if key not in NAMES and not key.startswith(anything) and key not in (valid := [*NAMES, *(e.key for e in known)]):
+        raise ConfigError([unknown("key of a filter", key, valid, key=key)])
+    for state in values.split(",") if key == "state" else ():
+        if not any(fnmatchcase(name, state) for name in STATES):
+            raise ConfigError([unknown("state", state, STATES, key="state")])
     return key, values.split(",")
 
 
@@ -58,7 +69,7 @@ def _row(
         config = run.config
         facts |= _facts(config) | {"label": [run_label(config)]}
         label = name_of(config, records[0] if records else None)
-        plain = config.to_dict()
+        plain = dataclasses.asdict(config)  # with the keys that a record leaves out where they have their default
     except (ConfigError, StoreError):
         plain = {}  # its state says why
     if not all(_matches(facts.get(key, [_lookup(plain, key)]), values) for key, values in wanted):

@@ -58,7 +58,7 @@ class Store:
         if len(matching) == 1 or beginning in matching:
             return Run(self.run(beginning if beginning in matching else matching[0]))
         if not matching:
-            text = f"no run of {self.root} begins with {beginning!r}; `vitq status SWEEP` lists signatures"
+            text = f"no run of {self.root} begins with {beginning!r}; `vitq list runs` lists signatures"
         else:
             text = f"{len(matching)} runs begin with {beginning!r}: {', '.join(matching[:5])}; give more of it"
         raise StoreError(text, "signature", beginning, matching)
