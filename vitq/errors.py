@@ -49,8 +49,9 @@ def unknown(what: str, value: object, valid: Iterable[str], action: str = "", ke
     import difflib
 
     names = sorted(valid)
-    close = difflib.get_close_matches(str(value), names, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    plain = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(str(value).lower(), plain, n=1)
+    hint = f" Did you mean {plain[close[0]]!r}?" if close else ""
     text = f"unknown {what} {value!r}; valid: {', '.join(names)}.{hint}{' ' + action if action else ''}"
     return Problem(text, key, value, names)
 

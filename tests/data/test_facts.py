@@ -29,6 +29,13 @@ def test_digits_are_whole_disjoint_and_stratified(make: Make) -> None:
     assert problems(make()) == []
 
 
+@pytest.mark.parametrize("key", ["root", "class_map", "labels"])
+def test_paths_that_the_digits_do_not_read_are_refused(make: Make, key: str) -> None:
+    """`data=digits data.root=/my/images` would be a result of the digits."""
+    (problem,) = problems(make(data={**make().to_dict()["data"], key: "/mine"}))
+    assert is_about(problem, f"data.{key}", "/mine")
+
+
 def test_unknown_split_of_the_digits_lists_the_splits(make: Make) -> None:
     with refuses(DataError, value="validation", valid=["calib", "test", "train"]):
         digits.indices("validation")

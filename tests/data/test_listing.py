@@ -275,6 +275,13 @@ def test_a_label_file_of_ones_own(make: Make, flat: Path, tmp_path: Path) -> Non
         describe(config)
 
 
+def test_a_label_file_that_nothing_reads(make: Make, root: Path, tmp_path: Path) -> None:
+    """Images in class folders have their labels."""
+    (tmp_path / "labels.csv").write_text("a 0\n")
+    (problem,) = problems(make(data={"root": str(root), "labels": str(tmp_path / "labels.csv")}))
+    assert is_about(problem, "data.labels", str(tmp_path / "labels.csv"))
+
+
 def test_a_label_file_that_contradicts_itself(make: Make, flat: Path, tmp_path: Path) -> None:
     names = sorted(path.name for path in (flat / "val").iterdir())
     lines = [f"{name},n1" for name in names]

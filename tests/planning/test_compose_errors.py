@@ -99,6 +99,9 @@ def test_a_group_that_no_default_chooses_is_added_with_a_plus(engine: FakeEngine
         (["seed=[1,2]"], "seed", "-m seed=1,2"),
         (["calib.size=???"], "calib.size", "override 'calib.size=???'"),
         (["data.root=${hydra:runtime.cwd}/x"], "data.root", "${oc.env:PWD}"),
+        (["data.root=${PATH}/x"], "data.root", "${oc.env:PATH}"),
+        (["calib_size=64"], "calib_size", "'calib.size'"),
+        (["calib/size=64"], "calib/size", "'calib.size'"),
     ],
 )
 def test_an_override_is_named(engine: FakeEngine, words: list[str], key: str, said: str) -> None:

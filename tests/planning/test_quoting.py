@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.errors import refuses
 from vitq.errors import ConfigError
 from vitq.planning import compose
 from vitq.planning.overrides import parse_value
@@ -48,6 +49,9 @@ def test_what_is_suggested_can_be_typed_and_is_one_value(value: str) -> None:
         ("seed = 3", "seed=3"),
         ("data.name=ab,", "data.name=ab"),
         ('bits.sites={"head.*": 8}', "'bits.sites={head.*: 8}'"),
+        ("bits.sites.blocks.*.weight=8", "'bits.sites={blocks.*.weight: 8}'"),
+        ("calib.size:5", "calib.size=5"),
+        ("model.mean=(0.5,0.5,0.5)", "'model.mean=[0.5,0.5,0.5]'"),
     ],
 )
 def test_an_override_that_does_not_parse_shows_one_that_does(override: str, meant: str) -> None:
@@ -81,3 +85,25 @@ def test_one_value_with_a_comma_is_shown_quoted() -> None:
     (problem,) = error.value.problems
     assert (problem.key, problem.value) == ("data.root", ["/data/v1", "2"])
     assert "'data.root=\"/data/v1,2\"'" in problem
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("model.mean=0.5,0.5,0.5", "'model.mean=[0.5,0.5,0.5]'"),
+        ("calib.ids=1,2", "'calib.ids=[1,2]'"),
+        ("probe=landscape,hessian", "'probe=[landscape,hessian]'"),
+    ],
+)
+def test_several_values_of_a_key_that_takes_a_list_are_shown_as_one(word: str, meant: str) -> None:
+    file, folders = compose.root_config()
+    with refuses(ConfigError, word.partition("=")[0]) as error:
+        compose.load(file, folders, [word])
+    assert str(error.value.problems[0]).endswith(meant)
+
+
+@pytest.mark.parametrize("value", ["range(3,0)", "interval(0,1)"])
+def test_an_axis_without_values_is_refused(value: str) -> None:
+    file, folders = compose.root_config()
+    with refuses(ConfigError, "seed", value):
+        compose.load(file, folders, [f"seed={value}"], multirun=True)

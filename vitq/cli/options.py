@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 # Commands whose store is a key of the config that they compose.
 COMPOSING = ("run", "sweep", "fetch", "tune", "reproduce")
@@ -64,9 +65,16 @@ SHARED: dict[str, dict[str, Any]] = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2; an override that was written as an option is shown as one."""
+        meant = re.search(r"unrecognized arguments: --?([\w.]+=\S*)", message)
+        super().error(f"{message}; an override has no dashes: {meant[1]}" if meant else message)
+
+
 def parser(command: str, description: str, examples: str) -> argparse.ArgumentParser:
     """An argument parser without abbreviations, the examples below its options."""
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=f"vitq {command}",
         description=description,
         epilog=f"examples:\n{examples}",

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from vitq.config import RunConfig
+from vitq.config import DataConfig, RunConfig
 from vitq.data.choose import indices_of
 from vitq.data.facts import describe
-from vitq.data.location import SCENES
+from vitq.data.location import PREFIXES, SCENES, form
 from vitq.data.opening import open_source
 from vitq.data.overlap import overlap
 from vitq.data.pixels import unknown_white
 from vitq.data.scenes import SceneSource
 from vitq.errors import DataError, Problem, bad, shortened, unknown
 
+# Path of a data set → the forms of images that are read with it.
+_READ_BY = {
+    "root": ("folder", "tar", "coco", *PREFIXES),
+    "class_map": ("folder", "tar", *PREFIXES),
+    "labels": ("folder", "tar"),
+}
 INTERPOLATIONS = ("bicubic", "bilinear", "box", "hamming", "lanczos", "nearest")
 
 
@@ -23,6 +29,7 @@ def problems(config: RunConfig) -> list[Problem]:
     except DataError as error:
         return [*wrong, *error.problems]
     data = config.data
+    wrong += _unread(data)
     too_many = data.held_out is not None and data.held_out >= facts.calib_images
     if too_many:
         text = f"{facts.calib_images} images are in split {data.calib_split!r}, some must be left to calibrate"
@@ -45,6 +52,13 @@ def problems(config: RunConfig) -> list[Problem]:
         text = f"data.num_classes={data.num_classes}, but the data has {facts.num_classes} classes; {action}"
         wrong.append(Problem(text, "data.num_classes", data.num_classes, [facts.num_classes]))
     wrong += _white(config)
+    if data.labels is not None and form(data) in _READ_BY["labels"]:
+        splits = (data.calib_split, data.scored_split)
+        if not any(open_source(data, split, config.cache_dir).labelled for split in splits):
+            text = (
+                f"data.labels={data.labels!r}: the images lie in class folders, so that nothing reads it; leave it out"
+            )
+            wrong.append(Problem(text, "data.labels", data.labels))
     scored = open_source(data, data.scored_split, config.cache_dir)
     if isinstance(scored, SceneSource) and not scored.objects:
         text = f"split {data.eval_split!r} (data.eval_split) holds no objects, so that nothing can be scored"
@@ -86,6 +100,21 @@ def _white(config: RunConfig) -> list[Problem]:
     data = config.data
     deep = sum(open_source(data, split, config.cache_dir).deep for split in _splits(config))
     return [unknown_white(None)] if deep and data.white is None else []
+
+
+def _unread(data: DataConfig) -> list[Problem]:
+    """Paths that images of this form are not read with: what they name would be another data set than what is used."""
+    kind = form(data)
+    what = {"digits": "the embedded digits", "digit_scenes": "the embedded scenes"}.get(kind, f"dataset={data.dataset}")
+    return [
+        Problem(
+            f"data.{key}={getattr(data, key)!r}: {what} do not read it; leave it out, or choose other data",
+            f"data.{key}",
+            getattr(data, key),
+        )
+        for key, kinds in _READ_BY.items()
+        if kind not in kinds and getattr(data, key) is not None
+    ]
 
 
 def _ids(config: RunConfig) -> list[Problem]:

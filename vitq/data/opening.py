@@ -76,6 +76,7 @@ def _listed(
 ) -> Source:
     """A folder (split None) or the part of an archive. stamp: changes with what lies there."""
     listed = listing.list_folder(path, classes or ()) if split is None else listing.list_tar(path, split)
+    flat = not all(listed.classes)
     listed = with_classes(listed, root, labels)
     label_of = labels_of(listed, {name: label for label, name in enumerate(classes)} if classes else None)
     order = sorted(range(len(listed.names)), key=lambda index: natural(listed.names[index]))  # timm's
@@ -96,6 +97,7 @@ def _listed(
         frozenset(label_of),
         listed.left_out,
         len(listed.sixteen),
+        flat,
     )
 
 

@@ -23,7 +23,8 @@ class Source:
     name: position → what to call it. read, sizes: the stored bytes of an image and how many they are, where they can be
     asked without decoding it. classes: how many labels exist, None: not known; names: its class folders.
     left_out: what of the split is not taken, in words. deep: how many images are known to be gray with 16 bits, before
-    they are read. white: the value of white in such images; None: not known.
+    they are read. labelled: whether a label file says the classes. white: the value of white in such images; None: not
+    known.
     """
 
     threads = True  # whether `image` may run in several
@@ -41,6 +42,7 @@ class Source:
         names: frozenset[str] = frozenset(),
         left_out: tuple[str, ...] = (),
         deep: int = 0,
+        labelled: bool = False,
     ):
         self.labels = np.asarray(labels, dtype=np.int64)
         self.fingerprint = fingerprint
@@ -48,6 +50,7 @@ class Source:
         self.name = name or (lambda index: f"number {index}")
         self.read, self.sizes = read, sizes
         self.digests: dict[int, bytes] = {}  # of stored bytes, as far as somebody asked
+        self.labelled = labelled
         self.classes, self.names, self.left_out, self.deep = classes, names, left_out, deep
 
     def __len__(self) -> int:

@@ -27,7 +27,7 @@ from vitq.planning.composer import Composer
 from vitq.planning.misread import Misread, word_for_switch
 from vitq.planning.origin import as_written, launcher_as_written, origin
 from vitq.planning.overrides import launcher_overrides, override_text, parse_axes, parse_value, without_effect
-from vitq.planning.quoting import quoted
+from vitq.planning.quoting import listed, quoted
 from vitq.planning.session import hydra_session
 
 # Where a sweep file has its axes.
@@ -117,8 +117,10 @@ def load(file: Path, search_path: ConfigPath, overrides: Sequence[str] = (), mul
 
 def _several(key: str, values: list[str]) -> Problem:
     text = ",".join(values)
-    why = "several values need a sweep; `vitq run -m` runs them all. One value with a comma is quoted: "
-    return Problem(f"{key}={text}: {why}{quoted(key, text)}", key, values)
+    why = "several values need a sweep; `vitq run -m` runs them all. "
+    one = listed(key, values)
+    why += f"One value with a comma is quoted: {quoted(key, text)}" if one is None else f"One value, a list: {one}"
+    return Problem(f"{key}={text}: {why}", key, values)
 
 
 def single_config(config_dir: str | None, overrides: Sequence[str]) -> RunConfig:

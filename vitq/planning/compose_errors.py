@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -109,6 +110,9 @@ def _reason(error: BaseException) -> str:
         return f"it is not UTF-8 ({error.reason}); save it as that"
     if "HydraConfig was not set" in said:
         return "there is no Hydra job that ${hydra:…} could tell of; ${oc.env:PWD} is the folder where vitq was started"
+    variable = re.match(r"Interpolation key '(\w+)' not found", said)
+    if variable and variable[1] in os.environ:
+        return f"{said}; a variable of the environment is ${{oc.env:{variable[1]}}}"
     cause = _reason(error.__cause__) if isinstance(error, HydraException) and error.__cause__ else ""
     if cause and cause.rpartition(": ")[2] not in said:
         return f"{said} ({cause})".removeprefix(" ")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+
+from vitq.config.reference import keys
 from vitq.config.search_path import installed
 from vitq.errors import Problem
 from vitq.planning.compose import ConfigCell, Primary
@@ -17,6 +20,8 @@ def located(problem: Problem, cell: ConfigCell, primary: Primary) -> Problem:
     given = dict(override.lstrip("+").split("=", 1) for override in cell.overrides if "=" in override)
     typed = {name: value for name, value in given.items() if name not in cell.choices}  # a group's option is a file
     text = str(problem)
+    if problem.value == key and "." not in key and (meant := get_close_matches(key, keys(), 1, 0.85)):
+        text = f"{text.partition(' Did you mean')[0]} Did you mean {meant[0]!r}?"  # `calib_size`
     if isinstance(problem.value, list) and given.get(key, "").startswith("["):  # else it is no value of the key
         values = ",".join(map(str, problem.value))
         text += f"; several values are runs of their own: vitq run -m {key}={values}, without brackets or quotes"

@@ -93,6 +93,10 @@ def parse_axes(
                 key = f"++{key}"
             if override.is_delete() and override.value_type is None:
                 values = [""]
+            elif override.is_interval_sweep():
+                why = "an interval has no end of values; list them: key=1,2 or 'key=range(start,stop,step)'"
+                problems.append(Problem(f"{said}: {why}", key.lstrip("+"), text.partition("=")[2]))
+                continue
             elif override.is_sweep_override():
                 values = list(override.sweep_string_iterator())
             else:
@@ -105,7 +109,10 @@ def parse_axes(
         elif not is_value and not override.is_delete():
             problems += _not_names(key, said, override, search_path)
             values = [_as_name(value, key, text, search_path) for value in values]
-        if not values:
+        if not values and is_value:
+            why = "it has no value; a range is 'range(start,stop,step)', and ends before stop"
+            problems.append(Problem(f"{said}: {why}", key.lstrip("+"), text.partition("=")[2]))
+        elif not values:
             problems.append(unknown(f"{key} matching", text.partition("=")[2], search_path.files(key), key=key))
         axes[key] = values
     if problems:
