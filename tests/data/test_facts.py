@@ -29,11 +29,16 @@ def test_digits_are_whole_disjoint_and_stratified(make: Make) -> None:
     assert problems(make()) == []
 
 
-@pytest.mark.parametrize("key", ["root", "class_map", "labels"])
-def test_paths_that_the_digits_do_not_read_are_refused(make: Make, key: str) -> None:
+@pytest.mark.parametrize(("key", "value"), [("root", "/x"), ("class_map", "x.txt"), ("labels", "x"), ("white", 255)])
+def test_what_the_digits_do_not_read_is_refused(make: Make, key: str, value: object) -> None:
     """`data=digits data.root=/my/images` would be a result of the digits."""
-    (problem,) = problems(make(data={**make().to_dict()["data"], key: "/mine"}))
-    assert is_about(problem, f"data.{key}", "/mine")
+    (problem,) = problems(make(data={**make().to_dict()["data"], key: value}))
+    assert is_about(problem, f"data.{key}", value)
+
+
+def test_an_empty_or_remote_root_is_none(make: Make) -> None:
+    for root, said in (("", "not set"), ("s3://bucket/x", "URL")):
+        assert all(is_about(p, "data.root") and said in p for p in problems(make(data={"root": root})))
 
 
 def test_unknown_split_of_the_digits_lists_the_splits(make: Make) -> None:

@@ -280,3 +280,19 @@ def test_the_least_size_is_that_of_packed_weights_without_scales() -> None:
 )
 def test_what_some_site_can_have_is_planned(overrides: tuple[str, ...]) -> None:
     assert misfits(config(*overrides)) == []
+
+
+@pytest.mark.parametrize(
+    ("word", "key"),
+    [("model.checkpoint_key=ema", "model.checkpoint_key"), ("model.short_side=32", "model.short_side")],
+)
+def test_what_the_model_has_no_use_for_is_refused(word: str, key: str) -> None:
+    (problem,) = refused(word)
+    assert problem.key == key
+
+
+def test_bits_of_a_kind_without_sites_are_named() -> None:
+    """A recipe that does not name the scores leaves them alone: the result is that without the key."""
+    (line,) = network_checks.idle_steps(config("method=minmax", "bits.kinds.scores=8", "bits.kinds.probs=8"))
+    assert line.startswith("bits.kinds.scores: ")
+    assert network_checks.idle_steps(config("method=fq_vit", "bits.kinds.scores=8")) == []

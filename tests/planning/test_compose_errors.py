@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.errors import is_about
+from tests.errors import is_about, refuses
 from tests.fake_engine import FakeEngine
 from vitq.config.search_path import ConfigPath
 from vitq.errors import ConfigError, Problem
@@ -73,6 +73,19 @@ def test_a_malformed_file_is_a_problem_and_no_traceback(engine: FakeEngine, tmp_
     problem = problem_of_file(tmp_path, text, "tracker=none")
     assert "mine.yaml" in problem or problem.key, problem
     assert "\n" not in problem
+
+
+def test_a_file_that_is_no_primary_config_says_what_it_lacks(engine: FakeEngine, tmp_path: Path) -> None:
+    """One line, not one for each key of a recipe."""
+    problem = problem_of_file(tmp_path, "name: mine\nkinds: {default: {}}\n", "sweep.name=s")
+    assert is_about(problem, "defaults")
+    assert "defaults: [config, _self_]" in problem
+
+
+def test_a_sweep_section_is_nothing_for_a_single_run(engine: FakeEngine) -> None:
+    file, folders = compose.root_config()
+    with refuses(ConfigError, "sweep.baseline"):
+        compose.load(file, folders, ["sweep.baseline=mse"])
 
 
 def test_a_config_without_defaults_says_what_to_begin_with(engine: FakeEngine, tmp_path: Path) -> None:

@@ -32,6 +32,14 @@ def test_an_option_of_a_range_search_that_no_run_reads(engine: FakeEngine, words
     assert is_about(problem, key, key.rpartition(".")[2])
 
 
+@pytest.mark.parametrize("word", ["method.iterations=5", "method.rates=sqrt"])
+def test_iterations_that_no_step_reads(engine: FakeEngine, word: str) -> None:
+    (problem,) = problems("method=minmax,mse", word)
+    assert problem.key == word.partition("=")[0]
+    assert make("method=minmax,brecq", word).runs  # one of them learns
+    assert make("method=minmax", "method.iterations=null", "method.rates=paper").runs
+
+
 def test_what_would_read_it_is_said(engine: FakeEngine) -> None:
     (problem,) = problems("method=minmax,percentile", f"{WEIGHT}.options={{candidates: 10}}")
     assert problem == (

@@ -25,6 +25,13 @@ _WORDS = {
 }
 
 
+# What pydantic says in words of Python.
+_NEEDED = {
+    "tuple_type": "a list is needed, [a,b]",
+    "dict_type": "a mapping is needed, {a: b}",
+    "dataclass_type": "a mapping is needed, {a: b}",
+    "string_type": "a text is needed, in quotes where it looks like a number or like true",
+}
 # Runs that a line names.
 _SHOWN = 3
 
@@ -57,7 +64,8 @@ def _invalid(key: str, entry: Any) -> Problem:
     valid = re.findall(r"'([^']*)'", context["expected"]) if entry["type"] == "literal_error" else ours.valid
     if ours.key:
         key, value = f"{key}.{ours.key}", ours.value
-    return Problem(f"{key}={value!r}: {entry['msg'].removeprefix('Value error, ')}", key, value, valid)
+    why = _NEEDED.get(entry["type"], entry["msg"].removeprefix("Value error, "))
+    return Problem(f"{key}={value!r}: {why}", key, value, valid)
 
 
 def parse_options(

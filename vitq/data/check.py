@@ -17,6 +17,7 @@ _READ_BY = {
     "root": ("folder", "tar", "coco", *PREFIXES),
     "class_map": ("folder", "tar", *PREFIXES),
     "labels": ("folder", "tar"),
+    "white": ("folder", "tar", "coco", *PREFIXES),
 }
 INTERPOLATIONS = ("bicubic", "bilinear", "box", "hamming", "lanczos", "nearest")
 

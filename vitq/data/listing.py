@@ -76,7 +76,8 @@ def split_folder(root: str, split: str) -> Path:
     """Folder of a split. Raises DataError that lists the folders that exist when the split has none."""
     base = Path(root).expanduser()
     if not base.is_dir():
-        text = f"data.root={root!r} is not a folder; set data.root to the folder that holds the splits"
+        why = "is a URL; mount it, or copy what is there" if "://" in root else "is not a folder"
+        text = f"data.root={root!r} {why}; set data.root to the folder that holds the splits"
         raise DataError(text, "data.root", root)
     for name in synonyms(split):
         if (base / name).is_dir():

@@ -27,7 +27,7 @@ def form(data: DataConfig) -> str:
 
 def root_of(data: DataConfig) -> str:
     """`data.root`, or DataError when it is not set."""
-    if data.root is None:
+    if not data.root:
         text = f"data.root is not set: where do the images of {data.name!r} lie? Set data.root=<folder>"
         raise DataError(text, "data.root")
     return data.root

@@ -34,6 +34,8 @@ def network_problems(config: RunConfig) -> list[Problem]:
     Of networks and weights on the hub that have no name in timm (`hf-hub:…`) nothing is asked: that takes a download.
     """
     model = config.model
+    if unread := _unread(config):
+        return unread
     if model.name.startswith(HUB):
         return []
     try:
@@ -45,6 +47,21 @@ def network_problems(config: RunConfig) -> list[Problem]:
     # Shapes alone do not answer all that numbers do: where they fail, the network itself has the last word.
     refusal = _refusal(config, network, "meta") and _refusal(config, create(model, config.data), "cpu")
     return [refusal] if refusal else []
+
+
+def _unread(config: RunConfig) -> list[Problem]:
+    """Keys of the model that this one has no use for, and that would give the same result another signature."""
+    model = config.model
+    wrong = []
+    if model.checkpoint is None and model.checkpoint_key is not None:
+        wrong.append(("checkpoint_key", "it is a key within model.checkpoint, which is not set"))
+    if not config.finds_objects:
+        sides = [key for key in ("short_side", "long_side") if getattr(model, key) is not None]
+        wrong += [
+            (key, "only a detector's images are resized by it; model.input_size is that of others") for key in sides
+        ]
+    lines = ((f"model.{key}", getattr(model, key), why) for key, why in wrong)
+    return [Problem(f"{key}={value}: {why}; leave it out", key, value) for key, value, why in lines]
 
 
 def weight_warnings(config: RunConfig) -> list[str]:
@@ -59,9 +76,25 @@ def weight_warnings(config: RunConfig) -> list[str]:
 
 
 def idle_steps(config: RunConfig) -> list[str]:
-    """Steps of the recipe, or parts of them, that do nothing in the config's network; and what happens instead."""
+    """Steps of the recipe, or parts of them, that do nothing in the config's network; and what happens instead. Kinds
+    whose bits are set and that it has no site of."""
     if config.model.name.startswith(HUB) or not config.method.steps:
         return []
+    return [*_idle_kinds(config), *_idle_steps(config)]
+
+
+def _idle_kinds(config: RunConfig) -> list[str]:
+    if not config.bits.kinds:
+        return []
+    there = {site.kind for site in network_of(config).model.sites.values()}
+    return [
+        f"bits.kinds.{kind}: {config.model.name!r} with this recipe has no site of this kind (`vitq list sites`)"
+        for kind in config.bits.kinds
+        if kind not in there
+    ]
+
+
+def _idle_steps(config: RunConfig) -> list[str]:
     steps = [step for step in enabled_steps(config) if step.adapts]
     if not steps:
         return []

@@ -67,6 +67,10 @@ def pinned(model: ModelConfig) -> ModelConfig:
 
 def checkpoint_path(model: ModelConfig) -> Path:
     """The checkpoint file. Raises ModelError for an unknown suffix, and where it is no file."""
+    if not model.checkpoint or "://" in model.checkpoint:
+        why = "is a URL; download it, and" if model.checkpoint else "is empty;"
+        text = f"model.checkpoint={model.checkpoint!r} {why} give the path of a file"
+        raise ModelError(text, "model.checkpoint", model.checkpoint, SUFFIXES)
     path = Path(str(model.checkpoint)).expanduser()
     if not path.name.endswith(SUFFIXES):
         text = f"model.checkpoint={model.checkpoint!r}: unknown suffix; valid: {', '.join(SUFFIXES)}"

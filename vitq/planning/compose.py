@@ -22,7 +22,7 @@ from vitq.config.search_path import ConfigPath
 from vitq.errors import ConfigError, Problem, unknown
 from vitq.models.pretrained import resized, with_preprocessing, without_head
 from vitq.planning.base_method import with_base
-from vitq.planning.compose_errors import HYDRA_ERRORS, explain
+from vitq.planning.compose_errors import HYDRA_ERRORS, explain, has_defaults
 from vitq.planning.composer import Composer
 from vitq.planning.misread import Misread, word_for_switch
 from vitq.planning.origin import as_written, launcher_as_written, origin
@@ -102,6 +102,9 @@ def load(file: Path, search_path: ConfigPath, overrides: Sequence[str] = (), mul
             given = [f"{key}={as_written(value, [(file, f'{_PARAMS}.{key}')])}" for key, value in listed]
     except HYDRA_ERRORS as error:
         raise ConfigError([explain(error, file, search_path, overrides)]) from error
+    if "model" not in config and own == overrides and not has_defaults(file):
+        text = f"{file}: it has no defaults, and no model; a sweep begins with `defaults: [config, _self_]`"
+        raise ConfigError([Problem(text, "defaults")])
     if not isinstance(sweep, dict) or not hasattr(params, "items"):
         raise ConfigError([Problem(f"{file}: `sweep` and `hydra.sweeper.params` must be mappings", "sweep", sweep)])
     lines = {text: origin(f"{_PARAMS}.{text.partition('=')[0]}", file, search_path, {}) for text in given}
@@ -110,6 +113,10 @@ def load(file: Path, search_path: ConfigPath, overrides: Sequence[str] = (), mul
     ignored = [f"{file}: {line}" for line in without_effect(settings)] if isinstance(settings, dict) else []
     warnings = (*search_path.notes, *gone, *ignored)
     primary = Primary(file, search_path, multirun, {str(k): v for k, v in sweep.items()}, axes, warnings)
+    named = [o for o in own if o.lstrip("+~").startswith("sweep.")]
+    if named and not multirun:
+        why = "a single run has no sweep; `vitq run -m` starts one"
+        raise ConfigError(Problem(f"{o}: {why}", o.lstrip("+~").partition("=")[0]) for o in named)
     if primary.swept and not multirun:
         raise ConfigError(_several(key, values) for key, values in primary.swept.items())
     return primary

@@ -124,12 +124,13 @@ def _no_default(group: str, primary: Path, search_path: ConfigPath, overrides: S
     """An option of a group that the defaults of a config do not choose."""
     word = next((o for o in overrides if o.partition("=")[0] == group), f"{group}=…")
     root = search_path.file("", "config")
-    if search_path.is_group(group) and primary != root and not _has_defaults(primary):
+    if search_path.is_group(group) and primary != root and not has_defaults(primary):
         why = f"{primary} has no defaults; let it begin with `defaults: [config, _self_]`"
     else:
         why = f"the defaults of {primary} choose no {group}; to add one write +{word}"
     return Problem(f"{word}: {why}", group, word.partition("=")[2])
 
 
-def _has_defaults(primary: Path) -> bool:
+def has_defaults(primary: Path) -> bool:
+    """Whether a config has a list of defaults."""
     return any(line.startswith("defaults") for line in primary.read_text(encoding="utf-8").splitlines())

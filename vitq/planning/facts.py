@@ -44,7 +44,7 @@ class Facts:
         parts = (config.model, config.method, config.bits, config.calib, config.data, config.device, config.probe)
         asked = (config.task, *parts)
         recipe: list[Problem] = self._once("recipe", asked, lambda: self.engine.recipe_problems(config))
-        network_key = (config.model, config.data.num_classes)
+        network_key = (config.task, config.model, config.data.num_classes)
         network: list[Problem] = self._once("network", network_key, lambda: self.engine.network_problems(config))
         return [*recipe, *network] or self._once("misfits", asked, lambda: self.engine.misfits(config))
 
@@ -63,7 +63,7 @@ class Facts:
         """What is done to images and weights that a config does not ask for, and what a recipe leaves undone."""
         asked = (config.model, config.data, config.calib, config.seed, config.method.quantizes)
         done: list[str] = self._once("warnings", asked, lambda: self.engine.warnings(config))
-        recipe = (config.model, config.data.num_classes, config.method)
+        recipe = (config.model, config.data.num_classes, config.method, config.bits.kinds)
         return *done, *self._once("idle", recipe, lambda: self.engine.idle_steps(config))
 
     def room(self, config: RunConfig) -> tuple[int, str] | None:

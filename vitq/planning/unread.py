@@ -1,4 +1,4 @@
-"""Options of range searches that are set and that no run of a plan reads: a signature of their own, the same result."""
+"""Options that are set and that no run of a plan reads: those of range searches, and those of steps that learn."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ class Unread:
 
     def __init__(self) -> None:
         self._ranges: dict[str, set[str]] = {}
+        self._learning: dict[str, bool] = {}  # key → whether a run reads it
 
     def look(self, overrides: Sequence[str], config: RunConfig, done: bool) -> None:
-        """Note which options of range searches are set in a run, and beside which `range`.
+        """Note which options are set in a run, and beside which `range`; the config has those of learning as the plan
+        leaves them, out where no step learns.
 
         done: the run has its result, which is not refused afterwards.
         """
@@ -33,9 +35,18 @@ class Unread:
                 if any(_sets(override, key) for override in overrides):
                     self._ranges.setdefault(key, set()).add(READ_BY[option] if done else quantizer.range)
 
+        for key, left_out in (("method.iterations", None), ("method.rates", "paper")):
+            if any(_sets(override, key) and not override.endswith(f"={left_out or 'null'}") for override in overrides):
+                read = done or getattr(config.method, key.removeprefix("method.")) != left_out
+                self._learning[key] = self._learning.get(key, False) or read
+
     def problems(self) -> list[Problem]:
         """One line for each option that was set and that no run reads."""
-        problems = []
+        problems = [
+            Problem(f"{key}: no step of these recipes learns by iterations; leave it out", key)
+            for key, read in self._learning.items()
+            if not read
+        ]
         for key, ranges in self._ranges.items():
             quantizer, _, option = key.rpartition(".options.")
             reader = READ_BY[option]
