@@ -154,3 +154,22 @@ def test_brackets_in_a_path_are_no_markup(
 def test_figures_are_rounded_to_what_they_mean(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "tracker=none", "bits=w3a3"]) == 0
     assert capsys.readouterr().out.count("top-1 84.67 %, drop 13.33 points") == 2
+
+
+def test_outputs_that_were_closed_cost_nothing(repo: Path, tmp_path: Path) -> None:
+    """As services and `>&-` start programs: Python then has no stream at all."""
+    words = " ".join(MULTIRUN)
+    line = f"{sys.executable} -c '{SCRIPT}' {words} >&- 2>&-"
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(repo)}, check=False)
+    assert done.returncode == 0
+    store = Store(tmp_path / "runs")
+    assert [store.run(name).is_done() for name in store.signatures()] == [True, True]
+
+
+@pytest.mark.parametrize("words", [["status"], ["list", "runs"], ["show", "ab"], ["gc"]])
+def test_a_store_on_a_bucket_is_no_empty_store(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VITQ_RUNS_DIR", "s3://bucket/runs")
+    assert main(words) == 2
+    assert "s3://bucket/runs" in capsys.readouterr().err

@@ -72,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Intermixed: overrides may stand before, between and after the options.
         args = command.parser().parse_intermixed_args(options.one_store(name, words[1:]))
         args.argv = words
+        if "://" in (store := getattr(args, "runs_dir", None) or ""):
+            text = f"--runs-dir {store}: it is a URL; the store is a folder of this machine, a mounted bucket too"
+            raise VitqError(text, "--runs-dir", store)
         code: int = command.main(args)
         sys.stdout.flush()
         if full := output.lost():

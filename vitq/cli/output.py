@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import errno
+import os
 import sys
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -27,8 +28,13 @@ codecs.register_error("vitq-plain", _plain)
 
 
 def write_any_sign() -> None:
-    """Standard output and error write every text, in an encoding that lacks some signs with others in their place."""
-    for stream in (sys.stdout, sys.stderr):
+    """Standard output and error write every text, in an encoding that lacks some signs with others in their place; one
+    that was closed before we began (`>&-`, some services) takes everything and keeps nothing."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process
+            continue
         if getattr(stream, "errors", "") == "strict" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="vitq-plain")
 

@@ -113,4 +113,5 @@ def table_of(data: bytes, path: Path, remedy: str) -> pd.DataFrame:
 
 def unreadable(path: Path, reason: object, remedy: str, key: str = "") -> StoreError:
     """What a file that cannot be read raises: which one, why, and what to do. key: the entry that is wrong."""
-    return StoreError(f"cannot read {path}: {reason}; {remedy}", key, path)
+    why = " ".join(str(reason).split())  # that of a YAML error is several lines
+    return StoreError(f"cannot read {path}: {why}; {remedy}", key, path)
