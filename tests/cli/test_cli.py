@@ -137,6 +137,23 @@ def test_warnings_of_a_plan_are_printed_and_kept(
     assert [len(lines) for lines in seen] == [2, 1]
 
 
+def test_warnings_that_only_a_result_has_are_printed_once_for_all_runs(
+    engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as full precision far from the published one: no plan can know it."""
+    words = ["run", "-m", *QUICK, "method=minmax,mse"]
+    assert main(words) == 0
+    store = Store("runs")
+    for signature in store.signatures():
+        result = store.run(signature).require_result()
+        store.run(signature).write_result(result.model_copy(update={"warnings": ["far from the published one"]}))
+    capsys.readouterr()
+    assert main(words) == 0
+    assert capsys.readouterr().out.count("warning: far from the published one [2 runs]") == 1
+    assert main(["run", *QUICK, "method=mse"]) == 0
+    assert "warning: far from the published one\n" in capsys.readouterr().out
+
+
 def test_several_values_without_m(engine: FakeEngine) -> None:
     command_refuses(["run", "bits=w8a8,w4a4"], key="bits", value=["w8a8", "w4a4"])
 

@@ -134,6 +134,23 @@ def test_a_run_with_a_result_is_removed_by_its_name_alone(runs: Store, capsys: p
     assert not runs.run(row["signature"]).path.exists()
 
 
+def test_a_run_compared_with_itself_is_one_run(runs: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "one run" in printed(capsys, "diff", *2 * runs.signatures()[:1])
+    assert "one run" not in printed(capsys, "diff", *runs.signatures()[:2])
+
+
+def test_status_tells_variants_apart_in_80_columns(
+    engine: FakeEngine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["run", "-m", *WORDS, "method=mse", "method.steps.weights.enabled=true,false"]) == 0
+    out = printed(capsys, "status", "multirun")
+    assert "…" not in out
+    letters = "".join(c for line in out.splitlines() for c in line.split("│")[1:2]).replace(" ", "").lower()
+    assert "weights.enabled=true" in letters
+    assert "weights.enabled=false" in letters
+
+
 def test_status_shows_the_accuracy(runs: Store, capsys: pytest.CaptureFixture[str]) -> None:
     rows = json.loads(printed(capsys, "status", "multirun", "--json"))["runs"]
     assert [row["top1"] for row in rows] == [93.0, 88.0, 93.0, 88.0]

@@ -40,8 +40,8 @@ def main(args: argparse.Namespace) -> int:
             width = max(map(len, rows))
             for key, (a, b) in rows.items():
                 print(f"  {key:<{width}}  {_text(a)}  |  {_text(b)}")
-    if not any(differing.values()):
-        print("no difference: it is one run")
+    if runs[0].signature == runs[1].signature:
+        print("\nno difference: it is one run")
     return 0
 
 

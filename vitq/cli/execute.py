@@ -100,6 +100,7 @@ def _launch(plan: Plan, args: argparse.Namespace, console: Console, out: TextIO)
     else:
         _print_run(plan, console)
     _print_unprobed(plan, console)
+    _print_warnings(plan, console)
     if failed:
         _print_failures(plan, failed, console)
     return 1 if failed else 0
@@ -182,6 +183,25 @@ def _print_tracker(plan: Plan, console: Console) -> None:
     where, root = shlex.quote(str(folder)), shlex.quote(str(plan.store.root))
     _print(console, f"W&B      {folder}\n         look: wandb leet {where}")
     _print(console, f"         upload: vitq sync --runs-dir {root}")
+
+
+# Lines of warnings that are printed; all are in the report.
+_WARNINGS = 8
+
+
+def _print_warnings(plan: Plan, console: Console) -> None:
+    """What the results warn of and the plan could not know, such as full precision far from the published one."""
+    labels: dict[str, list[str]] = {}
+    for run in plan.runs:
+        result = plan.store.run(run.signature).read_result()
+        for line in result.warnings if result is not None else ():
+            if line not in plan.warnings:
+                labels.setdefault(line, []).append(run.label)
+    for line, runs in list(labels.items())[:_WARNINGS]:
+        of = "" if len(plan.runs) == 1 else f" [{runs[0]}]" if len(runs) == 1 else f" [{len(runs)} runs]"
+        _print(console, f"warning: {line}{of}")
+    if len(labels) > _WARNINGS:
+        _print(console, f"{len(labels) - _WARNINGS} more warnings are in the report, or vitq show SIGNATURE")
 
 
 def _print_unprobed(plan: Plan, console: Console) -> None:

@@ -99,7 +99,7 @@ def table(name: str, rows: Sequence[RunState], most: int | None = None) -> Rende
     """The runs for rich's console; with `most`, what is under way or went wrong first, the others only counted."""
     from rich.console import Group
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     from vitq.report.numbers import scores
@@ -107,9 +107,10 @@ def table(name: str, rows: Sequence[RunState], most: int | None = None) -> Rende
     order = ("running", "failed", "unreadable", "interrupted", "planned", "done")
     shown = sorted(rows, key=lambda row: order.index(row.state))[:most] if most else rows
     heading, values = scores([(row.score, row.value) for row in shown])
-    out = Table(
-        "run", "state", heading, "stage", "left", "signature", title=escape(f"sweep {name}"), title_justify="left"
-    )
+    title = escape(f"sweep {name}")
+    out = Table(Column("run", overflow="fold"), title=title, title_justify="left")  # variants differ at their ends
+    for column in ("state", heading, "stage", "left", "signature"):
+        out.add_column(column)
     for row, value in zip(shown, values, strict=True):
         state = f"[{_STYLE.get(row.state, 'default')}]{row.state}[/]"
         stage = "; ".join(filter(None, (row.stage, row.job)))
