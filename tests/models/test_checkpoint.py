@@ -86,6 +86,24 @@ def test_a_pointer_of_git_lfs_is_no_checkpoint(tmp_path: Path, name: str) -> Non
     assert "git lfs pull" in str(raised.value)
 
 
+@pytest.mark.parametrize(("content", "said"), [(b"", "empty"), (b"\n<!DOCTYPE html><html>404", "web page")])
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_what_a_transfer_left_is_no_checkpoint(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    """And no recipe is shown that would unpickle it."""
+    (tmp_path / name).write_bytes(content)
+    with refuses(ModelError, key="model.checkpoint", value=str(tmp_path / name)) as raised:
+        load(config(checkpoint=str(tmp_path / name)))
+    assert said in str(raised.value)
+    assert "weights_only" not in str(raised.value)
+
+
+def test_codes_of_a_quantized_file_are_no_weights(tmp_path: Path) -> None:
+    """They would load as numbers from -128 to 127."""
+    whole = {name: value.to(torch.int8) for name, value in weights().items()}
+    with refuses(ModelError, key="model.checkpoint", value=str(tmp_path / "w.pth")):
+        load(_saved(tmp_path / "w.pth", whole))
+
+
 def test_one_unusual_key_is_taken_and_several_are_not(tmp_path: Path) -> None:
     state = weights()
     assert same(load(_saved(tmp_path / "a.pth", {"teacher": state, "epoch": 1})), state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -51,6 +52,11 @@ def fitting(network: nn.Module, path: Path, key: str | None) -> tuple[dict[str, 
     wrong = _misfits(own, state)
     if wrong:
         raise ModelError(_not_fitting(path, network, wrong))
+    # Codes of a quantized file: without its scales they are no weights, and they would load as numbers.
+    codes = [n for n, value in own.items() if value.is_floating_point() and not state[n].is_floating_point()]
+    if codes:
+        text = f"checkpoint {str(path)!r} holds whole numbers in place of weights ({shortened(codes, _SHOWN)})"
+        raise ModelError(f"{text}; give the weights before they were quantized", "model.checkpoint", str(path))
     return state, [f"checkpoint {str(path)!r}: {note}" for note in notes]
 
 
@@ -100,9 +106,13 @@ def _load(path: Path) -> Mapping[Any, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
         return content if isinstance(content, Mapping) else {}
     except Exception as error:  # safetensors, zip and pickle each have their own errors for a broken file
-        reason = f"{type(error).__name__}: {first_line(error, 'no message')}"
+        said = re.sub(r"\x1b\[\d*m", "", first_line(error, "no message"))  # torch's is in bold here and there
+        reason = f"{type(error).__name__}: {said}"
         if path.is_file() and path.read_bytes()[: len(LFS)] == LFS:
             text = f"checkpoint {str(path)!r} is a pointer of Git LFS; get the weights themselves with `git lfs pull`"
+            raise ModelError(text, "model.checkpoint", str(path)) from error
+        if path.is_file() and (what := _no_weights(path)):
+            text = f"checkpoint {str(path)!r} is {what}: download or copy it again"
             raise ModelError(text, "model.checkpoint", str(path)) from error
         raise ModelError(
             f"checkpoint {str(path)!r} cannot be read as weights ({reason}); give a safetensors file, or a .pth that "
@@ -113,6 +123,15 @@ def _load(path: Path) -> Mapping[Any, Any]:
             "model.checkpoint",
             str(path),
         ) from error
+
+
+def _no_weights(path: Path) -> str:
+    """What a file is that a transfer left in place of weights; '' where it may be weights."""
+    with path.open("rb") as file:
+        head = file.read(64).lstrip().lower()
+    if not head:
+        return "empty"
+    return "a web page (a login, a link that is none of a file)" if head.startswith((b"<!doctype", b"<html")) else ""
 
 
 def _harmless() -> AbstractContextManager[Any]:
