@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hydra.core.singleton import Singleton
 from hydra.version import VersionBase
 
 from tests.fake_engine import FakeEngine
-from tests.tiny import workspace  # noqa: F401 - a fixture for the engine's tests
+
+if TYPE_CHECKING:
+    from vitq.steps import Workspace
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in a job started by `&`: children would inherit it, and those that tests interrupt would never end.
@@ -31,6 +34,14 @@ def _nothing_kept() -> None:
 def repo() -> Path:
     """The checkout."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Callable[..., Workspace]:
+    """See tests/tiny.py."""
+    from tests.tiny import workspaces  # torch and timm take seconds that tests of plans and reports need not wait
+
+    return workspaces(tmp_path / "cache")
 
 
 @pytest.fixture

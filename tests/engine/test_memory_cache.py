@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tests.fake_engine import FakeEngine
-from tests.tiny import images, part, tiny, workspace  # noqa: F401 - a fixture
+from tests.tiny import images, part, tiny
 from tests.tiny import run as run_steps
 from vitq import machine, track
 from vitq.engine.memory_cache import MEMORY, SHARE, MemoryCache
