@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import json
+import runpy
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hydra.core.singleton import Singleton
 from hydra.version import VersionBase
 
+from tests.environments import vitq_wheel
 from tests.fake_engine import FakeEngine
 
 if TYPE_CHECKING:
@@ -36,6 +39,12 @@ def repo() -> Path:
     return Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel of the checkout. Tests that need it are in the xdist group `packaging`, so that it is built once."""
+    return vitq_wheel(tmp_path_factory.mktemp("wheel"))
+
+
 @pytest.fixture
 def workspace(tmp_path: Path) -> Callable[..., Workspace]:
     """See tests/tiny.py."""
@@ -50,6 +59,26 @@ def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeEngine:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("VITQ_CACHE_DIR", str(tmp_path / "cache"))
     return FakeEngine().install(monkeypatch)
+
+
+@pytest.fixture
+def benchmark(
+    repo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., dict[str, Any]]:
+    """benchmark(script, words…) → what a script of benchmarks/ prints as JSON. It runs in this process."""
+
+    def run(script: str, *words: str) -> dict[str, Any]:
+        monkeypatch.syspath_prepend(str(repo / "benchmarks"))
+        monkeypatch.setattr(sys, "argv", [script, "--json", *words])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(repo / "benchmarks" / script), run_name="__main__")
+        printed = capsys.readouterr()
+        assert ended.value.code == 0, printed.out + printed.err
+        found: dict[str, Any] = json.loads(printed.out)
+        return found
+
+    return run
 
 
 @pytest.fixture
