@@ -9,7 +9,7 @@ from timm.models.maxxvit import AttentionCl, MaxxVit, ParallelPartitionAttention
 from torch import Tensor, nn
 
 from vitq.models.attention import AttentionTwin, Parts
-from vitq.models.structure import Link, Segment, Structure, foldable, layers_below, register_family
+from vitq.models.structure import Segment, Structure, layers_below, register_family
 
 
 class MapAttention(AttentionTwin):
@@ -71,9 +71,7 @@ def maxxvit_structure(model: nn.Module) -> Structure:
             name = f"stages.{index}.blocks.{position}"
             _block(structure, name)
             structure.segments.append(Segment(name, block, (name,), channel=1))
-    structure.head = tuple(layers_below(net, "head"))
-    structure.inputs.update(dict.fromkeys(structure.head, "head"))
-    structure.segments.append(Segment("head", lambda x: net.forward_head(net.norm(x)), ("norm", "head")))
+    structure.end(lambda x: net.forward_head(net.norm(x)), "norm", "head")
     return structure
 
 
@@ -90,13 +88,7 @@ def _block(structure: Structure, name: str) -> None:
             attentions = [
                 f"{inner}.{child}" for child, part in module.named_children() if isinstance(part, AttentionCl)
             ]
-            _link(structure, f"{inner}.norm1", tuple(f"{attention}.qkv" for attention in attentions))
-            _link(structure, f"{inner}.norm2", (f"{inner}.mlp.fc1",))
+            structure.link(f"{inner}.norm1", *(f"{attention}.qkv" for attention in attentions))
+            structure.link(f"{inner}.norm2", f"{inner}.mlp.fc1")
             if isinstance(module.mlp.act, nn.GELU):
                 structure.inputs[f"{inner}.mlp.fc2"] = "post_gelu"
-
-
-def _link(structure: Structure, norm: str, layers: tuple[str, ...]) -> None:
-    structure.inputs.update(dict.fromkeys(layers, "post_norm"))
-    if foldable(structure.model.get_submodule(norm)):
-        structure.links.append(Link(norm, layers))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
-from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
-from vitq.config.problems import option_problems
+from vitq.config.options import parsed, registered
 from vitq.errors import Problem, under, unknown
 from vitq.registry import Registry
 
@@ -69,22 +68,14 @@ def register_probe(name: str) -> Callable[[type[ProbeT]], type[ProbeT]]:
 
     Raises ValueError when the name is taken.
     """
-
-    def add(cls: type[ProbeT]) -> type[ProbeT]:
-        # mypy loses the class's own type where pydantic's `dataclass` returns it.
-        return PROBES.register(name)(cast(type[ProbeT], dataclass(frozen=True, config=RULES)(cls)))
-
-    return add
+    return registered(PROBES, name)
 
 
 def parse_probe(name: str, options: dict[str, Any]) -> tuple[Probe | None, list[Problem]]:
     """An entry of `probe.options` → (probe, []) or (None, problems)."""
     if name not in PROBES:
         return None, [under("probe", unknown("probe", name, PROBES))]
-    try:
-        return TypeAdapter(PROBES[name]).validate_python(options), []
-    except ValidationError as error:
-        return None, option_problems(error, f"probe.options.{name}", PROBES[name])
+    return parsed(PROBES[name], options, f"probe.options.{name}")
 
 
 def problems(config: RunConfig) -> list[Problem]:

@@ -7,17 +7,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Protocol, TypeVar, cast, dataclass_transform
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar, dataclass_transform
 
 import pandas as pd
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
-from vitq.config.problems import option_problems
+from vitq.config.options import parsed, registered
 from vitq.data import Images
 from vitq.errors import ConfigError, Problem, under, unknown
 from vitq.models.structure import Structure
@@ -204,12 +204,7 @@ def register_step(name: str) -> Callable[[type[StepT]], type[StepT]]:
     Its fields are the options of the step; each needs a default value. `ClassVar`s of `Step` say where in a recipe it
     can stand. Raises ValueError when the name is taken.
     """
-
-    def add(cls: type[StepT]) -> type[StepT]:
-        # mypy loses the class's own type where pydantic's `dataclass` returns it.
-        return STEPS.register(name)(cast(type[StepT], dataclass(frozen=True, config=RULES)(cls)))
-
-    return add
+    return registered(STEPS, name)
 
 
 class Network:
@@ -255,13 +250,11 @@ def parse_step(name: str, raw: dict[str, Any], steps: Collection[str] = ()) -> t
         return None, [under(key, unknown("step of the recipe", name, others, action))]
     if do not in STEPS:
         return None, [under(f"{key}.do", unknown("step", do, STEPS))]
-    try:
-        step = TypeAdapter(STEPS[do]).validate_python(raw)
-    except ValidationError as error:
-        return None, option_problems(error, key, STEPS[do])
-    # Not a field: a name is no option of the step, and no part of what its results depend on.
-    object.__setattr__(step, "_name", name)
-    return step, []
+    step, problems = parsed(STEPS[do], raw, key)
+    if step is not None:
+        # Not a field: a name is no option of the step, and no part of what its results depend on.
+        object.__setattr__(step, "_name", name)
+    return step, problems
 
 
 def steps_before(config: RunConfig, last: Step | None = None) -> list[dict[str, Any]]:

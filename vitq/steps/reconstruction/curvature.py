@@ -44,51 +44,6 @@ def moments(
         yield output.detach() - target, gradient
 
 
-def products(
-    work: Workspace,
-    index: int,
-    outputs: Iterable[Tensor],
-    temperature: float,
-    direction: Direction = "signs",
-    epsilon: float | None = None,
-) -> Iterator[Tensor]:
-    """For each batch of full-precision outputs z of segment `index`, (B, …): H·v of each image, (B, …) float32.
-
-    H: Hessian in δ at 0 of KL(p(z) ‖ p(z + δ)), softmaxes at a temperature. v: random `signs` (`signs_of`), or `ones`.
-    LayerNorm takes a common shift of a token away, so where every reader of the stream has one, H·1 is 0 and what comes
-    out is rounding errors. epsilon: None: exactly, a Hessian-vector product (Pearlmutter 1994). A number ε:
-    (g(ε) − g(−ε))/2ε, g the gradient at δ = ε·v in float32, where an ε below half an ulp of an element is lost.
-    """
-    generator = torch.Generator().manual_seed(work.config.seed * 1_000_003 + index)
-    for output in outputs:
-        z = output.detach()
-        v = torch.ones_like(z) if direction == "ones" else signs_of(z, generator)
-        if epsilon is None:
-            # The fused kernels of attention have no second derivative.
-            with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-                z.requires_grad_(True)
-                logits = following(work, index, z)
-                loss = len(z) * divergence(logits.detach(), logits, temperature)
-                (gradient,) = torch.autograd.grad(loss, z, create_graph=True)
-                (product,) = torch.autograd.grad(gradient, z, v)
-            yield product
-            continue
-        with torch.no_grad():
-            wanted = following(work, index, z)
-        ends = []
-        for sign in (1.0, -1.0):
-            moved = (z + sign * epsilon * v).requires_grad_(True)
-            with torch.enable_grad(), exact_attention(work.device):
-                loss = len(z) * divergence(wanted, following(work, index, moved), temperature)
-            ends.append(torch.autograd.grad(loss, moved)[0])
-        yield (ends[0] - ends[1]) / (2 * epsilon)
-
-
-def signs_of(z: Tensor, generator: torch.Generator) -> Tensor:
-    """±1 for each element of z, drawn on the CPU."""
-    return torch.randint(0, 2, z.shape, generator=generator).mul(2).sub(1).to(z)
-
-
 def importance(
     work: Workspace,
     index: int,
@@ -97,8 +52,49 @@ def importance(
     direction: Direction = "signs",
     epsilon: float | None = None,
 ) -> Tensor:
-    """H̄, the shape of one image's output, mean 1: the mean over images of |H·v| (`products`)."""
+    """H̄, float32 of the shape of one image's output, mean 1: the mean over images of |H·v|.
+
+    outputs: full-precision outputs z of segment `index`, (B, …) a batch. H: Hessian in δ at 0 of KL(p(z) ‖ p(z + δ)),
+    softmaxes at a temperature. v: random `signs` (`signs_of`), or `ones`.
+    LayerNorm takes a common shift of a token away, so where every reader of the stream has one, H·1 is 0 and what comes
+    out is rounding errors. epsilon: None: exactly, a Hessian-vector product (Pearlmutter 1994). A number ε:
+    (g(ε) − g(−ε))/2ε, g the gradient at δ = ε·v in float32, where an ε below half an ulp of an element is lost.
+    """
+    generator = torch.Generator().manual_seed(work.config.seed * 1_000_003 + index)
     total = torch.zeros((), dtype=torch.float64)
-    for product in products(work, index, outputs, temperature, direction, epsilon):
+    for output in outputs:
+        z = output.detach()
+        v = torch.ones_like(z) if direction == "ones" else signs_of(z, generator)
+        if epsilon is None:
+            product = _exactly(work, index, z, v, temperature)
+        else:
+            product = _by_difference(work, index, z, v, temperature, epsilon)
         total = total.to(product.device) + product.abs().sum(dim=0, dtype=torch.float64)
     return (total / total.mean().clamp(min=torch.finfo(total.dtype).tiny)).float()
+
+
+def signs_of(z: Tensor, generator: torch.Generator) -> Tensor:
+    """±1 for each element of z, drawn on the CPU."""
+    return torch.randint(0, 2, z.shape, generator=generator).mul(2).sub(1).to(z)
+
+
+def _exactly(work: Workspace, index: int, z: Tensor, v: Tensor, temperature: float) -> Tensor:
+    # The fused kernels of attention have no second derivative.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        z.requires_grad_(True)
+        logits = following(work, index, z)
+        loss = len(z) * divergence(logits.detach(), logits, temperature)
+        (gradient,) = torch.autograd.grad(loss, z, create_graph=True)
+        return torch.autograd.grad(gradient, z, v)[0]
+
+
+def _by_difference(work: Workspace, index: int, z: Tensor, v: Tensor, temperature: float, epsilon: float) -> Tensor:
+    with torch.no_grad():
+        wanted = following(work, index, z)
+    ends = []
+    for sign in (1.0, -1.0):
+        moved = (z + sign * epsilon * v).requires_grad_(True)
+        with torch.enable_grad(), exact_attention(work.device):
+            loss = len(z) * divergence(wanted, following(work, index, moved), temperature)
+        ends.append(torch.autograd.grad(loss, moved)[0])
+    return (ends[0] - ends[1]) / (2 * epsilon)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar, cast, dataclass_transform
+from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from vitq.config.base import RULES
-from vitq.config.problems import option_problems
+from vitq.config.options import parsed, registered
 from vitq.errors import Problem
 from vitq.registry import Registry
 from vitq.steps.reconstruction.loss import divergence
@@ -90,12 +89,7 @@ def register_objective(name: str) -> Callable[[type[ObjectiveT]], type[Objective
 
     Raises ValueError when the name is taken.
     """
-
-    def add(cls: type[ObjectiveT]) -> type[ObjectiveT]:
-        # mypy loses the class's own type where pydantic's `dataclass` returns it.
-        return OBJECTIVES.register(name)(cast(type[ObjectiveT], dataclass(frozen=True, config=RULES)(cls)))
-
-    return add
+    return registered(OBJECTIVES, name)
 
 
 def objective_of(loss: str, options: dict[str, Any]) -> tuple[Objective | None, list[Problem]]:
@@ -105,7 +99,4 @@ def objective_of(loss: str, options: dict[str, Any]) -> tuple[Objective | None, 
             return None, []
         text = f"loss={loss} has no options; leave loss_options out, or take one of {', '.join(OBJECTIVES)}"
         return None, [Problem(text, "loss_options", options, list(OBJECTIVES))]
-    try:
-        return TypeAdapter(OBJECTIVES[loss]).validate_python(options), []
-    except ValidationError as error:
-        return None, option_problems(error, "loss_options", OBJECTIVES[loss])
+    return parsed(OBJECTIVES[loss], options, "loss_options")
