@@ -235,7 +235,7 @@ def _not_fitting(path: Path, network: nn.Module, wrong: list[str]) -> Problem:
 
 
 def renamed_by(rules: Iterable[tuple[str, str]], name: str) -> str:
-    """A weight's name under the first rule (pattern from its start, replacement) that fits; unchanged where none does."""
+    """A weight's name under the first rule (pattern, replacement) that fits its start; unchanged where none does."""
     for pattern, ours in rules:
         renamed, count = re.subn(f"^{pattern}", ours, name)
         if count:
