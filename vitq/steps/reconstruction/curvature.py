@@ -44,31 +44,35 @@ def moments(
         yield output.detach() - target, gradient
 
 
-def importance(
+def products(
     work: Workspace,
     index: int,
     outputs: Iterable[Tensor],
     temperature: float,
     direction: Direction = "signs",
     epsilon: float | None = None,
-) -> Tensor:
-    """H̄, float32 of the shape of one image's output, mean 1: the mean over images of |H·v|.
+) -> Iterator[Tensor]:
+    """For each batch of full-precision outputs z of segment `index`, (B, …): H·v of each image, (B, …) float32.
 
-    outputs: full-precision outputs z of segment `index`, (B, …) a batch. H: Hessian in δ at 0 of KL(p(z) ‖ p(z + δ)),
-    softmaxes at a temperature. v: random `signs` (`signs_of`), or `ones`.
+    H: Hessian in δ at 0 of KL(p(z) ‖ p(z + δ)), softmaxes at a temperature. v: random `signs` (`signs_of`), or `ones`.
     LayerNorm takes a common shift of a token away, so where every reader of the stream has one, H·1 is 0 and what comes
     out is rounding errors. epsilon: None: exactly, a Hessian-vector product (Pearlmutter 1994). A number ε:
     (g(ε) − g(−ε))/2ε, g the gradient at δ = ε·v in float32, where an ε below half an ulp of an element is lost.
     """
     generator = torch.Generator().manual_seed(work.config.seed * 1_000_003 + index)
-    total = torch.zeros((), dtype=torch.float64)
     for output in outputs:
         z = output.detach()
         v = torch.ones_like(z) if direction == "ones" else signs_of(z, generator)
         if epsilon is None:
-            product = _exactly(work, index, z, v, temperature)
+            yield _exactly(work, index, z, v, temperature)
         else:
-            product = _by_difference(work, index, z, v, temperature, epsilon)
+            yield _by_difference(work, index, z, v, temperature, epsilon)
+
+
+def importance(products: Iterable[Tensor]) -> Tensor:
+    """H̄, float32 of the shape of one image's output, mean 1: the mean over images of |H·v|, given batch by batch."""
+    total = torch.zeros((), dtype=torch.float64)
+    for product in products:
         total = total.to(product.device) + product.abs().sum(dim=0, dtype=torch.float64)
     return (total / total.mean().clamp(min=torch.finfo(total.dtype).tiny)).float()
 
