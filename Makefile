@@ -5,12 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 # One more than cores: tests of clusters and killed processes mostly wait.
 WORKERS ?= 3
+# Compiled modules are kept, whatever the surroundings say: tests start hundreds of processes.
+export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: sweep test coverage lint imports format docs clean help
+.PHONY: sweep test pytest coverage lint imports format docs clean help
 
 help:
 	@echo "make sweep   install into $(VENV), run sweeps/demo.yaml, print the table"
-	@echo "make test    install with test tools, run the linters and the tests"
+	@echo "make test    install with test tools, run the linters and the tests; with -j 2 side by side"
 	@echo "make coverage  the tests, and which lines they reach"
 	@echo "make lint    ruff, the order of imports and mypy alone"
 	@echo "make format  let ruff mend what it can"
@@ -20,7 +22,9 @@ help:
 sweep: $(VENV)/.installed
 	$(BIN)/vitq sweep demo
 
-test: lint
+test: lint pytest
+
+pytest: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --max-worker-restart=0 --durations=40
 
 # The same tests, and which lines they reach; tracing costs up to half of their time again.
@@ -45,7 +49,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.installed-docs
+docs: $(VENV)/.installed-dev
 	$(BIN)/mkdocs build --strict
 
 clean:
@@ -62,9 +66,5 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.python
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/.python
-	$(BIN)/python -m pip install --quiet -e '.[dev]'
-	touch $@ $(VENV)/.installed
-
-$(VENV)/.installed-docs: pyproject.toml $(VENV)/.python
-	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	$(BIN)/python -m pip install --quiet -e '.[dev,docs]'
 	touch $@ $(VENV)/.installed

@@ -86,10 +86,11 @@ print(run.signature, run.state, run.metrics.top1, len(run.predictions["correct"]
 
 # %% [markdown]
 # ## A sweep
-# Methods × bits, a table, and whether one method is better than another, image by image.
+# Methods × bits, a table, and whether one method is better than another, image by image. `launcher=inline`: in this
+# process, where the model is loaded already; without it the demo starts workers of its own.
 
 # %%
-words = ("model=vit_digits", "method=minmax,repq_vit", "bits=w4a4,w3a3", "tracker=none")
+words = ("model=vit_digits", "method=minmax,repq_vit", "bits=w4a4,w3a3", "tracker=none", "launcher=inline")
 sweep = vitq.sweep("demo", *words, name="tutorial")
 print(sweep.table()[["method", "bits", "top1", "drop"]])
 print(sweep.compare("repq_vit", "minmax")[["bits", "difference", "low", "high", "p_holm"]])

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import copy
+import json
+import runpy
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hydra.core.singleton import Singleton
 from hydra.version import VersionBase
 
+from tests.environments import vitq_wheel
 from tests.fake_engine import FakeEngine
-from tests.tiny import workspace  # noqa: F401 - a fixture for the engine's tests
+
+if TYPE_CHECKING:
+    from vitq.steps import Workspace
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in a job started by `&`: children would inherit it, and those that tests interrupt would never end.
@@ -33,12 +39,46 @@ def repo() -> Path:
     return Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel of the checkout. Tests that need it are in the xdist group `packaging`, so that it is built once."""
+    return vitq_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Callable[..., Workspace]:
+    """See tests/tiny.py."""
+    from tests.tiny import workspaces  # torch and timm take seconds that tests of plans and reports need not wait
+
+    return workspaces(tmp_path / "cache")
+
+
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeEngine:
     """A fake engine, in an empty working folder, so that `runs/` is the test's own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("VITQ_CACHE_DIR", str(tmp_path / "cache"))
     return FakeEngine().install(monkeypatch)
+
+
+@pytest.fixture
+def benchmark(
+    repo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., dict[str, Any]]:
+    """benchmark(script, words…) → what a script of benchmarks/ prints as JSON. It runs in this process."""
+
+    def run(script: str, *words: str) -> dict[str, Any]:
+        monkeypatch.syspath_prepend(str(repo / "benchmarks"))
+        monkeypatch.setattr(sys, "argv", [script, "--json", *words])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(repo / "benchmarks" / script), run_name="__main__")
+        printed = capsys.readouterr()
+        assert ended.value.code == 0, printed.out + printed.err
+        found: dict[str, Any] = json.loads(printed.out)
+        return found
+
+    return run
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.environments import environment, vitq_wheel
+from tests.environments import environment
 
 pytestmark = pytest.mark.xdist_group("packaging")  # what it makes first is made once
 
@@ -36,11 +36,6 @@ def test_every_package_folder_is_listed(project: dict[str, Any], repo: Path) -> 
 def test_interpreters_and_hydra(project: dict[str, Any]) -> None:
     assert project["project"]["requires-python"] == ">=3.11,<3.14"
     assert "hydra-core>=1.3.8,<2" in project["project"]["dependencies"]
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return vitq_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 def test_wheel_installs_one_name_and_ships_all_files(wheel: Path, repo: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.forked import Forked
-from tests.job.test_execute import Planner
+from tests.job.planner import Planner
 from vitq import signals
 from vitq.job import worker
 from vitq.store import Run, RunDir

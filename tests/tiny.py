@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import timm
 import torch
 from torch import Tensor, nn
@@ -79,9 +78,8 @@ def tiny(family: str, **kwargs: Any) -> nn.Module:
     return model.eval()
 
 
-@pytest.fixture
-def workspace(tmp_path: Path) -> Callable[..., Workspace]:
-    """workspace(model, method dict, bits…) → a Workspace whose model has quantizers."""
+def workspaces(cache: Path) -> Callable[..., Workspace]:
+    """make(model, method dict, bits…) → a Workspace whose model has quantizers. cache: an empty folder."""
 
     def make(model: nn.Module, method: dict[str, Any], images: int = 16, size: int = 32, **bits: Any) -> Workspace:
         raw = {
@@ -91,7 +89,7 @@ def workspace(tmp_path: Path) -> Callable[..., Workspace]:
             "bits": bits,
             "calib": {"size": images, "batch_size": 8},
             # Nothing that an earlier test, or the developer's own runs, measured.
-            "cache_dir": str(tmp_path / "cache"),
+            "cache_dir": str(cache),
         }
         config, problems = RunConfig.parse(raw)
         assert config is not None, problems

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.deploy.test_packed import quantized, recipe
-from tests.job.test_execute import Planner
+from tests.job.planner import Planner
 from vitq.deploy.cost import cost
 from vitq.steps import Workspace
 from vitq.store.records import Result

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.errors import command_refuses
-from tests.job.test_execute import Planner
+from tests.job.planner import Planner
 from vitq import cli
 from vitq.deploy.bench import Timing, race
 from vitq.machine import int8_products_are_exact

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.errors import command_refuses, is_about, refuses
-from tests.job.test_execute import Planner
+from tests.job.planner import Planner
 from vitq import cli, data
 from vitq.deploy.packed.packed import load_packed
 from vitq.engine.recipe_checks import problems

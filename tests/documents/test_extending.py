@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from tests.environments import environment, vitq_wheel
+from tests.environments import environment
 from vitq.store import Run, Store
 
 ROOT = Path(__file__).resolve().parents[2]
 FENCE = re.compile(r"^```(\w+)(?: +(\w+)=(\S+))?\n(.*?)^```$", re.M | re.S)
 
-# One environment for all of them.
-pytestmark = pytest.mark.xdist_group("extending")
+# One environment for all of them, and one wheel for them and the tests of packaging.
+pytestmark = pytest.mark.xdist_group("packaging")
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,8 @@ class Reader:
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
+def reader(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Reader:
     """One who has read to the end."""
-    wheel = vitq_wheel(tmp_path_factory.mktemp("wheel"))
     folder = tmp_path_factory.mktemp("an empty folder")
     reader = Reader(folder, environment(tmp_path_factory.mktemp("new") / "env", wheel))
     for block in blocks():

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tests.fake_engine import FakeEngine
-from tests.tiny import images, part, tiny, workspace  # noqa: F401 - a fixture
+from tests.tiny import images, part, tiny
 from tests.tiny import run as run_steps
 from vitq import machine, track
 from vitq.engine.memory_cache import MEMORY, SHARE, MemoryCache
@@ -81,7 +81,7 @@ def test_everybody_gets_a_model_of_his_own() -> None:
     ids=["reconstruct", "fp", "bias", "bias quantized"],
 )
 def test_shared_activations_change_no_bit(
-    workspace: Callable[..., Workspace],  # noqa: F811
+    workspace: Callable[..., Workspace],
     family: str,
     raw: dict[str, Any],
 ) -> None:
@@ -121,7 +121,7 @@ OTHER: dict[str, tuple[str, str, Any]] = {
 
 @pytest.mark.parametrize("what", OTHER)
 def test_activations_of_other_images_or_models_are_not_shared(
-    workspace: Callable[..., Workspace],  # noqa: F811
+    workspace: Callable[..., Workspace],
     what: str,
 ) -> None:
     """Whatever alone says that two runs compute other activations: the second ends as one that shares nothing."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.job.test_execute import Planner
+from tests.job.planner import Planner
 
 # Executes a planned run and prints the modules that came in while its clock ran.
 SCRIPT = """

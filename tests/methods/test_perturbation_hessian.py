@@ -34,9 +34,9 @@ def test_weights_are_the_mean_absolute_products(workspace: Make, family: str, in
     total = difference(work, task, v.double()).abs().sum(dim=0)
     expected = (total / total.mean()).float()
     most = float(expected.max())
-    weight = importance(work, index, task.target.batches(), 20.0)
+    weight = importance(products(work, index, task.target.batches(), 20.0))
     assert torch.allclose(weight, expected, rtol=2e-3, atol=2e-4 * most)
-    by_difference = importance(work, index, task.target.batches(), 20.0, epsilon=1e-2)
+    by_difference = importance(products(work, index, task.target.batches(), 20.0, epsilon=1e-2))
     assert torch.allclose(by_difference, expected, atol=0.05 * most)
 
     measure = PerturbationHessian().of(work, task)

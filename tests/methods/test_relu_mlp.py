@@ -15,7 +15,7 @@ from tests.errors import is_about
 from tests.methods.one_segment import METHOD, Make, values
 from tests.tiny import images, run, tiny, uniform
 from vitq.methods.relu_mlp import ReluMlp, gelu_mlps, seen
-from vitq.steps.reconstruction.curvature import importance
+from vitq.steps.reconstruction.curvature import importance, products
 from vitq.steps.step import parse_step
 from vitq.steps.stream import ImageStream, TensorStream
 
@@ -68,7 +68,7 @@ def test_the_first_loss_is_that_of_the_formula(workspace: Make, weighted: bool) 
     if weighted:
         with torch.no_grad():
             outputs = work.teacher.segments[1].forward(values(exact))
-        weight = importance(work, 1, iter([outputs]), 20.0).double()
+        weight = importance(products(work, 1, iter([outputs]), 20.0)).double()
         weight = weight / weight.square().mean().sqrt()
     parts = [((F.linear(h, w2, b2) - y) ** 2 * weight).mean() for h in (raw.relu(), raw.relu().clamp(max=most))]
     options = {"iterations": 1, "percentile": 0.9, "clamped": 3.0, "weighted": weighted}

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.job.test_execute import Planner
+from tests.job.planner import Planner
 from tests.tiny import tiny
 from vitq.config import RunConfig
 from vitq.engine import recipe

@@ -238,7 +238,7 @@ def test_switched_sites_come_back(subject: Make) -> None:
 def _recipe(name: str) -> dict[str, object]:
     import yaml
 
-    from tests.job.test_execute import CONF
+    from tests.job.planner import CONF
 
     loaded: dict[str, object] = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())
     return loaded

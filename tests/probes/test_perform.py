@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from pydantic.dataclasses import dataclass
 
 from tests.errors import command_refuses, is_about, refuses
-from tests.job.test_execute import Planner
+from tests.job.planner import Planner
 from vitq import cli
 from vitq.config import ProbeConfig, RunConfig
 from vitq.config.base import RULES

@@ -15,7 +15,7 @@ import pytest
 from matplotlib.figure import Figure
 from pydantic.dataclasses import dataclass
 
-from tests.job.test_execute import Planner
+from tests.job.planner import Planner
 from vitq import cli
 from vitq.config import RunConfig
 from vitq.config.base import RULES

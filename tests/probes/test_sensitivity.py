@@ -14,7 +14,7 @@ import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.job.test_execute import CONF, Planner
+from tests.job.planner import CONF, Planner
 from tests.probes.conftest import ledger
 from vitq.config import RunConfig
 from vitq.probes.probed_model import Subject

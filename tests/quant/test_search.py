@@ -8,9 +8,11 @@ import torch
 
 from tests.quant.test_quantizers import check, fitted
 from vitq.planning.unread import READ_BY
+from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Axes
 from vitq.quant.model import build
 from vitq.quant.quantizer import QUANTIZERS
+from vitq.quant.search import best, errors
 from vitq.quant.uniform import UniformQuantizer
 
 # Values of the searches' options unlike the defaults.
@@ -21,6 +23,28 @@ def test_the_candidates_are_those_of_the_papers() -> None:
     """RepQ-ViT's and I&S-ViT's percentiles of activations; a hundred linear steps, as PTQ4ViT."""
     assert UniformQuantizer.options["percentiles"] == (0.999, 0.9999, 0.99999)
     assert UniformQuantizer.options["candidates"] == 100
+
+
+@pytest.mark.parametrize("elements", [1, 100, 1 << 16])
+def test_however_many_candidates_are_tried_at_once_the_first_of_the_least_error_is_taken(
+    elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside candidates one by one; candidate 3 is candidate 7 once more, and the last gives no numbers."""
+    monkeypatch.setattr("vitq.quant.search._ELEMENTS", {"cpu": elements})
+    distribution = Distribution.from_rows(torch.randn(5, 40, generator=torch.Generator().manual_seed(1)))
+    step = torch.rand(12, 5, generator=torch.Generator().manual_seed(2)) + 0.05
+    step[7] = step[3]
+    step[3:8:4, 0] = 1e-3
+    step[11] = torch.nan
+
+    def roundtrip(step: torch.Tensor) -> torch.Tensor:
+        return (distribution.values / step).round() * step
+
+    (chosen,) = best(distribution, [step], roundtrip)
+    alone = torch.stack([distribution.error(roundtrip(one.unsqueeze(1))) for one in step[:11]])
+    assert torch.equal(chosen, step.gather(0, alone.argmin(dim=0, keepdim=True))[0])
+    assert errors(distribution, [step], roundtrip)[11].isinf().all()
+    assert int(errors(distribution, [step], roundtrip).argmin(dim=0)[0]) == 3
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])

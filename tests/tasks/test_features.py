@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from tests.engine.test_network_checks import config, refused
 from tests.errors import command_refuses, is_about, refuses
-from tests.job.test_execute import KWARGS, Planner
+from tests.job.planner import KWARGS, Planner
 from tests.tiny import tiny
 from vitq.config import ModelConfig
 from vitq.data import ImageSet

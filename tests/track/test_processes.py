@@ -143,7 +143,7 @@ def test_a_service_that_gets_sigterm_with_the_job_costs_the_mirror_alone(tmp_pat
 
 def test_a_whole_run_writes_the_key_nowhere(tmp_path: Path) -> None:
     """Records, caches, logs, W&B's files, home and both streams of a run executed as a launcher does it."""
-    from tests.job.test_execute import Planner
+    from tests.job.planner import Planner
 
     run_dir = Planner(tmp_path).plan("mse", tracker={"name": "wandb"}, calib={"size": 8, "batch_size": 8})
     (tmp_path / "home").mkdir()

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.errors import command_refuses, refuses
-from tests.job.test_execute import CONF, Planner
+from tests.job.planner import CONF, Planner
 from tests.track.runs import make_config, records, summary_in
 from vitq import report, track
 from vitq.cli import main

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +13,7 @@ from vitq.quant.distribution import Distribution
 from vitq.quant.layout import Layout
 from vitq.quant.logarithmic import LogQuantizer
 from vitq.quant.quantizer import register_quantizer, straight_through
-from vitq.quant.search import candidates
+from vitq.quant.search import candidates, errors
 
 # Bases are 2^(q/r) for q = 1 … 2r: from 37 codes for an octave to two octaves for a code, where r = 37.
 _WIDEST = 2
@@ -110,9 +109,10 @@ class AdaLogQuantizer(LogQuantizer):
         if self.range_search == "mse":
             self._progressive(search, high)
         else:
-            for _, bound in candidates(shifted, self.range_search, self.settings["percentiles"]):
-                for q in range(1, _WIDEST * self.resolution + 1):
-                    search.offer(bound.clamp(min=LEAST_SCALE), torch.full_like(bound, float(q)))
+            bounds = candidates(shifted, self.range_search, self.settings["percentiles"])[1].clamp(min=LEAST_SCALE)
+            bases = torch.arange(1.0, _WIDEST * self.resolution + 1, device=bounds.device).unsqueeze(1)
+            for bound in bounds:
+                search.offer(bound.expand(len(bases), -1), bases.expand(-1, len(bound)))
         scale, base = search.scale, search.base
         # A constant group is code 0 exactly; an all-zero group gets scale 1 and the widest base: the least value.
         single, empty = shifted.constant, shifted.high <= 0
@@ -123,28 +123,26 @@ class AdaLogQuantizer(LogQuantizer):
     def _progressive(self, search: _BestPair, high: Tensor) -> None:
         widest = _WIDEST * self.resolution
         step_base, step_scale = widest ** (1 / (_BASES - 1)), _OCTAVES / (_SCALES - 1)
-        pairs = [
-            (high * 2 ** (-step_scale * i), torch.full_like(high, round(step_base**j)))
-            for j in range(_BASES)
-            for i in range(_SCALES)
-        ]
+        shares = [2 ** (-step_scale * i) for i in range(_SCALES)] * _BASES
+        starts = [float(round(step_base**j)) for j in range(_BASES) for _ in range(_SCALES)]
         # What the fixed bases have: log2, and the nearest to log√2.
-        pairs += [(high, torch.full_like(high, float(round(self.resolution / k)))) for k in (1, 2)]
+        shares += [1.0, 1.0]
+        starts += [float(round(self.resolution / k)) for k in (1, 2)]
+        scales = high * torch.tensor(shares, device=high.device).unsqueeze(1)
+        bases = torch.tensor(starts, device=high.device).unsqueeze(1).expand_as(scales)
         for step in range(self.settings["search_steps"]):
-            errors = torch.stack([search.offer(scale, base) for scale, base in pairs])
+            error = search.offer(scales, bases)
             if step == self.settings["search_steps"] - 1:
                 break
-            kept = errors.topk(min(self.settings["keep"], len(pairs)), dim=0, largest=False).indices
-            scales = torch.stack([scale for scale, _ in pairs]).gather(0, kept)
-            bases = torch.stack([base for _, base in pairs]).gather(0, kept)
+            kept = error.topk(min(self.settings["keep"], len(error)), dim=0, largest=False).indices
             step_base, step_scale = step_base**0.5, step_scale / 2
-            pairs = list(_refined(scales, bases, step_base, step_scale, widest))
+            scales, bases = _refined(scales.gather(0, kept), bases.gather(0, kept), step_base, step_scale, widest)
 
     def _codes(self, x: Tensor, *parameters: Tensor) -> Tensor:
         """Codes of x + shift, which is what x stands for here."""
         scale, base = parameters
         factor = self.resolution / base
-        octaves = x.clamp(min=LEAST_SCALE).log2_().mul_(-factor)
+        octaves = x.clamp(min=LEAST_SCALE).log2_() * -factor
         return octaves.add_(scale.log2() * factor).round_().clamp_(0, self.codes - 1)
 
     def _values(self, codes: Tensor, *parameters: Tensor) -> Tensor:
@@ -204,26 +202,35 @@ class _BestPair:
         self.base = torch.ones_like(distribution.high)
         self._least = torch.full_like(distribution.high, torch.inf, dtype=torch.float64)
 
-    def offer(self, scale: Tensor, base: Tensor) -> Tensor:
-        """(G,) float64 squared error of this pair, which becomes the best one where it is lower."""
-        columns = scale.unsqueeze(1), base.unsqueeze(1)
-        error = self._distribution.error(self._quantizer._round_trip(self._distribution.values, *columns))
-        better = error < self._least
-        self._least = torch.where(better, error, self._least)
-        self.scale = torch.where(better, scale, self.scale)
-        self.base = torch.where(better, base, self.base)
+    def offer(self, scales: Tensor, bases: Tensor) -> Tensor:
+        """(K, G) float64 squared errors of K pairs, (K, G) each; the best of them stays where none before was as good.
+
+        Ties keep the earlier pair.
+        """
+        values = self._distribution.values
+
+        def roundtrip(*columns: Tensor) -> Tensor:
+            return self._quantizer._round_trip(values, *columns)
+
+        error = errors(self._distribution, (scales, bases), roundtrip)
+        least, index = error.min(dim=0, keepdim=True)
+        better = least[0] < self._least
+        self._least = torch.where(better, least[0], self._least)
+        self.scale = torch.where(better, scales.gather(0, index)[0], self.scale)
+        self.base = torch.where(better, bases.gather(0, index)[0], self.base)
         return error
 
 
-def _refined(
-    scales: Tensor, bases: Tensor, step_base: float, step_scale: float, widest: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The neighbours of the kept pairs, (keep, G) each: a factor apart in the base, some octaves apart in the scale."""
-    for scale, base in zip(scales, bases, strict=True):
-        for along_base, along_scale in _NEIGHBOURS:
-            # At least one apart, where the factor would round to nothing.
-            moved = base + along_base * (base * (step_base - 1)).round().clamp(min=1)
-            yield scale * 2 ** (step_scale * along_scale), moved.clamp(1, widest)
+def _refined(scales: Tensor, bases: Tensor, step_base: float, step_scale: float, widest: int) -> tuple[Tensor, Tensor]:
+    """The neighbours of the kept pairs: a factor apart in the base, some octaves apart in the scale.
+
+    scales, bases: (keep, G). Gives both for every neighbour, (keep·neighbours, G), those of a pair together.
+    """
+    along_base, along_scale = torch.tensor(_NEIGHBOURS, device=scales.device, dtype=torch.float64).T.unsqueeze(2)
+    # At least one apart, where the factor would round to nothing.
+    apart = (bases * (step_base - 1)).round().clamp(min=1).unsqueeze(1)
+    moved = (bases.unsqueeze(1) + along_base.float() * apart).clamp(1, widest)
+    return (scales.unsqueeze(1) * (2 ** (step_scale * along_scale)).float()).flatten(0, 1), moved.flatten(0, 1)
 
 
 def _shifted(distribution: Distribution, shift: float) -> Distribution:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -17,21 +16,21 @@ from vitq.quant.layers import QuantConv2d
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.calibrate import fit_weight
 from vitq.steps.layer_walk import Layer, NetworkWalk, Unquantized, layers, quantized_walk
-from vitq.steps.step import Count, Positive, Step, Workspace, register_step
+from vitq.steps.step import Count, Positive, Workspace, register_step
 from vitq.steps.weight_grid import (
     Grid,
+    WeightStep,
     add_bias,
     as_rows,
     cholesky,
     damped,
-    needs_uniform_weights,
     put_weight,
     uniform_of,
 )  # fmt: skip
 
 
 @register_step("erq")
-class Erq(Step):
+class Erq(WeightStep):
     """For each layer in the order they run: Aqer, then Wqer, then on to the next one with both done.
 
     Aqer (activation quantization error reduction): W ← W + δW, δW the least of ‖WX − (W + δW)X̄‖² + λ‖δW‖², where the
@@ -65,19 +64,13 @@ class Erq(Step):
     flips: Count = 100
     choose: Literal["gradient", "decrease"] = "gradient"
     patch: bool = False
-    depends_on_bits: ClassVar[bool] = True
-    tunes_weights: ClassVar[bool] = True
-    detectors: ClassVar[bool] = True
 
     @property
     def adds_ranges(self) -> bool:
         return self.dual > 0
 
-    def fits(self) -> Collection[str]:
-        return ("weight",)
-
     def check(self, config: RunConfig) -> list[Problem]:
-        problems = needs_uniform_weights(config, "erq")
+        problems = super().check(config)
         weight = config.method.quantizer("weight")
         if self.dual > 0 and weight and (weight.quantizer, weight.granularity) != ("uniform", "channel"):
             text = (

@@ -50,12 +50,12 @@ class PowerOfTwoFactor(UniformQuantizer):
         widest = ((high - low) / (self.codes - 1)).clamp(min=LEAST_SCALE)
         zero = torch.round(-low / widest).expand_as(distribution.low)
         # From the widest on, so that ties keep the range that clips nothing.
-        tried = [((widest / 2**halvings).expand_as(zero),) for halvings in range(self.settings["K"] + 1)]
+        factors = torch.tensor([[2.0**halvings] for halvings in range(self.settings["K"] + 1)], device=zero.device)
 
         def roundtrip(scale: Tensor) -> Tensor:
             return round_trip(distribution.values, scale, zero.unsqueeze(1), self.codes)
 
-        (scale,) = best(distribution, tried, roundtrip)
+        (scale,) = best(distribution, [(widest / factors).expand(-1, len(zero))], roundtrip)
         self.assign(layout, scale, zero)
         self.constants = torch.full_like(zero, torch.nan)
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
-from vitq.config import RunConfig
-from vitq.errors import Problem
 from vitq.steps.calibrate import fit_weight
 from vitq.steps.layer_walk import Layer, NetworkWalk, layers, quantized_walk
-from vitq.steps.step import Count, NotNegative, Step, Workspace, register_step
-from vitq.steps.weight_grid import Grid, as_rows, cholesky, damped, needs_uniform_weights, put_weight, uniform_of
+from vitq.steps.step import Count, NotNegative, Workspace, register_step
+from vitq.steps.weight_grid import Grid, WeightStep, as_rows, cholesky, damped, put_weight, uniform_of
 
 
 @register_step("gptq")
-class Gptq(Step):
+class Gptq(WeightStep):
     """Minimize ‖(W − Ŵ)X̄‖² of each layer over codes Ŵ on the grid of its fitted weight quantizer.
 
     X̄ is what the layer reads in the quantized network, earlier layers done. Columns are rounded one by one, the error
@@ -31,15 +26,6 @@ class Gptq(Step):
     damping: NotNegative = 0.01
     act_order: bool = False
     block: Count = 128
-    depends_on_bits: ClassVar[bool] = True
-    tunes_weights: ClassVar[bool] = True
-    detectors: ClassVar[bool] = True
-
-    def fits(self) -> Collection[str]:
-        return ("weight",)
-
-    def check(self, config: RunConfig) -> list[Problem]:
-        return needs_uniform_weights(config, "gptq")
 
     def run(self, work: Workspace) -> None:
         walk = quantized_walk(work)

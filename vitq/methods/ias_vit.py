@@ -53,9 +53,10 @@ class SULQ(ElementwiseQuantizer):
         check_non_negative(self, distribution)
         low, high = distribution.low.clamp(min=0), distribution.high.clamp(min=0)
         values = distribution.values.clamp(min=0)
-        etas = (torch.full_like(low, float(shift)) for shift in self.settings["etas"])
+        etas = torch.tensor([[float(shift)] for shift in self.settings["etas"]], device=low.device)
+        etas = etas.expand(-1, len(low))
         # Public code, too, searches with 2^b codes.
-        tried = [(*self._affine(low, high, eta, self.codes - 1), eta) for eta in etas]
+        tried = (*self._affine(low, high, etas, self.codes - 1), etas)
 
         def roundtrip(*columns: Tensor) -> Tensor:
             return self._values(self._codes(values, *columns).clamp_(max=self.codes - 1), *columns)

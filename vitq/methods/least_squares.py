@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -14,12 +11,12 @@ from vitq.methods.erq import Moments, aqer
 from vitq.methods.gptq import solve
 from vitq.quant.layout import Layout
 from vitq.steps.layer_walk import Layer, NetworkWalk, layers, quantized_walk
-from vitq.steps.step import Step, Workspace, register_step
-from vitq.steps.weight_grid import Grid, add_bias, as_rows, damped, needs_uniform_weights, put_weight, uniform_of
+from vitq.steps.step import Workspace, register_step
+from vitq.steps.weight_grid import Grid, WeightStep, add_bias, as_rows, damped, put_weight, uniform_of
 
 
 @register_step("least_squares")
-class LeastSquares(Step):
+class LeastSquares(WeightStep):
     """min over Ŵ on its grid and b of ‖WX + b₀ − ŴX̄ − b‖² + λ‖W − Ŵ‖², for each layer in the order they run.
 
     X is what the layer reads in the quantized network before its own input is quantized, X̄ the same after it.
@@ -42,15 +39,9 @@ class LeastSquares(Step):
     images: int | None = None
     penalty: float = 1000.0
     penalty_head: float = 1000.0
-    depends_on_bits: ClassVar[bool] = True
-    tunes_weights: ClassVar[bool] = True
-    detectors: ClassVar[bool] = True
-
-    def fits(self) -> Collection[str]:
-        return ("weight",)
 
     def check(self, config: RunConfig) -> list[Problem]:
-        problems = needs_uniform_weights(config, "least_squares")
+        problems = super().check(config)
         for name in ("penalty", "penalty_head"):
             if getattr(self, name) <= 0:
                 problems.append(bad(name, getattr(self, name), "a number above 0 is needed, e.g. 1000"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vitq.steps.reconstruction.curvature import Direction, importance
+from vitq.steps.reconstruction.curvature import Direction, importance, products
 from vitq.steps.reconstruction.objective import Measure, Objective, register_objective
 from vitq.steps.reconstruction.segment_task import SegmentTask
 from vitq.steps.step import Positive, Workspace
@@ -30,7 +30,7 @@ class PerturbationHessian(Objective):
 
     def of(self, work: Workspace, task: SegmentTask) -> Measure:
         outputs = task.target.batches()
-        return Weighted(importance(work, task.index, outputs, self.temperature, self.direction, self.epsilon))
+        return Weighted(importance(products(work, task.index, outputs, self.temperature, self.direction, self.epsilon)))
 
 
 class Weighted(Measure):

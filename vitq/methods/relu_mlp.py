@@ -16,7 +16,7 @@ from vitq.errors import Problem
 from vitq.models.structure import Structure
 from vitq.quant.histogram import Histogram
 from vitq.quant.layout import Axes, Layout
-from vitq.steps.reconstruction.curvature import Direction, importance
+from vitq.steps.reconstruction.curvature import Direction, importance, products
 from vitq.steps.reconstruction.schedule import rate
 from vitq.steps.reconstruction.segment_task import batches
 from vitq.steps.step import Count, Network, NotNegative, Positive, Step, Workspace, register_step
@@ -114,7 +114,7 @@ class ReluMlp(Step):
     def _weight(self, work: Workspace, index: int, target: Stream) -> Tensor | None:
         if index == len(work.teacher.segments) - 1:
             return None
-        weight = importance(work, index, target.batches(), self.temperature, self.direction, self.epsilon)
+        weight = importance(products(work, index, target.batches(), self.temperature, self.direction, self.epsilon))
         return weight / weight.square().mean().sqrt().clamp(min=torch.finfo(weight.dtype).tiny)
 
 

@@ -14,12 +14,10 @@ from vitq.quant.distribution import Distribution
 from vitq.quant.integer import IntegerPart
 from vitq.quant.layout import Layout
 from vitq.quant.quantizer import NON_NEGATIVE, ElementwiseQuantizer, check_non_negative, register_quantizer
-from vitq.quant.search import CANDIDATES, PERCENTILES, candidates
+from vitq.quant.search import CANDIDATES, PERCENTILES, best, candidates
 
 # PTQ4ViT's published range of the ratio saturates here.
 MOST = 15
-# Elements of one temporary of the search.
-_CHUNK = 1 << 21
 
 
 class TwinQuantizer(ElementwiseQuantizer):
@@ -68,37 +66,27 @@ class TwinQuantizer(ElementwiseQuantizer):
     def fit(self, distribution: Distribution, layout: Layout) -> None:
         if self.kinds:
             check_non_negative(self, distribution, instead="twin_uniform")
-        ranges = candidates(distribution, self.range_search, self.settings["percentiles"], self.settings["candidates"])
-        coarse = torch.stack([self._coarse(low, high) for low, high in ranges])  # (K, G)
+        percentiles, steps = self.settings["percentiles"], self.settings["candidates"]
+        coarse = self._coarse(*candidates(distribution, self.range_search, percentiles, steps))  # (K, G)
         # Every range with every ratio, the ratios outermost: (M·K, G).
         tried = self.exponents
         exponent = torch.tensor(tried, dtype=torch.float32, device=coarse.device)
         exponent = exponent.repeat_interleave(len(coarse)).unsqueeze(1).expand(-1, coarse.shape[1])
         fine = (coarse.repeat(len(tried), 1) * torch.exp2(-exponent)).clamp_(min=LEAST_SCALE)
-        best = self._errors(distribution, fine, exponent).argmin(dim=0, keepdim=True)
-        scale, exponent = fine.gather(0, best).squeeze(0), exponent.gather(0, best).squeeze(0)
+
+        def roundtrip(fine: Tensor, exponent: Tensor) -> Tensor:
+            return self._round_trip(distribution.values, fine, exponent).double()
+
+        scale, exponent = best(distribution, (fine, exponent), roundtrip)
         # A group of one value c: a step as long as c itself, so that its first code is c exactly.
         value = distribution.low.abs()
         exact = torch.where(value == 0, torch.ones_like(value), value).clamp(min=LEAST_SCALE)
         exact = torch.where(self._coarse_value(distribution.low), exact * torch.exp2(-exponent), exact)
         self.set_parameters(layout, scale=torch.where(distribution.constant, exact, scale), exponent=exponent)
 
-    def _errors(self, distribution: Distribution, fine: Tensor, exponent: Tensor) -> Tensor:
-        """(K, G) float64 squared error of K candidates, each (K, G)."""
-        values, counts = distribution.values, distribution.counts
-        size = max(1, _CHUNK // values.numel())
-        errors = []
-        for first, second in zip(fine.split(size), exponent.split(size), strict=True):
-            reconstructed = self._round_trip(values.unsqueeze(0), first.unsqueeze(2), second.unsqueeze(2))
-            square = (reconstructed.double() - values.double()).square_()
-            if counts is not None:
-                square *= counts
-            errors.append(square.sum(dim=2))
-        return torch.cat(errors)
-
     @abstractmethod
     def _coarse(self, low: Tensor, high: Tensor) -> Tensor:
-        """(G,) Δ₂ that covers a range."""
+        """Δ₂ that covers a range, in the shape of its ends."""
 
     @abstractmethod
     def _coarse_value(self, values: Tensor) -> Tensor:

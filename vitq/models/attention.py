@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ class Parts(Protocol):
         """Softmax over the last dimension of (B, heads, N, N) scores, with a mask (windows, N, N) or None behind it."""
 
 
-class AttentionTwin(nn.Module, ABC):
+class AttentionTwin(nn.Module):
     """Takes the place of an attention layer over (B, N, C) and shares its submodules: qkv → scores → context → proj.
 
     A family subclasses it in its own file and says what else its attention does: `shared`, and the methods that do
@@ -78,9 +77,14 @@ class AttentionTwin(nn.Module, ABC):
         out: Tensor = self.context(self.softmax(scores, self.mask(*args, **kwargs)), value)
         return out
 
-    @abstractmethod
     def mask(self, *args: Any, **kwargs: Any) -> Tensor | None:
-        """(windows, N, N) to add to the scores, or None, from what the model calls its attention with beside x."""
+        """(windows, N, N) to add to the scores, or None, from what the model calls its attention with beside x.
+
+        This one is of models that hand nothing to their attention; a family whose model does has its own.
+        """
+        if args or kwargs:
+            raise TypeError(f"{type(self).__name__}.mask: this model was known to give its attention nothing beside x")
+        return None
 
     def bias(self) -> Tensor | None:
         """(heads, N, N) to add to all scaled scores; None where the family has none."""

@@ -28,9 +28,6 @@ class TalkingHeads(AttentionTwin):
         out: Tensor = self.context(_across(self.proj_w, self.softmax(scores, None)), value)
         return out
 
-    def mask(self) -> None:
-        return None
-
 
 class ClassAttention(AttentionTwin):
     """The class token looks at all tokens: (B, 1 + N, C) ↦ (B, 1, C)."""
@@ -46,9 +43,6 @@ class ClassAttention(AttentionTwin):
         query, key, value = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in made)
         out: Tensor = self.proj(self.attend(query, key, value, None).transpose(1, 2).flatten(2))
         return out
-
-    def mask(self) -> None:
-        return None
 
 
 @register_family("cait", Cait, TalkingHeads)

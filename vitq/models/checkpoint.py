@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -250,3 +250,12 @@ def _misfits(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor])
 def _not_fitting(path: Path, network: nn.Module, wrong: list[str]) -> Problem:
     text = f"checkpoint {str(path)!r} does not fit {type(network).__name__}: {'; '.join(wrong)}"
     return Problem(f"{text}; check model.name, model.kwargs and data.num_classes", "model.checkpoint", wrong)
+
+
+def renamed_by(rules: Iterable[tuple[str, str]], name: str) -> str:
+    """A weight's name under the first rule (pattern, replacement) that fits its start; unchanged where none does."""
+    for pattern, ours in rules:
+        renamed, count = re.subn(f"^{pattern}", ours, name)
+        if count:
+            return renamed
+    return name

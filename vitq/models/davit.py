@@ -8,14 +8,11 @@ from timm.models.davit import ChannelAttentionV2, ChannelBlock, DaVit, SpatialBl
 from torch import Tensor, nn
 
 from vitq.models.attention import AttentionTwin, Parts
-from vitq.models.structure import Link, Segment, Structure, foldable, layers_below, register_family, unsupported
+from vitq.models.structure import Segment, Structure, layers_below, register_family, unsupported
 
 
 class UnbiasedWindows(AttentionTwin):
     """Attention within windows (windows·B, N, C)."""
-
-    def mask(self) -> None:
-        return None
 
 
 class ChannelTwin(AttentionTwin):
@@ -46,9 +43,6 @@ class ChannelTwin(AttentionTwin):
         out: Tensor = self.proj(heads.permute(0, 3, 1, 2).flatten(2))
         return out
 
-    def mask(self) -> None:
-        return None
-
 
 @register_family("davit", DaVit, UnbiasedWindows)
 def davit_structure(model: nn.Module) -> Structure:
@@ -65,10 +59,7 @@ def davit_structure(model: nn.Module) -> Structure:
         for position, pair in enumerate(cast(nn.Sequential, stage.blocks)):
             for child, block in pair.named_children():
                 _block(structure, f"{name}.blocks.{position}.{child}", block)
-    structure.head = tuple(layers_below(davit, "head"))
-    structure.inputs.update(dict.fromkeys(structure.head, "head"))
-    forward = lambda x: davit.forward_head(davit.norm_pre(x))  # noqa: E731
-    structure.segments.append(Segment("head", forward, ("norm_pre", "head")))
+    structure.end(lambda x: davit.forward_head(davit.norm_pre(x)), "norm_pre", "head")
     return structure
 
 
@@ -81,14 +72,8 @@ def _block(structure: Structure, name: str, block: nn.Module) -> None:
     if isinstance(block, ChannelBlock):
         structure.twins[f"{name}.attn"] = ChannelTwin
     # Windows that do not divide the map are filled with zeros behind the norm.
-    _link(structure, f"{name}.norm1", f"{name}.attn.qkv", padded=isinstance(block, SpatialBlock))
+    structure.link(f"{name}.norm1", f"{name}.attn.qkv", padded=isinstance(block, SpatialBlock))
     if block.mlp is not None:
-        _link(structure, f"{name}.norm2", f"{name}.mlp.fc1")
+        structure.link(f"{name}.norm2", f"{name}.mlp.fc1")
         structure.inputs[f"{name}.mlp.fc2"] = "post_gelu" if isinstance(block.mlp.act, nn.GELU) else "other"
     structure.segments.append(Segment(name, block, (name,), channel=1))
-
-
-def _link(structure: Structure, norm: str, layer: str, padded: bool = False) -> None:
-    structure.inputs[layer] = "post_norm"
-    if foldable(structure.model.get_submodule(norm)):
-        structure.links.append(Link(norm, (layer,), padded=padded))

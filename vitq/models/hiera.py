@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vitq.models.attention import AttentionTwin, Parts
 from vitq.models.rotatable import Heads, ResidualStream, Rotatable
-from vitq.models.structure import Link, Segment, Structure, foldable, layers_below, register_family, unsupported
+from vitq.models.structure import Segment, Structure, register_family, unsupported
 
 
 class UnitAttention(AttentionTwin):
@@ -39,9 +39,6 @@ class UnitAttention(AttentionTwin):
         out: Tensor = self.proj(heads.permute(0, 3, 1, 2, 4).flatten(3).flatten(1, 2))
         return out
 
-    def mask(self) -> None:
-        return None
-
 
 @register_family("hiera", Hiera, UnitAttention)
 def hiera_structure(model: nn.Module) -> Structure:
@@ -57,8 +54,8 @@ def hiera_structure(model: nn.Module) -> Structure:
             raise unsupported(hiera, name, f"of type {type(block).__name__}", "timm's HieraBlock")
         structure.attentions.append(f"{name}.attn")
         readers = [f"{name}.attn.qkv"] + ([] if block.proj is None else [f"{name}.proj"])
-        _link(structure, f"{name}.norm1", *readers)
-        _link(structure, f"{name}.norm2", f"{name}.mlp.fc1")
+        structure.link(f"{name}.norm1", *readers)
+        structure.link(f"{name}.norm2", f"{name}.mlp.fc1")
         structure.inputs[f"{name}.attn.proj"] = "attn_out"
         structure.inputs[f"{name}.mlp.fc2"] = "post_gelu" if isinstance(block.mlp.act, nn.GELU) else "other"
         structure.segments.append(Segment(name, block, (name,)))
@@ -75,12 +72,4 @@ def hiera_structure(model: nn.Module) -> Structure:
 def _head(hiera: Hiera, structure: Structure) -> None:
     if type(hiera.head) is not ClNormMlpClassifierHead:
         raise unsupported(hiera, "head", f"of type {type(hiera.head).__name__}", "timm's ClNormMlpClassifierHead")
-    structure.head = tuple(layers_below(hiera, "head"))
-    structure.inputs.update(dict.fromkeys(structure.head, "head"))
-    structure.segments.append(Segment("head", hiera.forward_head, ("head",)))
-
-
-def _link(structure: Structure, norm: str, *layers: str) -> None:
-    structure.inputs.update(dict.fromkeys(layers, "post_norm"))
-    if foldable(structure.model.get_submodule(norm)):
-        structure.links.append(Link(norm, layers))
+    structure.end(hiera.forward_head, "head")

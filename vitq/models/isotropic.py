@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vitq.models.latent_pooling import LatentPooling
 from vitq.models.rotatable import Heads, Reader, ResidualStream, Rotatable, Writer, obstacle
-from vitq.models.structure import Link, Segment, Structure, foldable, layers_below, unsupported
+from vitq.models.structure import Segment, Structure, layers_below, unsupported
 
 
 class SharedInput(nn.Module):
@@ -127,12 +127,8 @@ class Isotropic:
 
     def link(self, norm: str, layers: list[str]) -> None:
         """`layers` read the output of `norm`, where that norm exists."""
-        module = self._module(norm)
-        if module is None:
-            return
-        self.structure.inputs.update(dict.fromkeys(layers, "post_norm"))
-        if foldable(module):
-            self.structure.links.append(Link(norm, tuple(layers)))
+        if self._module(norm) is not None:
+            self.structure.link(norm, *layers)
 
     def tail(self, tokens: Iterable[str]) -> Structure:
         """Everything behind the blocks: norm, pooling, fc_norm, head. tokens: parameters that are put into the stream.

@@ -34,9 +34,6 @@ class LevitAttention(AttentionTwin):
         out: Tensor = self.proj(heads)
         return out
 
-    def mask(self) -> None:
-        return None
-
     def bias(self) -> Tensor:
         return self.attention_biases[:, self.attention_bias_idxs]
 
@@ -88,9 +85,7 @@ def levit_structure(model: nn.Module) -> Structure:
         for position, block in enumerate(cast(nn.Sequential, stage.blocks)):
             _block(structure, f"{name}.blocks.{position}", block, "attn")
     heads = ("head", "head_dist") if hasattr(levit, "head_dist") else ("head",)
-    structure.head = tuple(layer for head in heads for layer in layers_below(levit, head))
-    structure.inputs.update(dict.fromkeys(structure.head, "head"))
-    structure.segments.append(Segment("head", levit.forward_head, heads))
+    structure.end(levit.forward_head, *heads, layers=(layer for head in heads for layer in layers_below(levit, head)))
     return structure
 
 

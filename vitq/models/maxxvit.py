@@ -8,17 +8,17 @@ from timm.layers import RelPosBias, RelPosBiasTf
 from timm.models.maxxvit import AttentionCl, MaxxVit, ParallelPartitionAttention, PartitionAttentionCl
 from torch import Tensor, nn
 
-from vitq.models.attention import AttentionTwin, Parts
-from vitq.models.structure import Link, Segment, Structure, foldable, layers_below, register_family
+from vitq.models.attention import Parts
+from vitq.models.structure import Segment, Structure, layers_below, register_family
+from vitq.models.vit_relpos import RelativeAttention
 
 
-class MapAttention(AttentionTwin):
+class MapAttention(RelativeAttention):
     """Self-attention over all pixels of a map (B, C, H, W), or of windows (windows·B, H, W, C), with relative position
     bias. The bias does not depend on the image: where an MLP makes it, this is no site."""
 
     joint: ClassVar[bool] = False
     shared = ("qkv", "proj", "rel_pos", "head_first")
-    rel_pos: nn.Module | None
     head_first: bool
 
     def __init__(self, attention: nn.Module, name: str, parts: Parts):
@@ -40,12 +40,6 @@ class MapAttention(AttentionTwin):
             heads = heads.unflatten(1, x.shape[1:-1])
         out: Tensor = self.proj(heads)
         return out
-
-    def mask(self, shared_rel_pos: Tensor | None = None) -> None:
-        return None
-
-    def shared_bias(self, shared_rel_pos: Tensor | None = None) -> Tensor | None:
-        return shared_rel_pos if self.rel_pos is None else None
 
     def bias(self) -> Tensor | None:
         if self.rel_pos is None:
@@ -71,9 +65,7 @@ def maxxvit_structure(model: nn.Module) -> Structure:
             name = f"stages.{index}.blocks.{position}"
             _block(structure, name)
             structure.segments.append(Segment(name, block, (name,), channel=1))
-    structure.head = tuple(layers_below(net, "head"))
-    structure.inputs.update(dict.fromkeys(structure.head, "head"))
-    structure.segments.append(Segment("head", lambda x: net.forward_head(net.norm(x)), ("norm", "head")))
+    structure.end(lambda x: net.forward_head(net.norm(x)), "norm", "head")
     return structure
 
 
@@ -90,13 +82,7 @@ def _block(structure: Structure, name: str) -> None:
             attentions = [
                 f"{inner}.{child}" for child, part in module.named_children() if isinstance(part, AttentionCl)
             ]
-            _link(structure, f"{inner}.norm1", tuple(f"{attention}.qkv" for attention in attentions))
-            _link(structure, f"{inner}.norm2", (f"{inner}.mlp.fc1",))
+            structure.link(f"{inner}.norm1", *(f"{attention}.qkv" for attention in attentions))
+            structure.link(f"{inner}.norm2", f"{inner}.mlp.fc1")
             if isinstance(module.mlp.act, nn.GELU):
                 structure.inputs[f"{inner}.mlp.fc2"] = "post_gelu"
-
-
-def _link(structure: Structure, norm: str, layers: tuple[str, ...]) -> None:
-    structure.inputs.update(dict.fromkeys(layers, "post_norm"))
-    if foldable(structure.model.get_submodule(norm)):
-        structure.links.append(Link(norm, layers))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -96,6 +96,18 @@ class Structure:
     comparison: Comparison | None = None
     exported: str = ""
     outputs: tuple[str, ...] = ("logits",)
+
+    def link(self, norm: str, *layers: str, padded: bool = False) -> None:
+        """`layers`, and nothing else, read the output of a norm. It is a link where its scales can be folded."""
+        self.inputs.update(dict.fromkeys(layers, "post_norm"))
+        if foldable(self.model.get_submodule(norm)):
+            self.links.append(Link(norm, layers, padded))
+
+    def end(self, forward: Callable[[Any], Any], *modules: str, layers: Iterable[str] | None = None) -> None:
+        """The last segment. modules: what `forward` runs. layers: of the head; None: all at or below `head`."""
+        self.head = tuple(layers_below(self.model, "head") if layers is None else layers)
+        self.inputs.update(dict.fromkeys(self.head, "head"))
+        self.segments.append(Segment("head", forward, modules))
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,8 @@ from vitq.models.attention import AttentionTwin, Parts
 from vitq.models.pad_first import PadFirstBlock
 from vitq.models.rotatable import Heads, Reader, ResidualStream, Rotatable, Writer, obstacle
 from vitq.models.structure import (
-    Link,
     Segment,
     Structure,
-    foldable,
     layers_below,
     register_family,
     unsupported,
@@ -61,17 +59,13 @@ def swin_structure(model: nn.Module) -> Structure:
             raise unsupported(swin, f"{name}.downsample", type(stage.downsample).__name__, "PatchMerging")
         for position, block in enumerate(stage.blocks):
             _block(swin, structure, f"{name}.blocks.{position}", block)
-    structure.head = tuple(layers_below(swin, "head"))
-    structure.inputs.update(dict.fromkeys(structure.head, "head"))
-    structure.segments.append(Segment("head", lambda x: _tail(swin, x), ("norm", "head")))
+    structure.end(lambda x: swin.forward_head(swin.norm(x)), "norm", "head")
     structure.rotatable = _rotatable(swin, structure)
     return structure
 
 
 def _merging(structure: Structure, name: str, merging: PatchMerging) -> None:
-    structure.inputs[f"{name}.reduction"] = "post_norm"
-    if foldable(merging.norm):
-        structure.links.append(Link(f"{name}.norm", (f"{name}.reduction",)))
+    structure.link(f"{name}.norm", f"{name}.reduction")
     structure.segments.append(Segment(name, merging, (name,)))
 
 
@@ -79,7 +73,7 @@ def _block(swin: SwinTransformer, structure: Structure, name: str, block: nn.Mod
     if not isinstance(block, SwinTransformerBlock) or type(block) not in (SwinTransformerBlock, PadFirstBlock):
         raise unsupported(swin, name, f"of type {type(block).__name__}", "timm's SwinTransformerBlock")
     inputs = dict.fromkeys(layers_below(swin, name), "other")
-    inputs |= {f"{name}.attn.qkv": "post_norm", f"{name}.attn.proj": "attn_out", f"{name}.mlp.fc1": "post_norm"}
+    inputs[f"{name}.attn.proj"] = "attn_out"
     inputs[f"{name}.mlp.fc2"] = "post_gelu" if isinstance(block.mlp.act, nn.GELU) else "other"
     structure.inputs.update(inputs)
     structure.attentions.append(f"{name}.attn")
@@ -89,19 +83,13 @@ def _block(swin: SwinTransformer, structure: Structure, name: str, block: nn.Mod
     padded = block.dynamic_mask or any(
         size % window for size, window in zip(resolution, block.window_size, strict=True)
     )
-    if foldable(block.norm1):
-        structure.links.append(Link(f"{name}.norm1", (f"{name}.attn.qkv",), padded=padded))
-    if foldable(block.norm2):
-        structure.links.append(Link(f"{name}.norm2", (f"{name}.mlp.fc1",)))
+    structure.link(f"{name}.norm1", f"{name}.attn.qkv", padded=padded)
+    structure.link(f"{name}.norm2", f"{name}.mlp.fc1")
     structure.segments.append(Segment(name, block, (name,)))
 
 
 # Why the last stage's stream cannot be turned; not in a detector, whose pyramid reads it.
 HEADLESS = "the network has no head, so that its output is the stream itself"
-
-
-def _tail(swin: SwinTransformer, x: Tensor) -> Tensor:
-    return swin.forward_head(swin.norm(x))
 
 
 def _rotatable(swin: SwinTransformer, structure: Structure) -> Rotatable:

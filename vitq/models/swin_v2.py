@@ -13,11 +13,8 @@ from torch.nn import functional as F
 from vitq.models.attention import AttentionTwin
 from vitq.models.rotatable import Heads, ResidualStream, Rotatable
 from vitq.models.structure import (
-    Link,
     Segment,
     Structure,
-    foldable,
-    layers_below,
     register_family,
     unsupported,
 )
@@ -118,9 +115,9 @@ def _stage(structure: Structure, name: str, stage: nn.Module) -> None:
             raise unsupported(structure.model, merging, type(stage.downsample).__name__, "timm's PatchMerging")
         # Microsoft's norm stands behind the reduction.
         before = isinstance(stage.downsample, cr.PatchMerging)
-        structure.inputs[f"{merging}.reduction"] = "post_norm" if before else "other"
-        if before and foldable(stage.downsample.norm):
-            structure.links.append(Link(f"{merging}.norm", (f"{merging}.reduction",)))
+        structure.inputs[f"{merging}.reduction"] = "other"
+        if before:
+            structure.link(f"{merging}.norm", f"{merging}.reduction")
         structure.segments.append(Segment(merging, stage.downsample, (merging,)))
     for position, block in enumerate(cast(nn.Sequential, stage.blocks)):
         inner = f"{name}.blocks.{position}"
@@ -139,9 +136,7 @@ def _stage(structure: Structure, name: str, stage: nn.Module) -> None:
 
 def _finish(structure: Structure, modules: tuple[str, ...], forward: Any) -> Structure:
     swin = structure.model
-    structure.head = tuple(layers_below(swin, "head"))
-    structure.inputs.update(dict.fromkeys(structure.head, "head"))
-    structure.segments.append(Segment("head", forward, modules))
+    structure.end(forward, *modules)
     # A rotation changes no length, so that query and key commute with it.
     heads = []
     for name in structure.attentions:

@@ -9,7 +9,7 @@ from timm.models.tiny_vit import Attention, ConvLayer, TinyVit, TinyVitBlock, Ti
 from torch import Tensor, nn
 
 from vitq.models.levit import LevitAttention
-from vitq.models.structure import Link, Segment, Structure, foldable, layers_below, register_family, unsupported
+from vitq.models.structure import Segment, Structure, layers_below, register_family, unsupported
 
 
 class TinyAttention(LevitAttention):
@@ -49,9 +49,7 @@ def tiny_vit_structure(model: nn.Module) -> Structure:
                 _attention(structure, inner, block)
             forward = _Rows(block) if rows else block
             structure.segments.append(Segment(inner, forward, (inner,), channel=1))
-    structure.head = tuple(layers_below(net, "head"))
-    structure.inputs.update(dict.fromkeys(structure.head, "head"))
-    structure.segments.append(Segment("head", net.forward_head, ("head",)))
+    structure.end(net.forward_head, "head")
     return structure
 
 
@@ -73,6 +71,4 @@ def _attention(structure: Structure, name: str, block: TinyVitBlock) -> None:
     if isinstance(block.mlp.act, nn.GELU):
         structure.inputs[f"{name}.mlp.fc2"] = "post_gelu"
     for norm, layer in ((f"{name}.attn.norm", f"{name}.attn.qkv"), (f"{name}.mlp.norm", f"{name}.mlp.fc1")):
-        structure.inputs[layer] = "post_norm"
-        if foldable(structure.model.get_submodule(norm)):
-            structure.links.append(Link(norm, (layer,)))
+        structure.link(norm, layer)

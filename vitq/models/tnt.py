@@ -9,7 +9,7 @@ from timm.models.tnt import TNT, Block
 from torch import Tensor, nn
 
 from vitq.models.attention import AttentionTwin
-from vitq.models.structure import Link, Segment, Structure, foldable, register_family, unsupported
+from vitq.models.structure import Segment, Structure, register_family, unsupported
 
 
 class PairedAttention(AttentionTwin):
@@ -26,9 +26,6 @@ class PairedAttention(AttentionTwin):
         out: Tensor = self.proj(self.attend(query, key, value, None).transpose(1, 2).flatten(2))
         return out
 
-    def mask(self) -> None:
-        return None
-
 
 @register_family("tnt", TNT, PairedAttention)
 def tnt_structure(model: nn.Module) -> Structure:
@@ -39,7 +36,7 @@ def tnt_structure(model: nn.Module) -> Structure:
     """
     tnt = cast(TNT, model)
     structure = Structure("tnt", tnt, inputs={"pixel_embed.proj": "patch"}, stem=("pixel_embed.proj",))
-    _link(structure, "norm1_proj", "proj")
+    structure.link("norm1_proj", "proj")
     modules = ("pixel_embed", "norm1_proj", "proj", "norm2_proj")
     structure.segments.append(Segment("pixel_embed", lambda x: _embed(tnt, x), modules))
     for index, block in enumerate(tnt.blocks):
@@ -49,19 +46,16 @@ def tnt_structure(model: nn.Module) -> Structure:
         for which in ("in", "out"):
             attention, mlp = f"{name}.attn_{which}", f"{name}.mlp_in" if which == "in" else f"{name}.mlp"
             structure.attentions.append(attention)
-            _link(structure, f"{name}.norm_{which}", f"{attention}.qk", f"{attention}.v")
-            _link(structure, f"{name}.norm_{mlp.removeprefix(f'{name}.')}", f"{mlp}.fc1")
+            structure.link(f"{name}.norm_{which}", f"{attention}.qk", f"{attention}.v")
+            structure.link(f"{name}.norm_{mlp.removeprefix(f'{name}.')}", f"{mlp}.fc1")
             gelu = isinstance(tnt.get_submodule(mlp).act, nn.GELU)
             structure.inputs |= {f"{attention}.proj": "attn_out", f"{mlp}.fc2": "post_gelu" if gelu else "other"}
         if block.norm2_proj is None:  # the norm is over a pixel's channels, the layer reads all pixels of a patch
             structure.inputs[f"{name}.proj"] = "other"
         else:
-            _link(structure, f"{name}.norm1_proj", f"{name}.proj")
+            structure.link(f"{name}.norm1_proj", f"{name}.proj")
         structure.segments.append(Segment(name, _PackedBlock(block), (name,)))
-    structure.head = ("head",) if isinstance(tnt.head, nn.Linear) else ()
-    structure.inputs.update(dict.fromkeys(structure.head, "head"))
-    width = tnt.embed_dim
-    structure.segments.append(Segment("head", lambda x: tnt.forward_head(tnt.norm(x[..., -width:])), ("norm", "head")))
+    structure.end(lambda x: tnt.forward_head(tnt.norm(x[..., -tnt.embed_dim :])), "norm", "head")
     return structure
 
 
@@ -90,9 +84,3 @@ def _packed(pixels: Tensor, patches: Tensor) -> Tensor:
     """(B·P, n, c) and (B, 1 + P, C) as (B, 1 + P, n·c + C)."""
     beside = pixels.flatten(1).unflatten(0, (len(patches), -1))
     return torch.cat((nn.functional.pad(beside, (0, 0, 1, 0)), patches), dim=-1)
-
-
-def _link(structure: Structure, norm: str, *layers: str) -> None:
-    structure.inputs.update(dict.fromkeys(layers, "post_norm"))
-    if foldable(structure.model.get_submodule(norm)):
-        structure.links.append(Link(norm, layers))

@@ -16,8 +16,8 @@ from vitq.config.model import SHIFT
 from vitq.data.cache import locked, publish
 from vitq.data.location import SCENES
 from vitq.data.opening import open_source
-from vitq.errors import ModelError
 from vitq.models.build import classes, create
+from vitq.models.descent import Descent, recipe_of
 from vitq.progress import Progress
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ RECIPE = 1
 IDENTITY = f"trained-by-recipe-{RECIPE}"
 
 SPLIT = "train"
-WARMUP = 0.1  # share of all steps in which the learning rate rises linearly
-CLIP = 1.0  # largest norm of the gradient
 
 
 def trained(model: ModelConfig, data: DataConfig, cache_dir: str | Path, progress: Progress) -> Path:
@@ -87,40 +85,23 @@ def fit(model: ModelConfig, data: DataConfig, cache_dir: str | Path, progress: P
 
     from vitq.data.sets import split_set
 
-    rule = model.train
-    if rule is None:
-        text = f"{model.name!r} has no training recipe; set model.train, or model.checkpoint to a file"
-        raise ModelError(text, "model.train")
+    rule = recipe_of(model)
     images = split_set(model, data, SPLIT, cache_dir, progress)
     generator = torch.Generator().manual_seed(rule.seed)
     network = create(model, data, seed=rule.seed).train()
-    matrices = [p for p in network.parameters() if p.ndim > 1]
-    vectors = [p for p in network.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": rule.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-        lr=rule.lr,
-        fused=True,
-    )
-    steps = rule.epochs * math.ceil(len(images) / rule.batch_size)
-    step = 0
+    descent = Descent(network, rule, rule.epochs * math.ceil(len(images) / rule.batch_size))
     progress.stage(f"train {model.name}", rule.epochs)
     for epoch in range(rule.epochs):
         total = 0.0
         for chosen in torch.randperm(len(images), generator=generator).split(rule.batch_size):
-            for group in optimizer.param_groups:
-                group["lr"] = rule.lr * _schedule(step / steps)
             pixels, labels = next(images.take(chosen.numpy()).batches(len(chosen), "cpu"))
             loss = functional.cross_entropy(
                 network(_shift(pixels, rule.shift, generator)), labels, label_smoothing=rule.label_smoothing
             )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
-            optimizer.step()
+            descent.step(loss)
             total += float(loss.detach()) * len(chosen)
-            step += 1
         progress.advance(1, f"epoch {epoch + 1}, loss {total / len(images):.3f}")
-    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    return descent.result()
 
 
 @contextmanager
@@ -134,13 +115,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _schedule(share: float) -> float:
-    """Factor of the learning rate after `share` of all steps: linear warm-up, then half a cosine to 0."""
-    if share < WARMUP:
-        return share / WARMUP
-    return 0.5 * (1 + math.cos(math.pi * (share - WARMUP) / (1 - WARMUP)))
 
 
 def _shift(pixels: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from timm.layers import RelPosBias
@@ -23,7 +23,7 @@ class RelativeAttention(AttentionTwin):
     """Self-attention over all tokens. The position bias, of the layer or of the model, does not depend on the image:
     where an MLP makes it, this is no site, and its result a constant of exported models."""
 
-    shared = ("rel_pos",)
+    shared: ClassVar[tuple[str, ...]] = ("rel_pos",)
     rel_pos: nn.Module | None
 
     def mask(self, shared_rel_pos: Tensor | None = None) -> None:

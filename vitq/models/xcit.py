@@ -32,9 +32,6 @@ class CrossCovariance(AttentionTwin):
         out: Tensor = self.context(self.softmax(scores, None), value.transpose(-2, -1))
         return out.transpose(-2, -1)
 
-    def mask(self) -> None:
-        return None
-
     def before_scores(self, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         return F.normalize(query, dim=-1), F.normalize(key, dim=-1)
 

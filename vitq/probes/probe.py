@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
 from pydantic.dataclasses import dataclass
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
+from vitq.config.options import registered
 from vitq.config.problems import parse_options
 from vitq.errors import Problem, under, unknown
 from vitq.registry import Registry
@@ -68,12 +69,7 @@ def register_probe(name: str) -> Callable[[type[ProbeT]], type[ProbeT]]:
 
     Raises ValueError when the name is taken.
     """
-
-    def add(cls: type[ProbeT]) -> type[ProbeT]:
-        # mypy loses the class's own type where pydantic's `dataclass` returns it.
-        return PROBES.register(name)(cast(type[ProbeT], dataclass(frozen=True, config=RULES)(cls)))
-
-    return add
+    return registered(PROBES, name)
 
 
 def parse_probe(name: str, options: dict[str, Any]) -> tuple[Probe | None, list[Problem]]:

@@ -72,11 +72,11 @@ class Distribution:
         return self.values.sort(dim=1).values
 
     def error(self, reconstructed: Tensor) -> Tensor:
-        """(G,) float64 sum of squared differences between the values and `reconstructed` (G, N)."""
+        """(…, G) float64 sum of squared differences between the values and `reconstructed` (…, G, N)."""
         square = (reconstructed - self.values).square_().double()
         if self.counts is not None:
             square *= self.counts
-        return square.sum(dim=1)
+        return square.sum(dim=-1)
 
 
 def _sorted_quantile(values: Tensor, p: float) -> Tensor:

@@ -1,6 +1,6 @@
 """Range search: candidates by min-max, percentile or MSE, chosen per group by squared error.
 
-Vectorized over groups and streamed over candidates, on a `Distribution` that stands for the whole calibration set.
+Vectorized over groups and candidates, on a `Distribution` that stands for the whole calibration set.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ PERCENTILES = (0.999, 0.9999, 0.99999)
 CANDIDATES = 100
 # What the MSE search shrinks a range to: zero, or the end nearer to zero of a range that lies on one side of it.
 SHRINK = ("zero", "near")
+# Elements of one temporary of a search, by the kind of device: a CPU's second cache holds as many, a GPU is kept busy.
+_ELEMENTS = {"cpu": 1 << 16}
+_ELEMENTS_ELSEWHERE = 1 << 21
 
 
 def check(settings: Mapping[str, Any]) -> None:
@@ -45,21 +48,22 @@ def candidates(
     percentiles: Sequence[float],
     steps: int = CANDIDATES,
     to: str = SHRINK[0],
-) -> list[tuple[Tensor, Tensor]]:
-    """Ranges (low, high), each (G,), that a search tries. The full range always is the first for `minmax` and `mse`.
+) -> tuple[Tensor, Tensor]:
+    """The K ranges that a search tries: low and high, (K, G) each. For `minmax` and `mse` the first is the full range.
 
     `mse` shrinks it towards zero. With to="near", for quantizers whose range need not hold zero, a range on one side of
     zero is shrunk towards its end that is nearer to zero instead: shrunk towards zero it would leave the values.
     """
     low, high = distribution.low, distribution.high
     if range_search == "minmax":
-        return [(low, high)]
+        return low.unsqueeze(0), high.unsqueeze(0)
     if range_search == "percentile":
-        return [_percentile(distribution, p) for p in percentiles]
+        lows, highs = zip(*(_percentile(distribution, p) for p in percentiles), strict=True)
+        return torch.stack(lows), torch.stack(highs)
     if range_search == "mse":
         fixed = torch.zeros_like(low) if to == "zero" else torch.zeros_like(low).clamp(low, high)
-        shares = [1 - i / steps for i in range(steps)]
-        return [(fixed + (low - fixed) * share, fixed + (high - fixed) * share) for share in shares]
+        shares = torch.tensor([1 - i / steps for i in range(steps)], device=low.device).unsqueeze(1)
+        return fixed + (low - fixed) * shares, fixed + (high - fixed) * shares
     raise ValueError(f"unknown range search {range_search!r}; valid: minmax, percentile, mse")
 
 
@@ -74,20 +78,24 @@ def _percentile(distribution: Distribution, p: float) -> tuple[Tensor, Tensor]:
     return torch.where(empty, distribution.low, low), torch.where(empty, distribution.high, high)
 
 
-def best(
-    distribution: Distribution, tried: Sequence[tuple[Tensor, ...]], roundtrip: Callable[..., Tensor]
-) -> tuple[Tensor, ...]:
-    """The candidate of least squared error, chosen separately for each group. Ties keep the earlier one.
+def errors(distribution: Distribution, tried: Sequence[Tensor], roundtrip: Callable[..., Tensor]) -> Tensor:
+    """(K, G) float64 squared error of K candidates; infinite where it is not a number.
 
-    tried: candidates, (G,) tensors each. roundtrip: columns (G, 1) of a candidate → (G, N) values reconstructed by it.
+    tried: their parameters, (K, G) each. roundtrip: columns (k, G, 1) of k candidates → (k, G, N) values reconstructed
+    by them; it gets as many candidates at once as one temporary holds.
     """
-    if len(tried) == 1:
-        return tried[0]
-    chosen = tried[0]
-    least = torch.full_like(distribution.low, torch.inf, dtype=torch.float64)
-    for candidate in tried:
-        error = distribution.error(roundtrip(*(parameter.unsqueeze(1) for parameter in candidate)))
-        better = error < least
-        least = torch.where(better, error, least)
-        chosen = tuple(torch.where(better, new, old) for new, old in zip(candidate, chosen, strict=True))
-    return chosen
+    values = distribution.values
+    size = max(1, _ELEMENTS.get(values.device.type, _ELEMENTS_ELSEWHERE) // values.numel())
+    parts = zip(*(parameter.unsqueeze(2).split(size) for parameter in tried), strict=True)
+    return torch.cat([distribution.error(roundtrip(*columns)) for columns in parts]).nan_to_num_(torch.inf, torch.inf)
+
+
+def best(distribution: Distribution, tried: Sequence[Tensor], roundtrip: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+    """Parameters, (G,) each, of least squared error, chosen separately for each group. Ties keep the earlier candidate.
+
+    tried, roundtrip: see `errors`.
+    """
+    if len(tried[0]) == 1:
+        return tuple(parameter[0] for parameter in tried)
+    least = errors(distribution, tried, roundtrip).argmin(dim=0, keepdim=True)
+    return tuple(parameter.gather(0, least)[0] for parameter in tried)

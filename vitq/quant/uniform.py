@@ -47,13 +47,12 @@ class UniformQuantizer(ElementwiseQuantizer):
 
     def fit(self, distribution: Distribution, layout: Layout) -> None:
         percentiles, steps, to = (self.settings[key] for key in ("percentiles", "candidates", "shrink_to"))
-        tried = candidates(distribution, self.range_search, percentiles, steps, to)
-        tried = [self.widen(low, high) for low, high in tried]
+        tried = self.affine(*self.widen(*candidates(distribution, self.range_search, percentiles, steps, to)))
 
-        def roundtrip(low: Tensor, high: Tensor) -> Tensor:
-            return round_trip(distribution.values, *self.affine(low, high), self.codes)
+        def roundtrip(scale: Tensor, zero: Tensor) -> Tensor:
+            return round_trip(distribution.values, scale, zero, self.codes)
 
-        fitted = self.affine(*best(distribution, tried, roundtrip))
+        fitted = best(distribution, tried, roundtrip)
         self.assign(layout, *self.with_constants(distribution.constant, distribution.low, *fitted))
         self.constants = torch.where(distribution.constant, distribution.low, torch.nan)
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Protocol, TypeVar, cast, dataclass_transform
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar, dataclass_transform
 
 import pandas as pd
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vitq.config import RunConfig
 from vitq.config.base import RULES
+from vitq.config.options import registered
 from vitq.config.problems import parse_options
 from vitq.data import Images
 from vitq.errors import ConfigError, Problem, under, unknown
@@ -204,12 +205,7 @@ def register_step(name: str) -> Callable[[type[StepT]], type[StepT]]:
     Its fields are the options of the step; each needs a default value. `ClassVar`s of `Step` say where in a recipe it
     can stand. Raises ValueError when the name is taken.
     """
-
-    def add(cls: type[StepT]) -> type[StepT]:
-        # mypy loses the class's own type where pydantic's `dataclass` returns it.
-        return STEPS.register(name)(cast(type[StepT], dataclass(frozen=True, config=RULES)(cls)))
-
-    return add
+    return registered(STEPS, name)
 
 
 class Network:
@@ -256,11 +252,10 @@ def parse_step(name: str, raw: dict[str, Any], steps: Collection[str] = ()) -> t
     if do not in STEPS:
         return None, [under(f"{key}.do", unknown("step", do, STEPS))]
     step, problems = parse_options(STEPS[do], raw, key)
-    if step is None:
-        return None, problems
-    # Not a field: a name is no option of the step, and no part of what its results depend on.
-    object.__setattr__(step, "_name", name)
-    return step, []
+    if step is not None:
+        # Not a field: a name is no option of the step, and no part of what its results depend on.
+        object.__setattr__(step, "_name", name)
+    return step, problems
 
 
 def steps_before(config: RunConfig, last: Step | None = None) -> list[dict[str, Any]]:

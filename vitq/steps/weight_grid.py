@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from vitq.quant.quantizer import may_be
 from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.layer_walk import Layer
+from vitq.steps.step import Step
 
 
 @dataclass
@@ -113,3 +116,17 @@ def needs_uniform_weights(config: RunConfig, step: str) -> list[Problem]:
         return []
     text = f"{step} needs a uniform quantizer for kind weight, not {name}; set method.kinds.weight.quantizer=uniform"
     return [Problem(text, value=name, valid=["uniform"])]
+
+
+class WeightStep(Step):
+    """A step that fits the ranges of all weights and chooses their codes, on a uniform grid."""
+
+    depends_on_bits: ClassVar[bool] = True
+    tunes_weights: ClassVar[bool] = True
+    detectors: ClassVar[bool] = True
+
+    def fits(self) -> Collection[str]:
+        return ("weight",)
+
+    def check(self, config: RunConfig) -> list[Problem]:
+        return needs_uniform_weights(config, self.do)

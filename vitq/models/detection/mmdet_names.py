@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from vitq.errors import ModelError
+from vitq.models.checkpoint import renamed_by
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -60,9 +61,4 @@ def checkpoint_filter_fn(state: Mapping[str, Tensor], network: nn.Module) -> dic
 
 
 def _ours(name: str) -> str:
-    name = _MERGING.sub(lambda m: f"{m[1]}{int(m[2]) + 1}{m[3]}", name)
-    for pattern, ours in _RULES:
-        renamed, count = re.subn(f"^{pattern}", ours, name)
-        if count:
-            return renamed
-    return name
+    return renamed_by(_RULES, _MERGING.sub(lambda m: f"{m[1]}{int(m[2]) + 1}{m[3]}", name))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,6 +9,7 @@ from vitq.config import DataConfig, ModelConfig
 from vitq.data.digit_scenes import draw
 from vitq.errors import ModelError
 from vitq.models.build import create
+from vitq.models.descent import Descent, recipe_of
 from vitq.progress import Progress
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from vitq.models.detection.detector import Detector
 
-CLIP = 1.0  # largest norm of the gradient
-WARMUP = 0.1  # share of all steps in which the learning rate rises linearly
 SAMPLES = 128  # boxes of an image that the heads learn from; a quarter of them on objects, which have masks
 _NOTED = 10  # steps between two notes of the loss
 
@@ -36,48 +34,27 @@ def fit(
 
     from vitq.data.sets import scenes_of
 
-    rule = model.train
-    if rule is None:
-        text = f"{model.name!r} has no training recipe; set model.train, or model.checkpoint to a file"
-        raise ModelError(text, "model.train")
+    rule = recipe_of(model)
     if data.dataset != "digit_scenes":
         text = f"{model.name!r} is trained on the digit scenes, not on {data.name!r}; set data=digit_scenes"
         raise ModelError(text, "data.dataset", data.dataset, ["digit_scenes"])
     scenes = scenes_of(model, data, split, cache_dir, progress)
     network = cast("Detector", create(model, data, seed=rule.seed)).train()
     network.sample(SAMPLES)
-    matrices = [p for p in network.parameters() if p.ndim > 1]
-    vectors = [p for p in network.parameters() if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": matrices, "weight_decay": rule.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=rule.lr, fused=True)
     generator = torch.Generator().manual_seed(rule.seed)
     batches = [b for _ in range(rule.epochs) for b in _batches(scenes.shapes, rule.batch_size, generator)]
+    descent = Descent(network, rule, len(batches))
     progress.stage(f"train {model.name}", len(batches))
     # The proposals that a step learns from are drawn from torch's global generator; the fork puts its state back.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rule.seed)
         for step, chosen in enumerate(batches):
-            for group in optimizer.param_groups:
-                group["lr"] = rule.lr * schedule(step / len(batches))
             images, _ = next(scenes.take(chosen).batches(len(chosen), "cpu"))
             loss = network.losses(images, [_target(split, index, images.pixels.shape[-2:]) for index in chosen])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
-            optimizer.step()
+            descent.step(loss)
             note = f"step {step + 1}, loss {loss.item():.3f}" if step % _NOTED == 0 else ""
             progress.advance(1, note)
-    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-
-
-def schedule(share: float) -> float:
-    """Factor of the learning rate after `share` of all steps: linear warm-up, then half a cosine to 0."""
-    if share < WARMUP:
-        return share / WARMUP
-    return 0.5 * (1 + math.cos(math.pi * (share - WARMUP) / (1 - WARMUP)))
+    return descent.result()
 
 
 def _batches(shapes: Any, size: int, generator: torch.Generator) -> list[list[int]]:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from vitq.data.padded import Padded
 from vitq.errors import ModelError
 from vitq.models.build import EMBEDDED
+from vitq.models.checkpoint import renamed_by
 from vitq.models.detection.outputs import Detections
 
 # COCO's 80 categories among the 91 numbers that its classifier knows.
@@ -180,7 +181,7 @@ def checkpoint_filter_fn(state: Mapping[str, Tensor], network: nn.Module) -> dic
         if projection := _PROJECTION.fullmatch(name):
             parts.setdefault(f"body.blocks.{projection[1]}.attn.qkv.{projection[3]}", {})[projection[2]] = tensor
         else:
-            renamed[_ours(name)] = tensor
+            renamed[renamed_by(_RULES, name)] = tensor
     for name, found in parts.items():
         missing = {"query", "key", "value"} - found.keys()
         if missing:
@@ -188,11 +189,3 @@ def checkpoint_filter_fn(state: Mapping[str, Tensor], network: nn.Module) -> dic
             raise ModelError(text, "model.checkpoint", name)
         renamed[name] = torch.cat([found["query"], found["key"], found["value"]])
     return renamed
-
-
-def _ours(name: str) -> str:
-    for pattern, ours in _RULES:
-        renamed, count = re.subn(f"^{pattern}", ours, name)
-        if count:
-            return renamed
-    return name

@@ -64,24 +64,17 @@ def products(
         z = output.detach()
         v = torch.ones_like(z) if direction == "ones" else signs_of(z, generator)
         if epsilon is None:
-            # The fused kernels of attention have no second derivative.
-            with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-                z.requires_grad_(True)
-                logits = following(work, index, z)
-                loss = len(z) * divergence(logits.detach(), logits, temperature)
-                (gradient,) = torch.autograd.grad(loss, z, create_graph=True)
-                (product,) = torch.autograd.grad(gradient, z, v)
-            yield product
-            continue
-        with torch.no_grad():
-            wanted = following(work, index, z)
-        ends = []
-        for sign in (1.0, -1.0):
-            moved = (z + sign * epsilon * v).requires_grad_(True)
-            with torch.enable_grad(), exact_attention(work.device):
-                loss = len(z) * divergence(wanted, following(work, index, moved), temperature)
-            ends.append(torch.autograd.grad(loss, moved)[0])
-        yield (ends[0] - ends[1]) / (2 * epsilon)
+            yield _exactly(work, index, z, v, temperature)
+        else:
+            yield _by_difference(work, index, z, v, temperature, epsilon)
+
+
+def importance(products: Iterable[Tensor]) -> Tensor:
+    """H̄, float32 of the shape of one image's output, mean 1: the mean over images of |H·v|, given batch by batch."""
+    total = torch.zeros((), dtype=torch.float64)
+    for product in products:
+        total = total.to(product.device) + product.abs().sum(dim=0, dtype=torch.float64)
+    return (total / total.mean().clamp(min=torch.finfo(total.dtype).tiny)).float()
 
 
 def signs_of(z: Tensor, generator: torch.Generator) -> Tensor:
@@ -89,16 +82,23 @@ def signs_of(z: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randint(0, 2, z.shape, generator=generator).mul(2).sub(1).to(z)
 
 
-def importance(
-    work: Workspace,
-    index: int,
-    outputs: Iterable[Tensor],
-    temperature: float,
-    direction: Direction = "signs",
-    epsilon: float | None = None,
-) -> Tensor:
-    """H̄, the shape of one image's output, mean 1: the mean over images of |H·v| (`products`)."""
-    total = torch.zeros((), dtype=torch.float64)
-    for product in products(work, index, outputs, temperature, direction, epsilon):
-        total = total.to(product.device) + product.abs().sum(dim=0, dtype=torch.float64)
-    return (total / total.mean().clamp(min=torch.finfo(total.dtype).tiny)).float()
+def _exactly(work: Workspace, index: int, z: Tensor, v: Tensor, temperature: float) -> Tensor:
+    # The fused kernels of attention have no second derivative.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        z.requires_grad_(True)
+        logits = following(work, index, z)
+        loss = len(z) * divergence(logits.detach(), logits, temperature)
+        (gradient,) = torch.autograd.grad(loss, z, create_graph=True)
+        return torch.autograd.grad(gradient, z, v)[0]
+
+
+def _by_difference(work: Workspace, index: int, z: Tensor, v: Tensor, temperature: float, epsilon: float) -> Tensor:
+    with torch.no_grad():
+        wanted = following(work, index, z)
+    ends = []
+    for sign in (1.0, -1.0):
+        moved = (z + sign * epsilon * v).requires_grad_(True)
+        with torch.enable_grad(), exact_attention(work.device):
+            loss = len(z) * divergence(wanted, following(work, index, moved), temperature)
+        ends.append(torch.autograd.grad(loss, moved)[0])
+    return (ends[0] - ends[1]) / (2 * epsilon)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar, cast, dataclass_transform
+from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from vitq.config.base import RULES
+from vitq.config.options import registered
 from vitq.config.problems import parse_options
 from vitq.errors import Problem
 from vitq.registry import Registry
@@ -89,12 +90,7 @@ def register_objective(name: str) -> Callable[[type[ObjectiveT]], type[Objective
 
     Raises ValueError when the name is taken.
     """
-
-    def add(cls: type[ObjectiveT]) -> type[ObjectiveT]:
-        # mypy loses the class's own type where pydantic's `dataclass` returns it.
-        return OBJECTIVES.register(name)(cast(type[ObjectiveT], dataclass(frozen=True, config=RULES)(cls)))
-
-    return add
+    return registered(OBJECTIVES, name)
 
 
 def objective_of(loss: str, options: dict[str, Any]) -> tuple[Objective | None, list[Problem]]:

@@ -166,18 +166,15 @@ class Reconstruct(Step):
         work.progress.stage("reconstruct", len(segments) * self.count(work.config))
         exact: Stream = ImageStream(work)
         noisy: Stream = exact
-        gradient_of: list[Stream | None] = [None] * len(segments)
-        if self.loss in FISHER:
-            gradient_of = list(gradients(work))
+        gradient_of: list[Stream | None] = list(gradients(work)) if self.loss in FISHER else [None] * len(segments)
         for index, segment in enumerate(segments):
             here = [site for site in chosen if segment.holds(site.owner)]
             target = taught(work, index, exact)
             work.model.switch(here, on=True)
             # A segment without quantized sites meets its target already.
             if here and segment.learned:
-                self._learn_or_restore(
-                    work, SegmentTask(index, segment, here, exact, noisy, target, gradient_of[index])
-                )
+                task = SegmentTask(index, segment, here, exact, noisy, target, gradient_of[index])
+                self._learn_or_restore(work, task)
             else:
                 work.progress.advance(self.count(work.config), segment.name)
             if self.input != "fp":
