@@ -21,7 +21,7 @@ from vitq.data.ragged import RaggedImages
 from vitq.models.detection.outputs import Detections
 from vitq.models.detection.paste import paste
 from vitq.store.records import DetectionMetrics, Metrics
-from vitq.tasks.coco_scores import FIGURES, average_precision, image_precision, run_length
+from vitq.tasks.coco_scores import FIGURES, Scored, run_length
 from vitq.tasks.detection import Detection, Segmentation
 from vitq.tasks.task import TASKS, Outputs
 
@@ -107,7 +107,7 @@ def test_scores_are_pycocotools_own(scenes: RaggedImages, form: Any, seed: int, 
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    ours = average_precision(scenes.truth, entries, form)
+    ours = Scored(scenes.truth, entries, form).average()
     for name, theirs in zip(FIGURES, evaluation.stats[:6], strict=True):
         assert math.isnan(ours[name]) if theirs < 0 else ours[name] == pytest.approx(100 * theirs, abs=1e-6)
     assert 0 < ours[""] < 100
@@ -138,12 +138,12 @@ def test_crowds_are_no_misses_and_no_finds() -> None:
     }  # fmt: skip
     inside = {"image_id": 5, "category_id": 9, "score": 0.9, "bbox": [2, 2, 6, 6]}
     right = {"image_id": 5, "category_id": 9, "score": 0.5, "bbox": [30, 2, 8, 8]}
-    assert average_precision(truth, [inside, right], "bbox")[""] == pytest.approx(100)
+    assert Scored(truth, [inside, right], "bbox").average()[""] == pytest.approx(100)
     outside = inside | {"bbox": [22, 20, 6, 6]}
-    assert average_precision(truth, [outside, right], "bbox")[""] == pytest.approx(50)
-    assert average_precision(truth, [], "bbox")[""] == 0
-    assert average_precision(truth, [], "segm")[""] == 0
-    assert math.isnan(average_precision({**truth, "annotations": []}, [right], "bbox")[""])
+    assert Scored(truth, [outside, right], "bbox").average()[""] == pytest.approx(50)
+    assert Scored(truth, [], "bbox").average()[""] == 0
+    assert Scored(truth, [], "segm").average()[""] == 0
+    assert math.isnan(Scored({**truth, "annotations": []}, [right], "bbox").average()[""])
 
 
 def test_fidelity_needs_no_labels(scenes: RaggedImages) -> None:
@@ -195,18 +195,18 @@ def test_predictions_hold_all_that_scores_need(scenes: RaggedImages) -> None:
 def test_precision_of_an_image_is_that_of_it_alone(scenes: RaggedImages, form: Any) -> None:
     task = Segmentation()
     entries = task._entries(outputs(task, scenes, perturbed(scenes, 2)), scenes, form)
-    scores = image_precision(scenes.truth, entries, form)
+    scores = Scored(scenes.truth, entries, form).images()
     for index, image in enumerate(scenes.truth["images"]):
         own = {
             "images": [image],
             "annotations": [a for a in scenes.truth["annotations"] if a["image_id"] == image["id"]],
             "categories": scenes.truth["categories"],
         }
-        alone = average_precision(own, [e for e in entries if e["image_id"] == image["id"]], form)
+        alone = Scored(own, [e for e in entries if e["image_id"] == image["id"]], form).average()
         assert scores[index] == pytest.approx(alone[""], abs=1e-6)
     assert 5 < scores.mean() < 95
     nothing = {**scenes.truth, "annotations": []}
-    assert np.isnan(image_precision(nothing, entries, form)).all()
+    assert np.isnan(Scored(nothing, entries, form).images()).all()
 
 
 def test_run_length_codes_are_read_back() -> None:
