@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from vitq.data.coco import open_coco
 from vitq.data.digit_scenes import DigitScenes
 from vitq.data.ragged import RaggedImages
 from vitq.models.detection.outputs import Detections
@@ -111,6 +113,42 @@ def test_scores_are_pycocotools_own(scenes: RaggedImages, form: Any, seed: int, 
     for name, theirs in zip(FIGURES, evaluation.stats[:6], strict=True):
         assert math.isnan(ours[name]) if theirs < 0 else ours[name] == pytest.approx(100 * theirs, abs=1e-6)
     assert 0 < ours[""] < 100
+
+
+@pytest.mark.parametrize("form", ["bbox", "segm"])
+@pytest.mark.parametrize("split", ["train2017", "val2017"])
+def test_scores_are_pycocotools_own_on_real_images(form: Any, split: str) -> None:
+    """Crowds, polygons and images without objects: the objects themselves, and moved ones, against its own files."""
+    place = os.environ.get("VITQ_TINY_COCO")
+    if not place:
+        pytest.skip("VITQ_TINY_COCO names no folder with images of COCO")
+    truth = open_coco(place, split).truth(np.arange(50))
+    with contextlib.redirect_stdout(io.StringIO()):
+        known = COCO(str(Path(place) / "annotations" / f"instances_{split}.json"))
+    rng = np.random.default_rng(0)
+    perfect, moved = [], []
+    for entry in truth["annotations"]:
+        if entry["iscrowd"]:
+            continue
+        pixels = known.annToMask(known.anns[entry["id"]])
+        for found, reach in ((perfect, 0), (moved, 6)):
+            by = rng.integers(-reach, reach + 1, 2)
+            box = (np.array(entry["bbox"]) + np.array([*by, 0, 0])).tolist()
+            mask = run_length(torch.from_numpy(np.roll(pixels, by[::-1], (0, 1)).astype(bool))[None])[0]
+            same = {key: entry[key] for key in ("image_id", "category_id")}
+            found.append(
+                same | {"score": float(rng.random())} | ({"bbox": box} if form == "bbox" else {"segmentation": mask})
+            )
+    assert {entry["image_id"] for entry in perfect} < {image["id"] for image in truth["images"]}
+    for found, whole in ((perfect, True), (moved, False)):
+        ours = Scored(truth, found, form).average()
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation = COCOeval(known, known.loadRes([dict(entry) for entry in found]), form)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        assert [ours[name] for name in FIGURES] == pytest.approx([100 * v for v in evaluation.stats[:6]], abs=1e-6)
+        assert (ours[""] == pytest.approx(100)) == whole
 
 
 def test_all_objects_found_is_a_hundred(scenes: RaggedImages) -> None:
