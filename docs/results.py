@@ -3,8 +3,9 @@
     python docs/results.py                                     docs/results/SWEEP.md of each sweep of docs/results/store
     python docs/results.py --add demo --runs-dir runs          first takes a sweep's finished runs into that store
 
-What is taken: configs, results, and which images each run has right; no weights, no logs. Folders of absolute paths
-and the machine's name are left out. Signatures stay, since they do not depend on them.
+What is taken: configs, results, and which images each run has right, of a detector each image's own average precision;
+no weights, no objects, no logs. Folders of absolute paths and the machine's name are left out. Signatures stay, since
+they do not depend on them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from vitq.store.studies import read_study, write_study
 
 PAGES = Path(__file__).parent / "results"
 STORE = PAGES / "store"
+# Of a detector's predictions, what runs are compared by.
+IMAGES = ("id", "image_ap_box", "image_ap_mask")
 # Folders of an absolute path. What is no path (a URL, `gained / lost`, 3/4) stays.
 _FOLDERS = re.compile(r"(?<![\w./:])/(?:[\w.+-]+/)*(?=[\w.+-])")
 R = TypeVar("R", bound=Record)
@@ -64,7 +67,8 @@ def _take(run: RunDir, target: RunDir) -> None:
     raw["provenance"]["host"].pop("name", None)
     target.write_result(Result.model_validate(raw))
     predictions = run.read_predictions()
-    target.write_predictions({name: predictions[name] for name in ("correct", "label")})
+    kept = [name for name in predictions if name in IMAGES] if "id" in predictions else ["correct", "label"]
+    target.write_predictions({name: predictions[name] for name in kept})
 
 
 def write_pages(store: Store, out: Path) -> list[Path]:

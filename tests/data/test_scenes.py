@@ -363,15 +363,32 @@ def test_calibration_scenes_must_not_hold_scored_digits(config: Config) -> None:
     assert any(is_about(problem, "data.calib_split", "calib") for problem in problems(made))
 
 
-def test_real_images(tmp_path: Path) -> None:
-    """VITQ_TINY_COCO: a hundred images of COCO with crowds, polygons and images without objects."""
+def test_real_images(config: Config) -> None:
+    """VITQ_TINY_COCO: a hundred images of COCO with crowds, polygons and images without objects, read through the
+    cache."""
     place = os.environ.get("VITQ_TINY_COCO")
     if not place:
         pytest.skip("VITQ_TINY_COCO names no folder with images of COCO")
-    for split in ("train2017", "val2017"):
+    sides = {"short_side": 80, "long_side": 133, "kwargs": {"num_classes": 80}}
+    for split, other in (("train2017", "val2017"), ("val2017", "train2017")):
         source = open_coco(place, split)
         assert len(source) == 50
         assert len(source.categories) == 80
         truth = source.truth(np.arange(50))
         assert len(truth["annotations"]) == source.objects
         assert {bool(entry["iscrowd"]) for entry in truth["annotations"]} == {False, True}
+        cell = config(model=sides, root=place, eval_split=split, calib_split=other, num_classes=80)
+        assert problems(cell) == []
+        scenes = scored_scenes(cell, Progress())
+        assert scenes.truth["images"] == truth["images"]
+        assert scenes.originals.tolist() == [[image["height"], image["width"]] for image in truth["images"]]
+        assert (scenes.shapes.min(axis=1) <= 80).all()
+        assert (scenes.shapes.max(axis=1) <= 133).all()
+        numbers = 0
+        for batch, _ in scenes.batches(8, "cpu"):
+            assert bool(batch.pixels.isfinite().all())
+            numbers += 3 * int(batch.sizes.prod(dim=1).sum())
+        assert numbers == len(scenes.pixels)
+        first = Image.open(Path(place) / split / f"{truth['images'][0]['id']:012}.jpg").convert("RGB")
+        height, width = scenes.shapes[0].tolist()
+        assert np.array_equal(scenes.pixels[: 3 * height * width].reshape(3, height, width), resize(first, cell.model))

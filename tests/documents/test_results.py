@@ -8,10 +8,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.errors import refuses
 from tests.report.conftest import config, correct, finish
+from tests.report.test_report_detectors import found
 from vitq.errors import StoreError
 from vitq.store import Store, SweepRecord
 from vitq.store.reproductions import ReproductionRecord, Target, write_reproduction
@@ -123,6 +125,34 @@ def test_what_is_taken_gives_the_same_page(script: ModuleType, tmp_path: Path) -
     rows = re.findall(r"^\| (\d.*?) +\| +([\d.]+) \| +2 \| +([\d.]+) \|$", pages["study.md"], re.MULTILINE)
     assert rows == [("1", "0.375", "0.25"), ("0 (own)", "0.5", "0.1")]
     assert "steps.a.lr 100 %" in pages["study.md"]
+
+
+def test_detectors_are_taken_with_their_images_precision(script: ModuleType, tmp_path: Path) -> None:
+    source, target = Store(tmp_path / "runs"), Store(tmp_path / "kept")
+    detector: dict[str, Any] = {"task": "segmentation", "model__name": "mask_rcnn"}
+    runs = [found(source, config(m, 4, **detector), ap) for m, ap in (("minmax", 40.0), ("repq_vit", 55.0))]
+    arrays = source.run(runs[0]).read_predictions()
+    source.run(runs[0]).write_predictions(arrays | {"box": np.zeros((9, 4)), "mask": np.zeros(99, np.uint8)})
+    source.write_sweep(SweepRecord(name="scenes", signatures=runs, baseline="minmax"))
+    script.add(source, "scenes", target)
+    kept = target.run(runs[0]).read_predictions()
+    assert {name: value.tolist() for name, value in kept.items()} == {name: arrays[name].tolist() for name in arrays}
+    (page,) = script.write_pages(target, tmp_path / "pages")
+    text = page.read_text()
+    (head, _, *rows) = [
+        [cell.strip(" `") for cell in line.strip("|").split("|")]
+        for line in text.partition("### Signatures")[2].splitlines()
+        if line.startswith("|")
+    ]
+    listed = [dict(zip(head, row, strict=True)) for row in rows]
+    assert [[row[name] for name in ("method", "AP box, %", "AP mask, %", "signature")] for row in listed] == [
+        ["minmax", "41.00", "40.00", runs[0]],
+        ["repq_vit", "56.00", "55.00", runs[1]],
+    ]
+    assert listed[0]["fidelity box, %"] == "0.00"
+    assert "top-1" not in text
+    assert re.search(r"\| minmax \| repq_vit \| worse +\| +32 \| +−15.00 ", text)
+    assert "### Paired comparison" not in text
 
 
 def test_an_unfinished_sweep_is_not_taken(script: ModuleType, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from vitq.data.coco import open_coco
 from vitq.data.digit_scenes import DigitScenes
 from vitq.data.ragged import RaggedImages
 from vitq.models.detection.outputs import Detections
 from vitq.models.detection.paste import paste
 from vitq.store.records import DetectionMetrics, Metrics
-from vitq.tasks.coco_scores import FIGURES, average_precision, image_precision, run_length
+from vitq.tasks.coco_scores import FIGURES, Scored, run_length
 from vitq.tasks.detection import Detection, Segmentation
 from vitq.tasks.task import TASKS, Outputs
 
@@ -107,10 +109,46 @@ def test_scores_are_pycocotools_own(scenes: RaggedImages, form: Any, seed: int, 
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    ours = average_precision(scenes.truth, entries, form)
+    ours = Scored(scenes.truth, entries, form).average()
     for name, theirs in zip(FIGURES, evaluation.stats[:6], strict=True):
         assert math.isnan(ours[name]) if theirs < 0 else ours[name] == pytest.approx(100 * theirs, abs=1e-6)
     assert 0 < ours[""] < 100
+
+
+@pytest.mark.parametrize("form", ["bbox", "segm"])
+@pytest.mark.parametrize("split", ["train2017", "val2017"])
+def test_scores_are_pycocotools_own_on_real_images(form: Any, split: str) -> None:
+    """Crowds, polygons and images without objects: the objects themselves, and moved ones, against its own files."""
+    place = os.environ.get("VITQ_TINY_COCO")
+    if not place:
+        pytest.skip("VITQ_TINY_COCO names no folder with images of COCO")
+    truth = open_coco(place, split).truth(np.arange(50))
+    with contextlib.redirect_stdout(io.StringIO()):
+        known = COCO(str(Path(place) / "annotations" / f"instances_{split}.json"))
+    rng = np.random.default_rng(0)
+    perfect, moved = [], []
+    for entry in truth["annotations"]:
+        if entry["iscrowd"]:
+            continue
+        pixels = known.annToMask(known.anns[entry["id"]])
+        for found, reach in ((perfect, 0), (moved, 6)):
+            by = rng.integers(-reach, reach + 1, 2)
+            box = (np.array(entry["bbox"]) + np.array([*by, 0, 0])).tolist()
+            mask = run_length(torch.from_numpy(np.roll(pixels, by[::-1], (0, 1)).astype(bool))[None])[0]
+            same = {key: entry[key] for key in ("image_id", "category_id")}
+            found.append(
+                same | {"score": float(rng.random())} | ({"bbox": box} if form == "bbox" else {"segmentation": mask})
+            )
+    assert {entry["image_id"] for entry in perfect} < {image["id"] for image in truth["images"]}
+    for found, whole in ((perfect, True), (moved, False)):
+        ours = Scored(truth, found, form).average()
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation = COCOeval(known, known.loadRes([dict(entry) for entry in found]), form)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        assert [ours[name] for name in FIGURES] == pytest.approx([100 * v for v in evaluation.stats[:6]], abs=1e-6)
+        assert (ours[""] == pytest.approx(100)) == whole
 
 
 def test_all_objects_found_is_a_hundred(scenes: RaggedImages) -> None:
@@ -138,12 +176,12 @@ def test_crowds_are_no_misses_and_no_finds() -> None:
     }  # fmt: skip
     inside = {"image_id": 5, "category_id": 9, "score": 0.9, "bbox": [2, 2, 6, 6]}
     right = {"image_id": 5, "category_id": 9, "score": 0.5, "bbox": [30, 2, 8, 8]}
-    assert average_precision(truth, [inside, right], "bbox")[""] == pytest.approx(100)
+    assert Scored(truth, [inside, right], "bbox").average()[""] == pytest.approx(100)
     outside = inside | {"bbox": [22, 20, 6, 6]}
-    assert average_precision(truth, [outside, right], "bbox")[""] == pytest.approx(50)
-    assert average_precision(truth, [], "bbox")[""] == 0
-    assert average_precision(truth, [], "segm")[""] == 0
-    assert math.isnan(average_precision({**truth, "annotations": []}, [right], "bbox")[""])
+    assert Scored(truth, [outside, right], "bbox").average()[""] == pytest.approx(50)
+    assert Scored(truth, [], "bbox").average()[""] == 0
+    assert Scored(truth, [], "segm").average()[""] == 0
+    assert math.isnan(Scored({**truth, "annotations": []}, [right], "bbox").average()[""])
 
 
 def test_fidelity_needs_no_labels(scenes: RaggedImages) -> None:
@@ -195,18 +233,18 @@ def test_predictions_hold_all_that_scores_need(scenes: RaggedImages) -> None:
 def test_precision_of_an_image_is_that_of_it_alone(scenes: RaggedImages, form: Any) -> None:
     task = Segmentation()
     entries = task._entries(outputs(task, scenes, perturbed(scenes, 2)), scenes, form)
-    scores = image_precision(scenes.truth, entries, form)
+    scores = Scored(scenes.truth, entries, form).images()
     for index, image in enumerate(scenes.truth["images"]):
         own = {
             "images": [image],
             "annotations": [a for a in scenes.truth["annotations"] if a["image_id"] == image["id"]],
             "categories": scenes.truth["categories"],
         }
-        alone = average_precision(own, [e for e in entries if e["image_id"] == image["id"]], form)
+        alone = Scored(own, [e for e in entries if e["image_id"] == image["id"]], form).average()
         assert scores[index] == pytest.approx(alone[""], abs=1e-6)
     assert 5 < scores.mean() < 95
     nothing = {**scenes.truth, "annotations": []}
-    assert np.isnan(image_precision(nothing, entries, form)).all()
+    assert np.isnan(Scored(nothing, entries, form).images()).all()
 
 
 def test_run_length_codes_are_read_back() -> None:

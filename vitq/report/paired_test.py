@@ -57,8 +57,9 @@ def paired(store: Store, df: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
     Columns: model, data, bits, calib, seed, method, baseline, difference, low, high, gained, lost, n, p, note, and
     CORRECTED, for the comparisons of this table. note says why a pair could not be compared; its numbers are then NaN.
+    Detectors have no right and wrong images: `pairwise` judges them.
     """
-    done = df[df["state"] == "done"]
+    done = df[(df["state"] == "done") & ~df["task"].isin(["detection", "segmentation"])]
     references: dict[tuple[object, ...], pd.Series] = {}
     for _, row in done[done["method_name"] == baseline].iterrows():
         references.setdefault(_key(row), row)  # of several variants, the first of the plan
@@ -99,8 +100,6 @@ def _compare_runs(row: pd.Series, reference: pd.Series, predictions: Predictions
         return {"note": str(error)}
     if not np.array_equal(one["label"], other["label"]):
         return {"note": f"not the same images: {len(one['label'])} and {len(other['label'])} labels differ"}
-    if one["correct"].dtype != bool:
-        return {"note": "detectors have no right and wrong images; the comparison of all pairs judges them"}
     return vars(compare(one["correct"], other["correct"])).copy()
 
 

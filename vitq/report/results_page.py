@@ -13,7 +13,12 @@ from vitq.store.studies import read_study
 
 # The first line of a page. MkDocs and GitHub hide it.
 _HEAD = "<!-- Written by `vitq report {name} --format results`. Do not edit: run the command again. -->"
-_SIGNATURE_HEAD = ("model", "method", "bits", "calib. images", "seed", "top-1, %", "signature")
+_SIGNATURE_HEAD = ("model", "method", "bits", "calib. images", "seed")
+# Figures of the list of signatures, in percent: those that some run has.
+_FIGURES = {
+    "top-1": "top1", "AP box": "ap_box", "AP mask": "ap_mask", "fidelity box": "fidelity_box",
+    "fidelity mask": "fidelity_mask", "feature cosine": "cosine", "k-NN top-1": "knn_top1",
+}  # fmt: skip
 
 
 def page(report: Report) -> str:
@@ -32,7 +37,7 @@ def page(report: Report) -> str:
         markdown.grid(["fact", "value"], [[fact, "; ".join(values)] for fact, values in facts]),
         "### Signatures",
         "A signature is a hash of the whole config of a run (`vitq status SWEEP`, `runs/SIGNATURE/config.yaml`).",
-        markdown.grid(_SIGNATURE_HEAD, signatures(df), right_from=3),
+        markdown.grid(*signatures(df), right_from=3),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -50,22 +55,24 @@ def _tables(report: Report) -> list[str]:
     return [*ours, markdown.of_report(report).rstrip()]
 
 
-def signatures(df: pd.DataFrame) -> list[list[str]]:
-    """One row per finished run of `df`, under _SIGNATURE_HEAD: models and methods in the order of the plan, bits of
-    each from wide to narrow."""
+def signatures(df: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: one row per finished run of `df`, models and methods in the order of the plan, bits of each from
+    wide to narrow."""
     done = wording.with_data(df[df["state"] == "done"])
+    figures = {name: key for name, key in _FIGURES.items() if key in done and done[key].notna().any()}
     groups = done.groupby(["model", "method"], sort=False)
-    rows = [
+    ordered = [
         row
         for _, runs in groups
         for row in sorted((run for _, run in runs.iterrows()), key=lambda run: bits_order(str(run["bits"])))
     ]
-    return [
+    rows = [
         [
             *(str(row[key]) for key in ("model", "method", "bits")),
             *("" if pd.isna(row[key]) else str(row[key]) for key in ("calib", "seed")),
-            wording.number(float(row["top1"])),
+            *(wording.number(float(row[key])) for key in figures.values()),
             f"`{row['signature']}`",
         ]
-        for row in rows
+        for row in ordered
     ]
+    return [*_SIGNATURE_HEAD, *(f"{name}, %" for name in figures), "signature"], rows

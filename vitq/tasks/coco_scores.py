@@ -28,47 +28,52 @@ def available() -> bool:
     return find_spec("pycocotools") is not None
 
 
-def average_precision(truth: Mapping[str, Any], found: Sequence[dict[str, Any]], form: Form) -> dict[str, float]:
-    """AP of boxes or masks, percent: `` (mean over IoU 0.5 to 0.95), `50`, `75`, `_small`, `_medium`, `_large`.
+class Scored:
+    """The objects that a network found, matched with a truth: average precision of all images together, and of each.
 
     truth: COCO's `images`, `annotations`, `categories`. found: COCO's result entries, `image_id`, `category_id`,
-    `score`, and `bbox` or `segmentation`. NaN where the truth has no object of that size.
+    `score`, and `bbox` or `segmentation`. They are matched once, by pycocotools.
     """
-    if not truth["annotations"]:
-        return dict.fromkeys(FIGURES, math.nan)
-    if not found:
-        present = average_precision(truth, [_nowhere(truth, form)], form)
-        return {name: value if math.isnan(value) else 0.0 for name, value in present.items()}
-    evaluation = _matched(truth, found, form)
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.accumulate()
-        evaluation.summarize()
-    figures = evaluation.stats[: len(FIGURES)]
-    return {name: math.nan if v < 0 else 100 * float(v) for name, v in zip(FIGURES, figures, strict=True)}
 
+    def __init__(self, truth: Mapping[str, Any], found: Sequence[dict[str, Any]], form: Form):
+        self._truth, self._empty = truth, not found
+        self._evaluation = _matched(truth, found or [_nowhere(truth, form)], form) if truth["annotations"] else None
 
-def image_precision(truth: Mapping[str, Any], found: Sequence[dict[str, Any]], form: Form) -> np.ndarray:
-    """float64 (N,), percent: AP of each image alone, the mean over its classes and IoU 0.5 to 0.95.
+    def average(self) -> dict[str, float]:
+        """AP, percent: `` (mean over IoU 0.5 to 0.95), `50`, `75`, `_small`, `_medium`, `_large`.
 
-    NaN for an image without objects. Matches are pycocotools' own; precision is interpolated at the same 101 recalls.
-    """
-    scores = np.full(len(truth["images"]), math.nan)
-    if not truth["annotations"]:
+        NaN where the truth has no object of that size.
+        """
+        if self._evaluation is None:
+            return dict.fromkeys(FIGURES, math.nan)
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._evaluation.accumulate()
+            self._evaluation.summarize()
+        figures = self._evaluation.stats[: len(FIGURES)]
+        percent = {name: math.nan if v < 0 else 100 * float(v) for name, v in zip(FIGURES, figures, strict=True)}
+        return {name: v if math.isnan(v) or not self._empty else 0.0 for name, v in percent.items()}
+
+    def images(self) -> np.ndarray:
+        """float64 (N,), percent: AP of each image alone, the mean over its classes and IoU 0.5 to 0.95.
+
+        NaN for an image without objects. Precision is interpolated at pycocotools' own 101 recalls.
+        """
+        scores = np.full(len(self._truth["images"]), math.nan)
+        if self._evaluation is None:
+            return scores
+        position = {image["id"]: index for index, image in enumerate(self._truth["images"])}
+        parameters = self._evaluation.params
+        parts: dict[int, list[float]] = {}
+        for entry in self._evaluation.evalImgs:
+            if entry is None or entry["aRng"] != parameters.areaRng[0]:
+                continue
+            objects = int((np.asarray(entry["gtIgnore"]) == 0).sum())
+            if objects:
+                value = _single(entry, objects, parameters.recThrs)
+                parts.setdefault(position[entry["image_id"]], []).append(value)
+        for index, values in parts.items():
+            scores[index] = 100 * float(np.mean(values))
         return scores
-    position = {image["id"]: index for index, image in enumerate(truth["images"])}
-    evaluation = _matched(truth, found or [_nowhere(truth, form)], form)
-    parts: dict[int, list[float]] = {}
-    everything = evaluation.params.areaRng[0]
-    for entry in evaluation.evalImgs:
-        if entry is None or entry["aRng"] != everything:
-            continue
-        objects = int((np.asarray(entry["gtIgnore"]) == 0).sum())
-        if objects:
-            value = _single(entry, objects, evaluation.params.recThrs)
-            parts.setdefault(position[entry["image_id"]], []).append(value)
-    for index, values in parts.items():
-        scores[index] = 100 * float(np.mean(values))
-    return scores
 
 
 def _single(entry: Mapping[str, Any], objects: int, recalls: np.ndarray) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
@@ -17,7 +18,7 @@ from vitq.models.detection.outputs import Detections
 from vitq.models.detection.paste import paste
 from vitq.progress import Progress
 from vitq.store.records import DetectionMetrics
-from vitq.tasks.coco_scores import INSTALL, Form, area, available, average_precision, image_precision, run_length
+from vitq.tasks.coco_scores import INSTALL, Form, Scored, area, available, run_length
 from vitq.tasks.samples import codes_of, samples
 from vitq.tasks.task import TASKS, Outputs, Task
 
@@ -35,6 +36,9 @@ class Detection(Task):
     forms: ClassVar[dict[str, Form]] = {"box": "bbox"}
     # Names of the networks that are of this task.
     models: ClassVar[tuple[str, ...]] = ("mask_rcnn", "cascade_mask_rcnn", "yolos")
+
+    def __init__(self) -> None:
+        self._known: deque[tuple[Outputs, RaggedImages, Form, tuple[dict[str, float], np.ndarray]]] = deque(maxlen=4)
 
     def images(self, config: RunConfig, progress: Progress) -> RaggedImages:
         return scored_scenes(config, progress)
@@ -77,11 +81,10 @@ class Detection(Task):
         scenes = cast(RaggedImages, images)
         figures: dict[str, float | None] = {}
         for name, form_ in self.forms.items():
-            own = average_precision(scenes.truth, self._entries(quantized, scenes, form_), form_)
-            full = average_precision(scenes.truth, self._entries(reference, scenes, form_), form_)[""]
-            believed = average_precision(
-                self._believed(reference, scenes), self._entries(quantized, scenes, form_), form_
-            )
+            own = self._judged(quantized, scenes, form_)[0]
+            full = self._judged(reference, scenes, form_)[0][""]
+            found = self._entries(quantized, scenes, form_)
+            believed = Scored(self._believed(reference, scenes), found, form_).average()
             figures |= {f"ap_{name}{suffix}": value for suffix, value in own.items()}
             figures |= {f"fp_ap_{name}": full, f"drop_{name}": full - own[""], f"fidelity_{name}": believed[""]}
         plain = {key: None if value is None or math.isnan(value) else value for key, value in figures.items()}
@@ -92,10 +95,7 @@ class Detection(Task):
         float64 (N,): each image's own average precision, percent."""
         scenes = cast(RaggedImages, images)
         ids = np.array([image["id"] for image in scenes.truth["images"]], dtype=np.int64)
-        scores = {
-            f"image_ap_{name}": image_precision(scenes.truth, self._entries(outputs, scenes, form_), form_)
-            for name, form_ in self.forms.items()
-        }
+        scores = {f"image_ap_{name}": self._judged(outputs, scenes, form_)[1] for name, form_ in self.forms.items()}
         return {name: value.numpy() for name, value in outputs.items()} | {"id": ids} | scores
 
     def samples(self, quantized: Outputs, reference: Outputs, images: Images) -> dict[str, np.ndarray]:
@@ -131,6 +131,16 @@ class Detection(Task):
             text = "calib.augment=true: training images of detectors are not augmented here; set it to false"
             found.append(Problem(text, "calib.augment", True, [False]))
         return found
+
+    def _judged(self, outputs: Outputs, scenes: RaggedImages, form_: Form) -> tuple[dict[str, float], np.ndarray]:
+        """Average precision of all images, and of each. Figures and record of a run need the same ones: the last few
+        are kept."""
+        for known, images, name, judged in self._known:
+            if known is outputs and images is scenes and name == form_:
+                return judged
+        scored = Scored(scenes.truth, self._entries(outputs, scenes, form_), form_)
+        self._known.append((outputs, scenes, form_, (scored.average(), scored.images())))
+        return self._known[-1][-1]
 
     def _entries(self, outputs: Outputs, scenes: RaggedImages, form_: Form) -> list[dict[str, Any]]:
         """COCO's result entries."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests.errors import is_about, refuses
-from tests.job.test_detectors import Detectors
+from tests.job.test_detectors import LEARNING, Detectors
 from tests.models.detection.test_detector import assert_same, images
 from vitq.config import RunConfig
 from vitq.engine.network_checks import misfits, network_problems
@@ -23,6 +23,7 @@ from vitq.models.detection.yolos import GAPS, Yolos, checkpoint_filter_fn
 from vitq.models.detection.yolos_structure import agreement, divergence
 from vitq.models.structure import structure_of
 from vitq.quant.model import QuantizedModel
+from vitq.steps.reconstruction.fisher import gradients
 
 WIDTH, DEPTH, HEADS, GRID, QUERIES = 24, 3, 2, (4, 6), 5
 SHAPE: dict[str, Any] = {
@@ -203,20 +204,62 @@ def test_a_network_does_not_differ_from_itself() -> None:
     assert float(divergence(given, others)) > 0
 
 
-def test_a_run_from_plan_to_scores(tmp_path: Path) -> None:
-    detectors = Detectors(tmp_path)
+@pytest.fixture
+def detectors(tmp_path: Path) -> Detectors:
+    """With the weights of a small YOLOS."""
+    made = Detectors(tmp_path)
     torch.manual_seed(0)
-    save_file(Yolos(**SHAPE, num_classes=10).state_dict(), detectors.checkpoint)
-    plain = detectors.config("repq_vit", bits={"weight": 6, "activation": 6}, task="detection").to_dict()
+    save_file(Yolos(**SHAPE, num_classes=10).state_dict(), made.checkpoint)
+    return made
+
+
+def planned(detectors: Detectors, recipe: str | dict[str, Any], **changes: Any) -> RunConfig:
+    """A config that no check of the plan refuses."""
+    plain = detectors.config(recipe, bits={"weight": 6, "activation": 6}, task="detection").to_dict()
     plain["model"] |= {"name": "yolos", "kwargs": SHAPE}
-    config, wrong = RunConfig.parse(plain)
+    config, wrong = RunConfig.parse(plain | changes)
     assert config is not None, wrong
-    assert problems(config) == []
-    assert network_problems(config) == []
-    assert misfits(config) == []
+    assert [problems(config), network_problems(config), misfits(config)] == [[], [], []]
+    return config
+
+
+def test_a_run_from_plan_to_scores(detectors: Detectors) -> None:
+    config = planned(detectors, "repq_vit")
     work = detectors.workspace(config)
     left = [s.name for s in work.model.quantized() if not (s.on and s.quantizer is not None and s.quantizer.fitted)]
     assert left == []
-    masks, _ = RunConfig.parse(plain | {"task": "segmentation"})
+    masks, _ = RunConfig.parse(config.to_dict() | {"task": "segmentation"})
     assert masks is not None
     assert any(is_about(problem, "model.name", "yolos", ["mask_rcnn"]) for problem in problems(masks))
+
+
+def test_the_task_s_gradients_reach_every_block_and_weigh_its_loss(detectors: Detectors) -> None:
+    """Against one backward pass through the whole network that draws the same answers."""
+    curves = {}
+    for loss in ("mse", "fisher_diag", "hessian"):
+        learn = {"do": "reconstruct", "iterations": 2, "batch_size": 1, "loss": loss}
+        # Named by the loss: finished segments of a step are taken up again.
+        config = planned(detectors, LEARNING | {"steps": {"ranges": LEARNING["steps"]["ranges"], loss: learn}})
+        work = detectors.workspace(config)
+        curves[loss] = torch.stack([losses[0] for losses in work.curves.values()])
+        assert list(work.curves) == [segment.name for segment in work.teacher.segments[:-1]]
+        assert bool(((curves[loss] > 0) & curves[loss].isfinite()).all())
+    assert not any(torch.allclose(curves["mse"], curves[loss]) for loss in ("fisher_diag", "hessian"))
+
+    streams = gradients(work)
+    comparison = work.teacher.comparison
+    assert comparison is not None
+    generator = torch.Generator().manual_seed(work.config.seed)
+    for index, batch in enumerate(work.batches()):
+        image: Any = batch
+        image.pixels.requires_grad_(True)
+        value, kept = image, []
+        for segment in work.teacher.segments[:-1]:
+            value = segment.forward(value)
+            value[0].retain_grad()
+            kept.append(value[0])
+        comparison.likelihood(comparison.dense(value, comparison.fixed(value)), generator).backward()
+        for stream, tokens in zip(streams[:-1], kept, strict=True):
+            (own,) = stream.select(torch.tensor([index]))
+            assert own.shape == tokens.shape
+            assert float(torch.cosine_similarity(own.flatten(), tokens.grad.flatten(), dim=0)) > 0.999

@@ -32,5 +32,5 @@ class Pooler(nn.Module):
         for number, (feature, stride) in enumerate(zip(levels, self.strides, strict=True)):
             here = torch.where(level == number)[0]
             read = roi_align(feature, rois[here], self.output_size, 1 / stride, sampling_ratio=-1, aligned=True)
-            out = out.index_copy(0, here, read)
+            out.index_copy_(0, here, read)
         return out
