@@ -17,7 +17,7 @@ from vitq.config import RunConfig
 from vitq.config.search_path import ConfigPath, sweep_file
 from vitq.errors import ConfigError, VitqError
 from vitq.planning import compose, planner
-from vitq.planning.budget import PILOT
+from vitq.planning.budget import FEWEST, pilots_of
 from vitq.planning.display import Show
 from vitq.planning.launcher import launch
 from vitq.planning.pilots import pilots_first
@@ -78,7 +78,7 @@ def test_pilots_come_first_and_every_method_gets_what_the_budget_allows(timed: T
     make = made("sweep.budget_seconds=20")
     before = make()
     assert len(before.pilots) == 2 * 2, "of each method and bit-width, whatever the seeds"
-    assert {run.config.method.iterations for run in before.pilots} == {PILOT}
+    assert {run.config.method.iterations for run in before.pilots} == {FEWEST}
     plan = pilots_first(make, show)
     assert plan.pilots == ()
     assert iterations(plan) == {"fp32": {None}, "minmax": {None}, "ias_vit": {1700}, "qdrop": {190}}
@@ -90,6 +90,21 @@ def test_pilots_come_first_and_every_method_gets_what_the_budget_allows(timed: T
     again = pilots_first(make, show)
     assert [run.signature for run in again.runs] == [run.signature for run in plan.runs]
     assert all(run.done for run in again.runs)
+
+
+def test_a_pilot_costs_in_proportion_to_the_budget_and_a_longer_one_is_as_good(timed: TimedEngine) -> None:
+    config = made("method=ias_vit", "bits=w4a4", "seed=1", "method.iterations=7")().runs[0].config
+    counts = {seconds: list(pilots_of(config, seconds)) for seconds in (0.5, 20.0, 120.0, 600.0, 9000.0)}
+    assert counts == {0.5: [5, 50], 20.0: [5, 50], 120.0: [10, 50], 600.0: [50], 9000.0: [50]}
+    assert {(n, one.method.iterations, one.seed) for n, one in pilots_of(config, 120.0).items()} == {
+        (10, 10, 0), (50, 50, 0)
+    }  # fmt: skip
+    words = ("method=ias_vit", "bits=w4a4")
+    long = pilots_first(made("sweep.budget_seconds=600", *words), show)
+    executed = len(timed.executed)
+    short = pilots_first(made("sweep.budget_seconds=20", *words), show)
+    assert len(timed.executed) == executed, "the pilot of the larger budget was there"
+    assert (iterations(long), iterations(short)) == ({"ias_vit": {59700}}, {"ias_vit": {1700}})
 
 
 def test_the_shipped_fair_table(timed: TimedEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,11 @@ from vitq.config import RunConfig
 from vitq.errors import Problem
 from vitq.store.records import Result
 
-# Iterations of a pilot: enough that the first ones, which are slower, do not count much.
+# Iterations of a pilot: enough that the first ones, which are slower, do not count much. Fewer where the budget is less
+# than SECONDS, so that a pilot on a slow device does not cost many times what it is for, but FEWEST at least.
 PILOT = 50
+FEWEST = 5
+SECONDS = 600
 KEY = "sweep.budget_seconds"
 
 
@@ -24,9 +27,10 @@ def with_iterations(config: RunConfig, iterations: int) -> RunConfig:
     return dataclasses.replace(config, method=dataclasses.replace(config.method, iterations=iterations))
 
 
-def pilot_of(config: RunConfig) -> RunConfig:
-    """The pilot of a run, the same for all seeds."""
-    return dataclasses.replace(with_iterations(config, PILOT), seed=0)
+def pilots_of(config: RunConfig, seconds: float) -> dict[int, RunConfig]:
+    """Iterations → pilot of a run, the same for all seeds: the one to execute, then a longer one, which is as good."""
+    counts = dict.fromkeys((max(FEWEST, min(PILOT, round(PILOT * seconds / SECONDS))), PILOT))
+    return {count: dataclasses.replace(with_iterations(config, count), seed=0) for count in counts}
 
 
 def given(config: RunConfig) -> Problem | None:
@@ -39,15 +43,16 @@ def given(config: RunConfig) -> Problem | None:
     return Problem(text, "method.iterations", config.method.iterations)
 
 
-def iterations(pilot: Result, learning: Sequence[str], seconds: float) -> int | Problem:
+def iterations(pilot: Result, done: int, learning: Sequence[str], seconds: float) -> int | Problem:
     """Iterations of each learning step such that all steps take so many seconds, by a pilot's record.
 
-    learning: names of the steps that iterate. A problem where what does not learn takes longer already.
+    done: iterations of the pilot. learning: names of the steps that iterate. A problem where what does not learn takes
+    longer already.
     """
     stages = {name: spent for name, spent in pilot.timings.stages.items() if name.startswith("steps.")}
     learnt = sum(stages.get(f"steps.{name}", 0.0) for name in learning)
     fixed = sum(stages.values()) - learnt
-    each = learnt / PILOT
+    each = learnt / done
     count = math.floor((seconds - fixed) / each) if each > 0 else 0
     if count < 1:
         needed = fixed + each

@@ -101,15 +101,15 @@ class Planner:
             return config, []
         if wrong := budget.given(config):
             return config, [wrong]
-        pilot = budget.pilot_of(config)
-        sign = signature(pilot)
-        result = self._stores[config.runs_dir].run(sign).read_result()
-        if result is None:
-            wanted = [*self._facts.check(config), *self._facts.check(pilot)]
-            self._pilots.setdefault(sign, PlannedRun(sign, pilot, f"{label} pilot", (), False))
-            return None, list(dict.fromkeys(wanted))
-        count = budget.iterations(result, self._facts.engine.learning(config), seconds)
-        return (config, [count]) if isinstance(count, Problem) else (budget.with_iterations(config, count), [])
+        pilots = budget.pilots_of(config, seconds)
+        for tried, pilot in pilots.items():
+            if (result := self._stores[config.runs_dir].run(signature(pilot)).read_result()) is not None:
+                count = budget.iterations(result, tried, self._facts.engine.learning(config), seconds)
+                return (config, [count]) if isinstance(count, Problem) else (budget.with_iterations(config, count), [])
+        pilot = next(iter(pilots.values()))
+        wanted = [*self._facts.check(config), *self._facts.check(pilot)]
+        self._pilots.setdefault(signature(pilot), PlannedRun(signature(pilot), pilot, f"{label} pilot", (), False))
+        return None, list(dict.fromkeys(wanted))
 
     def plan(self) -> Plan:
         """The plan of all cells. Raises ConfigError with all problems."""
