@@ -102,13 +102,14 @@ class Planner:
         if wrong := budget.given(config):
             return config, [wrong]
         pilots = budget.pilots_of(config, seconds)
-        for tried, pilot in pilots.items():
-            if (result := self._stores[config.runs_dir].run(signature(pilot)).read_result()) is not None:
-                count = budget.iterations(result, tried, self._facts.engine.learning(config), seconds)
+        for pilot in pilots:
+            result = self._stores[config.runs_dir].run(signature(pilot)).read_result()
+            if result is not None and not result.timings.resumed:
+                count = budget.iterations(pilot, result, self._facts.engine.learning(config), seconds)
                 return (config, [count]) if isinstance(count, Problem) else (budget.with_iterations(config, count), [])
-        pilot = next(iter(pilots.values()))
-        wanted = [*self._facts.check(config), *self._facts.check(pilot)]
-        self._pilots.setdefault(signature(pilot), PlannedRun(signature(pilot), pilot, f"{label} pilot", (), False))
+        sign = signature(pilots[0])
+        wanted = [*self._facts.check(config), *self._facts.check(pilots[0])]
+        self._pilots.setdefault(sign, PlannedRun(sign, pilots[0], f"{label} pilot", (), False))
         return None, list(dict.fromkeys(wanted))
 
     def plan(self) -> Plan:
