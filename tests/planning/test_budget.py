@@ -187,6 +187,10 @@ def test_too_small_a_budget(timed: TimedEngine) -> None:
 def test_iterations_and_a_budget_contradict(timed: TimedEngine) -> None:
     with refuses(ConfigError, "method.iterations", 9):
         made("sweep.budget_seconds=20", "method.iterations=9")()
+    plan = pilots_first(made("sweep.budget_seconds=20", "method.iterations=null"), show)
+    assert {run.options for run in plan.runs} == {
+        "", "paper's", "scaled to 20 s (1700 iterations)", "scaled to 20 s (190 iterations)"
+    }  # fmt: skip
     with refuses(ConfigError, "sweep.budget_seconds", -1):
         made("sweep.budget_seconds=-1")()
 
