@@ -16,7 +16,8 @@ from vitq.report.numbers import scores
 
 NOTE = (
     "Seconds to quantize: the steps of the recipe, mean over seeds, without loading and scoring. "
-    "Front: no other method of this model, bit-width and calibration size is more accurate in as little time."
+    "Front: no other method of this model, bit-width and calibration size is more accurate in as little time. "
+    "Runs that an earlier attempt began are left out: their seconds are not known."
 )
 
 
