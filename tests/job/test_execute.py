@@ -260,6 +260,23 @@ def test_the_module_runs_signatures_and_skips_finished_ones(
     assert capsys.readouterr().err.count("is finished; skipped") == 2
 
 
+def test_a_result_says_that_an_earlier_attempt_began_it(planner: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its seconds are of the last attempt, which found the blocks of the first one finished."""
+    method = yaml.safe_load((CONF / "method" / "ias_vit.yaml").read_text()) | {"iterations": 1}
+    run_dir = planner.plan(method=method, calib={"size": 8})
+
+    def lost(*args: Any) -> None:
+        raise RuntimeError("the node went down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(measure.evaluate, "outputs", lost)
+        with pytest.raises(RuntimeError, match="went down"):
+            planner.execute(run_dir)
+    went_on = planner.execute(run_dir)
+    run_dir.result_path.unlink()
+    assert [result.timings.resumed for result in (went_on, planner.execute(run_dir))] == [True, False]
+
+
 def test_a_killed_run_shows_no_result_and_repeats_to_the_same_one(planner: Planner, tmp_path: Path) -> None:
     """SIGKILL at four moments: the reader sees no result or the whole one, and the next attempt ends the same."""
     undisturbed = planner.plan()

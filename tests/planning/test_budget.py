@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from vitq.config import RunConfig
 from vitq.config.search_path import ConfigPath, sweep_file
 from vitq.errors import ConfigError, VitqError
 from vitq.planning import compose, planner
-from vitq.planning.budget import PILOT
+from vitq.planning.budget import FEWEST, pilots_of
 from vitq.planning.display import Show
 from vitq.planning.launcher import launch
 from vitq.planning.pilots import pilots_first
@@ -78,7 +79,7 @@ def test_pilots_come_first_and_every_method_gets_what_the_budget_allows(timed: T
     make = made("sweep.budget_seconds=20")
     before = make()
     assert len(before.pilots) == 2 * 2, "of each method and bit-width, whatever the seeds"
-    assert {run.config.method.iterations for run in before.pilots} == {PILOT}
+    assert {run.config.method.iterations for run in before.pilots} == {FEWEST}
     plan = pilots_first(make, show)
     assert plan.pilots == ()
     assert iterations(plan) == {"fp32": {None}, "minmax": {None}, "ias_vit": {1700}, "qdrop": {190}}
@@ -90,6 +91,37 @@ def test_pilots_come_first_and_every_method_gets_what_the_budget_allows(timed: T
     again = pilots_first(make, show)
     assert [run.signature for run in again.runs] == [run.signature for run in plan.runs]
     assert all(run.done for run in again.runs)
+
+
+def test_a_pilot_costs_in_proportion_to_the_budget(timed: TimedEngine) -> None:
+    config = made("method=ias_vit", "bits=w4a4", "seed=1", "method.iterations=7")().runs[0].config
+    counts = {seconds: pilots_of(config, seconds)[0].method.iterations for seconds in (0.5, 20.0, 120.0, 600.0, 9000.0)}
+    assert counts == {0.5: 5, 20.0: 5, 120.0: 10, 600.0: 50, 9000.0: 50}
+    assert [(one.seed, one.data.eval_limit, one.data.eval_choice) for one in pilots_of(config, 120.0)] == [
+        (0, 64, "spread"), (0, None, None)
+    ]  # fmt: skip
+    limited = dataclasses.replace(config, data=dataclasses.replace(config.data, eval_limit=9, eval_choice="first"))
+    assert {(one.data.eval_limit, one.data.eval_choice) for one in pilots_of(limited, 120.0)} == {(9, "first")}
+
+
+def test_a_pilot_that_an_earlier_attempt_began_is_computed_again(timed: TimedEngine) -> None:
+    make = made("sweep.budget_seconds=20", "method=ias_vit", "bits=w4a4", "seed=0")
+    pilots_first(make, show)
+    run_dir = Store("runs").run(timed.executed[0])
+    whole = run_dir.require_result()
+    timings = whole.timings.model_copy(update={"stages": {"steps.stage1": 1e-6}, "resumed": True})
+    run_dir.write_result(whole.model_copy(update={"timings": timings}))
+    plan = pilots_first(make, show)
+    assert (iterations(plan), timed.executed) == ({"ias_vit": {1700}}, 2 * [run_dir.signature])
+
+
+def test_pilots_of_earlier_versions_are_as_good(timed: TimedEngine) -> None:
+    words = ("method=ias_vit", "bits=w4a4", "seed=0")
+    old = made(*words, "method.iterations=50")()
+    old.commit()
+    launch(old, show("old", len(old.runs)))
+    plan = pilots_first(made("sweep.budget_seconds=20", *words), show)
+    assert (iterations(plan), timed.executed) == ({"ias_vit": {1700}}, [old.runs[0].signature])
 
 
 def test_the_shipped_fair_table(timed: TimedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,6 +163,16 @@ def test_the_table_says_whose_the_options_are(timed: TimedEngine) -> None:
     )
 
 
+def test_a_recipe_of_no_paper_has_no_papers_options(engine: FakeEngine) -> None:
+    plan = made("method=minmax,rols,repq_vit", "bits=w4a4", "seed=0")()
+    plan.commit()
+    launch(plan, show("fair", len(plan.runs)))
+    df = report.table(Store("runs"), "fair")
+    assert dict(zip(df["method"], df["options"], strict=True)) == {
+        "minmax": "recipe's", "rols": "recipe's", "repq_vit": "paper's"
+    }  # fmt: skip
+
+
 def test_without_a_budget_options_are_the_papers(engine: FakeEngine) -> None:
     plan = made()()
     assert {run.options for run in plan.runs} == {"", "paper's"}
@@ -145,6 +187,10 @@ def test_too_small_a_budget(timed: TimedEngine) -> None:
 def test_iterations_and_a_budget_contradict(timed: TimedEngine) -> None:
     with refuses(ConfigError, "method.iterations", 9):
         made("sweep.budget_seconds=20", "method.iterations=9")()
+    plan = pilots_first(made("sweep.budget_seconds=20", "method.iterations=null"), show)
+    assert {run.options for run in plan.runs} == {
+        "", "paper's", "scaled to 20 s (1700 iterations)", "scaled to 20 s (190 iterations)"
+    }  # fmt: skip
     with refuses(ConfigError, "sweep.budget_seconds", -1):
         made("sweep.budget_seconds=-1")()
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 
+from tests.report.conftest import config, correct, finish
+from vitq import report
 from vitq.report.effort import cells, efforts, figures
+from vitq.store import Store, SweepRecord
 
 
 def table(*rows: tuple[str, str, int, float, float]) -> pd.DataFrame:
@@ -35,6 +40,11 @@ def test_the_front() -> None:
     assert model == "m"
     assert [trace.name for trace in figure.data if trace.name] == ["quick", "worse", "slow", "equal"]
     assert list(figure.data[1].x) == [1.0, 100.0], "the front of W4A4"
+    assert [list(figure.data[n].text) for n in (0, 1)] == [["W8A8"], ["", "W4A4"]]
+    more = pd.concat([df, df.assign(calib=64)])
+    assert [trace.text[-1] for trace in figures(more)[0][1].data if trace.mode == "lines+text"] == [
+        "W8A8, 32 images", "W8A8, 64 images", "W4A4, 32 images", "W4A4, 64 images"
+    ]  # fmt: skip
 
 
 def test_detectors_by_their_average_precision() -> None:
@@ -56,3 +66,16 @@ def test_detectors_by_their_average_precision() -> None:
 def test_nothing_to_draw() -> None:
     assert figures(table(("one", "W4A4", 0, 1.0, 60.0))) == []
     assert efforts(table(("one", "W4A4", 0, float("nan"), 60.0))) == []
+
+
+def test_seconds_of_a_run_that_an_earlier_attempt_began_are_not_known(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    stages = {"data": 3.0, "steps.a": 1.5, "steps.b": 0.5}
+    runs = [
+        finish(store, config(method, 4), correct(5), timings={"total": 9.0, "stages": stages, "resumed": resumed})
+        for method, resumed in (("whole", False), ("resumed", True))
+    ]
+    store.write_sweep(SweepRecord(name="s", signatures=runs))
+    df = report.table(store, "s")
+    assert df["quantize_seconds"].dropna().to_dict() == {0: 2.0}
+    assert [effort.method for effort in efforts(df)] == ["whole"]

@@ -12,6 +12,7 @@ import pytest
 
 from vitq import report
 from vitq.config import RunConfig
+from vitq.config.search_path import ConfigPath
 from vitq.report import latex
 from vitq.report.comparison import pairwise
 from vitq.report.display_names import method_name, model_name
@@ -133,6 +134,10 @@ def test_all_pairs_are_a_format_of_their_own(seeded: Store, tmp_path: Path) -> N
 )
 def test_names_of_methods(name: str, shown: str) -> None:
     assert method_name(name) == shown
+
+
+def test_every_shipped_recipe_has_a_name_for_papers() -> None:
+    assert [name for name in ConfigPath.of().files("method") if method_name(name) == name] == []
 
 
 @pytest.mark.parametrize(

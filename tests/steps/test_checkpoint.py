@@ -78,6 +78,8 @@ def test_the_second_attempt_continues_and_ends_the_same(workspace: Make, tmp_pat
     found, resumed = finished(workspace, family, tmp_path, second)
     assert torch.equal(found, expected), "bit for bit"
     assert second.computed < whole.computed / 2, "finished segments are not computed again"
+    assert resumed.checkpoint is not None
+    assert resumed.checkpoint.restored, "its seconds are not those of the whole recipe"
     assert {k: [c.tolist() for c in v] for k, v in resumed.curves.items()} == {
         k: [c.tolist() for c in v] for k, v in undisturbed.curves.items()
     }

@@ -284,3 +284,16 @@ def test_two_processes_share_a_study(tuned: TunedEngine, repo: Path, tmp_path: P
     assert not list(Path("runs/sweeps", record.name, "drivers").iterdir())
     listed = Store("runs").read_sweep(record.name).signatures
     assert {trial.signature for trial in record.trials} == {*listed}
+
+
+def test_no_name_of_an_option_is_cut_in_the_table(
+    tuned: TunedEngine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert (
+        main(["tune", "qdrop", "model=vit_digits", "tracker=none", "bits=w3a3", "--held-out", "50", "--trials", "4"])
+        == 0
+    )
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert "by 4 trials" in out

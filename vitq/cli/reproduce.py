@@ -122,7 +122,11 @@ def _print(plan: Plan, record: ReproductionRecord, console: Console) -> None:
     from vitq.report import reproduction as comparison
     from vitq.store.atomic import write_bytes
 
-    table = Table(*comparison.HEAD, title=f"{record.name}: {record.method}, ours beside published")
+    # 80 columns hold it; where it is wider a cell is broken, never cut.
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left")
+    table.title = f"{record.name}: {record.method}, ours beside published"
+    for head in comparison.HEAD:
+        table.add_column(head, overflow="fold")
     for row in comparison.figures(plan.store, record):
         table.add_row(*comparison.cells(row))
     console.print(table)

@@ -146,7 +146,9 @@ def _print_study(record: StudyRecord, tuning: Tuning, console: Console) -> None:
         console.print(f"trial {number}: {problem}", style="red", highlight=False, markup=False, soft_wrap=True)
     if record.importances:
         shares = ", ".join(f"{key} {100 * share:.0f} %" for key, share in record.importances.items())
-        console.print(f"what KL depends on: {shares}", highlight=False, soft_wrap=True)
+        console.print(
+            f"what KL depends on, by {len(record.finished)} trials: {shares}", highlight=False, soft_wrap=True
+        )
     folder = shlex.quote(str(Path(str(record.recipe)).parent.parent))
     console.print(f"recipe   {record.recipe}", highlight=False, markup=False, soft_wrap=True)
     use = f"vitq run --config-dir {folder} method={tuning.recipe_name}"
@@ -157,9 +159,11 @@ def _table(record: StudyRecord) -> Table:
     """The best ten trials and the recipe's own."""
     from rich.table import Table
 
-    table = Table(title=f"{record.name}: {len(record.finished)} of {len(record.trials)} trials have a result")
+    title = f"{record.name}: {len(record.finished)} of {len(record.trials)} trials have a result"
+    table = Table(title=title, box=None, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left")
     for head in ("trial", "KL, nats", "s", *record.ranges):
-        table.add_column(head, justify="left" if head in record.ranges else "right")
+        # Names of options differ at their ends: they are broken, never cut.
+        table.add_column(head, justify="left" if head in record.ranges else "right", overflow="fold")
     ranked = sorted(record.finished, key=lambda trial: (trial.kl, trial.number))
     own = [trial for trial in ranked[10:] if trial.options == record.own]
     for trial in [*ranked[:10], *own]:

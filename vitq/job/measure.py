@@ -63,7 +63,8 @@ def _measure(config: RunConfig, run_dir: RunDir, run_log: RunLog) -> tuple[Resul
         model = loaded.to(where).eval()
     with run_log.timed("full precision"):
         fp = fp_outputs.reference_outputs(config, task, model, images, where, run_log)
-    size, sites, quantized = _quantize(config, model, where, run_log, run_dir)
+    checkpoint = Checkpoint(run_dir.state_dir)
+    size, sites, quantized = _quantize(config, model, where, run_log, run_dir, checkpoint)
     if not config.method.quantizes:
         outputs = fp
     else:
@@ -90,7 +91,7 @@ def _measure(config: RunConfig, run_dir: RunDir, run_log: RunLog) -> tuple[Resul
         published_top1=None if published is None else published[0],
         size=size,
         cost=cost,
-        timings=Timings(total=run_log.total(), stages=run_log.timings),
+        timings=Timings(total=run_log.total(), stages=run_log.timings, resumed=checkpoint.restored),
         memory=provenance.peak_memory(),
         provenance=provenance.provenance(run_log.started_at, run_log.attempt, run_log.planned_code),
         warnings=run_log.warnings,
@@ -139,7 +140,12 @@ def unlike_published(config: RunConfig, metrics: Metrics) -> str | None:
 
 
 def _quantize(
-    config: RunConfig, model: nn.Module, where: torch.device, run_log: RunLog, run_dir: RunDir
+    config: RunConfig,
+    model: nn.Module,
+    where: torch.device,
+    run_log: RunLog,
+    run_dir: RunDir,
+    checkpoint: Checkpoint,
 ) -> tuple[Size, pd.DataFrame, QuantizedModel]:
     """Apply the recipe and store its artifacts. Returns sizes, the site table, and the quantized model."""
     fp_bytes = site_table.model_bytes(model)
@@ -149,7 +155,7 @@ def _quantize(
         table = site_table.site_table(quantized, [site_table.blank(config, where)])
         quantized_bytes = fp_bytes
     else:
-        work = recipe.apply(config, model, where, run_log, Checkpoint(run_dir.state_dir), run_log.timed, MEMORY)
+        work = recipe.apply(config, model, where, run_log, checkpoint, run_log.timed, MEMORY)
         quantized = work.model
         for name, artifact in work.artifacts.items():
             run_dir.write_artifact(name, artifact)

@@ -14,8 +14,13 @@ from vitq.config import RunConfig
 from vitq.errors import Problem
 from vitq.store.records import Result
 
-# Iterations of a pilot: enough that the first ones, which are slower, do not count much.
+# Iterations of a pilot: enough that the first ones, which are slower, do not count much. Fewer where the budget is less
+# than SECONDS, so that a pilot on a slow device does not cost many times what it is for, but FEWEST at least.
 PILOT = 50
+FEWEST = 5
+SECONDS = 600
+# Images that a pilot scores: its figures are of no use.
+SCORED = 64
 KEY = "sweep.budget_seconds"
 
 
@@ -24,9 +29,15 @@ def with_iterations(config: RunConfig, iterations: int) -> RunConfig:
     return dataclasses.replace(config, method=dataclasses.replace(config.method, iterations=iterations))
 
 
-def pilot_of(config: RunConfig) -> RunConfig:
-    """The pilot of a run, the same for all seeds."""
-    return dataclasses.replace(with_iterations(config, PILOT), seed=0)
+def pilots_of(config: RunConfig, seconds: float) -> list[RunConfig]:
+    """Pilots of a run, the same for all seeds: the one to execute, which scores few images, then one of PILOT
+    iterations that scores all, as pilots of earlier versions did: where it is there, it is as good."""
+    count = max(FEWEST, min(PILOT, round(PILOT * seconds / SECONDS)))
+    limit = min(config.data.eval_limit or SCORED, SCORED)
+    choice = (config.data.eval_limit and config.data.eval_choice) or "spread"
+    data = dataclasses.replace(config.data, eval_limit=limit, eval_choice=choice)
+    short = dataclasses.replace(with_iterations(config, count), seed=0, data=data)
+    return [short, dataclasses.replace(with_iterations(config, PILOT), seed=0)]
 
 
 def given(config: RunConfig) -> Problem | None:
@@ -34,20 +45,21 @@ def given(config: RunConfig) -> Problem | None:
     if config.method.iterations is None:
         return None
     text = (
-        f"method.iterations={config.method.iterations} and {KEY} both say how long a run learns; leave one of them out"
+        f"method.iterations={config.method.iterations} and {KEY} both say how long a run learns; leave one of them "
+        "out (method.iterations=null where a recipe has it, as tuned ones may)"
     )
     return Problem(text, "method.iterations", config.method.iterations)
 
 
-def iterations(pilot: Result, learning: Sequence[str], seconds: float) -> int | Problem:
+def iterations(pilot: RunConfig, result: Result, learning: Sequence[str], seconds: float) -> int | Problem:
     """Iterations of each learning step such that all steps take so many seconds, by a pilot's record.
 
     learning: names of the steps that iterate. A problem where what does not learn takes longer already.
     """
-    stages = {name: spent for name, spent in pilot.timings.stages.items() if name.startswith("steps.")}
+    stages = {name: spent for name, spent in result.timings.stages.items() if name.startswith("steps.")}
     learnt = sum(stages.get(f"steps.{name}", 0.0) for name in learning)
     fixed = sum(stages.values()) - learnt
-    each = learnt / PILOT
+    each = learnt / (pilot.method.iterations or PILOT)
     count = math.floor((seconds - fixed) / each) if each > 0 else 0
     if count < 1:
         needed = fixed + each

@@ -34,7 +34,8 @@ class Estimate:
 
 
 class History:
-    """Finished runs of a store. Unreadable records are left out: an estimate stops nothing."""
+    """Finished runs of a store that no earlier attempt began. Unreadable records are left out: an estimate stops
+    nothing."""
 
     def __init__(self, known: Iterable[tuple[Mapping[str, Any], float, int]]) -> None:
         """known: (facts, seconds, bytes) of past runs; facts as from `facts`."""
@@ -53,7 +54,7 @@ class History:
                 config = RunConfig.parse(result.config)[0] if result else None
             except StoreError:
                 continue  # damaged records are reported where they matter, by status and report
-            if result is not None and config is not None:
+            if result is not None and config is not None and not result.timings.resumed:
                 memory = result.memory.peak_cuda_bytes or result.memory.peak_rss_bytes
                 known.append((facts(config), result.timings.total, memory))
         return cls(known)

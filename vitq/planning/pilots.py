@@ -23,7 +23,8 @@ def pilots_first(make: Callable[[], Plan], show: Callable[[str, int], Show]) -> 
     name = f"{plan.sweep.name}-pilots"
     text = f"A few iterations of each method of {plan.sweep.name}: what they cost says how many a budget allows."
     sweep = dataclasses.replace(plan.sweep, name=name, description=text, baseline=None, exclude=(), budget_seconds=None)
-    pilots = dataclasses.replace(plan, runs=plan.pilots, sweep=sweep, axes={}, pilots=(), part=False)
+    # Again: one that an earlier attempt began says nothing of the cost.
+    pilots = dataclasses.replace(plan, runs=plan.pilots, sweep=sweep, axes={}, pilots=(), part=False, again=True)
     pilots.commit()
     launch(pilots, show(name, len(pilots.runs)))
     plan = make()

@@ -117,7 +117,10 @@ def options_of(config: RunConfig, overrides: Sequence[str], sweep: SweepConfig |
         return ""
     tuned, seconds = config.method.tuned, sweep.budget_seconds if sweep else None
     texts = [f"tuned ({tuned.trials} trials, {tuned.seconds:.0f} s)"] if tuned else []
-    changed = [word.lstrip("+") for word in overrides if word.lstrip("+~").startswith("method.")]
+    # With a budget, iterations are what `scaled to` says.
+    kept = ("method.iterations=null",) if seconds else ()
+    words = [word.lstrip("+") for word in overrides]
+    changed = [word for word in words if word.lstrip("~").startswith("method.") and word not in kept]
     if seconds and config.method.iterations:
         texts.append(f"scaled to {seconds:g} s ({config.method.iterations} iterations)")
     if changed:

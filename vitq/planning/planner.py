@@ -101,15 +101,16 @@ class Planner:
             return config, []
         if wrong := budget.given(config):
             return config, [wrong]
-        pilot = budget.pilot_of(config)
-        sign = signature(pilot)
-        result = self._stores[config.runs_dir].run(sign).read_result()
-        if result is None:
-            wanted = [*self._facts.check(config), *self._facts.check(pilot)]
-            self._pilots.setdefault(sign, PlannedRun(sign, pilot, f"{label} pilot", (), False))
-            return None, list(dict.fromkeys(wanted))
-        count = budget.iterations(result, self._facts.engine.learning(config), seconds)
-        return (config, [count]) if isinstance(count, Problem) else (budget.with_iterations(config, count), [])
+        pilots = budget.pilots_of(config, seconds)
+        for pilot in pilots:
+            result = self._stores[config.runs_dir].run(signature(pilot)).read_result()
+            if result is not None and not result.timings.resumed:
+                count = budget.iterations(pilot, result, self._facts.engine.learning(config), seconds)
+                return (config, [count]) if isinstance(count, Problem) else (budget.with_iterations(config, count), [])
+        sign = signature(pilots[0])
+        wanted = [*self._facts.check(config), *self._facts.check(pilots[0])]
+        self._pilots.setdefault(sign, PlannedRun(sign, pilots[0], f"{label} pilot", (), False))
+        return None, list(dict.fromkeys(wanted))
 
     def plan(self) -> Plan:
         """The plan of all cells. Raises ConfigError with all problems."""

@@ -11,6 +11,8 @@ METHODS = {
     "mptq_vit_full_mixed": "MPTQ-ViT, fully quantized, mixed", "adalog": "AdaLog", "erq": "ERQ", "gptq": "GPTQ",
     "aocq": "AOCQ", "adaround": "AdaRound", "brecq": "BRECQ", "qdrop": "QDrop", "scale_predictor": "ScalePredictor",
     "mixed_precision": "Mixed precision", "integer": "Integer", "aphq_vit": "APHQ-ViT", "fima_q": "FIMA-Q",
+    "adalog_reconstruct": "AdaLog, reconstructed", "glf_q": "GLF-Q", "ls_vit": "LS-ViT", "rols": "RoLS",
+    "rols_distill": "RoLS, distilled",
 }  # fmt: skip
 _FAMILIES = {"vit": "ViT", "deit": "DeiT", "deit3": "DeiT III", "swin": "Swin"}
 _SIZES = {"tiny": "T", "small": "S", "base": "B", "large": "L", "huge": "H"}

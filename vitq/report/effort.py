@@ -16,7 +16,8 @@ from vitq.report.numbers import scores
 
 NOTE = (
     "Seconds to quantize: the steps of the recipe, mean over seeds, without loading and scoring. "
-    "Front: no other method of this model, bit-width and calibration size is more accurate in as little time."
+    "Front: no other method of this model, bit-width and calibration size is more accurate in as little time. "
+    "Runs that an earlier attempt began are left out: their seconds are not known."
 )
 
 
@@ -86,10 +87,14 @@ def figures(df: pd.DataFrame) -> list[tuple[str, go.Figure]]:
 def _figure(here: list[Effort]) -> go.Figure:
     figure = go.Figure()
     places = list(dict.fromkeys((effort.bits, effort.calib) for effort in here))
-    for place in places:
-        front = [effort for effort in here if (effort.bits, effort.calib) == place and effort.front]
+    several = len({calib for _, calib in places}) > 1
+    for bits, calib in places:
+        front = [effort for effort in here if (effort.bits, effort.calib) == (bits, calib) and effort.front]
+        # Its bits stand at its end: markers tell methods apart, not bits.
+        label = f"{bits}, {calib} images" if several else bits
         figure.add_scatter(
-            x=[effort.seconds for effort in front], y=[effort.top1 for effort in front], mode="lines",
+            x=[effort.seconds for effort in front], y=[effort.top1 for effort in front], mode="lines+text",
+            text=[*[""] * (len(front) - 1), label], textposition="top center", cliponaxis=False,
             line={"color": INK, "width": 1, "dash": "dot", "shape": "hv"}, showlegend=False, hoverinfo="skip",
         )  # fmt: skip
     for index, method in enumerate(dict.fromkeys(effort.method for effort in here)):

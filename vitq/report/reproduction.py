@@ -165,7 +165,7 @@ def caveats(record: ReproductionRecord, rows: Sequence[FullPrecision]) -> list[s
     return [*lines, *record.deviations]
 
 
-HEAD = ("model", "bits", "drop", "95 %", "published", "verdict", "top-1", "published", "seeds", "s")
+HEAD = ("model", "bits", "drop", "95 %", "paper", "verdict", "top-1", "paper", "seeds", "s")
 
 
 def cells(row: Figure) -> list[str]:

@@ -58,6 +58,10 @@ class _Row:
     error: str
 
 
+# Where recipes say that they come from when it is no paper.
+_OF_NO_PAPER = ("", "this repository", "round-to-nearest")
+
+
 def records_of(store: Store, sweeps: str | Sequence[str]) -> list[SweepRecord]:
     """The records of one sweep or of several. Raises StoreError for an unknown one."""
     return [store.read_sweep(name) for name in dict.fromkeys([sweeps] if isinstance(sweeps, str) else sweeps)]
@@ -83,6 +87,9 @@ def table(store: Store, sweeps: str | Sequence[str]) -> pd.DataFrame:
     rows = [_row(run, labels.get(run.signature, {})) for run in runs]
     for row in rows:
         row["options"] = options.get(row["signature"], "")
+        config = configs.get(row["signature"])
+        if row["options"] == "paper's" and config is not None and config.method.source in _OF_NO_PAPER:
+            row["options"] = "recipe's"
     _separate(rows, {signature: label["bits"] for signature, label in labels.items()})
     columns = dict(COLUMNS)
     for more in (DETECTORS, FEATURES, PUBLISHED):
@@ -124,7 +131,8 @@ def _row(run: _Row, labels: Mapping[str, str]) -> dict[str, Any]:
             row |= {"drop_cosine": 100 - cosine, "fp_cosine": 100.0}
         row |= {"mb": size.quantized_bytes / 1e6, "fp_mb": size.fp_bytes / 1e6, "seconds": run.result.timings.total}
         steps = [spent for name, spent in run.result.timings.stages.items() if name.startswith("steps.")]
-        row["quantize_seconds"] = sum(steps) if steps else None
+        # Of a run that an earlier attempt began they are not known.
+        row["quantize_seconds"] = sum(steps) if steps and not run.result.timings.resumed else None
         row |= {"weight_bits": size.mean_weight_bits, "activation_bits": size.mean_activation_bits}
         row["bits"] = _as_run(str(row["bits"]), size.mean_weight_bits, size.mean_activation_bits)
         if (cost := run.result.cost) is not None:

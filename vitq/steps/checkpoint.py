@@ -23,11 +23,12 @@ class Checkpoint:
     """One safetensors file for each finished segment of each step, in a folder of the run.
 
     Each is written atomically. One that is damaged, or was written by another version, is ignored: its segment is
-    computed again.
+    computed again. restored: something was put back, so that this attempt did not compute all of it.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.restored = False
 
     def save(self, step: str, segment: Segment, model: QuantizedModel, curve: Tensor) -> None:
         """Store the segment's parameters and quantizers, and the losses that led to them. Raises StoreError."""
@@ -49,6 +50,7 @@ class Checkpoint:
         for module in _modules(model, segment).values():
             if isinstance(module, Quantizer):
                 module.refresh()
+        self.restored = True
         return curve
 
     def save_state(self, step: str, tensors: Mapping[str, Tensor]) -> None:
@@ -64,6 +66,7 @@ class Checkpoint:
         with torch.no_grad():
             for name, tensor in like.items():
                 tensor.copy_(stored[name])
+        self.restored = True
         return True
 
     def _path(self, step: str, segment: Segment) -> Path:

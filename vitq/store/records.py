@@ -176,10 +176,14 @@ class Cost(Record):
 
 
 class Timings(Record):
-    """Wall-clock seconds: the whole run, and each stage by name."""
+    """Wall-clock seconds: the whole run, and each stage by name.
+
+    resumed: parts of the recipe were finished by an earlier attempt, whose seconds are not among these.
+    """
 
     total: float
     stages: dict[str, float] = Field(default_factory=dict)
+    resumed: bool = False
 
 
 class Memory(Record):
