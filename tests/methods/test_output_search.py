@@ -101,7 +101,8 @@ def test_each_group_is_searched_by_its_own_error(
     product, site = product_of(work, kind)
     operands, transposed = _arriving(in_block(work), product, None)
     quantizer = site.quantizer
-    assert quantizer is not None and quantizer.layout.groups > 1
+    assert quantizer is not None
+    assert quantizer.layout.groups > 1
     x, error = _error(product, site, operands, transposed)
     before = quantizer.layout.rows(error(quantizer(x))).sum(1)
     for group in range(0, quantizer.layout.groups, 3):

@@ -148,9 +148,9 @@ def search_site(step: OutputSearch, walk: NetworkWalk, product: Product, site: S
     apart = error(x).shape
     if any(size not in (1, apart[dim]) for dim, size in enumerate(quantizer.layout.params)):
         text = (
-            f"output_search: {site.name} has granularity {granularity}, whose groups mix in its product; searched are "
-            "scales of the tensor, of heads, of tokens, and of the channels of value: reparameterize first, or leave its "
-            "kind out of kinds"
+            f"output_search: {site.name} has granularity {granularity}, whose groups mix in its product; searched "
+            "are scales of the tensor, of heads, of tokens, and of the channels of value: reparameterize first, or "
+            "leave its kind out of kinds"
         )
         valid = ["tensor", "head", "token", "head_token", "head_channel"]
         raise ValueError(Problem(text, "granularity", granularity, valid))
