@@ -21,6 +21,7 @@ from vitq.steps import Workspace
 from vitq.steps.layer_walk import NetworkWalk, quantized_walk
 
 CALIBRATE = {"do": "calibrate", "sites": "activations", "input": "quantized"}
+GRANULARITIES = ["tensor", "head", "token", "head_token", "head_channel"]
 KINDS = ["probs", "value", "query", "key", "post_norm", "attn_out", "post_gelu"]
 
 
@@ -76,8 +77,42 @@ def test_the_error_is_that_of_the_product(workspace: Callable[..., Workspace], k
     assert transposed == (kind in ("query", "key"))
     x, error = _error(product, site, operands, transposed)
     assert site.quantizer is not None
-    expected = reference(product, site, operands, by_head=isinstance(product, QuantMatmul))
-    assert torch.allclose(error(site.quantizer(x)), expected, rtol=1e-3)
+    by_head = isinstance(product, QuantMatmul)
+    found = error(site.quantizer(x)).sum(dim=(0, 2, 3) if by_head else None)
+    assert torch.allclose(found, reference(product, site, operands, by_head), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "granularity"),
+    [
+        ("post_norm", "token"), ("post_gelu", "token"), ("probs", "head_token"), ("query", "head_token"),
+        ("key", "head_token"), ("value", "head_channel"), ("value", "head"),
+    ],
+)  # fmt: skip
+@torch.no_grad()
+def test_each_group_is_searched_by_its_own_error(
+    workspace: Callable[..., Workspace], kind: str, granularity: str
+) -> None:
+    """The error of one group is that of the product in which this group alone is quantized; none gets worse."""
+    wanted = {"quantizer": "uniform", "granularity": granularity, "range": "minmax"}
+    recipe = method(wanted) if kind == "probs" else method({"quantizer": "adalog"}, **{kind: wanted})
+    work = workspace(tiny("vit"), recipe, activation=3)
+    run(work, CALIBRATE)
+    product, site = product_of(work, kind)
+    operands, transposed = _arriving(in_block(work), product, None)
+    quantizer = site.quantizer
+    assert quantizer is not None
+    assert quantizer.layout.groups > 1
+    x, error = _error(product, site, operands, transposed)
+    before = quantizer.layout.rows(error(quantizer(x))).sum(1)
+    for group in range(0, quantizer.layout.groups, 3):
+        inside = quantizer.layout.view(torch.arange(quantizer.layout.groups) == group)
+        alone = float(error(torch.where(inside, quantizer(x), x)).sum())
+        assert alone == pytest.approx(float(before[group]), rel=1e-3, abs=1e-9)
+    search_site(OutputSearch(do="output_search", images=None, kinds=(kind,)), in_block(work), product, site)
+    after = quantizer.layout.rows(error(quantizer(x))).sum(1)
+    assert bool((after <= before * 1.0001 + 1e-9).all())
+    assert float(after.sum()) < 0.99 * float(before.sum())
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "head"])
@@ -180,5 +215,5 @@ def test_channel_wise_sites_are_refused(workspace: Callable[..., Workspace]) -> 
     channelwise = {"quantizer": "uniform", "granularity": "channel", "range": "minmax"}
     work = workspace(tiny("vit"), method({"quantizer": "adalog"}, post_norm=channelwise), activation=4)
     run(work, CALIBRATE)
-    with refuses(ValueError, key="granularity", value="channel", valid=["tensor", "head"]):
+    with refuses(ValueError, key="granularity", value="channel", valid=GRANULARITIES):
         run(work, {"do": "output_search", "kinds": ["post_norm"]})

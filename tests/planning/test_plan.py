@@ -195,9 +195,27 @@ def test_exclusions(engine: FakeEngine, tmp_path: Path) -> None:
     assert '{"method": "mse", "bits": "w4a4"}' in one_idle.warnings[0]
 
 
+def test_probes_of_some_cells(engine: FakeEngine, tmp_path: Path) -> None:
+    entry = "{cells: {method: mse, bits: 'w3*'}, options: {landscape: {points: 5}}}"
+    planned = sweep(tmp_path, f"{{probes: [{entry}, {{cells: {{method: mse}}, options: {{hessian: {{}}}}}}]}}")
+    probed = {run.label: run.config.probe.wanted for run in planned.runs if run.config.probe.wanted}
+    both = {"landscape": {"points": 5}, "hessian": {}}
+    assert probed == {
+        f"vit_digits mse {bits} calib.size={size}": both if bits == "w3a3" else {"hessian": {}}
+        for bits in ("w8a8", "w3a3")
+        for size in (16, 32)
+    }
+    plain = {run.signature for run in sweep(tmp_path, "{}").runs}
+    assert {run.signature for run in planned.runs} == plain
+    idle = sweep(tmp_path, "{probes: [{cells: {bits: w4a4}, options: {landscape: {}}}]}")
+    assert [line.partition(": ")[0] for line in idle.warnings] == ["sweep.probes"]
+
+
 @pytest.mark.parametrize(
     ("section", "key", "value", "valid"),
     [
+        ("{probes: [{cells: {metod: mse}, options: {landscape: {}}}]}", "sweep.probes", "metod", ["method"]),
+        ("{probes: [{cells: {method: msee}, options: {landscape: {}}}]}", "sweep.probes", "msee", ["mse"]),
         ("{exclude: [{metod: minmax}]}", "sweep.exclude", "metod", ["method"]),
         ("{exclude: [{method: '*'}]}", "sweep.exclude", [{"method": "*"}], []),
         ("{exclude: [{method: minmaxx, bits: w3a3}]}", "sweep.exclude", "minmaxx", ["adalog", "minmax"]),

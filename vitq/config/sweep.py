@@ -29,6 +29,14 @@ def _name(value: str) -> str:
 
 
 @dataclass(frozen=True, config=RULES)
+class CellProbes:
+    """Probes of the cells that match. cells: keys and what they match. options: probe → its options."""
+
+    cells: dict[str, Any]
+    options: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, config=RULES)
 class SweepConfig:
     """The `sweep:` section of a primary config.
 
@@ -38,6 +46,8 @@ class SweepConfig:
     baseline: method that the others are compared with image by image.
     exclude: cells left out. Each entry maps keys to a value, a pattern (`swin_*`) or a list of these; a cell is left
         out when all keys of one entry match. A key is a group (`method`, `bits`) or a dotted key (`calib.size`).
+    probes: probes of some cells alone. Each entry has `cells`, one of such maps, and `options` as `probe.options` has
+        them: probe → its options. They are added to what `probe` says for all cells.
     """
 
     name: Annotated[str, AfterValidator(_name)]
@@ -46,36 +56,41 @@ class SweepConfig:
     budget_seconds: Annotated[float, Field(gt=0)] | None = None
     baseline: str | None = None
     exclude: tuple[dict[str, Any], ...] = ()
+    probes: tuple[CellProbes, ...] = ()
 
     @staticmethod
     def parse(raw: Mapping[str, Any], name: str) -> tuple[SweepConfig | None, list[Problem]]:
         """Plain dict → (sweep, []) or (None, problems). `name` stands in where the section has none."""
         return parse_options(SweepConfig, {"name": name, **raw}, "sweep", "key")
 
-    def matching(self, choices: Mapping[str, str], config: Mapping[str, Any]) -> list[bool]:
-        """Which entries of `exclude` match a cell, given its group choices and its resolved config, in their order.
-
-        Raises KeyError with the key when an entry names one that the config does not have.
-        """
-        hits = []
-        for entry in self.exclude:
-            # All values before any comparison: a misspelt key is reported even where another one does not match.
-            values = {key: lookup(key, choices, config) for key in entry}
-            hits.append(all(_matches(values[key], want) for key, want in entry.items()))
-        return hits
+    @property
+    def chosen(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """What chooses cells: the key of the section that it stands under, and the entry."""
+        probed: list[tuple[str, Mapping[str, Any]]] = [("probes", entry.cells) for entry in self.probes]
+        return [("exclude", entry) for entry in self.exclude] + probed
 
     def unmatched(self, options: Callable[[str], Collection[str]]) -> list[Problem]:
-        """A problem for each name or pattern of `exclude` that no option of its group has.
+        """A problem for each name or pattern of `exclude` and `probes` that no option of its group has.
 
         options: group → names of its options; empty for a key that is no group.
         """
         problems = []
-        for key, want in ((key, want) for entry in self.exclude for key, want in entry.items()):
+        for section, key, want in ((s, key, want) for s, entry in self.chosen for key, want in entry.items()):
             valid = options(key)
             for name in want if isinstance(want, list | tuple) else [want]:
                 if valid and not any(_matches(option, name) for option in valid):
-                    problems.append(under("sweep.exclude", unknown(key, str(name), valid)))
+                    problems.append(under(f"sweep.{section}", unknown(key, str(name), valid)))
         return problems
+
+
+def matches(entry: Mapping[str, Any], choices: Mapping[str, str], config: Mapping[str, Any]) -> bool:
+    """Whether a cell with these group choices and this resolved config is one that the entry means.
+
+    Raises KeyError with the key when the entry names one that the config does not have.
+    """
+    # All values before any comparison: a misspelt key is reported even where another one does not match.
+    values = {key: lookup(key, choices, config) for key in entry}
+    return all(_matches(values[key], want) for key, want in entry.items())
 
 
 def lookup(key: str, choices: Mapping[str, str], config: Mapping[str, Any]) -> Any:

@@ -142,17 +142,21 @@ def search_site(step: OutputSearch, walk: NetworkWalk, product: Product, site: S
     assert quantizer is not None
     operands, transposed = _arriving(walk, product, step.images)
     x, error = _error(product, site, operands, transposed)
-    groups = quantizer.layout.groups
-    if groups > 1 and quantizer.granularity != "head":
+    granularity = quantizer.granularity
+    # A group's error can be told from the others' where the product keeps the groups apart: rows of its left operand,
+    # columns of its right one.
+    apart = error(x).shape
+    if any(size not in (1, apart[dim]) for dim, size in enumerate(quantizer.layout.params)):
         text = (
-            f"output_search: {site.name} has granularity {quantizer.granularity}; one scale for the tensor or for each "
-            "head can be searched: reparameterize first, or leave its kind out of kinds"
+            f"output_search: {site.name} has granularity {granularity}, whose groups mix in its product; searched "
+            "are scales of the tensor, of heads, of tokens, and of the channels of value: reparameterize first, or "
+            "leave its kind out of kinds"
         )
-        raise ValueError(Problem(text, "granularity", quantizer.granularity, ["tensor", "head"]))
+        valid = ["tensor", "head", "token", "head_token", "head_channel"]
+        raise ValueError(Problem(text, "granularity", granularity, valid))
 
     def measured() -> Tensor:
-        found = error(quantizer(x))
-        return found if groups > 1 else found.sum(0, keepdim=True)
+        return quantizer.layout.rows(error(quantizer(x))).sum(1)
 
     best = Best(quantizer, measured())
     flags = (False, True) if step.zero_code == "search" and isinstance(quantizer, AdaLogQuantizer) else (None,)
@@ -166,27 +170,27 @@ def search_site(step: OutputSearch, walk: NetworkWalk, product: Product, site: S
 def _error(
     product: Product, site: Site, operands: tuple[Tensor, ...], transposed: bool
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """The site's tensor x, and quantized x ↦ (H,) squared error of the product by heads, (1,) for a layer."""
+    """The site's tensor x, and quantized x ↦ squared error of the product, float64: in x's dimensions, but 1 long where
+    the product sums over them."""
     if isinstance(product, QuantMatmul):
         left, right = operands
         if site is product.left_site:
             other = product.right_site(right)
             other = other.transpose(-2, -1) if transposed else other
-            return left, lambda quantized: ((quantized - left) @ other).square_().sum(dim=(0, 2, 3)).double()
+            return left, lambda quantized: _rows((quantized - left) @ other)
         other = product.left_site(left)
-        return (
-            right,
-            lambda quantized: (
-                (other @ ((quantized - right).transpose(-2, -1) if transposed else quantized - right))
-                .square_()
-                .sum(dim=(0, 2, 3))
-                .double()
-            ),
-        )
+        if transposed:
+            return right, lambda quantized: _rows((quantized - right) @ other.transpose(-2, -1))
+        return right, lambda quantized: (other @ (quantized - right)).square_().sum(-2, keepdim=True).double()
     weight = product.weight_site(product.weight)
     x = operands[0] if product.balance is None else operands[0] * product.balance
     if weight.shape[0] > weight.shape[1]:
         # ‖eWᵀ‖ = ‖eL‖ for LLᵀ = WᵀW: fewer columns.
         values, vectors = torch.linalg.eigh((weight.T @ weight).double())
         weight = (vectors * values.clamp(min=0).sqrt()).T.float()
-    return x, lambda quantized: ((quantized - x) @ weight.T).square_().sum().double().view(1)
+    return x, lambda quantized: _rows((quantized - x) @ weight.T)
+
+
+def _rows(error: Tensor) -> Tensor:
+    """Squared error of each row of a product."""
+    return error.square_().sum(-1, keepdim=True).double()

@@ -10,7 +10,7 @@ from typing import Any
 from vitq.config import BitsConfig, CalibConfig, LauncherConfig, RunConfig, signature
 from vitq.config.problems import merge
 from vitq.config.signature import VOLATILE
-from vitq.config.sweep import SweepConfig
+from vitq.config.sweep import CellProbes, SweepConfig, matches
 from vitq.errors import ConfigError, Problem, under, unknown
 from vitq.job import provenance
 from vitq.planning import baseline, budget, compose, folders, paths
@@ -62,7 +62,7 @@ class Planner:
         self._refused: list[tuple[str, str]] = []
         self._pilots: dict[str, PlannedRun] = {}
         self._again = again
-        self._hits: set[int] = set()  # entries of sweep.exclude that leave out a cell
+        self._hits: set[int] = set()  # entries of sweep.exclude and sweep.probes that match a cell
         self._stores: dict[str, Store] = {}
         self._launchers: list[LauncherConfig] = []
         # Name of each recipe → options of the group `method` that chose it.
@@ -77,9 +77,12 @@ class Planner:
     def add(self, cell: ConfigCell) -> str | None:
         """Look at the next cell; the signature of its run, None where it is excluded or has no config."""
         self._cells += 1
-        if self._excluded(cell):
+        chosen = self._choosing(cell)
+        if "exclude" in (section for section, _ in chosen):
             return None
         config, problems = _parse(cell, self._facts.engine)
+        if config is not None and self._sweep is not None:
+            config = _with_probes(config, [self._sweep.probes[index] for _, index in chosen])
         label = _label(cell, self._primary, config)
         if config is not None:
             self._note_sweep_wide(cell, config)
@@ -117,7 +120,7 @@ class Planner:
         self._check_one("runs_dir", list(self._stores))
         self._check_one("launcher", [launcher.name for launcher in self._launchers])
         self._reject("", self._unread.problems())
-        warnings = (*self._primary.warnings, *self._hidden(), *self._resolve_baseline(), *self._idle_exclusions())
+        warnings = (*self._primary.warnings, *self._hidden(), *self._resolve_baseline(), *self._idle_entries())
         if not self._problems and not self._runs and not self._pilots:
             text = "the sweep has no runs: `sweep.exclude` leaves out every cell"
             self._reject("", [Problem(text, "sweep.exclude", self._primary.sweep.get("exclude"))])
@@ -149,22 +152,27 @@ class Planner:
         self._problems += [(label, problem) for problem in problems]
 
     def _options(self, group: str) -> Any:
-        """Names that a pattern of `sweep.exclude` may match; several probes are chosen together, under no name."""
+        """Names that a pattern in the sweep's section may match; several probes are chosen together, under no name."""
         groups = self._primary.search_path
         return groups.files(group) if groups.is_group(group) and group != "probe" else ()
 
-    def _excluded(self, cell: ConfigCell) -> bool:
+    def _choosing(self, cell: ConfigCell) -> list[tuple[str, int]]:
+        """Entries of `sweep.exclude` and `sweep.probes` that match a cell: section and index in it."""
+        found: list[tuple[str, int]] = []
         if self._sweep is None or cell.problem is not None:
-            return False
-        try:
-            hits = self._sweep.matching(cell.choices, cell.raw)
-        except KeyError as error:
-            valid = [*cell.choices, *cell.raw]
-            wrong = unknown("key", error.args[0], valid, "Dotted keys work too.")
-            self._reject("", [under("sweep.exclude", wrong)])
-            return False
-        self._hits.update(index for index, hit in enumerate(hits) if hit)
-        return any(hits)
+            return found
+        for position, (section, entry) in enumerate(self._sweep.chosen):
+            try:
+                hit = matches(entry, cell.choices, cell.raw)
+            except KeyError as error:
+                valid = [*cell.choices, *cell.raw]
+                wrong = unknown("key", error.args[0], valid, "Dotted keys work too.")
+                self._reject("", [under(f"sweep.{section}", wrong)])
+                continue
+            if hit:
+                self._hits.add(position)
+                found.append((section, position - (len(self._sweep.exclude) if section == "probes" else 0)))
+        return found
 
     def _note_sweep_wide(self, cell: ConfigCell, config: RunConfig) -> None:
         """What a sweep has one of (store, launcher), and what its baseline is chosen from."""
@@ -198,10 +206,11 @@ class Planner:
             text = f"one sweep uses one, not {', '.join(several)}; start them as separate sweeps"
             self._reject("", [under(key, Problem(text, value=several))])
 
-    def _idle_exclusions(self) -> list[str]:
-        entries = enumerate(self._sweep.exclude if self._sweep else ())
-        idle = [json.dumps(entry) for index, entry in entries if index not in self._hits]
-        return [f"sweep.exclude: {entry} matches no cell of this sweep, and leaves out none" for entry in idle]
+    def _idle_entries(self) -> list[str]:
+        entries = enumerate(self._sweep.chosen if self._sweep else ())
+        idle = [(section, json.dumps(entry)) for position, (section, entry) in entries if position not in self._hits]
+        what = {"exclude": "leaves out none", "probes": "probes none"}
+        return [f"sweep.{name}: {entry} matches no cell of this sweep, and {what[name]}" for name, entry in idle]
 
     def _hidden(self) -> list[str]:
         """A line for each option that a folder of the user takes from those behind it."""
@@ -222,6 +231,14 @@ class Planner:
 def _other_code(run_dir: RunDir) -> str:
     result = run_dir.read_result()
     return provenance.other_code(result.provenance.code) if result else ""
+
+
+def _with_probes(config: RunConfig, more: list[CellProbes]) -> RunConfig:
+    """The config with the probes that the sweep wants of this cell, beside those of all cells."""
+    options = dict(config.probe.options)
+    for entry in more:
+        options |= {name: {**options.get(name, {}), **wanted} for name, wanted in entry.options.items()}
+    return dataclasses.replace(config, probe=dataclasses.replace(config.probe, options=options))
 
 
 def _parse(cell: ConfigCell, engine: Engine) -> tuple[RunConfig | None, list[Problem]]:
