@@ -14,12 +14,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 from safetensors.torch import save_file
 
 from tests.errors import refuses
 from tests.fake_engine import FakeEngine, result_of
 from tests.forked import Forked
-from tests.job.planner import Planner
+from tests.job.planner import CONF, Planner
 from tests.tiny import tiny
 from vitq import data
 from vitq.config import RunConfig

@@ -126,7 +126,8 @@ def test_scores_are_pycocotools_own_on_real_images(form: Any, split: str) -> Non
     with contextlib.redirect_stdout(io.StringIO()):
         known = COCO(str(Path(place) / "annotations" / f"instances_{split}.json"))
     rng = np.random.default_rng(0)
-    perfect, moved = [], []
+    perfect: list[dict[str, Any]] = []
+    moved: list[dict[str, Any]] = []
     for entry in truth["annotations"]:
         if entry["iscrowd"]:
             continue
