@@ -121,6 +121,7 @@ class Planner:
         self._check_one("launcher", [launcher.name for launcher in self._launchers])
         self._reject("", self._unread.problems())
         warnings = (*self._primary.warnings, *self._hidden(), *self._resolve_baseline(), *self._idle_entries())
+        warnings += tuple(self._unread.warnings())
         if not self._problems and not self._runs and not self._pilots:
             text = "the sweep has no runs: `sweep.exclude` leaves out every cell"
             self._reject("", [Problem(text, "sweep.exclude", self._primary.sweep.get("exclude"))])

@@ -40,13 +40,13 @@ class Unread:
                 read = done or getattr(config.method, key.removeprefix("method.")) != left_out
                 self._learning[key] = self._learning.get(key, False) or read
 
+    def warnings(self) -> list[str]:
+        """One line for each option of learning that was set where no run learns; it is left out of all of them."""
+        return [f"{key}: no step of these recipes reads it" for key, read in self._learning.items() if not read]
+
     def problems(self) -> list[Problem]:
         """One line for each option that was set and that no run reads."""
-        problems = [
-            Problem(f"{key}: no step of these recipes learns by iterations; leave it out", key)
-            for key, read in self._learning.items()
-            if not read
-        ]
+        problems = []
         for key, ranges in self._ranges.items():
             quantizer, _, option = key.rpartition(".options.")
             reader = READ_BY[option]
