@@ -7,12 +7,23 @@ from collections import OrderedDict
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
 from vitq.models.pad_first import pad_first
 
 STRIDES = (4, 8, 16, 32, 64)  # pixels of the image to a cell of each level of the pyramid
 LEVELS = tuple(str(number) for number in range(len(STRIDES)))
+
+
+class LastLevel(ExtraFPNBlock):
+    """Every other row and column of the coarsest level.
+
+    torchvision takes a maximum over one cell each, the same numbers; OpenVINO loses the scale of int8 in that.
+    """
+
+    def forward(self, results: list[Tensor], x: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
+        """One level more, (B, C, ⌈H / 2⌉, ⌈W / 2⌉)."""
+        return [*results, results[-1][:, :, ::2, ::2].contiguous()], [*names, "pool"]
 
 
 class Backbone(nn.Module):
@@ -36,7 +47,7 @@ class Backbone(nn.Module):
         self.body = pad_first(body)
         widths = [embed_dim * 2**stage for stage in range(len(depths))]
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths)
-        self.fpn = FeaturePyramidNetwork(widths, pyramid, LastLevelMaxPool())
+        self.fpn = FeaturePyramidNetwork(widths, pyramid, LastLevel())
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Five levels (B, pyramid, H / stride, W / stride), finest first, from (B, 3, H, W)."""
