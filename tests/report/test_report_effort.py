@@ -8,6 +8,7 @@ import pandas as pd
 
 from tests.report.conftest import config, correct, finish
 from vitq import report
+from vitq.plots.palette import style
 from vitq.report.effort import cells, efforts, figures
 from vitq.store import Store, SweepRecord
 
@@ -40,9 +41,10 @@ def test_the_front() -> None:
     assert model == "m"
     assert [trace.name for trace in figure.data if trace.name] == ["quick", "worse", "slow", "equal"]
     assert list(figure.data[1].x) == [1.0, 100.0], "the front of W4A4"
-    assert [list(figure.data[n].text) for n in (0, 1)] == [["W8A8"], ["", "W4A4"]]
+    assert [[text.strip() for text in figure.data[n].text] for n in (0, 1)] == [["W8A8"], ["", "W4A4"]]
+    assert figure.data[2].marker.color == style(1)[0], "quick is the second method of the table, in each figure"
     more = pd.concat([df, df.assign(calib=64)])
-    assert [trace.text[-1] for trace in figures(more)[0][1].data if trace.mode == "lines+text"] == [
+    assert [trace.text[-1].strip() for trace in figures(more)[0][1].data if trace.mode == "lines+text"] == [
         "W8A8, 32 images", "W8A8, 64 images", "W4A4, 32 images", "W4A4, 64 images"
     ]  # fmt: skip
 

@@ -17,6 +17,7 @@ from vitq.cli import main
 from vitq.config import RunConfig, canonical, signature
 from vitq.errors import ConfigError, VitqError
 from vitq.planning import background, compose, planner
+from vitq.plots.tuning import curve
 from vitq.store import Store
 from vitq.store.studies import journal_path, read_study
 
@@ -297,3 +298,11 @@ def test_no_name_of_an_option_is_cut_in_the_table(
     out = capsys.readouterr().out
     assert "…" not in out
     assert "by 4 trials" in out
+
+
+def test_the_curve_of_a_study_has_its_own_options_where_they_are() -> None:
+    figure = curve([(0, 4.4, "own"), (1, 4.2, "b"), (3, 4.5, "c")], own=4.4)
+    lines = {trace.name: (list(trace.x), list(trace.y)) for trace in figure.data if trace.mode == "lines"}
+    assert lines == {"least so far": ([0, 1, 3], [4.4, 4.2, 4.2]), "own options": ([0, 3], [4.4, 4.4])}
+    assert figure.layout.yaxis.type == "log"
+    assert not figure.layout.annotations, "theirs would be powers of ten"

@@ -27,8 +27,12 @@ def curve(trials: Sequence[tuple[int, float, str]], own: float | None) -> go.Fig
         name="least so far", mode="lines", x=numbers, y=least, line={"color": ORANGE, "shape": "hv"}, hoverinfo="skip"
     )
     if own is not None:
-        figure.add_hline(y=own, line={"color": GREY, "dash": "dot"}, annotation_text="own options")
-    figure.update_xaxes(title="trial")
+        # A trace: the text of a line across the plot would stand at 10^KL of a logarithmic axis.
+        line = {"color": GREY, "dash": "dot"}
+        figure.add_scatter(
+            name="own options", mode="lines", x=[numbers[0], numbers[-1]], y=[own, own], line=line, hoverinfo="skip"
+        )
+    figure.update_xaxes(title="trial", dtick=1 + len(numbers) // 10)
     figure.update_yaxes(title="KL on held-out images, nats", type="log" if min(least, default=0) > 0 else "linear")
     return finish(figure)
 

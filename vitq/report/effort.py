@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -76,29 +76,31 @@ def cells(compared: Sequence[Effort]) -> tuple[list[str], list[list[str]]]:
 def figures(df: pd.DataFrame) -> list[tuple[str, go.Figure]]:
     """(model, figure) for each model with at least two methods: score against seconds, a line along each front."""
     compared = efforts(df)
+    # The colours that methods have in the other figures.
+    places = {method: index for index, method in enumerate(dict.fromkeys(df[df["bits"] != "FP"]["method"]))}
     drawn = []
     for model in dict.fromkeys(effort.model for effort in compared):
         here = [effort for effort in compared if effort.model == model]
         if len({effort.method for effort in here}) > 1:
-            drawn.append((model, _figure(here)))
+            drawn.append((model, _figure(here, places)))
     return drawn
 
 
-def _figure(here: list[Effort]) -> go.Figure:
+def _figure(here: list[Effort], order: Mapping[str, int]) -> go.Figure:
     figure = go.Figure()
     places = list(dict.fromkeys((effort.bits, effort.calib) for effort in here))
     several = len({calib for _, calib in places}) > 1
     for bits, calib in places:
         front = [effort for effort in here if (effort.bits, effort.calib) == (bits, calib) and effort.front]
         # Its bits stand at its end: markers tell methods apart, not bits.
-        label = f"{bits}, {calib} images" if several else bits
+        label = "\u2003" + (f"{bits}, {calib} images" if several else bits)  # clear of the marker
         figure.add_scatter(
             x=[effort.seconds for effort in front], y=[effort.top1 for effort in front], mode="lines+text",
-            text=[*[""] * (len(front) - 1), label], textposition="top center", cliponaxis=False,
+            text=[*[""] * (len(front) - 1), label], textposition="middle right", cliponaxis=False,
             line={"color": INK, "width": 1, "dash": "dot", "shape": "hv"}, showlegend=False, hoverinfo="skip",
         )  # fmt: skip
-    for index, method in enumerate(dict.fromkeys(effort.method for effort in here)):
-        colour, symbol = style(index)
+    for method in dict.fromkeys(effort.method for effort in here):
+        colour, symbol = style(order[method])
         own = [effort for effort in here if effort.method == method]
         figure.add_scatter(
             name=method, mode="markers", x=[effort.seconds for effort in own], y=[effort.top1 for effort in own],
