@@ -14,7 +14,7 @@ from tests.errors import refuses
 from tests.tiny import part, run, tiny
 from vitq.config import RunConfig
 from vitq.methods.adalog import AdaLogQuantizer
-from vitq.methods.output_search import OutputSearch, _arriving, _error, search_site
+from vitq.methods.output_search import OutputSearch, _arriving, _error, _row_weights, search_site
 from vitq.quant.layers import QuantLinear, QuantMatmul
 from vitq.quant.site import Site
 from vitq.steps import Workspace
@@ -217,3 +217,29 @@ def test_channel_wise_sites_are_refused(workspace: Callable[..., Workspace]) -> 
     run(work, CALIBRATE)
     with refuses(ValueError, key="granularity", value="channel", valid=GRANULARITIES):
         run(work, {"do": "output_search", "kinds": ["post_norm"]})
+
+
+@pytest.mark.parametrize("kind", ["post_gelu", "probs", "key", "value"])
+@torch.no_grad()
+def test_the_class_token_has_its_share(workspace: Callable[..., Workspace], kind: str) -> None:
+    """Rows that count alike but for the class token's, which have as much weight as all others together."""
+    work = workspace(tiny("vit"), method({"quantizer": "adalog"}), activation=3)
+    run(work, CALIBRATE)
+    product, site = product_of(work, kind)
+    operands, transposed = _arriving(in_block(work), product, None)
+    tokens = operands[0].shape[-2]
+    weights = _row_weights(work.model.model, 0.5)
+    assert weights is not None
+    assert weights.tolist() == [tokens - 1, *[1] * (tokens - 1)]
+    assert _row_weights(work.model.model, None) is None
+    assert _row_weights(tiny("swin"), 0.5) is None
+    assert site.quantizer is not None
+    x, plain = _error(product, site, operands, transposed)
+    _, weighted = _error(product, site, operands, transposed, weights)
+    only = torch.zeros(tokens)
+    only[0] = 1
+    _, of_class = _error(product, site, operands, transposed, only)
+    noisy = site.quantizer(x)
+    expected = plain(noisy).sum() + (tokens - 2) * of_class(noisy).sum()
+    assert float(of_class(noisy).sum()) > 0
+    assert float(weighted(noisy).sum()) == pytest.approx(float(expected), rel=1e-4)

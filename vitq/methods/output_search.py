@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from vitq.config import KINDS, RunConfig
@@ -38,12 +39,16 @@ class OutputSearch(Step):
     kinds: which sites. images: the search sees the first so many calibration images (none: all); its time grows with
     them. zero_code: `keep` what the recipe says, or `search`: adalog's last code is zero or a power, whichever is
     better for the site.
+    class_share: in (0, 1), the share that the rows of the class token have in the error of a product, where the head
+        reads that token alone (of a distilled model both tokens); the others have the rest. None: all rows count alike,
+        so that the class token is one of 257 and its largest values are clipped (docs/notes/2026-11-29-dinov2.md).
     """
 
     kinds: tuple[str, ...] = ("probs", "post_gelu")
     images: int | None = 8
     rounds: int = 2
     zero_code: Literal["keep", "search"] = "keep"
+    class_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     depends_on_bits: ClassVar[bool] = True
     detectors: ClassVar[bool] = True
 
@@ -64,12 +69,13 @@ class OutputSearch(Step):
     def run(self, work: Workspace) -> None:
         walk = quantized_walk(work, self.images)
         segments = work.model.structure.segments
+        weights = _row_weights(work.model.model, self.class_share)
         for index, _ in enumerate(work.progress.over(segments, "output_search", len(segments))):
             walk.enter(index)
             for product in _order(work, walk):
                 for site in _operands(product):
                     if site.kind in self.kinds and site.on and isinstance(site.quantizer, Quantizer):
-                        search_site(self, walk, product, site)
+                        search_site(self, walk, product, site, weights)
             walk.advance()
 
 
@@ -136,12 +142,14 @@ def _joined(parts: tuple[Tensor, ...]) -> Tensor:
 
 
 @torch.no_grad()
-def search_site(step: OutputSearch, walk: NetworkWalk, product: Product, site: Site) -> None:
-    """Search one site; its quantizer has the best parameters found afterwards."""
+def search_site(
+    step: OutputSearch, walk: NetworkWalk, product: Product, site: Site, weights: Tensor | None = None
+) -> None:
+    """Search one site; its quantizer has the best parameters found afterwards. weights: (N,) of rows of N tokens."""
     quantizer = site.quantizer
     assert quantizer is not None
     operands, transposed = _arriving(walk, product, step.images)
-    x, error = _error(product, site, operands, transposed)
+    x, error = _error(product, site, operands, transposed, weights)
     granularity = quantizer.granularity
     # A group's error can be told from the others' where the product keeps the groups apart: rows of its left operand,
     # columns of its right one.
@@ -168,29 +176,47 @@ def search_site(step: OutputSearch, walk: NetworkWalk, product: Product, site: S
 
 
 def _error(
-    product: Product, site: Site, operands: tuple[Tensor, ...], transposed: bool
+    product: Product, site: Site, operands: tuple[Tensor, ...], transposed: bool, weights: Tensor | None = None
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """The site's tensor x, and quantized x ↦ squared error of the product, float64: in x's dimensions, but 1 long where
-    the product sums over them."""
+    the product sums over them. weights: (N,) of its rows, where they are as many."""
+    rows = operands[0].shape[-2]
+    # (N, 1), float32.
+    by_row = torch.ones(1, 1) if weights is None or len(weights) != rows else weights.view(-1, 1)
+    by_row = by_row.to(operands[0].device)
     if isinstance(product, QuantMatmul):
         left, right = operands
         if site is product.left_site:
             other = product.right_site(right)
             other = other.transpose(-2, -1) if transposed else other
-            return left, lambda quantized: _rows((quantized - left) @ other)
+            return left, lambda quantized: _rows((quantized - left) @ other, by_row)
         other = product.left_site(left)
         if transposed:
-            return right, lambda quantized: _rows((quantized - right) @ other.transpose(-2, -1))
-        return right, lambda quantized: (other @ (quantized - right)).square_().sum(-2, keepdim=True).double()
+            return right, lambda quantized: _rows((quantized - right) @ other.transpose(-2, -1), by_row.T)
+        return (
+            right,
+            lambda quantized: ((other @ (quantized - right)).square_() * by_row).sum(-2, keepdim=True).double(),
+        )
     weight = product.weight_site(product.weight)
     x = operands[0] if product.balance is None else operands[0] * product.balance
     if weight.shape[0] > weight.shape[1]:
         # ‖eWᵀ‖ = ‖eL‖ for LLᵀ = WᵀW: fewer columns.
         values, vectors = torch.linalg.eigh((weight.T @ weight).double())
         weight = (vectors * values.clamp(min=0).sqrt()).T.float()
-    return x, lambda quantized: _rows((quantized - x) @ weight.T)
+    return x, lambda quantized: _rows((quantized - x) @ weight.T, by_row)
 
 
-def _rows(error: Tensor) -> Tensor:
-    """Squared error of each row of a product."""
-    return error.square_().sum(-1, keepdim=True).double()
+def _rows(error: Tensor, weights: Tensor) -> Tensor:
+    """Weighted squared error of each row of a product."""
+    return (error.square_() * weights).sum(-1, keepdim=True).double()
+
+
+def _row_weights(model: nn.Module, share: float | None) -> Tensor | None:
+    """(N,) weights of a ViT's tokens, so that those which the head reads have this share in all; None: alike."""
+    if share is None or getattr(model, "global_pool", None) != "token" or getattr(model, "cls_token", None) is None:
+        return None
+    read = 2 if getattr(model, "dist_token", None) is not None else 1
+    tokens = int(model.patch_embed.num_patches) + int(model.num_prefix_tokens)  # type: ignore[union-attr, arg-type]
+    weights = torch.ones(tokens)
+    weights[:read] = share / (1 - share) * (tokens - read) / read
+    return weights
