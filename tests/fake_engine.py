@@ -24,6 +24,7 @@ class FakeEngine(Engine):
 
     identified: int = 0
     described: int = 0
+    newest: float = 0.0
     validated: list[RunConfig] = field(default_factory=list)
     executed: list[str] = field(default_factory=list)
     groups: list[str | None] = field(default_factory=list)
@@ -39,7 +40,7 @@ class FakeEngine(Engine):
         self.described += 1
         if config.data.root == "missing":
             raise DataError("data.root='missing' does not exist; set data.root=DIR", "data.root", "missing")
-        return DataFacts(1000, 500, "f" * 64, 10)
+        return DataFacts(1000, 500, "f" * 64, 10, self.newest)
 
     def data_problems(self, config: RunConfig) -> list[Problem]:
         """See Engine."""

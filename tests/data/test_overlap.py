@@ -13,7 +13,7 @@ import pytest
 from tests.errors import is_about, refuses
 from tests.image_folders import Make, write_image
 from vitq.config import RunConfig, signature
-from vitq.data import content, describe, eval_set, problems, warnings
+from vitq.data import content, describe, eval_set, opening, problems, warnings
 from vitq.data.choose import evaluation_indices
 from vitq.data.source import Source
 from vitq.errors import DataError
@@ -201,3 +201,15 @@ def test_gray_models_and_images_that_are_no_squares(make: Make, root: Path) -> N
     assert any(is_about(problem, "model.kwargs.in_chans", 1) for problem in problems(uneven))
     four = problems(make(model={"kwargs": {"in_chans": 4}}))
     assert any(is_about(problem, "model.kwargs.in_chans", 4, [1, 3]) for problem in four)
+
+
+def test_the_newest_image_of_both_splits(make: Make, root: Path) -> None:
+    """Of a folder, which names and sizes stand for; an archive is known by its content."""
+    images = sorted(root.glob("*/*/*.png"))
+    for number, path in enumerate(images):
+        os.utime(path, (0, 1000 + number))
+    assert describe(make(data={"root": str(root)})).newest == 1000 + len(images) - 1
+    os.utime(images[0], (0, 5000))
+    opening._listed.cache_clear()  # one process lists a folder once
+    assert describe(make(data={"root": str(root)})).newest == 5000
+    assert describe(make(data={"root": _tar(root, root.parent / "all.tar")})).newest == 0

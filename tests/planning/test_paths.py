@@ -127,3 +127,17 @@ def test_a_run_of_other_code_says_so(stored: RunDir, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     assert main(words) == 0
     assert "--again" in capsys.readouterr().out
+
+
+def test_images_that_are_newer_than_a_result_are_named(stored: RunDir, engine: FakeEngine) -> None:
+    """Folders are known by names and sizes: an edit that keeps the size keeps the signature."""
+    words = ["data.root=a", "model.checkpoint=a.pth"]
+    finished = stored.result_path.stat().st_mtime
+    engine.newest = finished - 1
+    assert make(*words).warnings == ()
+    engine.newest = finished + 1
+    (line,) = make(*words).warnings
+    assert line.startswith("data.root=")
+    assert "--again" in line
+    assert make(*words, again=True).warnings == ()
+    assert make(*words, "seed=7").warnings == ()

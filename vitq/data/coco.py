@@ -39,7 +39,9 @@ class Coco(SceneSource):
                 "data.root",
                 missing,
             )
-        sizes = np.array([path.stat().st_size for path in paths])
+        facts = [path.stat() for path in paths]
+        sizes = np.array([fact.st_size for fact in facts])
+        self.newest = max((fact.st_mtime for fact in facts), default=0.0)
         digest = hashlib.sha256(file_hash(annotations).encode() + sizes.tobytes()).hexdigest()[:16]
 
         def image(index: int) -> Image:

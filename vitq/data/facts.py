@@ -11,12 +11,13 @@ from vitq.errors import DataError, Problem
 
 @dataclass(frozen=True)
 class DataFacts:
-    """Both splits. fingerprint: `<calibration split>-<evaluation split>`, 16 hex digits each."""
+    """Both splits. fingerprint: `<calibration split>-<evaluation split>`, 16 hex digits each. newest: `Source`'s."""
 
     calib_images: int
     eval_images: int
     fingerprint: str
     num_classes: int
+    newest: float = 0.0
 
 
 def describe(config: RunConfig) -> DataFacts:
@@ -38,4 +39,5 @@ def describe(config: RunConfig) -> DataFacts:
         eval_images=min(len(evaluation), data.held_out or data.eval_limit or len(evaluation)),
         fingerprint=f"{calib.fingerprint}-{evaluation.fingerprint}",
         num_classes=max(classes, default=data.num_classes),
+        newest=max(source.newest for source in sources),
     )

@@ -41,7 +41,8 @@ class Listing:
 
     path: the split's folder, or the archive and the folder in it. names: paths below it; sizes: in bytes; classes:
     folder names. sixteen: names of gray images with 16 bits. left_out: what was not taken, in
-    words. archive: the .tar and where in it each image begins; None for a folder.
+    words. archive: the .tar and where in it each image begins; None for a folder. newest: when the image changed last
+    that did so latest, seconds since 1970; 0 for an archive, which is known by its content.
     """
 
     path: str
@@ -51,6 +52,7 @@ class Listing:
     sixteen: frozenset[str] = frozenset()
     left_out: tuple[str, ...] = ()
     archive: tuple[str, list[int]] | None = None
+    newest: float = 0.0
 
     def read(self, index: int) -> bytes:
         """The file of one image. Raises OSError."""
@@ -70,6 +72,7 @@ class _Contents:
     others: Counter[str] = field(default_factory=Counter)
     hidden: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
+    newest: float = 0.0
 
 
 def split_folder(root: str, split: str) -> Path:
@@ -129,7 +132,8 @@ def list_folder(path: Path, named: Collection[str] = ()) -> Listing:
     hidden = sorted(path[start:] for path in [*hidden, *(path for part in parts for path in part.hidden)])
     sixteen = frozenset(path[start:] for part in parts for path in part.sixteen)
     special = sum(part.deep_colours for part in parts), sum(part.see_through for part in parts)
-    return _listing(folder, images, sixteen=sixteen, left_out=_left_out(others, hidden, *special))
+    newest = max(part.newest for part in parts)
+    return _listing(folder, images, sixteen=sixteen, left_out=_left_out(others, hidden, *special), newest=newest)
 
 
 def list_tar(path: Path, split: str) -> Listing:
@@ -241,6 +245,7 @@ def _look(folder: str, top: str) -> _Contents:
             contents.hidden.append(entry.path)
         elif suffix in EXTENSIONS and stat.S_ISREG(facts.st_mode):
             contents.images.append((entry.path, facts.st_size, label))
+            contents.newest = max(contents.newest, facts.st_mtime)
             head = _head(entry.path) if suffix == ".png" else b""
             deep = _deep(head)
             contents.see_through += _has_alpha(head)

@@ -86,7 +86,7 @@ def _listed(
 
         return Image.open(io.BytesIO(listed.read(order[index])))
 
-    return Source(
+    source = Source(
         [label_of[listed.classes[index]] for index in order],
         _fingerprint(listed, label_of, "" if split is None else str(stamp[0])),
         image,
@@ -99,6 +99,8 @@ def _listed(
         len(listed.sixteen),
         flat,
     )
+    source.newest = listed.newest
+    return source
 
 
 def _fingerprint(listed: Listing, label_of: dict[str, int], archive: str) -> str:

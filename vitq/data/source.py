@@ -24,11 +24,13 @@ class Source:
     asked without decoding it. classes: how many labels exist, None: not known; names: its class folders.
     left_out: what of the split is not taken, in words. deep: how many images are known to be gray with 16 bits, before
     they are read. labelled: whether a label file says the classes. white: the value of white in such images; None: not
-    known.
+    known. newest: when an image changed last, seconds since 1970, where names and sizes alone stand for the images and
+    an edit of the same size would not be seen; else 0.
     """
 
     threads = True  # whether `image` may run in several
     white: int | None = None
+    newest = 0.0
 
     def __init__(
         self,

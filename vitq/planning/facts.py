@@ -39,6 +39,11 @@ class Facts:
             problems += [problem for problem in error.problems if problem not in problems]
         return config, problems
 
+    def newest_image(self, config: RunConfig) -> float:
+        """When an image changed last that names and sizes alone stand for, seconds since 1970; 0: no such images."""
+        facts = self._once("data", config.data, lambda: self.engine.describe(config))
+        return float(facts.newest)
+
     def check(self, config: RunConfig) -> list[Problem]:
         """Problems that only the engine sees (method, steps, quantizers, the network's shapes); imports torch."""
         parts = (config.model, config.method, config.bits, config.calib, config.data, config.device, config.probe)

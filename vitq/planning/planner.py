@@ -19,6 +19,7 @@ from vitq.planning.engine import Engine, engine
 from vitq.planning.facts import Facts
 from vitq.planning.hints import located
 from vitq.planning.launcher import launcher_problems
+from vitq.planning.newer_images import NewerImages
 from vitq.planning.plan import Plan, PlannedRun, options_of
 from vitq.planning.sweep_name import sweep_name
 from vitq.planning.unread import Unread
@@ -56,6 +57,7 @@ class Planner:
         self._primary, self._command = primary, command
         self._facts = Facts(engine())
         self._unread = Unread()
+        self._newer = NewerImages(self._facts)
         self._cells = 0
         self._problems: list[tuple[str, Problem]] = []  # with the label of a run, '' for the sweep itself
         self._runs: dict[str, PlannedRun] = {}
@@ -121,7 +123,7 @@ class Planner:
         self._check_one("launcher", [launcher.name for launcher in self._launchers])
         self._reject("", self._unread.problems())
         warnings = (*self._primary.warnings, *self._hidden(), *self._resolve_baseline(), *self._idle_entries())
-        warnings += tuple(self._unread.warnings())
+        warnings += (*self._unread.warnings(), *self._newer.warnings())
         if not self._problems and not self._runs and not self._pilots:
             text = "the sweep has no runs: `sweep.exclude` leaves out every cell"
             self._reject("", [Problem(text, "sweep.exclude", self._primary.sweep.get("exclude"))])
@@ -194,6 +196,8 @@ class Planner:
         if not problems and not more:
             warnings = () if done else self._facts.warnings(config)
             other = _other_code(self._stores[config.runs_dir].run(sign)) if done else ""
+            if done:
+                self._newer.look(config, self._stores[config.runs_dir].run(sign))
             options = options_of(config, cell.overrides, self._sweep)
             room = None if done else self._facts.room(config)
             self._runs[sign] = PlannedRun(sign, config, label, cell.overrides, done, warnings, other, options, room)
