@@ -243,3 +243,17 @@ def test_the_class_token_has_its_share(workspace: Callable[..., Workspace], kind
     expected = plain(noisy).sum() + (tokens - 2) * of_class(noisy).sum()
     assert float(of_class(noisy).sum()) > 0
     assert float(weighted(noisy).sum()) == pytest.approx(float(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("from_bits", [3, 4])
+@torch.no_grad()
+def test_few_bits_take_no_notice_of_the_share(workspace: Callable[..., Workspace], from_bits: int) -> None:
+    def found(**options: Any) -> list[Tensor]:
+        work = workspace(tiny("vit"), method({"quantizer": "adalog"}), activation=3)
+        run(work, CALIBRATE, {"do": "output_search", "kinds": ["post_gelu"], **options})
+        quantizer = work.model.sites["blocks.0.mlp.fc2.input"].quantizer
+        assert quantizer is not None
+        return [getattr(quantizer, name) for name in quantizer.parameter_names]
+
+    shared = found(class_share=0.9, class_share_bits=from_bits)
+    assert all(map(torch.equal, shared, found())) == (from_bits == 4)

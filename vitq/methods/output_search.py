@@ -42,6 +42,7 @@ class OutputSearch(Step):
     class_share: in (0, 1), the share that the rows of the class token have in the error of a product, where the head
         reads that token alone (of a distilled model both tokens); the others have the rest. None: all rows count alike,
         so that the class token is one of 257 and its largest values are clipped (docs/notes/2026-11-29-dinov2.md).
+    class_share_bits: the fewest bits of a site that takes notice of `class_share`.
     """
 
     kinds: tuple[str, ...] = ("probs", "post_gelu")
@@ -49,6 +50,7 @@ class OutputSearch(Step):
     rounds: int = 2
     zero_code: Literal["keep", "search"] = "keep"
     class_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    class_share_bits: int = 1
     depends_on_bits: ClassVar[bool] = True
     detectors: ClassVar[bool] = True
 
@@ -149,6 +151,7 @@ def search_site(
     quantizer = site.quantizer
     assert quantizer is not None
     operands, transposed = _arriving(walk, product, step.images)
+    weights = weights if quantizer.bits >= step.class_share_bits else None
     x, error = _error(product, site, operands, transposed, weights)
     granularity = quantizer.granularity
     # A group's error can be told from the others' where the product keeps the groups apart: rows of its left operand,
