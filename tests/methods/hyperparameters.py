@@ -26,12 +26,14 @@ GREEDY: Values = {"do": "allocate", "policy": "greedy", "widths": (3, 4, 5, 6, 7
 REPQ = {"activations": IN_NETWORK, "reparameterize": FOLD, "weights": WEIGHTS}
 MPTQ = {"sq_b": SQ_B, "activations": STREAMED, "weights": WEIGHTS}
 PLAIN = {"activations": STREAMED, "weights": WEIGHTS}
+OUTPUT: Values = {"do": "output_search", "images": 8, "rounds": 4, "zero_code": "keep", "class_share": None} | {
+    "kinds": ("post_norm", "value", "probs", "query", "key", "attn_out", "post_gelu")
+}
 ROLS: dict[str, Values] = {
     "rotate": {"do": "rotate", "seed": 0} | dict.fromkeys(("stream", "heads_qk", "heads_vo"), "where_exact"),
     "ranges": STREAMED,
     "reparameterize": FOLD,
-    "search": {"do": "output_search", "images": 8, "rounds": 2, "zero_code": "keep"}
-    | {"kinds": ("post_norm", "value", "probs", "query", "key", "attn_out", "post_gelu")},
+    "search": OUTPUT | {"rounds": 2, "class_share": 0.1, "class_share_bits": 6},
     "weights": {"do": "least_squares", "regress": True, "ranges": 8, "sweeps": 3, "penalty": 1000.0},
 }
 
@@ -123,6 +125,7 @@ STEPS: dict[str, dict[str, Values]] = {
         "reparameterize": FOLD | {"granularity": "token"},
         "tokens": AGAIN,
         "weights": WEIGHTS,
+        "search": OUTPUT,
         "learn": DROPPED | {"loss": "dplr", "loss_options": {"rank": 15, "temperature": 20}},
     },
     "aphq_vit": {
@@ -133,6 +136,7 @@ STEPS: dict[str, dict[str, Values]] = {
         "reparameterize": FOLD | {"granularity": "tensor"},
         "again": AGAIN,
         "weights": WEIGHTS,
+        "search": OUTPUT,
         "learn": DROPPED | {"loss": "perturbation_hessian", "loss_options": {"temperature": 20}},
     },
     "ls_vit": {
@@ -140,6 +144,7 @@ STEPS: dict[str, dict[str, Values]] = {
         "reparameterize": FOLD | {"granularity": "tensor"},
         "again": AGAIN,
         "weights": WEIGHTS,
+        "search": OUTPUT,
         "learn": DROPPED | {"loss": "least_squares_hessian", "loss_options": {"temperature": 20}},
     },
     "glf_q": {

@@ -185,6 +185,11 @@ class Timings(Record):
     stages: dict[str, float] = Field(default_factory=dict)
     resumed: bool = False
 
+    @model_serializer(mode="wrap")
+    def _without_resumed(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Records of before have no such field: it is there only where it says something."""
+        return {key: value for key, value in handler(self).items() if key != "resumed" or value}
+
 
 class Memory(Record):
     """Peak memory in bytes: resident set of the process, and CUDA allocations (null without CUDA)."""
