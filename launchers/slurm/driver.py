@@ -75,18 +75,25 @@ class Driver:
                     if len(array.jobs) > 1:
                         queue.extendleft(reversed(array.halves()))
                         continue
-                    if not self._queued:
-                        raise
                     queue.appendleft(array)
+                    if not self._has_submitted():
+                        raise
                     self._print(f"{error}; the others are submitted when jobs have ended")
                     break
         except commands.AwayError as error:
-            if not self._queued:
-                raise
             queue.appendleft(array)
+            if not (self._queued or self._ours):
+                raise
             self._print(f"{error}; asked again until it does")
         finally:
             self.waiting = [run for array in (*later, *queue) for job in array.jobs for run in job]
+
+    def _has_submitted(self) -> bool:
+        """Whether jobs of this sweep were accepted: what is refused now may be accepted later.
+
+        Runs may all have ended, by the store, while SLURM still counts their jobs.
+        """
+        return bool(self._queued or self._ours) or any(s.sweep == self.plan.name for s in self.submissions.all())
 
     def cancel(self) -> None:
         """scancel the jobs that this driver submitted or adopted."""

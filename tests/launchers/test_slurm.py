@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from tests.errors import command_refuses, is_about, refuses
 from tests.fake_engine import FakeEngine
@@ -14,9 +15,11 @@ from vitq.cli import main
 from vitq.config.search_path import ConfigPath
 from vitq.errors import ConfigError
 from vitq.launchers.slurm import commands
+from vitq.launchers.slurm.driver import Driver
 from vitq.launchers.slurm.launcher import Slurm
 from vitq.launchers.slurm.packing import Array, pack
 from vitq.planning import compose, planner
+from vitq.planning.display import Show
 from vitq.planning.estimate import History, facts
 from vitq.planning.plan import Plan, PlannedRun
 
@@ -195,3 +198,34 @@ def test_halves_share_what_may_run_at_a_time() -> None:
     assert [(len(half.jobs), half.parallel) for half in Array(jobs, 5).halves()] == [(2, 3), (3, 2)]
     # One at a time: the second half has to wait until the first one has ended.
     assert [(len(half.jobs), half.parallel) for half in Array(jobs, 1).halves()] == [(2, 1), (3, 0)]
+
+
+def test_a_full_cluster_is_asked_again_where_jobs_were_accepted(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs may all have ended, by the store, while SLURM still counts their jobs; a limit of none at all ends it."""
+    places = 0
+
+    def submit(options: Any, folder: Any, token: str, name: str, words: Any, jobs: int, parallel: int) -> str:
+        nonlocal places
+        if jobs > places:
+            raise commands.FullError("AssocMaxSubmitJobLimit")
+        places -= jobs
+        return "65"
+
+    for name, answer in (("require", None), ("max_array", 1000), ("elements", [])):
+        monkeypatch.setattr(commands, name, lambda *_, answer=answer: answer)
+    monkeypatch.setattr(commands, "submit", submit)
+    plan = make("method=minmax,mse", "bits=w8a8")
+    driver = Driver(plan, Show(Console(), "test", len(plan.runs)), Slurm({}).options)
+    with pytest.raises(commands.FullError):
+        driver.submit()
+    places = 1
+    driver.submit()
+    assert [len(driver.waiting), len(driver._queued)] == [1, 1]
+    driver._queued.clear()
+    driver.submit()
+    assert len(driver.waiting) == 1
+    places = 1
+    driver.submit()
+    assert driver.waiting == []
