@@ -12,8 +12,9 @@ from vitq.plots.layout import finish
 def heat_maps(df: pd.DataFrame, sites: dict[str, pd.DataFrame]) -> list[tuple[str, go.Figure]]:
     """(model, figure) for every model with a run of mixed widths.
 
-    df: from `table`; sites: signature → table of sites. All quantized runs of the model are columns, so that an
-    allocation stands beside the single widths it is compared with; first seed only, the others differ little.
+    df: from `table`; sites: signature → table of sites. All quantized runs of the model are columns, those of equal
+    widths one together, so that an allocation stands beside the single widths it is compared with; first seed only,
+    the others differ little.
     """
     figures = []
     for model, part in df[df["signature"].isin(list(sites))].groupby("model", sort=False):
@@ -24,8 +25,16 @@ def heat_maps(df: pd.DataFrame, sites: dict[str, pd.DataFrame]) -> list[tuple[st
 
 
 def _heat_map(runs: pd.DataFrame, sites: dict[str, pd.DataFrame]) -> go.Figure:
-    labels = [f"{row['method']} {row['bits']}" for _, row in runs.iterrows()]
-    tables = [sites[signature] for signature in runs["signature"]]
+    # Runs of one width each are alike: one column, which a narrow screen has room for.
+    alike: dict[tuple[tuple[str, int], ...], list[str]] = {}
+    tables = []
+    for _, row in runs.iterrows():
+        table = sites[row["signature"]]
+        bits = tuple(zip(table["site"], table["bits"], strict=True))
+        if bits not in alike:
+            tables.append(table)
+        alike.setdefault(bits, []).append(f"{row['method']} {row['bits']}")
+    labels = [f"{first} and {len(more)} like it" if more else first for first, *more in alike.values()]
     figure = finish(of_runs(labels, tables))
     # Room for the slanted labels, the last of which leans over the colour bar, below the buttons.
     top = 60 + int(5 * max(map(len, labels)))

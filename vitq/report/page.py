@@ -103,8 +103,8 @@ def _extra(report: Report, sites: dict[str, pd.DataFrame], probed: dict[str, Arr
         ("Along an axis", "Runs that differ in one number and their seed alone: mean top-1, in a band of ± sample "
          "standard deviation over seeds. `vitq report SWEEP --along KEY` compares its values image by image.",
          "figures", axes.figures(store, sweeps)),
-        ("Bit allocation", "Bits of every site (rows, in the order of the model) in every run (columns, first seed). "
-         "fp: left in floating point.", "tall", allocation.heat_maps(df, sites)),
+        ("Bit allocation", "Bits of every site (rows, in the order of the model) in every run (columns, first seed; "
+         "those of equal bits are one). fp: left in floating point.", "tall", allocation.heat_maps(df, sites)),
         ("Ablations", "Variants of one method in the order of the sweep: the first in full, each further one as its "
          "change from the one before, the last in full again.", "figures", ablation.waterfalls(df)),
         ("Loss landscapes", "Of the probe landscape, first seed of each run, all on one logarithmic colour scale. "
