@@ -49,7 +49,7 @@ def of_runs(labels: Sequence[str], tables: Sequence[pd.DataFrame]) -> go.Figure:
         texttemplate="%{text}" if len(labels) <= 24 else None,
     )  # fmt: skip
     figure.update_traces(hovertemplate="%{y}<br>%{text} bits<extra></extra>")
-    figure.update_xaxes(tickvals=list(range(len(labels))), ticktext=labels, tickangle=-45, showgrid=False, side="top")
+    figure.update_xaxes(tickvals=list(range(len(labels))), ticktext=labels, tickangle=-90, showgrid=False, side="top")
     figure.update_yaxes(autorange="reversed", showgrid=False, type="category", tickfont={"size": 9}, dtick=1)
     return figure
 

@@ -36,8 +36,8 @@ def _heat_map(runs: pd.DataFrame, sites: dict[str, pd.DataFrame]) -> go.Figure:
         alike.setdefault(bits, []).append(f"{row['method']} {row['bits']}")
     labels = [f"{first} and {len(more)} like it" if more else first for first, *more in alike.values()]
     figure = finish(of_runs(labels, tables))
-    # Room for the slanted labels, the last of which leans over the colour bar, below the buttons.
-    top = 60 + int(5 * max(map(len, labels)))
+    # Room for upright labels below the buttons; slanted ones would be hidden where they lean over the figure's edge.
+    top = 60 + int(7 * max(map(len, labels)))
     height = top + 30 + 13 * len(figure.data[0].y)
     figure.update_layout(height=height, showlegend=False, margin={"t": top, "b": 30})
     return figure
