@@ -5,7 +5,7 @@ The words, before any code:
 - **site**: one tensor that gets quantized: a weight (`blocks.3.attn.qkv.weight`), the input of a layer
   (`blocks.3.attn.qkv.input`) or an operand of a matmul (`blocks.3.attn.scores.query`).
 - **kind**: what a site is in the transformer, from structure and never from its name: `weight`, `post_norm`, `query`,
-  `key`, `probs` (after softmax), `value`, `post_gelu`, `attn_out`, `patch`, `head`, `other`.
+  `key`, `probs` (after softmax), `value`, `post_gelu`, `attn_out`, `patch`, `head`, `dense`, `other`.
 - **quantizer**: the map float → code → float of one site: uniform, log2, log√2 …
 - **step**: one stage of a method: calibrate, equalize, reparameterize, reconstruct, allocate …
 - **method**: a recipe: which quantizer each kind gets, and steps in order. A YAML file; an ablation is an override.

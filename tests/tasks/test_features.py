@@ -32,7 +32,7 @@ from vitq.report.runs_table import table
 from vitq.store import Run
 from vitq.store.records import FeatureMetrics, Result
 from vitq.store.sweeps import SweepRecord
-from vitq.tasks.features import NEIGHBOURS, TEMPERATURE, Compared, Features, nearest_class
+from vitq.tasks.features import NEIGHBOURS, TEMPERATURE, Features, FeatureSets, nearest_class
 
 
 def by_hand(features: np.ndarray, known: np.ndarray, labels: np.ndarray) -> list[int]:
@@ -57,12 +57,12 @@ def test_classes_by_neighbours(seed: int, known: int, classes: int) -> None:
     assert found.tolist() == by_hand(features, others, labels)
 
 
-def _compared(labels: list[int], known: list[int]) -> Compared:
+def _compared(labels: list[int], known: list[int]) -> FeatureSets:
     def images(of: list[int]) -> ImageSet:
         pixels = np.arange(len(of), dtype=np.uint8).reshape(-1, 1, 1, 1).repeat(3, axis=1)
         return ImageSet(pixels, np.array(of), (0.0,) * 3, (1.0,) * 3, f"{of}")
 
-    return Compared(images(labels), images(known))
+    return FeatureSets(images(labels), images(known))
 
 
 def test_images_of_classes_without_neighbours_do_not_count() -> None:

@@ -13,7 +13,7 @@ from vitq.config.base import RULES
 from vitq.config.tuning import OptionRange, Tuned
 from vitq.errors import Problem
 
-# What a site is in the transformer (design.md). `default` in a recipe stands for the kinds it does not name. `dense`
+# What a site is in the transformer. `default` in a recipe stands for the kinds it does not name. `dense`
 # are inputs of a detector's neck and heads.
 KINDS = (
     "weight", "post_norm", "query", "key", "probs", "value", "post_gelu", "attn_out", "patch", "head", "other", "dense",

@@ -27,7 +27,7 @@ RUNTIMES = ("openvino", "onnxruntime", "tensorrt")
 Infer = Callable[[np.ndarray], np.ndarray]
 
 
-class Session(Protocol):
+class Runner(Protocol):
     """A model that is ready to run."""
 
     def infer(self, images: np.ndarray) -> np.ndarray:
@@ -72,7 +72,7 @@ def forms(packed: Packed, float_model: torch.nn.Module, runtime: str, threads: i
 
 def sessions(
     packed: Packed, float_model: torch.nn.Module, runtime: str, threads: int, folder: Path, image: Shape
-) -> dict[str, Session]:
+) -> dict[str, Runner]:
     """The model in float32, bfloat16 and integers, each ready to run; of a detector the backbone with its pyramid.
 
     integer_bf16: what is not integer is in bfloat16. Other runtimes than OpenVINO have two forms, float32 and integer.

@@ -50,7 +50,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class FixedBoxComparison:
     """How two networks are compared whose outputs are objects: by what they give at boxes that are held fixed.
 
     fixed: the boxes of a network, from the last segment's input for one image. dense: what a network gives there, from
@@ -93,7 +93,7 @@ class Structure:
     head: tuple[str, ...] = ()
     rotatable: Rotatable = field(default_factory=Rotatable)
     body: str = ""
-    comparison: Comparison | None = None
+    comparison: FixedBoxComparison | None = None
     exported: str = ""
     outputs: tuple[str, ...] = ("logits",)
 

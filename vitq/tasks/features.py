@@ -27,7 +27,7 @@ _CLOSE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class Compared:
+class FeatureSets:
     """The images that are scored, and behind them those among which their neighbours are looked for."""
 
     scored: ImageSet
@@ -69,8 +69,8 @@ class Features(Task):
 
     primary = "cosine"
 
-    def images(self, config: RunConfig, progress: Progress) -> Compared:
-        return Compared(eval_set(config, progress), neighbour_set(config, progress))
+    def images(self, config: RunConfig, progress: Progress) -> FeatureSets:
+        return FeatureSets(eval_set(config, progress), neighbour_set(config, progress))
 
     def keep(self, given: Tensor, images: Images, start: int) -> Outputs:
         return {"features": given.float().cpu()}
@@ -137,11 +137,11 @@ class Features(Task):
             found.append(Problem(text, "model.kwargs.num_classes", outputs, [0]))
         return found
 
-    def _judged(self, sets: Compared) -> Tensor:
+    def _judged(self, sets: FeatureSets) -> Tensor:
         """bool (N,): the scored images of whose class there are neighbours."""
         return torch.from_numpy(np.isin(sets.scored.labels, sets.known.labels))
 
-    def _classes(self, features: Tensor, sets: Compared) -> Tensor:
+    def _classes(self, features: Tensor, sets: FeatureSets) -> Tensor:
         """int64 (N,): classes of the scored images by k-NN among the others, all features (N + M, D) of one model."""
         count = len(sets.scored)
         return nearest_class(features[:count], features[count:], torch.from_numpy(np.array(sets.known.labels)))
@@ -161,8 +161,8 @@ def nearest_class(features: Tensor, known: Tensor, labels: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def _compared(images: Any) -> Compared:
-    assert isinstance(images, Compared)
+def _compared(images: Any) -> FeatureSets:
+    assert isinstance(images, FeatureSets)
     return images
 
 

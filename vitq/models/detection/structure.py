@@ -15,7 +15,7 @@ from vitq.models.detection.dense import agreement, dense, divergence, fixed, lik
 from vitq.models.detection.detector import Detector
 from vitq.models.detection.outputs import Detections
 from vitq.models.rotatable import Reader, Rotatable
-from vitq.models.structure import Comparison, Segment, Structure, layers_below, register_family
+from vitq.models.structure import FixedBoxComparison, Segment, Structure, layers_below, register_family
 from vitq.models.swin import HEADLESS, WindowedAttention, swin_structure
 
 BODY = "backbone.body"
@@ -50,7 +50,7 @@ def detector_structure(model: nn.Module) -> Structure:
         exported="backbone",
         outputs=PYRAMID,
     )
-    structure.comparison = Comparison(
+    structure.comparison = FixedBoxComparison(
         partial(fixed, detector), partial(dense, detector), divergence, agreement, likelihood
     )
     structure.rotatable = _rotatable(swin.rotatable)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from vitq.data.padded import Padded
 from vitq.models.detection.dense import drawn_class
 from vitq.models.detection.yolos import Queries, Yolos
-from vitq.models.structure import Comparison, Segment, Structure, layers_below, register_family
+from vitq.models.structure import FixedBoxComparison, Segment, Structure, layers_below, register_family
 from vitq.models.vit import GlobalAttention, vit_structure
 
 BODY = "body"
@@ -50,7 +50,7 @@ def yolos_structure(model: nn.Module) -> Structure:
         structure.segments.append(Segment(name, partial(_block, yolos, index, block), (name,)))
     heads = ("body.norm", "class_embed", "bbox_embed")
     structure.segments.append(Segment("heads", lambda value: [yolos.found(*value)], heads, learned=False))
-    structure.comparison = Comparison(
+    structure.comparison = FixedBoxComparison(
         lambda value: None, lambda value, _: yolos.answers(value[0]), divergence, agreement, likelihood
     )
     return structure

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vitq.device import exact_attention
-from vitq.models.structure import Comparison
+from vitq.models.structure import FixedBoxComparison
 from vitq.steps.step import Workspace
 from vitq.steps.stream import Stream, TensorStream
 from vitq.steps.value_stream import ValueStream, made
@@ -21,7 +21,7 @@ def gradients(work: Workspace) -> list[Stream]:
     the diagonal of the true Fisher information, which to second order is the Hessian of KL(full precision ‖ quantized)
     in z (BRECQ, arXiv 2102.05426, section 3.3; the labels of the calibration set are not used). One forward and one
     backward for each batch; each stream is scaled by one factor, so that the mean of g² is 1. Of a detector the
-    answers are drawn at its own boxes (`Comparison.likelihood`), and a stream holds what `made` lists.
+    answers are drawn at its own boxes (`FixedBoxComparison.likelihood`), and a stream holds what `made` lists.
     """
     if work.teacher.comparison is not None:
         return _of_objects(work, work.teacher.comparison)
@@ -48,7 +48,7 @@ def gradients(work: Workspace) -> list[Stream]:
     return list(streams)
 
 
-def _of_objects(work: Workspace, comparison: Comparison) -> list[Stream]:
+def _of_objects(work: Workspace, comparison: FixedBoxComparison) -> list[Stream]:
     """Of a detector, image by image; the heads, whose outputs are objects, have none."""
     segments = work.teacher.segments[:-1]
     generator = torch.Generator().manual_seed(work.config.seed)
