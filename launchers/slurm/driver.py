@@ -89,11 +89,13 @@ class Driver:
             self.waiting = [run for array in (*later, *queue) for job in array.jobs for run in job]
 
     def _has_submitted(self) -> bool:
-        """Whether jobs of this sweep were accepted: what is refused now may be accepted later.
+        """Whether jobs with runs of this plan were accepted: what is refused now may be accepted later.
 
         Runs may all have ended, by the store, while SLURM still counts their jobs.
         """
-        return bool(self._queued or self._ours) or any(s.sweep == self.plan.name for s in self.submissions.all())
+        ours = {run.signature for run in self.plan.runs}
+        submitted = (names for submission in self.submissions.all() for names in submission.allocations)
+        return bool(self._queued or self._ours) or any(not ours.isdisjoint(names) for names in submitted)
 
     def cancel(self) -> None:
         """scancel the jobs that this driver submitted or adopted."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor
 
@@ -257,3 +258,18 @@ def test_few_bits_take_no_notice_of_the_share(workspace: Callable[..., Workspace
 
     shared = found(class_share=0.9, class_share_bits=from_bits)
     assert all(map(torch.equal, shared, found())) == (from_bits == 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [("deit_tiny_distilled_patch16_224", 2), ("deit_tiny_patch16_224", 1), ("pit_ti_224", None)],
+)
+def test_the_tokens_that_the_head_reads(name: str, read: int | None) -> None:
+    """Of a distilled model both; none where the number of patches changes on the way."""
+    weights = _row_weights(timm.create_model(name), 0.1)
+    if read is None:
+        assert weights is None
+    else:
+        assert weights is not None
+        assert float(weights[:read].sum() / weights.sum()) == pytest.approx(0.1, abs=0.01)
+        assert weights[read:].tolist() == [1.0] * 196

@@ -215,11 +215,18 @@ def _rows(error: Tensor, weights: Tensor) -> Tensor:
 
 
 def _row_weights(model: nn.Module, share: float | None) -> Tensor | None:
-    """(N,) weights of a ViT's tokens, so that those which the head reads have this share in all; None: alike."""
+    """(N,) weights of a ViT's tokens, so that those which the head reads have this share in all; None: alike, as in
+    networks whose class token does not travel with a known number of patches (CaiT, PiT, TNT)."""
     if share is None or getattr(model, "global_pool", None) != "token" or getattr(model, "cls_token", None) is None:
         return None
     read = 2 if getattr(model, "dist_token", None) is not None else 1
-    tokens = int(model.patch_embed.num_patches) + int(model.num_prefix_tokens)  # type: ignore[union-attr, arg-type]
+    patches, prefix = (
+        getattr(owner, name, None)
+        for owner, name in ((getattr(model, "patch_embed", None), "num_patches"), (model, "num_prefix_tokens"))
+    )
+    if patches is None or prefix is None:
+        return None
+    tokens = int(patches) + int(prefix)
     weights = torch.ones(tokens)
     weights[:read] = share / (1 - share) * (tokens - read) / read
     return weights
