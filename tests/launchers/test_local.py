@@ -112,7 +112,8 @@ def test_one_run_is_cancelled_and_the_others_go_on(engine: FakeEngine, repo: Pat
     long = planned.store.run(planned.runs[0].signature)
 
     def cancel() -> None:
-        while (status := long.status_hint()) is None or status.state != "planned" or not claim.is_held(long):
+        # Not for a state: between the claim and the first status lie a few milliseconds, which a busy machine misses.
+        while not claim.is_held(long):
             time.sleep(0.02)
         cancel_run(planned.store, long.signature)
 
