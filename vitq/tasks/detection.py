@@ -74,7 +74,9 @@ class Detection(Task):
     def join(self, parts: Sequence[Outputs], images: Images, stage: str) -> Outputs:
         outputs = _joined(parts)
         if not (outputs["score"].isfinite().all() and outputs["box"].isfinite().all()):
-            raise ValueError(Problem(f"{stage}: the model gives NaN or infinity for boxes or scores", "score"))
+            raise ValueError(
+                Problem(f"{stage}: the model gives NaN or infinity for boxes or scores", "score", where=stage)
+            )
         return outputs
 
     def metrics(self, quantized: Outputs, reference: Outputs, images: Images) -> DetectionMetrics:
@@ -126,7 +128,7 @@ class Detection(Task):
             found.append(Problem(text, "model.name", config.model.name, self.models))
         if not available():
             text = f"task={config.task}: objects are scored by pycocotools, which is not installed; {INSTALL}"
-            found.append(Problem(text, "task", config.task))
+            found.append(Problem(text, "task", config.task, action=INSTALL))
         if config.calib.augment:
             text = "calib.augment=true: training images of detectors are not augmented here; set it to false"
             found.append(Problem(text, "calib.augment", True, [False]))
