@@ -52,6 +52,16 @@ MADE = {
     "mptq_vit": recipe("mptq_vit", sq_b={"candidates": [0.3, 0.7]}),
     "aocq": recipe("aocq", operator={"candidates": [0.3, 0.7]}, framework={"iterations": 1}, loss={"iterations": 1}),
     "mixed_precision": recipe("mixed_precision", allocate={"widths": [3, 8], "images": 1, "policy": "uniform"}),
+    "ptq4vit": recipe("ptq4vit", search={"rounds": 1, "candidates": 6, "coarse": 3}),
+    "aphq_vit": recipe("aphq_vit", mlp={"iterations": 1}, search={"rounds": 0, "images": 1}, learn={"iterations": 1}),
+    "glf_q": recipe("glf_q", mlp={"iterations": 1}, learn={"iterations": 1}),
+    "ls_vit": recipe("ls_vit", search={"rounds": 0, "images": 1}, learn={"iterations": 1}),
+    "rols_distill": recipe(
+        "rols_distill",
+        search={"rounds": 0, "images": 1},
+        weights={"ranges": 2, "sweeps": 1},
+        distill={"iterations": 1, "autocast": "none"},
+    ),
 }
 
 
@@ -205,14 +215,7 @@ def test_rotation_changes_no_feature(detectors: Detectors) -> None:
 
 
 # What the plan refuses of recipes that do not work on detectors: key and value.
-REFUSED: dict[str, list[tuple[str, object]]] = {
-    "aphq_vit": [("method.steps.mlp.do", "relu_mlp"), ("method.steps.learn.loss", "perturbation_hessian")],
-    "fima_q": [("method.steps.learn.loss", "dplr")],
-    "glf_q": [("method.steps.mlp.do", "relu_mlp"), ("method.steps.learn.loss", "global_local")],
-    "ls_vit": [("method.steps.learn.loss", "least_squares_hessian")],
-    "rols_distill": [("method.steps.distill.do", "distill")],
-    "ptq4vit": [("method.steps.search.do", "hessian_search")],
-}
+REFUSED = {"fima_q": [("method.steps.reparameterize.granularity", "token")]}
 
 
 def test_recipes_work_or_are_refused_with_the_reason(detectors: Detectors) -> None:
@@ -222,6 +225,21 @@ def test_recipes_work_or_are_refused_with_the_reason(detectors: Detectors) -> No
             found = problems(detectors.config(file.stem, bits=BITS))
             refused |= {file.stem: [(problem.key, problem.value) for problem in found]} if found else {}
     assert refused == REFUSED
+
+
+def test_a_scale_for_each_position_needs_images_of_one_size(detectors: Detectors) -> None:
+    """FIMA-Q's: positions within a window are the same in all images, those of an image are not."""
+    read = recipe("fima_q", reparameterize={"granularity": "tensor"}, search={"rounds": 0}, learn={"iterations": 1})
+    config = detectors.config(read, bits=BITS, calib=ONE)
+    assert problems(config) == []
+    (wrong,) = misfits(config)
+    assert is_about(wrong, "method.kinds.post_gelu.granularity", "token", ["tensor", "channel"])
+    read["kinds"]["post_gelu"]["granularity"] = "tensor"
+    config = detectors.config(read, bits=BITS, calib={"size": 2, "batch_size": 1})
+    assert misfits(config) == []
+    curves = {name: losses[0] for name, losses in detectors.workspace(config).curves.items()}
+    assert len(curves) == 13
+    assert all(bool(((c > 0) & c.isfinite()).all()) for c in curves.values())
 
 
 def test_options_without_a_meaning_on_detectors(detectors: Detectors) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from tests.methods.test_ptq4vit import CALIBRATE, METHOD
 from tests.tiny import part, run, tiny, uniform
 from vitq.methods import ptq4vit
-from vitq.methods.ptq4vit import _collect
+from vitq.methods.layer_records import collect
 from vitq.methods.twin import TwinSoftmaxQuantizer
 from vitq.quant.layers import QuantMatmul
 from vitq.quant.site import Site
@@ -37,7 +37,7 @@ def recorded(work: Workspace, layer: QuantMatmul) -> tuple[Tensor, ...]:
     work.model.switch(on, on=False)
     generator = torch.Generator().manual_seed(work.config.seed)
     inputs = through(work.model.structure.segments[0].forward, ImageStream(work), work)
-    (record,) = _collect(work, 1, [layer], inputs, generator)
+    (record,) = collect(work, 1, [layer], inputs, generator)
     work.model.switch(on, on=True)
     return tuple(torch.cat(tensors).double() for tensors in zip(*record.batches(), strict=True))
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from tests.errors import is_about
+from tests.job.test_detectors import Detectors
 from tests.tiny import images, part, run, tiny
-from vitq.methods.ptq4vit import HessianSearch, _collect
+from vitq.engine.recipe_checks import problems
+from vitq.methods.layer_records import collect
+from vitq.methods.ptq4vit import HessianSearch
 from vitq.methods.twin import TwinUniformQuantizer
 from vitq.quant.layers import QuantLinear, QuantMatmul
+from vitq.quant.uniform import UniformQuantizer
 from vitq.steps import Workspace
 from vitq.steps.stream import ImageStream, through
 
@@ -66,10 +72,10 @@ def test_weights_take_the_best_candidate_of_each_channel(workspace: Make) -> Non
     work.model.switch(on, on=False)
     generator = torch.Generator().manual_seed(work.config.seed)
     for i in range(index + 1):  # the labels of earlier segments are drawn first
-        (record,) = _collect(work, i, [layer], inputs, generator) if i == index else [None]
+        (record,) = collect(work, i, [layer], inputs, generator) if i == index else [None]
         if i < index:
             stem = part(work.model.model, "patch_embed.proj")
-            _collect(work, i, [stem], inputs, generator)
+            collect(work, i, [stem], inputs, generator)
             inputs = through(segments[i].forward, inputs, work)
     work.model.switch(on, on=True)
     assert record is not None
@@ -102,7 +108,7 @@ def test_the_positive_step_after_gelu_is_searched_and_negative_values_stay_cover
     generator = torch.Generator().manual_seed(work.config.seed)
     segments = work.model.structure.segments
     # The patch embedding has nothing to search.
-    (record,) = _collect(work, 1, [layer], through(segments[0].forward, inputs, work), generator)
+    (record,) = collect(work, 1, [layer], through(segments[0].forward, inputs, work), generator)
     work.model.switch(on, on=True)
     x, _, gradient = (torch.cat(t).double().numpy() for t in zip(*record.batches(), strict=True))
     weight = layer.weight.detach().double().numpy()
@@ -192,3 +198,43 @@ def test_quantizers_without_a_scale_to_search_are_named(workspace: Make, kinds: 
     work = workspace(tiny("vit"), {"kinds": {"default": {}} | kinds})
     (found,) = HessianSearch(do="hessian_search").check(work.config)
     assert is_about(found, "", value)
+
+
+def test_a_layer_that_runs_often_has_one_scale_for_all_it_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A detector's first convolution of the heads, which reads five levels; masks' layers read the objects' cells."""
+    detectors = Detectors(tmp_path)
+    kinds = {"default": {"symmetric": True}, "weight": {"granularity": "channel", "symmetric": True}}
+    search = {"do": "hessian_search", "rounds": 1, "candidates": 5, "coarse": 5, "alpha": 0.2}
+    plain = {"name": "search", "kinds": kinds, "steps": {"ranges": {"do": "calibrate"}, "search": search}}
+    config = detectors.config(plain, bits={"weight": 3, "activation": "fp"})
+    assert problems(config) == []
+    kept: dict[str, list[tuple[Tensor, ...]]] = {}
+
+    def keeping(work: Workspace, index: int, layers: Any, inputs: Any, generator: torch.Generator) -> Any:
+        records = collect(work, index, layers, inputs, generator)
+        kept.update({layer.weight_site.owner: list(r.batches()) for layer, r in zip(layers, records, strict=True)})
+        return records
+
+    monkeypatch.setattr("vitq.methods.ptq4vit.collect", keeping)
+    work = detectors.workspace(config)
+    assert len(kept["backbone.body.patch_embed.proj"]) == 2
+    assert 0 < len(kept["roi_heads.mask_head.0.0"]) <= 2
+    calls, layer = kept["rpn.head.conv.0.0"], work.model.layer("rpn.head.conv.0.0")
+    assert len(calls) == 2 * 5
+    found = layer.weight_site.quantizer
+    assert isinstance(found, UniformQuantizer)
+    chosen = found.scale.clone()
+    found.fit_tensor(layer.weight.detach())
+    base, weight, errors = found.scale, layer.weight.detach().double(), []
+    for factor in np.linspace(0.2, 1.2, 5):
+        scale = (base * factor).double().view(-1, 1, 1, 1)
+        apart = (weight / scale).round().clamp(-4, 3) * scale - weight
+        each = [torch.conv2d(x.double(), apart, padding=1) * g.double() for x, _, g in calls]
+        errors.append(torch.stack([error.square().sum(dim=(0, 2, 3)) for error in each]).sum(dim=0))
+    at = (torch.linspace(0.2, 1.2, 5).view(-1, 1) - chosen / base).abs().argmin(dim=0)
+    own, least = torch.stack(errors).gather(0, at.unsqueeze(0))[0], torch.stack(errors).min(dim=0).values
+    # A weight halfway between two codes may round another way in float32.
+    assert float((own <= least * 1.001).double().mean()) > 0.9
+    assert len(at.unique()) > 1

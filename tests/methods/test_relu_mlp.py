@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.errors import is_about
+from tests.job.test_detectors import Detectors
 from tests.methods.one_segment import METHOD, Make, values
 from tests.tiny import images, run, tiny, uniform
+from vitq.engine.recipe_checks import problems
 from vitq.methods.relu_mlp import ReluMlp, gelu_mlps, seen
 from vitq.steps.reconstruction.curvature import importance, products
+from vitq.steps.reconstruction.object_curvature import importance as importance_of_images
 from vitq.steps.step import parse_step
-from vitq.steps.stream import ImageStream, TensorStream
+from vitq.steps.stream import ImageStream, TensorStream, through
 
 LEARN = {"do": "relu_mlp", "iterations": 60, "batch_size": 16, "lr": 2e-3}
 
@@ -85,3 +89,36 @@ def test_steps_that_compare_layers_do_not_follow_it() -> None:
     (problem,) = step.check_order([], [correct])
     assert is_about(problem, key="", value="correct")
     assert step.check_order([], []) == []
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_images_of_several_sizes_learn_one_at_a_time(tmp_path: Path, weighted: bool) -> None:
+    """A detector's first loss against numpy's mean of the images' means, each image with its own weights."""
+    detectors = Detectors(tmp_path)
+    mlp = {"do": "relu_mlp", "iterations": 1, "batch_size": 2, "percentile": 0.9, "clamped": 3.0, "weighted": weighted}
+    config = detectors.config({"name": "mlps", "kinds": {}, "steps": {"mlp": mlp}})
+    assert problems(config) == []
+    work = detectors.workspace(config)
+    assert [name for name, _ in gelu_mlps(work.teacher)] == [name for name, m in work.model.model.named_modules()
+                                                             if isinstance(m, Mlp)]  # fmt: skip
+    name, teacher = next(gelu_mlps(work.teacher))
+    exact = through(work.teacher.segments[0].forward, ImageStream(work), work)
+    read, given = seen(work, 1, exact, name)
+    pairs = [(x.double(), y.double()) for (x,), (y,) in zip(read.batches(), given.batches(), strict=True)]
+    layers: list[Any] = [teacher.fc1, teacher.fc2]
+    (w1, b1), (w2, b2) = ((layer.weight.detach().double(), layer.bias.detach().double()) for layer in layers)
+    hidden = torch.cat([F.gelu(F.linear(x, w1, b1)).flatten() for x, _ in pairs])
+    most = float(np.quantile(hidden[hidden > 0].numpy(), 0.9))
+    target = through(work.teacher.segments[1].forward, exact, work)
+    weights: list[Any] = [torch.ones(())] * 2
+    if weighted:
+        weights = [part.double() for (part,) in importance_of_images(work, 1, exact, target, 20.0, "signs").batches()]
+        rms = torch.cat([weight.flatten() for weight in weights]).square().mean().sqrt()
+        weights = [(weight / rms).flatten(1, 2) for weight in weights]
+    losses = []
+    for (x, y), weight in zip(pairs, weights, strict=True):
+        raw = F.linear(x, w1, b1).relu()
+        parts = [((F.linear(h, w2, b2) - y) ** 2 * weight).mean() for h in (raw, raw.clamp(max=most))]
+        losses.append(float(parts[0] + 3 * parts[1]))
+    (curve,) = work.curves["backbone.body.layers.0.blocks.0"]
+    assert float(curve[0]) == pytest.approx(sum(losses) / 2, rel=1e-3)

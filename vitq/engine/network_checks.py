@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,8 +18,10 @@ from vitq.models.load import check_weights
 from vitq.models.pretrained import departures
 from vitq.models.structure import structure_of
 from vitq.quant.dual import DualUniformQuantizer
+from vitq.quant.layout import Layout
 from vitq.quant.model import QuantizedModel
 from vitq.quant.quantizer import may_be
+from vitq.quant.site import Shapes, watching
 from vitq.quant.site_table import blank
 from vitq.steps.step import Network, enabled_steps
 
@@ -137,12 +140,51 @@ def misfits(config: RunConfig, network: Network | None = None) -> list[Problem]:
     try:
         if config.bits.sites:
             _ = network.model  # which looks the patterns up
-        problems = list(_shapes(network))
+        problems = [*_shapes(network), *_positions(network)]
         for step in enabled_steps(config):
             problems += [under(f"method.steps.{step.name}", problem) for problem in step.check_network(network)]
         return problems
     except ConfigError as error:
         return error.problems
+
+
+@torch.no_grad()
+def _positions(network: Network) -> Iterator[Problem]:
+    """Kinds with a scale for each position of an image, where images have their own sizes, with the first such site."""
+    config, model = network.config, network.model
+    positional = [kind for kind, q in config.method.kinds.items() if q.granularity in ("token", "head_token")]
+    if not config.finds_objects or not positional:
+        return
+    groups: list[dict[str, int]] = []
+    channels, height, width = config.model.image_shape
+    for more in (0, 64):
+        value: Any = torch.zeros(1, channels, height + more, width + more, device="meta")
+        shapes = Shapes()
+        with watching(model.sites.values(), shapes):
+            for segment in model.structure.segments[:-1]:  # inputs of the heads have no positions
+                value = segment.forward(value)
+        sites = [site for site in model.sites.values() if site.quantizer is not None and site.name in shapes.seen]
+        groups.append(
+            {
+                site.name: Layout.of(site.quantizer.granularity, site.axes, tuple(shapes.seen[site.name])).groups
+                for site in sites
+                if site.quantizer is not None and site.quantizer.granularity in ("token", "head_token")
+            }
+        )
+    reported: set[str] = set()
+    for name, count in groups[0].items():
+        kind = model.sites[name].kind
+        kind = kind if kind in config.method.kinds else "default"
+        if count == groups[1][name] or kind in reported:
+            continue
+        reported.add(kind)
+        granularity = config.method.kinds[kind].granularity
+        valid = ["tensor", "channel", *(["head"] if granularity == "head_token" else [])]
+        text = (
+            f"site {name}: granularity={granularity} is a scale for each position, and images of a detector have their "
+            f"own sizes, so that their positions have nothing in common; valid here: {', '.join(valid)}"
+        )
+        yield under(f"method.kinds.{kind}", Problem(text, "granularity", granularity, valid))
 
 
 def _shapes(network: Network) -> Iterator[Problem]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from vitq.steps.reconstruction import object_curvature as objects
 from vitq.steps.reconstruction.curvature import moments
 from vitq.steps.reconstruction.objective import Measure, Objective, register_objective
 from vitq.steps.reconstruction.segment_task import SegmentTask
@@ -27,6 +30,9 @@ class Dplr(Objective):
     Ours: at these moments everything is quantized, soft roundings as they stand (public code drops half of the
     activations then too); k is never exceeded; the inverse is a pseudo-inverse, since rows of D hardly differ where
     little was learned between two moments.
+
+    Of a detector the means of G and D run over positions too: images of other sizes have none in common. Rows then have
+    a number for each channel, and a, D·Dᵀ and ḡ are what they are where all positions of a channel have that [I].
     """
 
     rank: Count = 15
@@ -37,8 +43,13 @@ class Dplr(Objective):
     def of(self, work: Workspace, task: SegmentTask) -> Measure:
         return _LowRank(self, work, task)
 
+    def of_objects(self, work: Workspace, task: SegmentTask) -> Measure:
+        return _ByChannel(self, work, task)
+
 
 class _LowRank(Measure):
+    """Rows have a number for each of `M` elements."""
+
     def __init__(self, options: Dplr, work: Workspace, task: SegmentTask):
         super().__init__()
         self._options, self._work, self._task = options, work, task
@@ -52,20 +63,53 @@ class _LowRank(Measure):
         return number % every == 0 and len(self._gradients) < self._options.rank
 
     def refresh(self) -> None:
-        total = [torch.zeros((), dtype=torch.float64)] * 2
-        for error, gradient in moments(self._work, self._task, self._options.temperature):
-            for index, part in enumerate((gradient, error)):
-                total[index] = total[index].to(part.device) + part.abs().sum(dim=0, dtype=torch.float64).flatten()
-        gradient, error = (part / len(self._task.exact) for part in total)
+        gradient, error, positions = self._means()
         self._gradients.append(gradient)
         self._errors.append(error)
         rows, errors = torch.stack(self._gradients), torch.stack(self._errors)
         # In units of their mean: the terms are relative, and small numbers stay clear of float32's end.
         self._rows = (rows / rows.mean().clamp(min=torch.finfo(rows.dtype).tiny)).float()
-        self._inverse = torch.linalg.pinv(errors @ errors.T, rtol=_NOISE, hermitian=True).float()
+        square = errors @ errors.T if positions is None else (errors * positions) @ errors.T
+        self._inverse = torch.linalg.pinv(square, rtol=_NOISE, hermitian=True).float()
 
-    def terms(self, output: Tensor, target: Tensor, chosen: Tensor) -> Tensor:
+    def _means(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Means of |∂KL/∂z| and |Δz|, float64 (M,); how many positions share each number, (M,), None for one."""
+        total = [torch.zeros((), dtype=torch.float64)] * 2
+        for error, gradient in moments(self._work, self._task, self._options.temperature):
+            for index, part in enumerate((gradient, error)):
+                total[index] = total[index].to(part.device) + part.abs().sum(dim=0, dtype=torch.float64).flatten()
+        gradient, error = (part / len(self._task.exact) for part in total)
+        return gradient, error, None
+
+    def terms(self, output: Any, target: Any, chosen: Tensor) -> Tensor:
         error = (output - target).abs().flatten(1)
         along = error @ self._rows.T
         low_rank = (along @ self._inverse * along).sum(dim=1).mean()
         return torch.stack([low_rank, (error.square() * self._rows.mean(dim=0)).mean()])
+
+
+class _ByChannel(_LowRank):
+    """Rows have a number for each channel of each tensor that the segment makes."""
+
+    def _means(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        sums = []
+        for image in objects.moments(self._work, self._task, self._options.temperature):
+            found = [self._last(part.double()) for both in image for part in both]
+            counts = [torch.full_like(part[0], len(part)) for part in found[::2]]
+            sums.append(
+                [torch.cat([part.abs().sum(dim=0) for part in found[start::2]]) for start in (0, 1)]
+                + [torch.cat(counts)]
+            )
+        error, gradient, positions = (torch.stack(parts).sum(dim=0) for parts in zip(*sums, strict=True))
+        return gradient / positions, error / positions, positions / len(sums)
+
+    def terms(self, output: Any, target: Any, chosen: Tensor) -> Tensor:
+        errors = [self._last(value - wanted) for value, wanted in objects.pairs(output, target)]
+        along = torch.cat([error.abs().sum(dim=0) for error in errors]) @ self._rows.T
+        squares = torch.cat([error.square().sum(dim=0) for error in errors])
+        diagonal = (squares * self._rows.mean(dim=0)).sum() / sum(error.numel() for error in errors)
+        return torch.stack([along @ self._inverse @ along, diagonal])
+
+    def _last(self, x: Tensor) -> Tensor:
+        """(positions, channels)."""
+        return x.movedim(self._task.segment.channel, -1).flatten(0, -2)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from vitq.steps.reconstruction.object_curvature import Suffix, pairs
 from vitq.steps.reconstruction.objective import Measure, Objective, register_objective
 from vitq.steps.reconstruction.segment_task import SegmentTask
 from vitq.steps.step import NotNegative, Workspace
@@ -17,13 +20,17 @@ class GlobalLocal(Objective):
 
     The segment's output runs through the full-precision segments behind it, frozen, as far as the head's input: the
     normed class token, or the mean of the tokens. M: mean over tokens and channels. Both relative to the first batch.
-    local: λ (1, 2 and 4 do alike in the paper). The head itself learns KL [I].
+    local: λ (1, 2 and 4 do alike in the paper). The head itself learns KL [I]. Of a detector the feature is what its
+    heads read, all levels of the pyramid; each level counts as a mean of its own [I].
     """
 
     local: NotNegative = 2.0
 
     def of(self, work: Workspace, task: SegmentTask) -> Measure:
         return _GlobalLocal(self.local, work, task)
+
+    def of_objects(self, work: Workspace, task: SegmentTask) -> Measure:
+        return _OfObjects(self.local, work, task)
 
 
 class _GlobalLocal(Measure):
@@ -52,3 +59,18 @@ class _GlobalLocal(Measure):
             for handle in handles:
                 handle.remove()
         return torch.cat(read, dim=-1) if read else output
+
+
+class _OfObjects(Measure):
+    def __init__(self, local: float, work: Workspace, task: SegmentTask):
+        super().__init__()
+        self.weights = (1.0, local)
+        self._suffix = Suffix(work, task.index)
+        self._features = through(self._suffix.last, task.target, work)
+
+    def terms(self, output: Any, target: Any, chosen: Tensor) -> Tensor:
+        features = pairs(self._suffix.last(output), self._features.select(chosen))
+        distances = [
+            [(value - wanted).square().mean() for value, wanted in both] for both in (features, pairs(output, target))
+        ]
+        return torch.stack([torch.stack(each).sum() for each in distances])

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from vitq.config import RunConfig
-from vitq.device import exact_attention
 from vitq.errors import Problem, bad
+from vitq.methods.layer_records import Record, collect
 from vitq.methods.twin import MOST, TwinQuantizer, TwinSoftmaxQuantizer, TwinUniformQuantizer
 from vitq.quant.layers import QuantConv2d, QuantLinear, QuantMatmul
 from vitq.quant.quantizer import may_be
 from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
-from vitq.steps.reconstruction.fisher import likelihood
 from vitq.steps.step import Step, Workspace, register_step
-from vitq.steps.stream import ImageStream, Stream, TensorStream, through
+from vitq.steps.stream import ImageStream, Stream, through
 
 # Neighbours on the grid, on either side, that a refinement tries.
 _NEAR = 4
@@ -46,6 +43,10 @@ class HessianSearch(Step):
     Where public code takes L as the KL divergence from the network's own unquantized prediction, whose gradient at that
     prediction is zero, g here is that of log p(y|x) for a label y drawn from the prediction: the Fisher information,
     which is what the Hessian of that divergence is.
+
+    Of a detector the answers are drawn at its own boxes (`FixedBoxComparison.likelihood`), image by image; layers of
+    the heads are searched on what they read and give there. O of a layer that runs several times for an image, for
+    the levels of the pyramid, is all that it gives.
     """
 
     rounds: int = 3
@@ -56,7 +57,7 @@ class HessianSearch(Step):
     images: int | None = None
     needs_teacher: ClassVar[bool] = True
     depends_on_bits: ClassVar[bool] = True
-    no_detectors: ClassVar[str] = "it needs one output of each layer for an image, and layers of the heads run often"
+    detectors: ClassVar[bool] = True
 
     def check(self, config: RunConfig) -> list[Problem]:
         problems: list[Problem] = []
@@ -94,7 +95,7 @@ class HessianSearch(Step):
                     if isinstance(module, Layer) and segment.holds(name) and set(on) & set(_operands(module))
                 ]
                 # A segment without quantized sites has nothing to search.
-                seen = _collect(work, index, layers, inputs, generator) if layers else []
+                seen = collect(work, index, layers, inputs, generator) if layers else []
                 for layer, record in zip(layers, seen, strict=True):
                     _search(self, layer, record, [site for site in _operands(layer) if site in on])
                 inputs = through(segment.forward, inputs, work)
@@ -105,64 +106,6 @@ def _operands(layer: Layer) -> tuple[Site, Site]:
     return (
         (layer.right_site, layer.left_site) if isinstance(layer, QuantMatmul) else (layer.weight_site, layer.input_site)
     )
-
-
-class _Record:
-    """What one layer received and gave in the full-precision network, and g at its output, for `count` images."""
-
-    def __init__(self, work: Workspace, count: int) -> None:
-        self._work, self._count = work, count
-        self._streams: list[TensorStream] = []
-        self.transpose = False
-
-    def append(self, tensors: Sequence[Tensor]) -> None:
-        if not self._streams:
-            self._streams = [TensorStream(self._work, self._count) for _ in tensors]
-        for stream, tensor in zip(self._streams, tensors, strict=True):
-            # Windows of Swin stand in front; an image's rows are kept together.
-            stream.append(tensor.detach())
-
-    def batches(self) -> Iterator[tuple[Tensor, ...]]:
-        """(operands…, output, g) batch by batch."""
-        return zip(*(stream.batches() for stream in self._streams), strict=True)
-
-
-def _collect(
-    work: Workspace, index: int, layers: Sequence[nn.Module], inputs: Stream, generator: torch.Generator
-) -> list[_Record]:
-    """Run the segment and what follows it in the full-precision network, forward and backward."""
-    behind = work.teacher.segments[index + 1 :]
-    segment = work.model.structure.segments[index]
-    records = [_Record(work, len(inputs)) for _ in layers]
-    for batch in inputs.batches():
-        kept: dict[int, tuple[tuple[Tensor, ...], Tensor]] = {}
-        with torch.enable_grad(), exact_attention(work.device), _recorded(layers, kept, records):
-            x = segment.forward(batch.detach().requires_grad_(True))
-            for following in behind:
-                x = following.forward(x)
-            gradients = torch.autograd.grad(likelihood(x, generator), [kept[i][1] for i in range(len(layers))])
-        for i, gradient in enumerate(gradients):
-            operands, output = kept[i]
-            tensors = (*operands, output, gradient)
-            # (B·windows, …) → (B, windows, …) where windows were cut out.
-            records[i].append([t if len(t) == len(batch) else t.unflatten(0, (len(batch), -1)) for t in tensors])
-    return records
-
-
-@contextmanager
-def _recorded(
-    layers: Sequence[nn.Module], kept: dict[int, tuple[tuple[Tensor, ...], Tensor]], records: Sequence[_Record]
-) -> Iterator[None]:
-    def keep(index: int, layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, bool], out: Tensor) -> None:
-        records[index].transpose = kwargs.get("transpose", False)
-        balance = layer.balance if isinstance(layer, QuantLinear) else None
-        # What the site sees, balanced.
-        kept[index] = (tuple(a.detach() if balance is None else a.detach() * balance for a in args), out)
-
-    with ExitStack() as stack:
-        for index, layer in enumerate(layers):
-            stack.enter_context(layer.register_forward_hook(partial(keep, index), with_kwargs=True))
-        yield
 
 
 class _Grid:
@@ -219,13 +162,13 @@ class _Grid:
 
 
 @torch.no_grad()
-def _search(step: HessianSearch, layer: Layer, record: _Record, sites: Sequence[Site]) -> None:
+def _search(step: HessianSearch, layer: Layer, record: Record, sites: Sequence[Site]) -> None:
     grids = {}
     for site in sites:
         least = 0.0
         if isinstance(site.quantizer, TwinUniformQuantizer):
             operand = 1 if isinstance(layer, QuantMatmul) and site is layer.right_site else 0
-            least = min(float(operands[operand].min()) for operands in record.batches())
+            least = min((float(operands[operand].min()) for operands in record.batches()), default=0.0)
         grids[site.name] = _Grid(step, site, least)
     for turn in range(step.rounds):
         for site in sites:
@@ -235,7 +178,7 @@ def _search(step: HessianSearch, layer: Layer, record: _Record, sites: Sequence[
             _choose(layer, record, site, sites, grid, grid.around(_NEAR))
 
 
-def _choose(layer: Layer, record: _Record, site: Site, sites: Sequence[Site], grid: _Grid, tried: list[Tensor]) -> None:
+def _choose(layer: Layer, record: Record, site: Site, sites: Sequence[Site], grid: _Grid, tried: list[Tensor]) -> None:
     """Take the candidate of least error for each group; ties keep the present one."""
     channels = site.is_weight and len(grid.index) > 1
     total = torch.zeros(len(tried), len(grid.index) if channels else 1, dtype=torch.float64, device=grid.scale.device)

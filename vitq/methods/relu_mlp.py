@@ -12,15 +12,20 @@ from timm.layers import Mlp
 from torch import Tensor, nn
 
 from vitq.config import RunConfig
-from vitq.errors import Problem
+from vitq.errors import Problem, bad
 from vitq.models.structure import Structure
 from vitq.quant.histogram import Histogram
 from vitq.quant.layout import Axes, Layout
+from vitq.steps.reconstruction import object_curvature as objects
 from vitq.steps.reconstruction.curvature import Direction, importance, products
 from vitq.steps.reconstruction.schedule import rate
 from vitq.steps.reconstruction.segment_task import batches
 from vitq.steps.step import Count, Network, NotNegative, Positive, Step, Workspace, register_step
 from vitq.steps.stream import ImageStream, Stream, TensorStream, taught
+from vitq.steps.value_stream import ValueStream
+
+# What an MLP reads or gives, for all images.
+Seen = TensorStream | ValueStream
 
 
 @register_step("relu_mlp")
@@ -38,6 +43,8 @@ class ReluMlp(Step):
 
     percentile: public code has 0.99 at three bits of activation, 0.98 at four and two. Source: APHQ-ViT, its public
     code (Apache-2, facts alone); GLF-Q does the same without weights.
+
+    Of a detector E is the mean over images of each one's mean, and w is each image's own.
     """
 
     iterations: Count = 20000
@@ -51,9 +58,12 @@ class ReluMlp(Step):
     epsilon: Positive | None = None
     changes_weights: ClassVar[bool] = True
     needs_teacher: ClassVar[bool] = True
+    detectors: ClassVar[bool] = True
 
     def check(self, config: RunConfig) -> list[Problem]:
-        if not self.weighted or config.task != "features":  # detectors: `detectors` is False
+        if self.weighted and self.epsilon is not None and config.finds_objects:
+            return [bad("epsilon", self.epsilon, "of detectors H·v is taken exactly; set it to null", [None])]
+        if not self.weighted or config.task != "features":
             return []
         text = f"weighted=true: KL for task={config.task} is not taken yet; set weighted=false"
         return [Problem(text, "weighted", True, [False])]
@@ -95,7 +105,7 @@ class ReluMlp(Step):
                 here = [name for name in names if segment.holds(name)]
                 curve = work.checkpoint.restore(self.name, segment, work.model) if here and work.checkpoint else None
                 if curve is None and here:
-                    weight = self._weight(work, index, target) if self.weighted else None
+                    weight = self._weight(work, index, exact, target) if self.weighted else None
                     curves = []
                     for name in here:
                         inputs, outputs = seen(work, index, exact, name)
@@ -111,9 +121,15 @@ class ReluMlp(Step):
                     work.curves.setdefault(segment.name, []).append(curve)
                 exact = target
 
-    def _weight(self, work: Workspace, index: int, target: Stream) -> Tensor | None:
+    def _weight(self, work: Workspace, index: int, exact: Stream, target: Stream) -> Tensor | ValueStream | None:
+        """One for all images; of a detector those of each image."""
         if index == len(work.teacher.segments) - 1:
             return None
+        if work.teacher.comparison is not None:
+            weights = objects.importance(work, index, exact, target, self.temperature, self.direction)
+            square = sum(part.square().sum(dtype=torch.float64) for image in weights.batches() for part in image)
+            weights.scale(1 / max(float(square / weights.elements()) ** 0.5, torch.finfo(torch.float32).tiny))
+            return weights
         weight = importance(products(work, index, target.batches(), self.temperature, self.direction, self.epsilon))
         return weight / weight.square().mean().sqrt().clamp(min=torch.finfo(weight.dtype).tiny)
 
@@ -130,14 +146,17 @@ def gelu_mlps(structure: Structure) -> Iterator[tuple[str, Mlp]]:
 
 
 @torch.no_grad()
-def seen(work: Workspace, index: int, inputs: Stream, name: str) -> tuple[TensorStream, TensorStream]:
-    """What a module of segment `index` reads and gives in the full-precision network, for all calibration images."""
-    read, given = TensorStream(work, len(inputs)), TensorStream(work, len(inputs))
-    segment = work.teacher.segments[index]
+def seen(work: Workspace, index: int, inputs: Stream, name: str) -> tuple[Seen, Seen]:
+    """What a module of segment `index` reads and gives in the full-precision network, for all calibration images: of a
+    detector a tuple of one tensor for each image."""
+    segment, read, given = work.teacher.segments[index], _stream(work, len(inputs)), _stream(work, len(inputs))
 
     def keep(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        read.append(args[0])
-        given.append(output)
+        for stream, tensor in ((read, args[0]), (given, output)):
+            if isinstance(stream, ValueStream):
+                stream.append((tensor,))
+            else:
+                stream.append(tensor)
 
     with work.teacher.model.get_submodule(name).register_forward_hook(keep):
         for batch in inputs.batches():
@@ -145,12 +164,21 @@ def seen(work: Workspace, index: int, inputs: Stream, name: str) -> tuple[Tensor
     return read, given
 
 
+def _stream(work: Workspace, count: int) -> Seen:
+    return TensorStream(work, count) if work.teacher.comparison is None else ValueStream(work, count)
+
+
+def _tensor(value: Any) -> Tensor:
+    tensor: Tensor = value[0] if isinstance(value, tuple) else value
+    return tensor
+
+
 @torch.no_grad()
 def bound(mlp: Mlp, inputs: Stream, percentile: float) -> float:
     """The percentile of the positive hidden values behind GELU."""
     histogram, layout = Histogram(), Layout.of("tensor", Axes(channel=-1), (1,))
     for batch in inputs.batches():
-        hidden = mlp.act(mlp.fc1(batch))
+        hidden = mlp.act(mlp.fc1(_tensor(batch)))
         histogram.update(hidden[hidden > 0], layout)
     return float(histogram.distribution().quantile(percentile))
 
@@ -159,9 +187,9 @@ def learn_mlp(
     step: ReluMlp,
     work: Workspace,
     name: str,
-    inputs: TensorStream,
-    outputs: TensorStream,
-    weight: Tensor | None,
+    inputs: Seen,
+    outputs: Seen,
+    weight: Tensor | ValueStream | None,
     number: int,
 ) -> Tensor:
     """Learn one MLP in place; the losses of its iterations (iterations,). number: of the MLP, for its batches."""
@@ -177,17 +205,24 @@ def learn_mlp(
     with ExitStack() as stack:
         stack.callback(lambda: [p.requires_grad_(False) for p in learned])
         for iteration, chosen in enumerate(batches(len(inputs), step.batch_size, iterations, generator)):
-            wanted, hidden = outputs.select(chosen), student.act(student.fc1(inputs.select(chosen)))
-            loss = torch.zeros((), device=wanted.device)
-            for share, values in ((1.0, hidden), (step.clamped, hidden.clamp(max=most))):
-                error = (student.fc2(values) - wanted).square()
-                fits = weight is not None and weight.shape == error.shape[1:]
-                loss = loss + share * (error * weight if fits else error).mean()
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            # Images of several sizes go through one at a time.
+            parts = chosen.split(1) if isinstance(inputs, ValueStream) else (chosen,)
+            loss = torch.zeros((), device=work.device)
+            for part in parts:
+                wanted, hidden = _tensor(outputs.select(part)), student.act(student.fc1(_tensor(inputs.select(part))))
+                # Swin's MLPs read a map as a row of its tokens.
+                own = _tensor(weight.select(part)).view(wanted.shape[1:]) if isinstance(weight, ValueStream) else weight
+                apart = torch.zeros((), device=wanted.device)
+                for share, values in ((1.0, hidden), (step.clamped, hidden.clamp(max=most))):
+                    error = (student.fc2(values) - wanted).square()
+                    fits = own is not None and own.shape == error.shape[1:]
+                    apart = apart + share * (error * own if fits else error).mean()
+                (apart / len(parts)).backward()
+                loss += apart.detach() / len(parts)
             for group in optimizer.param_groups:
                 group["lr"] = step.lr * factor * rate(iteration, iterations, 0.0, "cosine")
             optimizer.step()
-            losses.append(loss.detach())
+            losses.append(loss)
             work.progress.advance(1, name)
     return torch.stack(losses).cpu()

@@ -13,8 +13,7 @@ Only the abstract and a third-party summary could be had, so what follows is our
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, ClassVar, Literal
 
 import pandas as pd
@@ -24,16 +23,15 @@ from torch import Tensor, nn
 
 from vitq.config import RunConfig
 from vitq.errors import Problem, bad
+from vitq.methods.best_factors import features_of, search
 from vitq.quant.model import QuantizedModel
 from vitq.quant.per_image import Batch, Extrema, Percentile, PerImageUniform
 from vitq.quant.predictor import Predicted, Predictor
-from vitq.quant.site import Site, watching
+from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.reconstruction.distill import Distill
+from vitq.steps.reconstruction.object_lesson import ObjectLesson
 from vitq.steps.step import OPTIMIZERS, Count, Network, NotNegative, Step, Workspace, register_step
-
-# Factors that an image's best one is searched among, beside 1: evenly spaced in the logarithm over the clamp.
-_TRIED = 24
 
 
 @register_step("predict_scales")
@@ -50,7 +48,8 @@ class PredictScales(Step):
     iterations, batch_size, lr: of the gradient fit, Adam from a = 0 on KL(full precision ‖ quantized) of the logits;
         `method.iterations` overrides the first. percentile: p of the baseline.
 
-    Log-type quantizers (log2, SULQ …) and sites of the tap itself stay static.
+    Log-type quantizers (log2, SULQ …) and sites of the tap itself stay static; of a detector its heads too, whose rows
+    are boxes, as many as the image has. `gradient` takes a detector's divergence for KL.
     """
 
     ranges: Literal["predicted", "static", "minmax", "percentile"] = "predicted"
@@ -72,7 +71,7 @@ class PredictScales(Step):
     needs_teacher: ClassVar[bool] = True
     last: ClassVar[bool] = True
     needs_classes: ClassVar[bool] = True
-    no_detectors: ClassVar[str] = "it reads class probabilities"
+    detectors: ClassVar[bool] = True
     imports: ClassVar[tuple[str, ...]] = OPTIMIZERS
 
     def check(self, config: RunConfig) -> list[Problem]:
@@ -128,7 +127,9 @@ class PredictScales(Step):
         segments, depth = work.model.structure.segments, self.depth
         sites = deeper(work.model, [site for site in work.model.sites.values() if site.on], depth)
         if self.ranges != "predicted":
-            batch = Batch(work.model.model)
+            # Of a detector each image may go through by itself, so that its pixels tell more than the batch.
+            first = segments[0].modules[0] if work.model.structure.comparison is not None else ""
+            batch = Batch(work.model.model.get_submodule(first))
             source = Extrema(batch) if self.ranges == "minmax" else Percentile(batch, self.percentile)
             for site, static in sites:
                 site.quantizer = PerImageUniform(static, source)
@@ -141,7 +142,7 @@ class PredictScales(Step):
         if self.fit == "distill":
             seen = features_of(work, predictor, tap, self.images)
         else:
-            seen, best = search(work, predictor, tap, sites, self)
+            seen, best = search(work, predictor, tap, sites, self.clamp, self.images)
         std = seen.std(dim=0, unbiased=False)
         predictor.mean.copy_(seen.mean(dim=0))
         predictor.std.copy_(torch.where(std > 0, std, torch.ones_like(std)))
@@ -160,72 +161,14 @@ class PredictScales(Step):
 
 
 def deeper(model: QuantizedModel, sites: Iterable[Site], depth: int) -> list[tuple[Site, UniformQuantizer]]:
-    """Of these sites the activations that are uniform and in a segment behind the tap."""
-    segments = model.structure.segments[depth + 1 :]
+    """Of these sites the activations that are uniform and in a segment behind the tap whose rows are images."""
+    segments = [segment for segment in model.structure.segments[depth + 1 :] if segment.learned]
     return [
         (site, site.quantizer)
         for site in sites
         if not site.is_weight and type(site.quantizer) is UniformQuantizer
         if any(segment.holds(site.owner) for segment in segments)
     ]
-
-
-class _BestFactors:
-    """Observes sites and finds each image's factor of least squared error, among candidates."""
-
-    def __init__(self, candidates: Tensor, images: int):
-        self.candidates, self.images = candidates, images
-        self.factors: dict[str, Tensor] = {}
-
-    def observe(self, site: Site, x: Tensor) -> None:
-        uniform = site.quantizer
-        assert isinstance(uniform, UniformQuantizer)
-        layout = uniform.layout
-        wide = layout.expand(x).float()
-        scale, zero = uniform.views()
-        errors = []
-        for factor in self.candidates.tolist():
-            s = scale * factor
-            rounded = (wide * s.reciprocal()).round_().add_(zero).clamp_(0, uniform.codes - 1).sub_(zero).mul_(s)
-            # Windows of one image lie side by side, so that an image is a run of rows.
-            errors.append(rounded.sub_(wide).square_().reshape(self.images, -1).sum(dim=1))
-        self.factors[site.name] = self.candidates[torch.stack(errors).argmin(dim=0)]
-
-
-@torch.no_grad()
-def features_of(work: Workspace, predictor: Predictor, tap: nn.Module, images: int | None) -> Tensor:
-    """(images, F) features of the first so many calibration images (None: all), of the network as it stands."""
-    seen: list[Tensor] = []
-    with tap.register_forward_hook(lambda _module, _inputs, output: seen.append(predictor.features(output))):
-        for batch in work.batches(images):
-            work.model(batch)
-    return torch.cat(seen)
-
-
-@torch.no_grad()
-def search(
-    work: Workspace,
-    predictor: Predictor,
-    tap: nn.Module,
-    sites: list[tuple[Site, UniformQuantizer]],
-    step: PredictScales,
-) -> tuple[Tensor, Tensor]:
-    """(images, F) features and (images, Q) best factors, of the network as it stands."""
-    low, high = (math.log(c) for c in step.clamp)
-    candidates = torch.cat([torch.linspace(low, high, _TRIED).exp(), torch.ones(1)]).unique().to(work.device)
-    seen: list[Tensor] = []
-    features, best = [], []
-    images = step.images or len(work.calib)
-    work.progress.stage("predict_scales", images)
-    with tap.register_forward_hook(lambda _module, _inputs, output: seen.append(predictor.features(output))):
-        for batch in work.batches(images):
-            observer = _BestFactors(candidates, len(batch))
-            with watching((site for site, _ in sites), observer):
-                work.model(batch)
-            features.append(seen.pop())
-            best.append(torch.stack([observer.factors[site.name] for site, _ in sites], dim=1))
-            work.progress.advance(len(batch))
-    return torch.cat(features), torch.cat(best)
 
 
 def solve(powers: Tensor, target: Tensor, ridge: float) -> Tensor:
@@ -241,9 +184,7 @@ def descend(work: Workspace, predictor: Predictor, step: PredictScales) -> None:
     """Adam on the coefficients, everything else frozen, from a = 0: the base method."""
     images = step.images or len(work.calib)
     iterations, factor = work.config.method.course(step.iterations)
-    inputs = torch.cat(list(work.batches(images)))
-    with torch.no_grad():
-        target = torch.cat([work.teach(batch).log_softmax(-1) for batch in inputs.split(work.config.calib.batch_size)])
+    backward = _of_objects(work) if work.teacher.comparison is not None else _of_logits(work, images)
     learned = [predictor.scales, *([predictor.zeros] if step.zero_points == "predict" else [])]
     for parameter in work.model.parameters():
         parameter.requires_grad_(False)
@@ -254,17 +195,35 @@ def descend(work: Workspace, predictor: Predictor, step: PredictScales) -> None:
     work.progress.stage("predict_scales", iterations)
     losses = []
     for _ in range(iterations):
-        chosen = torch.randperm(images, generator=generator)[: step.batch_size].to(inputs.device)
-        logits = work.model(inputs[chosen])
-        loss = nn.functional.kl_div(logits.log_softmax(-1), target[chosen], log_target=True, reduction="batchmean")
+        chosen = torch.randperm(images, generator=generator)[: step.batch_size]
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        losses.append(backward(chosen))
         optimizer.step()
-        losses.append(loss.detach())
         work.progress.advance()
     for parameter in learned:
         parameter.requires_grad_(False)
     work.curves.setdefault("predict_scales", []).append(torch.stack(losses).cpu())
+
+
+def _of_logits(work: Workspace, images: int) -> Callable[[Tensor], Tensor]:
+    """Mean KL of the images at some positions, its gradients added up."""
+    inputs = torch.cat(list(work.batches(images)))
+    with torch.no_grad():
+        target = torch.cat([work.teach(batch).log_softmax(-1) for batch in inputs.split(work.config.calib.batch_size)])
+
+    def backward(chosen: Tensor) -> Tensor:
+        here = chosen.to(inputs.device)
+        logits = work.model(inputs[here])
+        loss = nn.functional.kl_div(logits.log_softmax(-1), target[here], log_target=True, reduction="batchmean")
+        loss.backward()
+        return loss.detach()
+
+    return backward
+
+
+def _of_objects(work: Workspace) -> Callable[[Tensor], Tensor]:
+    lesson = ObjectLesson(work)
+    return lambda chosen: lesson.backward(chosen, features=0, logits=1)
 
 
 def _table(

@@ -54,14 +54,14 @@ class FixedBoxComparison:
     """How two networks are compared whose outputs are objects: by what they give at boxes that are held fixed.
 
     fixed: the boxes of a network, from the last segment's input for one image. dense: what a network gives there, from
-    that input and the boxes. divergence: of two of these, nats, float64; agreement: of two, percent. likelihood: of
-    what a network gives, with answers drawn from it: the mean of g·gᵀ of its gradient g at an activation is the second
-    derivative of the divergence there.
+    that input and the boxes: a NamedTuple of tensors. divergence: of two of these and a temperature (1 where it is left
+    out), nats, float64; agreement: of two, percent. likelihood: of what a network gives, with answers drawn from it:
+    the mean of g·gᵀ of its gradient g at an activation is the second derivative of the divergence there.
     """
 
     fixed: Callable[[Any], Any]
     dense: Callable[[Any, Any], Any]
-    divergence: Callable[[Any, Any], Tensor]
+    divergence: Callable[..., Tensor]
     agreement: Callable[[Any, Any], Tensor]
     likelihood: Callable[[Any, Generator], Tensor]
 

@@ -78,11 +78,14 @@ class PerImageUniform(UniformQuantizer):
 
 
 class Batch:
-    """Knows how many images are under way, so that windows of one image stay together. Listens to the model."""
+    """Knows how many images are under way, so that windows of one image stay together.
 
-    def __init__(self, model: nn.Module):
+    module: what images enter first, (B, 3, H, W).
+    """
+
+    def __init__(self, module: nn.Module):
         self.images = 1
-        model.register_forward_pre_hook(self._see)
+        module.register_forward_pre_hook(self._see)
 
     def _see(self, _model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self.images = len(inputs[0])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vitq.config import RunConfig
-from vitq.errors import Problem
+from vitq.errors import Problem, bad
 from vitq.models.structure import Link, Structure
 from vitq.quant.layout import Layout
 from vitq.quant.quantizer import Quantizer
@@ -66,6 +66,11 @@ class Reparameterize(Step):
                 "channel; valid here: channel, or tensor, which leaves nothing to fold"
             )
             return [Problem(text, value=post_norm.granularity, valid=["channel", "tensor"])]
+        if self.granularity == "token" and config.finds_objects:
+            why = (
+                "images of a detector have their own sizes, so that their positions have nothing in common; set tensor"
+            )
+            return [bad("granularity", self.granularity, why, ["tensor"])]
         return []
 
     def check_order(self, before: Sequence[Step], behind: Sequence[Step]) -> list[Problem]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,15 +23,27 @@ def made(given: Any, value: tuple[Tensor, ...]) -> list[Tensor]:
     return [t for t in value if t.is_floating_point() and not any(t is other for other in handed)]
 
 
-class ValueStream:
-    """The inputs of a later segment, a tuple of tensors for each image. One image is a batch."""
+def leaves(value: Any) -> Any:
+    """Images, or what a segment gave, cut off from what made it, with gradients of its own."""
+    if isinstance(value, Padded):
+        return replace(value, pixels=leaves(value.pixels))
+    if isinstance(value, Tensor):
+        return value.detach().requires_grad_(True) if value.is_floating_point() else value
+    return tuple(leaves(part) for part in value)
 
-    def __init__(self, work: Workspace, count: int):
+
+class ValueStream:
+    """The inputs of a later segment, a tuple of tensors for each image. One image is a batch.
+
+    count: of images; None where that many are there as have been added.
+    """
+
+    def __init__(self, work: Workspace, count: int | None):
         self._work, self._count = work, count
         self._images: list[tuple[Tensor, ...]] = []
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._images) if self._count is None else self._count
 
     def append(self, value: Value) -> None:
         """Add the next batch."""
@@ -41,7 +54,7 @@ class ValueStream:
             self._images.append(tuple(self._kept(tensor[index : index + 1]) for tensor in value))
 
     def batches(self) -> Iterator[Any]:
-        if len(self._images) != self._count:
+        if self._count is not None and len(self._images) != self._count:
             raise RuntimeError(f"{len(self._images)} of {self._count} images arrived between two segments")
         for image in self._images:
             yield tuple(map(self._back, image))

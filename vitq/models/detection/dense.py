@@ -89,24 +89,26 @@ def _pairs(head: nn.Module, predictor: nn.Module) -> list[tuple[nn.Module, nn.Mo
     return [(head, predictor)]
 
 
-def divergence(exact: Dense, other: Dense) -> Tensor:
+def divergence(exact: Dense, other: Dense, temperature: float = 1.0) -> Tensor:
     """float64 scalar, nats: how far `other` is from `exact`. Zero where they are equal, never negative.
 
     The losses that detectors are trained by, with the full-precision network's own outputs for the truth, less what
     they are for itself: KL of objectness over anchors and of classes over proposals, smooth L1 of the offsets of sure
     anchors and of proposals that are no background, KL of masks. The parts and their equal weights are ours [I].
+    temperature T: KL of logits/T, times T², so that the parts keep their weights.
     """
     e, o = (Dense(*(part.double() for part in network)) for network in (exact, other))
     sure = e.objectness.sigmoid() > SURE
     label = e.classes.argmax(dim=1)
     inside = torch.arange(len(label), device=label.device)[label > 0], label[label > 0]
-    log_p, log_q = e.classes.log_softmax(dim=1), o.classes.log_softmax(dim=1)
+    t = temperature
+    log_p, log_q = (e.classes / t).log_softmax(dim=1), (o.classes / t).log_softmax(dim=1)
     return (
-        _bernoulli(e.objectness, o.objectness).sum() / ANCHORS
+        t * t * _bernoulli(e.objectness / t, o.objectness / t).sum() / ANCHORS
         + _distance(e.anchors[sure], o.anchors[sure])
-        + (log_p.exp() * (log_p - log_q)).sum() / max(1, len(label))
+        + t * t * (log_p.exp() * (log_p - log_q)).sum() / max(1, len(label))
         + _distance(e.boxes[inside], o.boxes[inside])
-        + _bernoulli(e.masks, o.masks).sum() / max(1, e.masks.numel())
+        + t * t * _bernoulli(e.masks / t, o.masks / t).sum() / max(1, e.masks.numel())
     )
 
 

@@ -69,13 +69,15 @@ def _block(yolos: Yolos, index: int, block: nn.Module, value: Value) -> Value:
     return yolos.behind(index, block(x), sizes), sizes
 
 
-def divergence(exact: Queries, other: Queries) -> Tensor:
+def divergence(exact: Queries, other: Queries, temperature: float = 1.0) -> Tensor:
     """float64 scalar, nats: KL of the classes, mean over detection tokens, and L1 of the boxes of those that see an
-    object. The parts and their equal weights are ours [I]."""
-    log_p, log_q = (network.logits.double().log_softmax(dim=-1) for network in (exact, other))
+    object. The parts and their equal weights are ours [I]. temperature: as in `dense.divergence`."""
+    t = temperature
+    log_p, log_q = ((network.logits.double() / t).log_softmax(dim=-1) for network in (exact, other))
     objects = log_p.argmax(dim=-1) < log_p.shape[-1] - 1
     apart = F.l1_loss(other.boxes[objects].double(), exact.boxes[objects].double(), reduction="sum")
-    return (log_p.exp() * (log_p - log_q)).sum() / len(log_p) + apart / max(1, len(exact.boxes[objects]))
+    kl = t * t * (log_p.exp() * (log_p - log_q)).sum() / len(log_p)
+    return kl + apart / max(1, len(exact.boxes[objects]))
 
 
 def likelihood(network: Queries, generator: torch.Generator) -> Tensor:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -17,12 +18,14 @@ from vitq.errors import Problem, bad
 from vitq.steps.reconstruction.compiled import begin, forward_of, pays
 from vitq.steps.reconstruction.learn import Learnt
 from vitq.steps.reconstruction.loss import divergence
+from vitq.steps.reconstruction.object_lesson import Cast, ObjectLesson
 from vitq.steps.reconstruction.schedule import rate
 from vitq.steps.step import OPTIMIZERS, Count, NotNegative, Positive, Step, Workspace, register_step
 from vitq.steps.stream import ImageStream, Stream, taught
 
 LOG = logging.getLogger("vitq.steps")
 Part = Literal["weights", "bias", "activation_scales", "weight_scales"]
+Forward = Callable[[Any], Any]
 # A state of three numbers for each learned one is written no more often than this.
 _SAVE_SECONDS = 60.0
 # Share of an image's area, and its ratio of sides, that a fresh view shows at least and at most.
@@ -49,6 +52,9 @@ class Distill(Step):
         KL(full precision ‖ quantized) fell on them; else all is as before, and the log says so. 0: always kept.
     autocast, compile: as in `reconstruct`; a model with predicted scales is not compiled.
 
+    Of a detector F is what its heads read, each tensor by its own variance, and KL its divergence at the boxes of full
+    precision (`FixedBoxComparison`), so that the heads learn too; `crops` and temperatures are for classes.
+
     A killed run goes on from a state that is at most a minute old. Sources: distillation of all layers at once without
     labels is Joint PTQ's (arXiv 2602.18861, abstract alone could be had); feature in front of the head and rates of
     their own for scales GLF-Q's; sum of both losses, relative scales and the guard are ours [I].
@@ -71,6 +77,7 @@ class Distill(Step):
     needs_teacher: ClassVar[bool] = True
     depends_on_bits: ClassVar[bool] = True
     tunes_weights: ClassVar[bool] = True
+    detectors: ClassVar[bool] = True
     imports: ClassVar[tuple[str, ...]] = OPTIMIZERS
 
     def check(self, config: RunConfig) -> list[Problem]:
@@ -79,6 +86,12 @@ class Distill(Step):
             problems.append(Problem("learn names one part at least; leave the step out, or enabled=false", "learn", ()))
         if not self.features and not self.logits:
             problems.append(bad("features", 0, "one of features and logits is above 0, else nothing is compared"))
+        if config.finds_objects and self.views != "fixed":
+            why = "boxes of full precision belong to whole images; set it to fixed"
+            problems.append(bad("views", self.views, why, ["fixed"]))
+        if config.finds_objects and self.temperature != 1:
+            why = "of detectors the divergence is taken as it is; set it to 1"
+            problems.append(bad("temperature", self.temperature, why, [1]))
         return problems
 
     def count(self, config: RunConfig) -> int:
@@ -91,7 +104,7 @@ class Distill(Step):
         work.progress.stage("distill", iterations)
         sites = [site for site in work.model.quantized() if site.quantizer is not None and site.quantizer.fitted]
         work.model.switch(sites, on=True)
-        lesson = Lesson(work)
+        lesson = Lesson(work) if work.teacher.comparison is None else ObjectLesson(work)
         learned = len(work.calib) - round(self.hold_out * len(work.calib))
         held = torch.arange(learned, len(work.calib))
         before = lesson.divergence(held)
@@ -113,17 +126,13 @@ class Distill(Step):
                     tensor.data.copy_(value)
         work.curves.setdefault("all", []).append(losses)
 
-    def _learn(self, work: Workspace, learnt: Learnt, lesson: Lesson, images: int) -> Tensor:
+    def _learn(self, work: Workspace, learnt: Learnt, lesson: Lesson | ObjectLesson, images: int) -> Tensor:
         """Learn from the first `images` calibration images; the loss of every iteration."""
         iterations, factor = work.config.method.course(self.iterations)
         optimizer = learnt.optimizer(self.lr, self.lr_scales, lr_bias=self.lr_bias, factor=factor)
         rates = [group["lr"] for group in optimizer.param_groups]
         size = min(self.batch_size, images)
-        first = lesson.features.select(torch.zeros(1, dtype=torch.int64)).numel()
-        segments = work.model.structure.segments
-        # A predictor hands what it saw from one segment to later ones, which one segment's graph does not show.
-        compiled = work.model.predictor is None and pays(self.compile, first * size * len(segments), iterations)
-        forwards = [forward_of(segment, compiled) for segment in segments]
+        forwards = self._forwards(work, lesson, size)
         cast = partial(torch.autocast, work.device.type, dtype=torch.bfloat16, enabled=self.autocast == "bf16")
         done, losses = torch.zeros((), dtype=torch.int64), torch.zeros(iterations, device=work.device)
         state = {"done": done, "losses": losses, **_state(learnt, optimizer)}
@@ -134,26 +143,15 @@ class Distill(Step):
             # Of its own for each iteration: a run that goes on draws what it would have drawn.
             generator = torch.Generator().manual_seed((work.config.seed * 1_000_003 + number) * 31 + 7)
             chosen = torch.randperm(images, generator=generator)[:size]
-            pixels = lesson.images.select(chosen)
-            if self.views == "crops":
-                pixels = crops(pixels, generator)
-                with cast():
-                    wanted = lesson.taught(pixels)
-            else:
-                wanted = lesson.features.select(chosen), lesson.logits.select(chosen)
-            value = pixels
-            given = []
-            for forward in forwards:
-                with cast():
-                    value = forward(value)
-                given.append(value)
             optimizer.zero_grad(set_to_none=True)
-            loss = self._loss(given[-2].float(), given[-1].float(), wanted, lesson.variance)
-            loss.backward()
+            if isinstance(lesson, ObjectLesson):
+                loss = lesson.backward(chosen, self.features, self.logits, cast)
+            else:
+                loss = self._backward(lesson, forwards, chosen, generator, cast)
             for group, most in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = most * rate(number, iterations, self.warmup, "cosine")
             optimizer.step()
-            losses[number] = loss.detach()
+            losses[number] = loss
             done.add_(1)
             work.progress.advance(1, "all segments")
             if work.checkpoint and time.monotonic() - saved > _SAVE_SECONDS:
@@ -162,6 +160,43 @@ class Distill(Step):
         if work.checkpoint:
             work.checkpoint.save_state(self.name, state)
         return losses.cpu()
+
+    def _forwards(self, work: Workspace, lesson: Lesson | ObjectLesson, size: int) -> list[Forward]:
+        """Of all segments, for batches of so many images."""
+        segments = work.model.structure.segments
+        # A predictor hands what it saw from one segment to later ones, which one segment's graph does not show. Images
+        # of a detector have their own sizes, a graph for each.
+        if work.model.predictor is not None or isinstance(lesson, ObjectLesson):
+            return [segment.forward for segment in segments]
+        elements = lesson.features.select(torch.zeros(1, dtype=torch.int64)).numel() * size * len(segments)
+        compiled = pays(self.compile, elements, self.count(work.config))
+        return [forward_of(segment, compiled) for segment in segments]
+
+    def _backward(
+        self,
+        lesson: Lesson,
+        forwards: Sequence[Forward],
+        chosen: Tensor,
+        generator: torch.Generator,
+        cast: Cast,
+    ) -> Tensor:
+        """Loss of the images at some positions, its gradients added up."""
+        pixels = lesson.images.select(chosen)
+        if self.views == "crops":
+            pixels = crops(pixels, generator)
+            with cast():
+                wanted = lesson.taught(pixels)
+        else:
+            wanted = lesson.features.select(chosen), lesson.logits.select(chosen)
+        value = pixels
+        given = []
+        for forward in forwards:
+            with cast():
+                value = forward(value)
+            given.append(value)
+        loss = self._loss(given[-2].float(), given[-1].float(), wanted, lesson.variance)
+        loss.backward()
+        return loss.detach()
 
     def _loss(self, features: Tensor, logits: Tensor, wanted: tuple[Tensor, Tensor], variance: Tensor) -> Tensor:
         """Scalar. features (B, …, C), logits (B, classes), float32, and what they are to be."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,43 +13,66 @@ from torch import Tensor
 from vitq.data.padded import Padded
 from vitq.models.structure import Segment
 from vitq.steps.reconstruction.loss import LOSSES, weights_of
+from vitq.steps.reconstruction.object_curvature import onto
+from vitq.steps.reconstruction.objective import Measure
 from vitq.steps.reconstruction.qdrop import Dropping
 from vitq.steps.reconstruction.segment_task import SegmentTask
 from vitq.steps.value_stream import made
 
 
+class Image(NamedTuple):
+    """index: int64 (1,), its position. inputs: what the segment reads. wanted: what it is to give. slopes: the task's
+    gradient or None."""
+
+    index: Tensor
+    inputs: Any
+    wanted: Any
+    slopes: tuple[Tensor, ...] | None
+
+
 def backward(
     segment: Segment,
-    images: Iterable[tuple[Any, Any, tuple[Tensor, ...] | None]],
+    images: Iterable[Image],
     count: int,
     loss: str,
     weigh_by: str,
     dropping: Dropping | None,
     cast: Callable[[], AbstractContextManager[object]],
+    measure: Measure | None,
 ) -> Tensor:
-    """Mean loss of `count` images, its gradients added up. images: (inputs, wanted, the task's gradient or None) of
-    each. cast: around each forward.
+    """Mean loss of `count` images, its gradients added up. cast: around each forward.
 
-    The loss of an image is the sum over the segment's outputs: one for a block, five for a pyramid.
+    The plain losses of an image are the sum over the segment's outputs: one for a block, five for a pyramid.
     """
-    total: Tensor | None = None
-    for inputs, wanted, slopes in images:
+
+    def output(image: Image) -> tuple[Tensor, ...]:
         if dropping:
-            dropping.draw(segment.forward, inputs)
+            dropping.draw(segment.forward, image.inputs)
             dropping.show(0, 1)
         with cast():
-            output = segment.forward(inputs)
-        share = (
-            torch.stack(
-                [
-                    LOSSES[loss](
-                        own, target, weights_of(loss, _first(inputs), target, weigh_by) if slope is None else slope
-                    )
-                    for own, target, slope in _learned(segment, inputs, output, wanted, slopes)
-                ]
-            ).sum()
-            / count
-        )
+            given: tuple[Tensor, ...] = segment.forward(image.inputs)
+        return given
+
+    def terms(image: Image) -> Tensor:
+        assert measure is not None
+        return measure.terms(onto(image.inputs, output(image), image.wanted), image.wanted, image.index) / count
+
+    if measure is not None and measure.relative and measure.first is None:
+        images = list(images)
+        with torch.no_grad():
+            measure.first = torch.stack([terms(image) for image in images]).sum(dim=0)
+    total: Tensor | None = None
+    for image in images:
+        if measure is not None:
+            share = measure.loss(terms(image))
+        else:
+            losses = [
+                LOSSES[loss](
+                    own, target, weights_of(loss, _first(image.inputs), target, weigh_by) if slope is None else slope
+                )
+                for own, target, slope in _learned(segment, image.inputs, output(image), image.wanted, image.slopes)
+            ]
+            share = torch.stack(losses).sum() / count
         share.backward()
         total = share.detach() if total is None else total + share.detach()
     if total is None:
@@ -57,13 +80,13 @@ def backward(
     return total
 
 
-def image_of(task: SegmentTask, index: Tensor, drop: float | None, generator: torch.Generator) -> tuple[Any, Any, Any]:
-    """What the segment reads, what it is to give, and the task's gradient or None, for the image at a position, int64
-    (1,). drop: as in `mixed`."""
+def image_of(task: SegmentTask, index: Tensor, drop: float | None, generator: torch.Generator) -> Image:
+    """The image at a position. drop: as in `mixed`."""
     inputs = task.noisy.select(index)
     if drop is not None and task.noisy is not task.exact:
         inputs = mixed(inputs, task.exact.select(index), drop, generator)
-    return inputs, task.target.select(index), None if task.gradient is None else task.gradient.select(index)
+    slopes = None if task.gradient is None else task.gradient.select(index)
+    return Image(index, inputs, task.target.select(index), slopes)
 
 
 def mixed(quantized: Any, exact: Any, probability: float, generator: torch.Generator) -> Any:

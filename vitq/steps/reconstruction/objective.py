@@ -10,6 +10,7 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from vitq.config import RunConfig
 from vitq.config.base import RULES
 from vitq.config.options import registered
 from vitq.config.problems import parse_options
@@ -44,8 +45,11 @@ class Measure(ABC):
         """Measure anew what the loss is made of, on the segment as it is at present, everything quantized."""
 
     @abstractmethod
-    def terms(self, output: Tensor, target: Tensor, chosen: Tensor) -> Tensor:
-        """(terms,) Lₖ, means over images: of outputs and targets (B, …), float32, of the images at positions (B,)."""
+    def terms(self, output: Any, target: Any, chosen: Tensor) -> Tensor:
+        """(terms,) Lₖ, means over images: of outputs and targets (B, …), float32, of the images at positions (B,).
+
+        Of a detector: of one image, the segment's values (`onto` and `pairs` in object_curvature.py).
+        """
 
     def loss(self, terms: Tensor) -> Tensor:
         """Scalar Σ wₖ·Lₖ/Lₖ⁰."""
@@ -71,6 +75,8 @@ class Objective(ABC):
         """The measure of one segment, whose sites are on. The last segment, the head, has KL of its logits."""
         # The gradients that are taken through the full-precision network reach no parameter of it.
         work.teacher.model.requires_grad_(False)
+        if work.teacher.comparison is not None:
+            return self.of_objects(work, task)
         if task.index == len(work.teacher.segments) - 1:
             return Divergence()
         return self.of(work, task)
@@ -78,6 +84,14 @@ class Objective(ABC):
     @abstractmethod
     def of(self, work: Workspace, task: SegmentTask) -> Measure:
         """The measure of a segment before the head."""
+
+    @abstractmethod
+    def of_objects(self, work: Workspace, task: SegmentTask) -> Measure:
+        """The same in a detector, whose images have their own sizes."""
+
+    def check(self, config: RunConfig) -> list[Problem]:
+        """Problems of its options with the config, keys below the step's."""
+        return []
 
 
 OBJECTIVES: Registry[type[Objective]] = Registry("loss", "vitq.steps.reconstruction", "vitq.methods")

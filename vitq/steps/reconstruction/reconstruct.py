@@ -103,10 +103,10 @@ class Reconstruct(Step):
         if self.loss not in known:
             problems.append(Problem(f"loss={self.loss!r}; valid: {', '.join(known)}", "loss", self.loss, known))
         else:
-            problems += objective_of(self.loss, self.loss_options)[1]
-        refused = {"features": (*FISHER, *OBJECTIVES), "classification": ()}.get(config.task, tuple(OBJECTIVES))
-        if self.loss in refused:
-            valid = [loss for loss in known if loss not in refused]
+            objective, wrong = objective_of(self.loss, self.loss_options)
+            problems += wrong if objective is None else objective.check(config)
+        if config.task == "features" and self.loss in (*FISHER, *OBJECTIVES):
+            valid = [loss for loss in known if loss not in (*FISHER, *OBJECTIVES)]
             text = f"loss={self.loss} weighs with the gradient of class probabilities; valid: {', '.join(valid)}"
             problems.append(Problem(text, "loss", self.loss, valid))
         if self.micro_batch is not None and self.micro_batch < 1:
@@ -231,7 +231,7 @@ def learn_segment(step: Reconstruct, work: Workspace, task: SegmentTask) -> Tens
             if one_by_one:
                 drop = step.drop if step.input == "qdrop" else None
                 images = (image_of(task, index, drop, masks) for index in chosen.split(1))
-                loss = backward(segment, images, len(chosen), step.loss, step.weigh_by, dropping, cast)
+                loss = backward(segment, images, len(chosen), step.loss, step.weigh_by, dropping, cast, measure)
             else:
                 loss = _backward(step, task, forward, chosen, masks, dropping, cast, measure)
             beta = anneal(number / iterations, step.annealing)
