@@ -55,11 +55,11 @@ class Classification(Task):
         )
 
     def problems(self, config: RunConfig) -> list[Problem]:
-        found = without_classes(config)
+        problems = without_classes(config)
         if config.bits.scope != "all":
             text = f"bits.scope={config.bits.scope}: a classifier is its backbone; set bits.scope=all"
-            found.append(Problem(text, "bits.scope", config.bits.scope, ["all"]))
-        return found
+            problems.append(Problem(text, "bits.scope", config.bits.scope, ["all"]))
+        return problems
 
 
 def metrics(quantized: Tensor, reference: Tensor, labels: Tensor) -> dict[str, float]:
