@@ -15,7 +15,7 @@ from tests.errors import refuses
 from tests.tiny import part, run, tiny
 from vitq.config import RunConfig
 from vitq.methods.adalog import AdaLogQuantizer
-from vitq.methods.output_search import OutputSearch, _arriving, _error, _row_weights, search_site
+from vitq.methods.output_search import OutputSearch, _arriving, _error, _joined, _row_weights, search_site
 from vitq.quant.layers import QuantLinear, QuantMatmul
 from vitq.quant.site import Site
 from vitq.steps import Workspace
@@ -273,3 +273,11 @@ def test_the_tokens_that_the_head_reads(name: str, read: int | None) -> None:
         assert weights is not None
         assert float(weights[:read].sum() / weights.sum()) == pytest.approx(0.1, abs=0.01)
         assert weights[read:].tolist() == [1.0] * 196
+
+
+@pytest.mark.parametrize("sizes", [[(3, 4), (2, 5)], [(7,), (12,)]], ids=["maps", "tokens"])
+def test_images_of_several_sizes_are_joined_token_by_token(sizes: list[tuple[int, ...]]) -> None:
+    parts = tuple(torch.randn(1, *size, 6) for size in sizes)
+    joined = _joined(parts)
+    assert joined.dim() == parts[0].dim()
+    assert torch.equal(joined.flatten(0, -2), torch.cat([part.flatten(0, -2) for part in parts]))

@@ -137,10 +137,12 @@ def _arriving(walk: NetworkWalk, product: Product, images: int | None) -> tuple[
 
 
 def _joined(parts: tuple[Tensor, ...]) -> Tensor:
-    """Behind each other; images of several sizes (1, H, W, C) as one of all their tokens (1, ΣH·W, 1, C)."""
+    """Behind each other. Images of several sizes, (1, H, W, C) or (1, N, C), as one of all their tokens:
+    (1, ΣH·W, 1, C) or (1, ΣN, C)."""
     if len({part.shape[1:] for part in parts}) == 1:
         return torch.cat(parts)
-    return torch.cat([part.flatten(1, 2).unsqueeze(2) for part in parts], dim=1)
+    tokens = torch.cat([part.flatten(1, -2) for part in parts], dim=1)
+    return tokens.unsqueeze(2) if parts[0].dim() == 4 else tokens
 
 
 @torch.no_grad()
