@@ -39,6 +39,7 @@ class Dropping:
     def draw(self, forward: Callable[[Any], Any], inputs: Any) -> None:
         """New masks for a batch of the segment's inputs (B, …), or for one image of a detector."""
         if not self._shapes or not isinstance(inputs, Tensor):  # images of a detector have their own sizes
+            self.hide()  # masks of an image of another size
             shapes = Shapes()
             with watching(self._sites, shapes), torch.no_grad():
                 forward(inputs[:1] if isinstance(inputs, Tensor) else inputs)
