@@ -32,7 +32,8 @@ def measured(recipe: str, bits: str, seeds: list[int], words: list[str]) -> str:
     done = vitq.sweep("own_recipes", *axes, *words, name=f"own_{recipe}_{bits}").table()
     top1 = done["top1"].dropna()
     seconds = done["quantize_seconds"].mean()
-    line = f"{top1.mean():.2f} ± {top1.std():.2f} %, {seconds:.0f} s, {len(top1)} of {len(seeds)} seeds"
+    spread = f" ± {top1.std():.2f}" if len(top1) > 1 else ""
+    line = f"{top1.mean():.2f}{spread} %, {seconds:.0f} s, {len(top1)} of {len(seeds)} seeds"
     aim = AIMS.get((recipe, bits))
     return line if aim is None else f"{line} (aim {aim[0]} %, {aim[1]} s)"
 
