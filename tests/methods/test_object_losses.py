@@ -13,10 +13,9 @@ from tests.errors import is_about
 from tests.job.test_detectors import LEARNING, Detectors
 from tests.steps.test_object_curvature import PYRAMID, one_segment
 from vitq.engine.recipe_checks import problems
-from vitq.methods.dplr import Dplr, _ByChannel, _LowRank
+from vitq.methods.dplr import Dplr, _LowRank, _LowRankByChannel
 from vitq.methods.global_local import GlobalLocal
-from vitq.methods.least_squares_hessian import LeastSquaresHessian
-from vitq.methods.least_squares_hessian import _ByChannel as _FittedByChannel
+from vitq.methods.least_squares_hessian import LeastSquaresHessian, _FittedByChannel
 from vitq.methods.perturbation_hessian import PerturbationHessian, Weighted
 from vitq.steps.reconstruction import object_curvature as objects
 from vitq.steps.reconstruction.objective import OBJECTIVES
@@ -67,7 +66,7 @@ def test_a_number_for_each_channel_is_that_number_at_all_its_positions(tmp_path:
     positions, channels = output[0].numel() // output.shape[-1], output.shape[-1]
     if name == "dplr":
         options = Dplr(rank=3, temperature=4.0)
-        mine, rectangular = _ByChannel(options, work, task), _LowRank(options, work, task)
+        mine, rectangular = _LowRankByChannel(options, work, task), _LowRank(options, work, task)
         generator = torch.Generator().manual_seed(0)
         for _ in range(2):
             means = [torch.rand(channels, generator=generator, dtype=torch.float64) for _ in range(2)]

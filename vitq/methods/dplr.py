@@ -44,7 +44,7 @@ class Dplr(Objective):
         return _LowRank(self, work, task)
 
     def of_objects(self, work: Workspace, task: SegmentTask) -> Measure:
-        return _ByChannel(self, work, task)
+        return _LowRankByChannel(self, work, task)
 
 
 class _LowRank(Measure):
@@ -88,13 +88,13 @@ class _LowRank(Measure):
         return torch.stack([low_rank, (error.square() * self._rows.mean(dim=0)).mean()])
 
 
-class _ByChannel(_LowRank):
+class _LowRankByChannel(_LowRank):
     """Rows have a number for each channel of each tensor that the segment makes."""
 
     def _means(self) -> tuple[Tensor, Tensor, Tensor | None]:
         sums = []
         for image in objects.moments(self._work, self._task, self._options.temperature):
-            found = [self._last(part.double()) for both in image for part in both]
+            found = [objects.by_channel(part.double(), self._task) for both in image for part in both]
             counts = [torch.full_like(part[0], len(part)) for part in found[::2]]
             sums.append(
                 [torch.cat([part.abs().sum(dim=0) for part in found[start::2]]) for start in (0, 1)]
@@ -104,12 +104,8 @@ class _ByChannel(_LowRank):
         return gradient / positions, error / positions, positions / len(sums)
 
     def terms(self, output: Any, target: Any, chosen: Tensor) -> Tensor:
-        errors = [self._last(value - wanted) for value, wanted in objects.pairs(output, target)]
+        errors = [objects.by_channel(value - wanted, self._task) for value, wanted in objects.pairs(output, target)]
         along = torch.cat([error.abs().sum(dim=0) for error in errors]) @ self._rows.T
         squares = torch.cat([error.square().sum(dim=0) for error in errors])
         diagonal = (squares * self._rows.mean(dim=0)).sum() / sum(error.numel() for error in errors)
         return torch.stack([along @ self._inverse @ along, diagonal])
-
-    def _last(self, x: Tensor) -> Tensor:
-        """(positions, channels)."""
-        return x.movedim(self._task.segment.channel, -1).flatten(0, -2)

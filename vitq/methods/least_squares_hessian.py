@@ -49,13 +49,15 @@ class LeastSquaresHessian(Objective):
     def of_objects(self, work: Workspace, task: SegmentTask) -> Measure:
         sums = []
         for image in objects.moments(work, task, self.temperature, self.reads):
-            errors, slopes = ([_last(part.double(), task) for part in parts] for parts in zip(*image, strict=True))
+            errors, slopes = (
+                [objects.by_channel(part.double(), task) for part in parts] for parts in zip(*image, strict=True)
+            )
             products = [(error * slope).sum(dim=0) for error, slope in zip(errors, slopes, strict=True)]
             along = torch.cat(products).sum().clamp(min=0)
             squares = torch.cat([error.square().sum(dim=0) for error in errors])
             leaning = torch.cat([slope.mean(dim=0) for slope in slopes]) * along.sqrt()
             sums.append([torch.cat(products), squares, leaning, along])
-        return _ByChannel(task, *self._fit(*(torch.stack(parts).sum(dim=0) for parts in zip(*sums, strict=True))))
+        return _FittedByChannel(task, *self._fit(*(torch.stack(parts).sum(dim=0) for parts in zip(*sums, strict=True))))
 
     def _fit(self, both: Tensor, square: Tensor, leaning: Tensor, curvature: Tensor) -> tuple[Tensor, Tensor]:
         """h and u, float32 (M,), from the sums of g·Δz, Δz², g·√(Δzᵀg), and Δzᵀg."""
@@ -83,7 +85,7 @@ class _Fitted(Measure):
         return halves.mean().unsqueeze(0)
 
 
-class _ByChannel(_Fitted):
+class _FittedByChannel(_Fitted):
     """diagonal, direction: (M,) of M channels of what a detector's segment makes."""
 
     def __init__(self, task: SegmentTask, diagonal: Tensor, direction: Tensor):
@@ -91,12 +93,7 @@ class _ByChannel(_Fitted):
         self._task = task
 
     def terms(self, output: Any, target: Any, chosen: Tensor) -> Tensor:
-        errors = [_last(value - wanted, self._task) for value, wanted in objects.pairs(output, target)]
+        errors = [objects.by_channel(value - wanted, self._task) for value, wanted in objects.pairs(output, target)]
         squares = torch.cat([error.square().sum(dim=0) for error in errors])
         along = torch.cat([error.sum(dim=0) for error in errors])
         return (0.5 * (squares @ self._diagonal + (along @ self._direction).square())).unsqueeze(0)
-
-
-def _last(x: Tensor, task: SegmentTask) -> Tensor:
-    """(positions, channels)."""
-    return x.movedim(task.segment.channel, -1).flatten(0, -2)

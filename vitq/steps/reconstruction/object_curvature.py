@@ -45,6 +45,11 @@ class Suffix:
         return boxes, self.comparison.dense(value, boxes)
 
 
+def by_channel(x: Tensor, task: SegmentTask) -> Tensor:
+    """(positions, channels) of a tensor of a segment's output."""
+    return x.movedim(task.segment.channel, -1).flatten(0, -2)
+
+
 def onto(given: Any, output: tuple[Tensor, ...], target: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """A segment's output for `given`, with what it hands on as the full-precision network has it."""
     own = made(given, output)
