@@ -90,6 +90,10 @@ def test_the_divergence_by_hand() -> None:
     want += 4 * 0.05**2 / (2 * beta)  # the second proposal's own class: the parabola
     want += bernoulli(1.0, 0.5)
     assert float(divergence(exact, other)) == pytest.approx(want, rel=1e-6)
+    warm = categorical([0.75, 0, 0], [0.5, 0.125, 0]) + categorical([0, 0, 0.5], [0, 0.25, 0.5])
+    want = 16 * ((bernoulli(0.5, 0.25) + bernoulli(-0.25, -0.375)) / 256 + warm / 2 + bernoulli(0.25, 0.125))
+    want += 0.5 - beta / 2 + 4 * 0.05**2 / (2 * beta)
+    assert float(divergence(exact, other, temperature=4.0)) == pytest.approx(want, rel=1e-6)
     assert float(agreement(exact, other)) == 100
 
 

@@ -263,3 +263,35 @@ def test_the_task_s_gradients_reach_every_block_and_weigh_its_loss(detectors: De
             (own,) = stream.select(torch.tensor([index]))
             assert own.shape == tokens.shape
             assert float(torch.cosine_similarity(own.flatten(), tokens.grad.flatten(), dim=0)) > 0.999
+
+
+def test_losses_and_steps_that_know_the_network_work(detectors: Detectors) -> None:
+    """Those whose forms for Mask R-CNN have tests of their own: finite, and another network than without them."""
+    ranges = LEARNING["steps"]["ranges"]
+    learn = {"do": "reconstruct", "iterations": 1, "batch_size": 1, "learn": ["weights"]}
+    steps: dict[str, dict[str, Any]] = {
+        name: learn | {"loss": name}
+        for name in ("perturbation_hessian", "dplr", "least_squares_hessian", "global_local")
+    }
+    steps |= {
+        "mlp": {"do": "relu_mlp", "iterations": 1},
+        "distill": {"do": "distill", "iterations": 1, "hold_out": 0.0, "autocast": "none"},
+        "search": {"do": "hessian_search", "rounds": 1, "candidates": 4, "coarse": 2},
+        "predict": {"do": "predict_scales"},
+        "minmax": {"do": "predict_scales", "ranges": "minmax"},
+    }
+    (image, _), *_ = detectors.workspace(planned(detectors, LEARNING | {"steps": {"ranges": ranges}})).calib.batches(
+        1, "cpu"
+    )
+    answers = []
+    for name, step in {"ranges": ranges, **steps}.items():
+        order = {name: step} if name == "ranges" else {"ranges": ranges, name: step}
+        order = {name: step, "ranges": ranges} if name == "mlp" else order
+        work = detectors.workspace(planned(detectors, LEARNING | {"steps": order}))
+        with torch.no_grad():
+            (found,) = work.model(image)
+        assert bool(found.scores.isfinite().all())
+        assert all(bool(losses[0].isfinite().all()) for losses in work.curves.values())
+        answers.append((name, found.scores))
+    base = answers[0][1]
+    assert [name for name, scores in answers[1:] if scores.shape == base.shape and torch.equal(scores, base)] == []
