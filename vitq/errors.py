@@ -10,20 +10,33 @@ class Problem(str):
 
     key: what it is about: a dotted config key, an option of the command line, an entry of a file; '' for none of these.
     value: what is there, None where nothing is. valid: what may be there, as far as it can be listed.
+    where: the file and line, or the override, that has it; '' where that is not known.
+    action: what to type or write instead, or the command that helps, where it is one; '' else.
     """
 
     key: str
     value: object
     valid: tuple[object, ...]
+    where: str
+    action: str
 
-    def __new__(cls, text: str, key: str = "", value: object = None, valid: Iterable[object] = ()) -> Problem:
+    def __new__(
+        cls,
+        text: str,
+        key: str = "",
+        value: object = None,
+        valid: Iterable[object] = (),
+        where: str = "",
+        action: str = "",
+    ) -> Problem:
         problem = super().__new__(cls, text)
         problem.key, problem.value, problem.valid = key, value, tuple(valid)
+        problem.where, problem.action = where, action
         return problem
 
-    def reworded(self, text: str) -> Problem:
+    def reworded(self, text: str, where: str = "", action: str = "") -> Problem:
         """The same problem in other words, such as with the file, the override or the runs that have it."""
-        return Problem(text, self.key, self.value, self.valid)
+        return Problem(text, self.key, self.value, self.valid, where or self.where, action or self.action)
 
 
 def as_problem(text: object) -> Problem:
@@ -44,16 +57,17 @@ def bad(key: str, value: object, why: str, valid: Iterable[object] = ()) -> Prob
 def unknown(what: str, value: object, valid: Iterable[str], action: str = "", key: str = "") -> Problem:
     """The one wording for 'there is no such thing': `unknown('quantizer', 'logg2', ['log2', 'uniform'])`.
 
-    key: that of the problem; it stays out of the text.
+    key: that of the problem; it stays out of the text. The problem's own action is the name that was probably meant.
     """
     import difflib
 
     names = sorted(valid)
     plain = {name.lower(): name for name in names}
     close = difflib.get_close_matches(str(value).lower(), plain, n=1)
-    hint = f" Did you mean {plain[close[0]]!r}?" if close else ""
+    meant = plain[close[0]] if close else ""
+    hint = f" Did you mean {meant!r}?" if close else ""
     text = f"unknown {what} {value!r}; valid: {', '.join(names)}.{hint}{' ' + action if action else ''}"
-    return Problem(text, key, value, names)
+    return Problem(text, key, value, names, action=meant)
 
 
 def under(parent: str, problem: str) -> Problem:
@@ -62,17 +76,20 @@ def under(parent: str, problem: str) -> Problem:
     One without a key, which lies in how `parent` fits the whole config, is of `parent`.
     """
     inner = as_problem(problem)
-    return Problem(f"{parent}: {inner}", f"{parent}.{inner.key}" if inner.key else parent, inner.value, inner.valid)
+    key = f"{parent}.{inner.key}" if inner.key else parent
+    return Problem(f"{parent}: {inner}", key, inner.value, inner.valid, inner.where, inner.action)
 
 
 class VitqError(Exception):
     """Base of every error that vitq raises on purpose; the command line prints it without a traceback, exit code 2.
 
-    key, value, valid: the fields of its problem, see `Problem`; of a file, value is its path.
+    key, value, valid, action: the fields of its problem, see `Problem`; of a file, value is its path.
     """
 
-    def __init__(self, text: str = "", key: str = "", value: object = None, valid: Iterable[object] = ()):
-        super().__init__(text if isinstance(text, Problem) else Problem(text, key, value, valid))
+    def __init__(
+        self, text: str = "", key: str = "", value: object = None, valid: Iterable[object] = (), action: str = ""
+    ):
+        super().__init__(text if isinstance(text, Problem) else Problem(text, key, value, valid, action=action))
 
     @property
     def problems(self) -> list[Problem]:
@@ -102,7 +119,21 @@ class ConfigError(VitqError):
 
 
 class DataError(VitqError):
-    """The images a run needs are missing or do not fit its config."""
+    """The images a run needs are missing or do not fit its config. `problems` has all that was looked at together."""
+
+    _several: tuple[Problem, ...] = ()
+
+    @classmethod
+    def of(cls, problems: Sequence[Problem]) -> DataError:
+        """One error for several problems, at least one."""
+        error = cls("; also: ".join(problems))
+        error._several = tuple(problems)
+        return error
+
+    @property
+    def problems(self) -> list[Problem]:
+        """All of them."""
+        return list(self._several) or super().problems
 
 
 class ModelError(VitqError):

@@ -86,7 +86,7 @@ def test_no_home_is_said_before_anything_starts(
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as without HOME and without an entry in passwd
     problem = problem_of()
     assert is_about(problem, "cache_dir", "~/.cache/vitq")
-    assert "VITQ_CACHE_DIR" in problem
+    assert problem.action == "cache_dir=DIR or VITQ_CACHE_DIR"
     assert engine.described == 0
 
 

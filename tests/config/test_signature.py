@@ -49,6 +49,13 @@ def test_the_signature_of_an_embedded_model_is_what_it_was() -> None:
     assert sign(model={"train": {**train, "shift": 1 / 16}}) != sign(model={"train": train})
 
 
+def test_a_part_that_a_recipe_got_later_and_that_is_off_is_no_part_of_it() -> None:
+    """`centre` in rols."""
+    steps = {"centre": {"do": "centre", "enabled": False}}
+    assert sign(method={"steps": steps}) == sign()
+    assert sign(method={"steps": {"centre": {"do": "centre"}}}) != sign()
+
+
 @pytest.mark.parametrize("seed", ["0", "1", "random"])
 def test_the_hash_seed_does_not_matter(seed: str) -> None:
     code = f"from vitq.config import *; print(signature(RunConfig.parse({RAW!r})[0]))"

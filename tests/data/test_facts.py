@@ -13,6 +13,7 @@ from timm.data import create_dataset
 from tests.errors import is_about, refuses
 from tests.image_folders import CLASSES, Make, write_image
 from vitq.data import class_labels, describe, digits, listing, problems
+from vitq.data.opening import open_source
 from vitq.errors import DataError
 
 
@@ -92,9 +93,10 @@ def test_listing_agrees_with_timm(root: Path, class_map: Path, mapped: bool) -> 
 
 
 def test_every_fault_of_the_data_is_named_at_once(make: Make, root: Path) -> None:
-    with refuses(DataError, value="calib", valid=["train", "val"]) as raised:
+    with pytest.raises(DataError) as raised:
         describe(make(data={"root": str(root), "calib_split": "calib", "eval_split": "holdout"}))
-    assert "'holdout'" in str(raised.value)
+    assert [problem.value for problem in raised.value.problems] == ["calib", "holdout"]
+    assert {problem.valid for problem in raised.value.problems} == {("train", "val")}
     with refuses(DataError, key="data.root", value=None):
         describe(make(data={}))
     with refuses(DataError, key="data.root", value="/nowhere"):
@@ -123,7 +125,7 @@ def test_bad_class_maps(make: Make, root: Path, tmp_path: Path, content: bytes, 
     path = tmp_path / "bad.txt"
     path.write_bytes(content)
     with refuses(DataError, key="data.class_map", value=str(path) if value is ... else value):
-        describe(make(data={"root": str(root), "class_map": str(path)}))
+        open_source(make(data={"root": str(root), "class_map": str(path)}).data, "val")
 
 
 def test_missing_and_foreign_class_map(make: Make, root: Path) -> None:

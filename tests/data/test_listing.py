@@ -55,8 +55,8 @@ def test_a_folder_that_cannot_be_read_is_an_error(make: Make, root: Path, monkey
 
     monkeypatch.setattr(listing.os, "scandir", refuse)
     with refuses(DataError, value=str(root / "train" / "n2")) as raised:
-        describe(make(data={"root": str(root)}))
-    assert "Permission denied" in str(raised.value)
+        open_source(make(data={"root": str(root)}).data, "train")
+    assert isinstance(raised.value.__cause__, PermissionError)
 
 
 def test_what_is_left_out_is_counted_and_changes_nothing(make: Make, root: Path) -> None:
@@ -109,7 +109,7 @@ def test_gray_images_of_16_bits_without_a_white_are_refused(make: Make, root: Pa
     deep = _deepen(root, 257)
     (wrong,) = problems(make(data={"root": str(deep)}))
     assert is_about(wrong, "data.white", "null")
-    with pytest.raises(DataError, match=r"data\.white"):  # a white that the images exceed
+    with refuses(DataError, "data.white"):  # a white that the images exceed
         eval_set(make(data={"root": str(deep), "white": 200}), Progress())
     # A store of before there was a choice keeps its signatures and its images.
     before, now = (make(data={"root": str(deep)} | more) for more in ({}, {"white": 65535}))
@@ -172,7 +172,7 @@ def test_pointers_of_git_lfs_are_named_by_the_plan(make: Make, root: Path) -> No
     (root / "train" / "n1" / "img9.png").write_text(pointer)
     with refuses(DataError, value="n1/img9.png") as raised:
         describe(make(data={"root": str(root)}))
-    assert "git lfs pull" in str(raised.value)
+    assert raised.value.problems[0].action == "git lfs pull"
 
 
 @pytest.mark.parametrize("as_tar", [False, True])
@@ -211,7 +211,7 @@ def test_a_mean_of_pixels_up_to_255_is_refused(make: Make, root: Path, key: str)
     parts[section][name] = [123.675, 116.28, 103.53]
     (wrong,) = problems(make(**parts))
     assert is_about(wrong, key, [123.675, 116.28, 103.53])
-    assert f"{key}=[0.485,0.456,0.406]" in wrong
+    assert wrong.action == f"{key}=[0.485,0.456,0.406]"
     parts[section][name] = [1.0, 1.0, 1.0]
     assert problems(make(**parts)) == []
 
@@ -298,8 +298,12 @@ def test_a_flat_folder_without_labels_and_images_beside_class_folders(make: Make
     with refuses(DataError, key="data.labels", value=names):
         describe(make(data={"root": str(flat)}))
     write_image(flat / "train" / "stray.png", 3)
-    with refuses(DataError, key="data.labels", value=["stray.png"]):
+    with pytest.raises(DataError) as raised:
         describe(make(data={"root": str(flat)}))
+    assert [(problem.key, problem.value) for problem in raised.value.problems] == [
+        ("data.labels", ["stray.png"]),
+        ("data.labels", names),
+    ]
 
 
 def test_a_label_file_that_is_too_short_or_has_no_meta(make: Make, flat: Path) -> None:

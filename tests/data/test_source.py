@@ -66,7 +66,7 @@ def test_torchvision_folder_and_tar_through_timm(make: Make, root: Path, tmp_pat
 
 def test_a_backend_that_is_not_installed_says_so(make: Make, root: Path) -> None:
     with refuses(DataError, key="data.dataset", value="tfds/x"):
-        describe(make(data={"root": str(root), "dataset": "tfds/x"}))
+        open_source(make(data={"root": str(root), "dataset": "tfds/x"}).data, "validation")
     with refuses(DataError, key="data.root", value="/nowhere"):
         describe(make(data={"root": "/nowhere", "dataset": "wds/x"}))
 

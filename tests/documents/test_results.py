@@ -49,7 +49,7 @@ def test_every_page_of_results_is_made_and_listed(script: ModuleType, repo: Path
 def test_the_store_has_neither_folders_of_a_machine_nor_weights(script: ModuleType) -> None:
     files = [path for path in script.STORE.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".json", ".yaml", ".npz"}
-    assert sum(path.stat().st_size for path in files) < 2_000_000
+    assert max(path.stat().st_size for path in files) < 10_000, "each is small, however many runs there are"
     for path in files:
         if path.suffix != ".npz":
             text = path.read_text()
@@ -162,3 +162,19 @@ def test_an_unfinished_sweep_is_not_taken(script: ModuleType, tmp_path: Path) ->
     with refuses(StoreError, "sweep", "half"):
         script.add(source, "half", Store(tmp_path / "kept"))
     assert not (tmp_path / "kept").exists()
+
+
+def test_the_readme_s_table_is_of_the_page(repo: Path) -> None:
+    """Its AP of masks: of each method, in the columns of the same bits, as `docs/results/detection.md` has them."""
+    section = (repo / "docs/results/detection.md").read_text().partition("AP mask\n")[2]
+    lines = [line for line in section.partition("\n### ")[0].splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    page = {row[0]: dict(zip(cells[0], row, strict=True)) for row in cells[2:]}
+    readme = (repo / "README.md").read_text()
+    table = readme[readme.index("| AP mask") :].partition("\n\n")[0].splitlines()
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    assert [row[0].split("`")[1] for row in rows] == ["minmax", "repq_vit", "ias_vit"]
+    for name, *figures in rows:
+        row = page[name.split("`")[1]]
+        assert figures == [row[bits].strip("*").split("*")[0].split(" ")[0] for bits in head[1:]], name
+    assert f"full precision {page['full precision']['W8A8'].split(' ')[0]}" in head[0]

@@ -33,6 +33,13 @@ def test_metrics_match_scipy_and_sklearn(logits: tuple[torch.Tensor, torch.Tenso
     assert found["agreement"] == pytest.approx(100 * (q.argmax(1) == p.argmax(1)).mean())
 
 
+def test_the_record_has_the_kl_of_each_image(logits: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
+    quantized, fp, _ = logits
+    q, p = log_softmax(quantized.double().numpy(), axis=1), log_softmax(fp.double().numpy(), axis=1)
+    kept = classification.Classification().divergences({"logits": quantized}, {"logits": fp})
+    np.testing.assert_allclose(kept["kl"], (np.exp(p) * (p - q)).sum(axis=1), rtol=0, atol=1e-14)
+
+
 def test_equal_logits_have_no_drop(logits: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
     _, fp, labels = logits
     found = classification.metrics(fp, fp, labels)

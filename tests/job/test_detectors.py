@@ -260,7 +260,7 @@ def test_without_pycocotools_the_plan_says_how_to_get_it(detectors: Detectors, m
     monkeypatch.setattr("vitq.tasks.detection.available", lambda: False)
     (wrong,) = problems(detectors.config())
     assert is_about(wrong, "task", "segmentation")
-    assert "vitq[detection]" in wrong
+    assert "vitq[detection]" in wrong.action
 
 
 def test_the_report_has_a_table_for_boxes_and_one_for_masks(detectors: Detectors) -> None:

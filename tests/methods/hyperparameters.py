@@ -31,6 +31,7 @@ OUTPUT: Values = {"do": "output_search", "images": 8, "rounds": 4, "zero_code": 
 }
 ROLS: dict[str, Values] = {
     "rotate": {"do": "rotate", "seed": 0} | dict.fromkeys(("stream", "heads_qk", "heads_vo"), "where_exact"),
+    "centre": {"do": "centre", "enabled": False, "keys": True, "values": True, "images": None},
     "ranges": STREAMED,
     "reparameterize": FOLD,
     "search": OUTPUT | {"rounds": 2, "class_share": 0.1, "class_share_bits": 6},

@@ -74,7 +74,7 @@ def test_a_number_for_each_channel_is_that_number_at_all_its_positions(tmp_path:
             for measure, repeat in ((mine, 1), (rectangular, positions)):
                 wide = [mean.repeat(repeat) for mean in means]
                 shared = torch.full((channels,), float(positions)) if repeat == 1 else None
-                measure._means = lambda wide=wide, shared=shared: (*wide, shared)  # type: ignore[method-assign]
+                measure._means = lambda wide=wide, shared=shared: (*wide, shared)  # type: ignore[method-assign,misc]
                 measure.refresh()
     else:
         fitted = LeastSquaresHessian().of_objects(work, task)
@@ -84,7 +84,7 @@ def test_a_number_for_each_channel_is_that_number_at_all_its_positions(tmp_path:
         wide = [part.repeat(positions) for part in (fitted._diagonal, fitted._direction)]
         mine, rectangular = fitted, type(fitted).__mro__[1](*wide)  # type: ignore[assignment]
     wanted = rectangular.terms(output, target, torch.arange(len(output)))
-    given = [mine.terms(*value, torch.tensor([at])) for at, value in enumerate(one_size(values))]
+    given = [mine.terms(one, other, torch.tensor([at])) for at, (one, other) in enumerate(one_size(values))]
     assert torch.allclose(torch.stack(given).mean(dim=0), wanted, rtol=1e-4)
 
 
@@ -92,7 +92,8 @@ def test_the_fit_is_least_squares_over_images_and_positions(tmp_path: Path) -> N
     """LS-ViT's sums by hand, in numpy's order, of two images of two sizes."""
     work, task, _ = block(tmp_path)
     fitted = LeastSquaresHessian(temperature=2.0, negative="keep").of_objects(work, task)
-    both = square = leaning = along_all = 0.0
+    both: Any = 0.0
+    square = leaning = along_all = both
     for ((error, slope),) in objects.moments(work, task, 2.0):
         e, g = (part[0].double().numpy().reshape(-1, part.shape[-1]) for part in (error, slope))
         along = max(float((e * g).sum()), 0.0)

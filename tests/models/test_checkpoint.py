@@ -83,18 +83,17 @@ def test_a_pointer_of_git_lfs_is_no_checkpoint(tmp_path: Path, name: str) -> Non
     (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
     with refuses(ModelError, key="model.checkpoint", value=str(tmp_path / name)) as raised:
         load(config(checkpoint=str(tmp_path / name)))
-    assert "git lfs pull" in str(raised.value)
+    assert raised.value.problems[0].action == "git lfs pull"
 
 
-@pytest.mark.parametrize(("content", "said"), [(b"", "empty"), (b"\n<!DOCTYPE html><html>404", "web page")])
+@pytest.mark.parametrize("content", [b"", b"\n<!DOCTYPE html><html>404"])
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
-def test_what_a_transfer_left_is_no_checkpoint(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+def test_what_a_transfer_left_is_no_checkpoint(tmp_path: Path, name: str, content: bytes) -> None:
     """And no recipe is shown that would unpickle it."""
     (tmp_path / name).write_bytes(content)
     with refuses(ModelError, key="model.checkpoint", value=str(tmp_path / name)) as raised:
         load(config(checkpoint=str(tmp_path / name)))
-    assert said in str(raised.value)
-    assert "weights_only" not in str(raised.value)
+    assert raised.value.problems[0].action == ""
 
 
 def test_codes_of_a_quantized_file_are_no_weights(tmp_path: Path) -> None:
@@ -148,8 +147,7 @@ def test_other_pickles_come_with_a_recipe_that_works(tmp_path: Path) -> None:
     model = _saved(tmp_path / "w.pth", {"model": state, "when": np.array(["a"], dtype=object)})
     with pytest.raises(ModelError) as caught:
         load(model)
-    text = str(caught.value)
-    words = shlex.split(text[text.index("python -c") :])
+    words = shlex.split(caught.value.problems[0].action)
     subprocess.run([sys.executable, *words[1:3]], check=True, cwd=tmp_path)
     assert same(load(config(checkpoint=str(tmp_path / "weights.safetensors"))), state)
 

@@ -24,7 +24,7 @@ def test_a_base_that_cannot_be_read_is_named(tmp_path: Path, content: str) -> No
     problem = cell("method=integer", "method.base=mine", config_dir=str(tmp_path)).problem
     assert problem is not None
     assert is_about(problem, "method.base", "mine")
-    assert "mine.yaml" in problem
+    assert problem.where == str(tmp_path / "method" / "mine.yaml")
 
 
 def test_a_file_that_is_not_yaml_is_named_with_its_line(tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.errors import is_about, refuses
+from tests.errors import is_about, problem_fields, refuses
 from tests.fake_engine import FakeEngine
 from vitq.config.search_path import ConfigPath
 from vitq.errors import ConfigError, Problem
 from vitq.planning import compose, planner
 
 HEAD = "defaults: [config, _self_]\n"
+PARAMS, SWEPT = "hydra: {sweeper: {params: ", "hydra.sweeper.params"
 
 
 def problem_of_file(folder: Path, text: str | bytes, *overrides: str) -> Problem:
@@ -31,33 +32,27 @@ def problem_of_words(*overrides: str) -> Problem:
 
 
 @pytest.mark.parametrize(
-    ("text", "key", "line", "reason"),
+    ("text", "key", "line", "value", "action"),
     [
-        (HEAD + "calib:\n  size: ${oc.env:NO_SUCH_VARIABLE}\n", "calib.size", 3, "NO_SUCH_VARIABLE"),
-        (HEAD + "seed: ${nothing.there}\n", "seed", 2, "nothing"),
-        (HEAD + "seed: ${unheard:3}\n", "seed", 2, "unheard"),
-        (HEAD + "data:\n\n  labels: ???\n", "data.labels", 4, "missing"),
-        (HEAD + "hydra: {sweeper: {params: {seed: '${oc.env:NO_SUCH}'}}}\n", "hydra.sweeper.params.seed", 2, "NO_SUCH"),
-        (
-            HEAD + "hydra:\n  sweeper:\n    params: {bits.first_last: null}\n",
-            "hydra.sweeper.params.bits.first_last",
-            4,
-            "",
-        ),
-        (HEAD + "hydra:\n  run: {dirr: x}\n", "hydra.run.dirr", 3, "dirr"),
-        (HEAD + "hydra: {mode: several}\n", "hydra.mode", 2, "several"),
-        (HEAD + "method: mse\n", "method", 2, "override /method: mse"),
-        (HEAD + "calib: {sizee: 3}\n", "calib.sizee", 2, "sizee"),
-        (HEAD + "calib: {size: many}\n", "calib.size", 2, "many"),
+        (HEAD + "calib:\n  size: ${oc.env:NO_SUCH}\n", "calib.size", 3, "${oc.env:NO_SUCH}", ""),
+        (HEAD + "seed: ${nothing.there}\n", "seed", 2, "${nothing.there}", ""),
+        (HEAD + "seed: ${unheard:3}\n", "seed", 2, "${unheard:3}", ""),
+        (HEAD + "data:\n\n  labels: ???\n", "data.labels", 4, "???", ""),
+        (HEAD + f"{PARAMS}{{seed: '${{oc.env:NO_SUCH}}'}}}}}}\n", f"{SWEPT}.seed", 2, "${oc.env:NO_SUCH}", ""),
+        (HEAD + f"{PARAMS}{{bits.first_last: null}}}}}}\n", f"{SWEPT}.bits.first_last", 2, "null", ""),
+        (HEAD + "hydra:\n  run: {dirr: x}\n", "hydra.run.dirr", 3, "x", ""),
+        (HEAD + "hydra: {mode: several}\n", "hydra.mode", 2, "several", ""),
+        (HEAD + "method: mse\n", "method", 2, "mse", "- override /method: mse"),
+        (HEAD + "calib: {sizee: 3}\n", "calib.sizee", 2, "sizee", "size"),
+        (HEAD + "calib: {size: many}\n", "calib.size", 2, "many", ""),
     ],
 )
 def test_a_file_is_named_with_its_line(
-    engine: FakeEngine, tmp_path: Path, text: str, key: str, line: int, reason: str
+    engine: FakeEngine, tmp_path: Path, text: str, key: str, line: int, value: str, action: str
 ) -> None:
     problem = problem_of_file(tmp_path, text)
-    assert problem.key == key, problem
-    assert f"{tmp_path / 'mine.yaml'}, line {line}" in problem
-    assert reason in problem
+    assert is_about(problem, key, value), problem_fields(problem)
+    assert (problem.where, problem.action) == (f"{tmp_path / 'mine.yaml'}, line {line}", action)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +66,7 @@ def test_a_file_is_named_with_its_line(
 )  # fmt: skip
 def test_a_malformed_file_is_a_problem_and_no_traceback(engine: FakeEngine, tmp_path: Path, text: str | bytes) -> None:
     problem = problem_of_file(tmp_path, text, "tracker=none")
-    assert "mine.yaml" in problem or problem.key, problem
+    assert "mine.yaml" in problem.where or problem.key, problem_fields(problem)
     assert "\n" not in problem
 
 
@@ -79,7 +74,7 @@ def test_a_file_that_is_no_primary_config_says_what_it_lacks(engine: FakeEngine,
     """One line, not one for each key of a recipe."""
     problem = problem_of_file(tmp_path, "name: mine\nkinds: {default: {}}\n", "sweep.name=s")
     assert is_about(problem, "defaults")
-    assert "defaults: [config, _self_]" in problem
+    assert problem.action == "defaults: [config, _self_]"
 
 
 def test_a_sweep_section_is_nothing_for_a_single_run(engine: FakeEngine) -> None:
@@ -91,7 +86,7 @@ def test_a_sweep_section_is_nothing_for_a_single_run(engine: FakeEngine) -> None
 def test_a_config_without_defaults_says_what_to_begin_with(engine: FakeEngine, tmp_path: Path) -> None:
     problem = problem_of_file(tmp_path, "sweep: {name: s}\n", "tracker=none")
     assert is_about(problem, "tracker", "none")
-    assert "defaults: [config, _self_]" in problem
+    assert problem.action == "defaults: [config, _self_]"
 
 
 def test_a_group_that_no_default_chooses_is_added_with_a_plus(engine: FakeEngine, tmp_path: Path) -> None:
@@ -99,28 +94,29 @@ def test_a_group_that_no_default_chooses_is_added_with_a_plus(engine: FakeEngine
     (tmp_path / "conf" / "experiment" / "low.yaml").write_text("# @package _global_\nseed: 1\n")
     problem = problem_of_words("experiment=low")
     assert is_about(problem, "experiment", "low")
-    assert "+experiment=low" in problem
+    assert problem.action == "+experiment=low"
     file, folders = compose.root_config()
     (cell,) = compose.expand(compose.load(file, folders, ["+experiment=low"]))
     assert cell.raw["seed"] == 1
 
 
 @pytest.mark.parametrize(
-    ("words", "key", "said"),
+    ("word", "located", "action"),
     [
-        (["seed=${oc.env:NO_SUCH}"], "seed", "override 'seed=${oc.env:NO_SUCH}'"),
-        (["seed=[1,2]"], "seed", "-m seed=1,2"),
-        (["calib.size=???"], "calib.size", "override 'calib.size=???'"),
-        (["data.root=${hydra:runtime.cwd}/x"], "data.root", "${oc.env:PWD}"),
-        (["data.root=${PATH}/x"], "data.root", "${oc.env:PATH}"),
-        (["calib_size=64"], "calib_size", "'calib.size'"),
-        (["calib/size=64"], "calib/size", "'calib.size'"),
+        ("seed=${oc.env:NO_SUCH}", True, ""),
+        ("seed=[1,2]", False, "vitq run -m seed=1,2"),
+        ("calib.size=???", True, ""),
+        ("data.root=${hydra:runtime.cwd}/x", True, "${oc.env:PWD}"),
+        ("data.root=${PATH}/x", True, "${oc.env:PATH}"),
+        ("calib_size=64", False, "calib.size"),
+        ("calib/size=64", False, "calib.size"),
     ],
 )
-def test_an_override_is_named(engine: FakeEngine, words: list[str], key: str, said: str) -> None:
-    problem = problem_of_words(*words)
-    assert problem.key == key
-    assert said in problem
+def test_an_override_is_named(engine: FakeEngine, word: str, located: bool, action: str) -> None:
+    """located: it does not compose; the key of the others is looked up in the composed config."""
+    problem = problem_of_words(word)
+    assert problem.key == word.partition("=")[0]
+    assert (problem.where, problem.action) == (f"override '{word}'" if located else "", action)
 
 
 def test_axes_of_hydras_sweeper_may_stand_on_the_command_line(engine: FakeEngine) -> None:
@@ -131,4 +127,4 @@ def test_axes_of_hydras_sweeper_may_stand_on_the_command_line(engine: FakeEngine
 
 def test_an_axis_of_a_file_that_does_not_parse_is_named_with_its_line(engine: FakeEngine, tmp_path: Path) -> None:
     problem = problem_of_file(tmp_path, HEAD + "hydra:\n  sweeper:\n    params:\n      data.root: ~x(y\n")
-    assert f"{tmp_path / 'mine.yaml'}, line 5" in problem
+    assert problem.where.startswith(f"{tmp_path / 'mine.yaml'}, line 5 ")

@@ -55,7 +55,7 @@ def test_what_yaml_reads_otherwise_is_refused(
 ) -> None:
     problem = refused(written(tmp_path / "mine.yaml", HEAD + text))
     assert is_about(problem, key, value)
-    assert f"{tmp_path / 'mine.yaml'}, line 2" in problem
+    assert problem.where == f"{tmp_path / 'mine.yaml'}, line 2"
 
 
 def test_it_is_found_in_options_of_groups_in_their_own_defaults_and_in_the_base_of_a_method(
@@ -67,14 +67,14 @@ def test_it_is_found_in_options_of_groups_in_their_own_defaults_and_in_the_base_
     written(tmp_path / "conf/calib/above.yaml", "defaults: [below]\n")
     recipe = written(tmp_path / "conf/method/old.yaml", "name: old\nkinds: {default: {}}\nsteps: {a: {iters: 020}}\n")
     written(tmp_path / "conf/method/new.yaml", "base: old\nname: new\n")
-    for words, key, place in [
+    for words, key, where in [
         (["calib=below"], "calib.size", f"{below}, line 2"),
         (["calib=above"], "calib.size", f"{below}, line 2"),
         (["method=new"], "method.steps.a.iters", f"{recipe}, line 3"),
     ]:
         problem = refused(file, *words)
         assert is_about(problem, key)
-        assert place in problem
+        assert problem.where == where
     assert raw(file, "calib=above", "calib.size=64")["calib"]["size"] == 64  # what the file says does not count
 
 
@@ -113,4 +113,4 @@ def test_the_file_of_an_option_is_named_that_was_chosen_on_the_command_line(
     option = written(tmp_path / "conf/calib/mine.yaml", "size: many\n")
     problem = refused(written(tmp_path / "mine.yaml", HEAD), "calib=mine")
     assert is_about(problem, "calib.size", "many")
-    assert f"{option}, line 1" in problem
+    assert problem.where == f"{option}, line 1"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.errors import refuses
+from tests.errors import is_about, refuses
 from vitq.errors import ConfigError
 from vitq.planning import compose
 from vitq.planning.overrides import parse_value
@@ -59,8 +59,7 @@ def test_an_override_that_does_not_parse_shows_one_that_does(override: str, mean
     with pytest.raises(ConfigError) as error:
         compose.load(file, folders, [override])
     (problem,) = error.value.problems
-    assert problem.value == override
-    assert problem.endswith(meant)
+    assert (problem.value, problem.action) == (override, meant)
     (word,) = shlex.split(meant)
     (cell,) = compose.expand(compose.load(file, folders, [word]))
     assert cell.problem is None
@@ -74,8 +73,7 @@ def test_a_comma_too_many_and_a_long_dash(word: str, meant: str) -> None:
     with pytest.raises(ConfigError) as error:
         compose.load(file, folders, [word], multirun=True)
     (problem,) = error.value.problems
-    assert problem.value == word
-    assert problem.endswith(f" {meant}")
+    assert (problem.value, problem.action) == (word, meant)
 
 
 def test_one_value_with_a_comma_is_shown_quoted() -> None:
@@ -83,8 +81,8 @@ def test_one_value_with_a_comma_is_shown_quoted() -> None:
     with pytest.raises(ConfigError) as error:
         compose.load(file, folders, ["data.root=/data/v1,2"])
     (problem,) = error.value.problems
-    assert (problem.key, problem.value) == ("data.root", ["/data/v1", "2"])
-    assert "'data.root=\"/data/v1,2\"'" in problem
+    assert is_about(problem, "data.root", ["/data/v1", "2"])
+    assert problem.action == "'data.root=\"/data/v1,2\"'"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +97,7 @@ def test_several_values_of_a_key_that_takes_a_list_are_shown_as_one(word: str, m
     file, folders = compose.root_config()
     with refuses(ConfigError, word.partition("=")[0]) as error:
         compose.load(file, folders, [word])
-    assert str(error.value.problems[0]).endswith(meant)
+    assert error.value.problems[0].action == meant
 
 
 @pytest.mark.parametrize("value", ["range(3,0)", "interval(0,1)"])

@@ -108,7 +108,7 @@ def test_yml_is_read_as_yaml(engine: FakeEngine, tmp_path: Path, capsys: pytest.
     (own / "method" / "mine.yml").write_text("name: [mine\n")
     with pytest.raises(ConfigError) as error:
         planned(own, "method=mine")
-    assert str(own / "method" / "mine.yml") in error.value.problems[0]
+    assert error.value.problems[0].where.startswith(f"{own / 'method' / 'mine.yml'}, line 2")
 
 
 def test_two_files_of_one_option_are_refused(engine: FakeEngine, tmp_path: Path) -> None:

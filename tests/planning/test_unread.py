@@ -43,10 +43,8 @@ def test_iterations_that_no_step_reads_are_a_warning(engine: FakeEngine, word: s
 
 def test_what_would_read_it_is_said(engine: FakeEngine) -> None:
     (problem,) = problems("method=minmax,percentile", f"{WEIGHT}.options={{candidates: 10}}")
-    assert problem == (
-        f"{WEIGHT}.options.candidates: only range=mse reads it, not minmax, percentile; leave it out, or set "
-        f"{WEIGHT}.range=mse"
-    )
+    assert is_about(problem, f"{WEIGHT}.options.candidates", "candidates")
+    assert problem.action == f"{WEIGHT}.range=mse"
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_a_killed_one_goes_on_and_ends_the_same(tmp_path: Path, monkeypatch: pyt
     detectors.cache = tmp_path / "cut"
 
     class Late(Killer):
-        def stage(self, name: str, units: int) -> None:
+        def stage(self, name: str, total: int | None = None) -> None:
             self.counts = name == "distill"
 
         def advance(self, units: int = 1, note: str = "") -> None:

@@ -17,9 +17,11 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from tests.errors import refuses
 from vitq.data.coco import open_coco
 from vitq.data.digit_scenes import DigitScenes
 from vitq.data.ragged import RaggedImages
+from vitq.errors import problem_of
 from vitq.models.detection.outputs import Detections
 from vitq.models.detection.paste import paste
 from vitq.store.records import DetectionMetrics, Metrics
@@ -215,8 +217,9 @@ def test_scores_that_are_not_finite_are_refused(scenes: RaggedImages) -> None:
     task = Detection()
     found = perfect(scenes, 0)
     broken = found._replace(scores=torch.full_like(found.scores, math.nan))
-    with pytest.raises(ValueError, match="evaluate"):
+    with refuses(ValueError, "score") as error:
         task.join([task.keep([broken], scenes, 0)], scenes, "evaluate")
+    assert problem_of(error.value).where == "evaluate"
 
 
 def test_predictions_hold_all_that_scores_need(scenes: RaggedImages) -> None:

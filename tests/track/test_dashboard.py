@@ -107,7 +107,6 @@ def test_what_w_and_b_refuses_is_one_line_without_the_key(monkeypatch: pytest.Mo
 
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setattr(workspaces.Workspace, "save", refuse)
-    with refuses(VitqError, key="wandb") as raised:
+    with refuses(VitqError, key="wandb", value="RuntimeError: lab/***") as raised:
         dashboard.Dashboard("lab", "vitq").save()
-    assert "lab/***" in str(raised.value)
     assert KEY not in str(raised.value)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -45,6 +46,9 @@ class TunedEngine(FakeEngine):
         plain = result.model_dump() | {"metrics": metrics, "timings": {"total": 2.0}}
         result = Result.model_validate(plain)
         run_dir.write_result(result)
+        # Four images around the mean, whose errors cancel in a difference of two runs but for a part of it.
+        spread = np.array([-1.0, 1.0, -0.5, 0.5]) * self.kl(config)
+        run_dir.write_predictions({"kl": self.kl(config) + spread})
         return result
 
 

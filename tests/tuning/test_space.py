@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
+from tests.errors import is_about
 from tests.tuning.conftest import TunedEngine, tuning
+from vitq.config.problems import config_problems
 from vitq.config.search_path import ConfigPath
 from vitq.config.tuning import OptionRange
 from vitq.engine import recipe_checks
@@ -50,16 +53,18 @@ def test_what_a_range_holds(allowed: OptionRange, inside: tuple[object, ...], ou
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "key", "value"),
     [
-        {},
-        {"low": 1},
-        {"low": 2, "high": 1},
-        {"low": 0, "high": 1, "log": True},
-        {"choices": ()},
-        {"low": 1, "choices": (1,)},
+        ({}, "low", None),
+        ({"low": 1}, "low", 1),
+        ({"low": 2, "high": 1}, "low", 2),
+        ({"low": 0, "high": 1, "log": True}, "log", True),
+        ({"choices": ()}, "choices", ()),
+        ({"low": 1, "choices": (1,)}, "choices", (1,)),
     ],
 )
-def test_ranges_that_are_none(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"low|choices|log"):
+def test_ranges_that_are_none(wrong: dict[str, object], key: str, value: object) -> None:
+    with pytest.raises(ValidationError) as error:
         OptionRange(**wrong)  # type: ignore[arg-type]
+    (problem,) = config_problems(error.value, OptionRange)
+    assert is_about(problem, key, value)

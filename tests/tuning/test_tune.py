@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.errors import refuses
@@ -19,7 +20,8 @@ from vitq.errors import ConfigError, VitqError
 from vitq.planning import background, compose, planner
 from vitq.plots.tuning import curve
 from vitq.store import Store
-from vitq.store.studies import journal_path, read_study
+from vitq.store.studies import Gain, journal_path, read_study
+from vitq.tuning.trials import gain
 
 KEYS = ("steps.learn.lr_rounding", "steps.learn.lr_scales", "steps.learn.rounding_weight", "steps.learn.drop")
 
@@ -47,6 +49,12 @@ def test_trials_are_runs_of_a_sweep_and_the_best_becomes_a_recipe(tuned: TunedEn
     assert best.kl == min(trial.kl for trial in record.finished if trial.kl is not None) < 0.5
     assert max(record.importances, key=lambda key: record.importances[key]) == KEYS[0]
     assert sum(record.importances.values()) == pytest.approx(1)
+
+    # The images' KL differ by (1 - best) · (0, 2, 0.5, 1.5): mean 1, variance 5/6 with three degrees of freedom.
+    assert record.gain is not None
+    assert record.gain.mean == pytest.approx(1 - best.kl)
+    assert record.gain.error == pytest.approx((1 - best.kl) * (5 / 6 / 4) ** 0.5)
+    assert record.gain.is_shown
 
     path = Path("runs/conf/method/qdrop_tuned_vit_digits_w3a3.yaml")
     assert record.recipe == str(path.absolute())
@@ -285,6 +293,28 @@ def test_two_processes_share_a_study(tuned: TunedEngine, repo: Path, tmp_path: P
     assert not list(Path("runs/sweeps", record.name, "drivers").iterdir())
     listed = Store("runs").read_sweep(record.name).signatures
     assert {trial.signature for trial in record.trials} == {*listed}
+
+
+def test_a_gain_within_two_standard_errors_is_none() -> None:
+    assert not Gain(mean=0.19, error=0.1).is_shown
+    assert Gain(mean=0.21, error=0.1).is_shown
+
+
+def test_records_without_the_kl_of_each_image_say_nothing_of_a_gain(tuned: TunedEngine) -> None:
+    record = run(tuning(), trials=4)
+    best = record.best
+    assert best is not None
+    assert record.gain is not None
+    assert best.signature is not None
+    own = record.own_trial
+    assert own is not None
+    run_dir = Store("runs").run(best.signature)
+    run_dir.write_predictions({"correct": np.ones(4, bool)})
+    assert gain(Store("runs"), record) is None
+    run_dir.predictions_path.unlink()
+    assert gain(Store("runs"), record) is None
+    only = record.model_copy(update={"trials": [own]})
+    assert gain(Store("runs"), only) is None, "the recipe's own options are the best"
 
 
 def test_no_name_of_an_option_is_cut_in_the_table(

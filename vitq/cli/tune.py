@@ -144,6 +144,8 @@ def _print_study(record: StudyRecord, tuning: Tuning, console: Console) -> None:
     assert best is not None
     for number, problem in tuning.problems.items():
         console.print(f"trial {number}: {problem}", style="red", highlight=False, markup=False, soft_wrap=True)
+    if record.gain is not None:
+        console.print(f"trial {best.number}: {record.gain.line()}", highlight=False, soft_wrap=True)
     if record.importances:
         shares = ", ".join(f"{key} {100 * share:.0f} %" for key, share in record.importances.items())
         console.print(

@@ -63,7 +63,7 @@ def _invalid(key: str, entry: Any) -> Problem:
     ours = problem_of(context["error"]) if "error" in context else Problem("")
     valid = re.findall(r"'([^']*)'", context["expected"]) if entry["type"] == "literal_error" else ours.valid
     if ours.key:
-        key, value = f"{key}.{ours.key}", ours.value
+        key, value = f"{key}.{ours.key}" if key else ours.key, ours.value
     why = _NEEDED.get(entry["type"], entry["msg"].removeprefix("Value error, "))
     return Problem(f"{key}={value!r}: {why}", key, value, valid)
 

@@ -13,6 +13,9 @@ from vitq.config.run import RunConfig
 # Raised when the engine changes so that the same config means another result. Part of every signature.
 SCHEMA_VERSION = 4
 
+# A part of a recipe that is off has no place in the record of runs from before the recipe had it.
+_OFF = {"centre": {"do": "centre", "enabled": False}}
+
 # timm's prefix for a folder with weights and their configuration: `model.weights` stands for its content.
 LOCAL_DIR = "local-dir:"
 
@@ -61,6 +64,7 @@ def canonical(config: RunConfig) -> dict[str, Any]:
         del plain["data"]["eval_choice"]
     if plain["data"].get("white") == 65535:  # what 16 bits meant when there was no choice
         del plain["data"]["white"]
+    plain["method"]["steps"] = {n: raw for n, raw in plain["method"]["steps"].items() if raw != _OFF.get(n)}
     if config.model.name.startswith(LOCAL_DIR) and config.model.weights is not None:
         plain["model"]["name"] = LOCAL_DIR
     return plain
@@ -69,7 +73,8 @@ def canonical(config: RunConfig) -> dict[str, Any]:
 def orders(config: RunConfig) -> dict[str, list[str]]:
     """Names in order where it has a meaning, which sorted keys forget: steps run in it, the last pattern wins."""
     sites = config.bits.sites if config.method.quantizes else {}
-    return {"method.steps": list(config.method.steps), "bits.sites": list(sites)}
+    steps = [name for name, raw in config.method.steps.items() if raw != _OFF.get(name)]
+    return {"method.steps": steps, "bits.sites": list(sites)}
 
 
 def signature(config: RunConfig) -> str:

@@ -9,6 +9,7 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
 from vitq.config.base import RULES
+from vitq.errors import Problem
 
 
 @dataclass(frozen=True, config=RULES)
@@ -30,11 +31,11 @@ class OptionRange:
         low, high = self.low, self.high
         if self.choices is not None:
             if not self.choices or low is not None or high is not None or self.log:
-                raise ValueError("choices stand alone, at least one")
+                raise ValueError(Problem("choices stand alone, at least one", "choices", self.choices))
         elif low is None or high is None or not low < high:
-            raise ValueError("low and high are needed, low < high; or choices")
+            raise ValueError(Problem("low and high are needed, low < high; or choices", "low", low))
         elif self.log and low <= 0:
-            raise ValueError("log needs low above zero")
+            raise ValueError(Problem("log needs low above zero", "log", True, [False]))
         return self
 
     @property

@@ -169,6 +169,7 @@ def _scale(config: RunConfig) -> list[Problem]:
     for key, given in (*means, ("model.std", model.std), ("data.std", data.std)):
         if given is not None and max(given) > 1:
             scaled = ",".join(f"{value / 255:.4g}" for value in given)
-            text = f"{key}={list(given)}: white is 1, so none is above it; of white as 255 it is {key}=[{scaled}]"
-            wrong.append(Problem(text, key, list(given)))
+            action = f"{key}=[{scaled}]"
+            text = f"{key}={list(given)}: white is 1, so none is above it; of white as 255 it is {action}"
+            wrong.append(Problem(text, key, list(given), action=action))
     return wrong

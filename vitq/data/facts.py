@@ -31,7 +31,7 @@ def describe(config: RunConfig) -> DataFacts:
         except DataError as error:
             wrong += [problem for problem in error.problems if problem not in wrong]
     if wrong:
-        raise DataError(wrong[0].reworded("; also: ".join(wrong)))
+        raise DataError.of(wrong)
     calib, evaluation = sources
     classes = [source.classes for source in sources if source.classes is not None]
     return DataFacts(

@@ -127,7 +127,7 @@ def list_folder(path: Path, named: Collection[str] = ()) -> Listing:
     pointer = next((path for path, size, _ in images if 0 < size < _SMALL), None)
     if pointer is not None and _head(os.path.join(folder, pointer)).startswith(LFS):
         text = f"image {pointer!r} in {folder!r} is a pointer of Git LFS; get the images themselves with `git lfs pull`"
-        raise DataError(text, value=pointer)
+        raise DataError(text, value=pointer, action="git lfs pull")
     others: Counter[str] = sum((part.others for part in parts), Counter())
     hidden = sorted(path[start:] for path in [*hidden, *(path for part in parts for path in part.hidden)])
     sixteen = frozenset(path[start:] for part in parts for path in part.sixteen)

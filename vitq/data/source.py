@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vitq.data.pixels import to_mode
-from vitq.errors import DataError
+from vitq.errors import DataError, problem_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -66,8 +66,11 @@ class Source:
         except (DataError, MemoryError):
             raise
         except Exception as error:  # each decoder has its own errors for a broken or an enormous image
-            text = f"image {self.name(index)} cannot be decoded: {error}; replace it or take it out of the split"
-            raise DataError(text, value=self.name(index)) from error
+            name, inner = self.name(index), problem_of(error)
+            if inner.key:  # it can be decoded by another config
+                raise DataError(inner.reworded(f"image {name}: {inner}")) from error
+            text = f"image {name} cannot be decoded: {error}; replace it or take it out of the split"
+            raise DataError(text, value=name) from error
 
 
 class StreamedSource(Source):

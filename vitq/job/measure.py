@@ -77,7 +77,7 @@ def _measure(config: RunConfig, run_dir: RunDir, run_log: RunLog) -> tuple[Resul
         counted = not config.finds_objects
         cost = analysis.cost(quantized, site_table.blank(config, where)) if counted else None
     run_dir.write_sites(sites)
-    run_dir.write_predictions(task.predictions(outputs, images))
+    run_dir.write_predictions(task.predictions(outputs, images) | task.divergences(outputs, fp))
     metrics = task.metrics(outputs, fp, images)
     if config.method.quantizes and (shown := task.samples(outputs, fp, images)):
         run_dir.write_samples(shown)

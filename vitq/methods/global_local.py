@@ -27,13 +27,13 @@ class GlobalLocal(Objective):
     local: NotNegative = 2.0
 
     def of(self, work: Workspace, task: SegmentTask) -> Measure:
-        return _GlobalLocal(self.local, work, task)
+        return _FeatureErrors(self.local, work, task)
 
     def of_objects(self, work: Workspace, task: SegmentTask) -> Measure:
         return _OfObjects(self.local, work, task)
 
 
-class _GlobalLocal(Measure):
+class _FeatureErrors(Measure):
     def __init__(self, local: float, work: Workspace, task: SegmentTask):
         super().__init__()
         self.weights = (1.0, local)

@@ -79,7 +79,8 @@ class _Fitted(Measure):
 
     def terms(self, output: Any, target: Any, chosen: Tensor) -> Tensor:
         error = (output - target).flatten(1)
-        return (0.5 * (error.square() @ self._diagonal + (error @ self._direction).square())).mean().unsqueeze(0)
+        halves: Tensor = 0.5 * (error.square() @ self._diagonal + (error @ self._direction).square())
+        return halves.mean().unsqueeze(0)
 
 
 class _ByChannel(_Fitted):

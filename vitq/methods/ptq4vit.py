@@ -108,7 +108,7 @@ def _operands(layer: Layer) -> tuple[Site, Site]:
     )
 
 
-class _Grid:
+class _Candidates:
     """Candidates of a quantizer: factors of its scale, or ratios of its two regions. index: (G,) the choice.
 
     least: the least value that reaches the site, where its quantizer has a negative region of its own.
@@ -169,7 +169,7 @@ def _search(step: HessianSearch, layer: Layer, record: Record, sites: Sequence[S
         if isinstance(site.quantizer, TwinUniformQuantizer):
             operand = 1 if isinstance(layer, QuantMatmul) and site is layer.right_site else 0
             least = min((float(operands[operand].min()) for operands in record.batches()), default=0.0)
-        grids[site.name] = _Grid(step, site, least)
+        grids[site.name] = _Candidates(step, site, least)
     for turn in range(step.rounds):
         for site in sites:
             grid = grids[site.name]
@@ -178,7 +178,9 @@ def _search(step: HessianSearch, layer: Layer, record: Record, sites: Sequence[S
             _choose(layer, record, site, sites, grid, grid.around(_NEAR))
 
 
-def _choose(layer: Layer, record: Record, site: Site, sites: Sequence[Site], grid: _Grid, tried: list[Tensor]) -> None:
+def _choose(
+    layer: Layer, record: Record, site: Site, sites: Sequence[Site], grid: _Candidates, tried: list[Tensor]
+) -> None:
     """Take the candidate of least error for each group; ties keep the present one."""
     channels = site.is_weight and len(grid.index) > 1
     total = torch.zeros(len(tried), len(grid.index) if channels else 1, dtype=torch.float64, device=grid.scale.device)

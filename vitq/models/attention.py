@@ -31,6 +31,8 @@ class AttentionTwin(nn.Module):
     joint: ClassVar[bool] = True
     # Kind of what multiplies the values: `probs`, unless something stands between the softmax and them.
     weights: ClassVar[str] = "probs"
+    # Whether tokens look at tokens: a row of probabilities is over tokens, and not over channels.
+    over_tokens: ClassVar[bool] = True
     scale: float
     num_heads: int
     qkv: nn.Module

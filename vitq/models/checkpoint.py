@@ -110,19 +110,20 @@ def _load(path: Path) -> Mapping[Any, Any]:
         reason = f"{type(error).__name__}: {said}"
         if path.is_file() and path.read_bytes()[: len(LFS)] == LFS:
             text = f"checkpoint {str(path)!r} is a pointer of Git LFS; get the weights themselves with `git lfs pull`"
-            raise ModelError(text, "model.checkpoint", str(path)) from error
+            raise ModelError(text, "model.checkpoint", str(path), action="git lfs pull") from error
         if path.is_file() and (what := _no_weights(path)):
             text = f"checkpoint {str(path)!r} is {what}: download or copy it again"
             raise ModelError(text, "model.checkpoint", str(path)) from error
-        raise ModelError(
+        turned = (
+            f'python -c "import torch; from safetensors.torch import save_file; c = torch.load({str(path)!r}, '
+            "map_location='cpu', weights_only=False); c = c.get('state_dict', c.get('model', c)); "
+            "save_file({k: v.contiguous().clone() for k, v in c.items()}, 'weights.safetensors')\""
+        )
+        text = (
             f"checkpoint {str(path)!r} cannot be read as weights ({reason}); give a safetensors file, or a .pth that "
-            'torch.load(weights_only=True) accepts. A file that you trust is turned into one by: python -c "import '
-            f"torch; from safetensors.torch import save_file; c = torch.load({str(path)!r}, map_location='cpu', "
-            "weights_only=False); c = c.get('state_dict', c.get('model', c)); save_file({k: v.contiguous().clone() for "
-            "k, v in c.items()}, 'weights.safetensors')\"",
-            "model.checkpoint",
-            str(path),
-        ) from error
+            f"torch.load(weights_only=True) accepts. A file that you trust is turned into one by: {turned}"
+        )
+        raise ModelError(text, "model.checkpoint", str(path), action=turned) from error
 
 
 def _no_weights(path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from timm.models.xcit import ClassAttentionBlock, XCABlock, Xcit
@@ -21,6 +21,7 @@ from vitq.models.structure import Structure, register_family, unsupported
 class CrossCovariance(AttentionTwin):
     """Attention of each head's channels to each other: scores are (d, d), query and key of length 1 over all tokens."""
 
+    over_tokens: ClassVar[bool] = False
     shared = ("temperature",)
     temperature: nn.Parameter
 

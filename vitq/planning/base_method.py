@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -27,13 +28,13 @@ def with_base(raw: dict[str, Any], search_path: ConfigPath) -> dict[str, Any]:
     try:
         below = yaml.safe_load(files[base].read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise _refused(base, f"cannot read {files[base]}: {first_line(error)}") from error
+        raise _refused(base, files, f"cannot read {files[base]}: {first_line(error)}") from error
     if not isinstance(below, Mapping) or "name" not in below:
-        raise _refused(base, f"{files[base]} is no recipe; it needs a mapping with a name and kinds")
+        raise _refused(base, files, f"{files[base]} is no recipe; it needs a mapping with a name and kinds")
     if "base" in below:
-        raise _refused(base, "that method stands on a base itself; name the recipe below it")
+        raise _refused(base, files, "that method stands on a base itself; name the recipe below it")
     if not below.get("kinds"):
-        raise _refused(base, "that method quantizes nothing")
+        raise _refused(base, files, "that method quantizes nothing")
     own = {key: value for key, value in method.items() if key != "base"}
     if not isinstance(own.get("name", base), str):
         raise ConfigError([Problem(f"method.name={own['name']}: a text is needed", "method.name", own["name"])])
@@ -41,8 +42,8 @@ def with_base(raw: dict[str, Any], search_path: ConfigPath) -> dict[str, Any]:
     return {**raw, "method": {**merged, "name": f"{own.get('name', base)}({below['name']})"}}
 
 
-def _refused(base: str, why: str) -> ConfigError:
-    return ConfigError([Problem(f"method.base={base}: {why}", "method.base", base)])
+def _refused(base: str, files: Mapping[str, Path], why: str) -> ConfigError:
+    return ConfigError([Problem(f"method.base={base}: {why}", "method.base", base, where=str(files[base]))])
 
 
 def _without_options_of_others(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

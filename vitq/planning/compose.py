@@ -22,7 +22,7 @@ from vitq.config.search_path import ConfigPath
 from vitq.errors import ConfigError, Problem, unknown
 from vitq.models.pretrained import resized, with_preprocessing, without_head
 from vitq.planning.base_method import with_base
-from vitq.planning.compose_errors import HYDRA_ERRORS, explain, has_defaults
+from vitq.planning.compose_errors import DEFAULTS, HYDRA_ERRORS, explain, has_defaults
 from vitq.planning.composer import Composer
 from vitq.planning.misread import Misread, word_for_switch
 from vitq.planning.origin import as_written, launcher_as_written, origin
@@ -103,11 +103,11 @@ def load(file: Path, search_path: ConfigPath, overrides: Sequence[str] = (), mul
     except HYDRA_ERRORS as error:
         raise ConfigError([explain(error, file, search_path, overrides)]) from error
     if "model" not in config and own == overrides and not has_defaults(file):
-        text = f"{file}: it has no defaults, and no model; a sweep begins with `defaults: [config, _self_]`"
-        raise ConfigError([Problem(text, "defaults")])
+        text = f"{file}: it has no defaults, and no model; a sweep begins with `{DEFAULTS}`"
+        raise ConfigError([Problem(text, "defaults", where=str(file), action=DEFAULTS)])
     if not isinstance(sweep, dict) or not hasattr(params, "items"):
         raise ConfigError([Problem(f"{file}: `sweep` and `hydra.sweeper.params` must be mappings", "sweep", sweep)])
-    lines = {text: origin(f"{_PARAMS}.{text.partition('=')[0]}", file, search_path, {}) for text in given}
+    lines = {text: origin(f"{_PARAMS}.{text.partition('=')[0]}", file, search_path, {})[0] for text in given}
     axes = parse_axes([*given, *(o for o in overrides if o not in own)], search_path, lines)
     settings: Any = OmegaConf.to_container(OmegaConf.select(OmegaConf.load(file), "hydra") or OmegaConf.create())
     ignored = [f"{file}: {line}" for line in without_effect(settings)] if isinstance(settings, dict) else []
@@ -126,8 +126,9 @@ def _several(key: str, values: list[str]) -> Problem:
     text = ",".join(values)
     why = "several values need a sweep; `vitq run -m` runs them all. "
     one = listed(key, values)
-    why += f"One value with a comma is quoted: {quoted(key, text)}" if one is None else f"One value, a list: {one}"
-    return Problem(f"{key}={text}: {why}", key, values)
+    why += "One value with a comma is quoted" if one is None else "One value, a list"
+    one = one or quoted(key, text)
+    return Problem(f"{key}={text}: {why}: {one}", key, values, action=one)
 
 
 def single_config(config_dir: str | None, overrides: Sequence[str]) -> RunConfig:

@@ -21,6 +21,9 @@ HYDRA_ERRORS = (
     HydraException, OmegaConfBaseException, YAMLError, AssertionError, AttributeError, TypeError, ValueError
 )  # fmt: skip
 
+# How a primary config begins.
+DEFAULTS = "defaults: [config, _self_]"
+
 # Lines of a message that say nothing to whoever wrote the config.
 _TECHNICAL = re.compile(
     r"(full_key|reference_type|object_type|Search path|Config search path)\b|provider=|In '.*composing"
@@ -44,7 +47,7 @@ def explain(
         mark = error.problem_mark
         what = ", ".join(part for part in (error.context, error.problem) if part)
         where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}"
-        return Problem(f"{where}: not YAML: {what}", value=where)
+        return Problem(f"{where}: not YAML: {what}", value=where, where=where)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         options = search_path.files(group) if group else {}
@@ -53,11 +56,15 @@ def explain(
     if undefaulted := _NO_DEFAULT.match(str(error)):
         return _no_default(undefaulted[1], primary, search_path, overrides)
     key = _key(error)
-    place = _written(key, primary, search_path, overrides, choices or {}) or _named(error, overrides) or f"{primary}: "
+    where, value = _written(key, primary, search_path, overrides, choices or {})
+    if not where:
+        where, value = _named(error, overrides)
+    where = where or str(primary)
     if _is_missing(error):
-        return Problem(f"{place}{key}: missing; set it with {key}=VALUE", key)
-    text = _reason(error)
-    return Problem(f"{place}{'' if not key or key in text else f'{key}: '}{text}", key)
+        return Problem(f"{where}: {key}: missing; set it with {key}=VALUE", key, value, where=where)
+    why, action = _reason(error)
+    subject = "" if not key or key in why else f"{key}: "
+    return Problem(f"{where}: {subject}{why}", key, value, where=where, action=action)
 
 
 def _key(error: BaseException | None) -> str:
@@ -79,45 +86,47 @@ def _is_missing(error: BaseException | None) -> bool:
 
 def _written(
     key: str, primary: Path, search_path: ConfigPath, overrides: Sequence[str], choices: Mapping[str, str]
-) -> str:
-    """`override 'seed=x': `, `conf/calib/mine.yaml, line 3: `, or nothing: what gave a key its value."""
+) -> tuple[str, str | None]:
+    """`override 'seed=x'`, `conf/calib/mine.yaml, line 3`, or '': what gave a key its value, and the value's text."""
     for override in reversed(overrides if key else ()):
         name = override.lstrip("+~").partition("=")[0]
         if (key == name or key.startswith(f"{name}.")) and ("." in name or not search_path.is_group(name)):
             return _override(override)
     chosen = {**dict(o.lstrip("+").split("=", 1) for o in overrides if "=" in o), **choices}
-    found = origin(key, primary, search_path, chosen) if key else ""
-    return f"{found}: " if found else ""
+    return origin(key, primary, search_path, chosen) if key else ("", None)
 
 
-def _named(error: BaseException, overrides: Sequence[str]) -> str:
-    """The override whose key is a word of a message."""
+def _named(error: BaseException, overrides: Sequence[str]) -> tuple[str, str | None]:
+    """The override whose key is a word of a message, and its value."""
     words = set(re.findall(r"[\w@/.-]+", str(error)))
-    return next((_override(o) for o in overrides if o.lstrip("+~").partition("=")[0] in words), "")
+    return next((_override(o) for o in overrides if o.lstrip("+~").partition("=")[0] in words), ("", None))
 
 
-def _override(text: str) -> str:
-    """An override as it was typed: the one that Hydra gives back has escapes."""
+def _override(text: str) -> tuple[str, str]:
+    """An override as it was typed, and its value: the one that Hydra gives back has escapes."""
     plain = re.sub(r"\\(.)", r"\1", text)
-    return f"override '{plain}': "
+    return f"override '{plain}'", plain.partition("=")[2]
 
 
-def _reason(error: BaseException) -> str:
-    """What an error's message says, on one line; its class where it says nothing."""
+def _reason(error: BaseException) -> tuple[str, str]:
+    """What an error's message says, on one line, its class where it says nothing; and what to write instead, or ''."""
     lines = [line.strip() for line in str(error).splitlines()]
     said = " ".join(line for line in lines if line and not _TECHNICAL.match(line))
     if isinstance(error, UnicodeDecodeError):
-        return f"it is not UTF-8 ({error.reason}); save it as that"
+        return f"it is not UTF-8 ({error.reason}); save it as that", ""
     if "HydraConfig was not set" in said:
-        return "there is no Hydra job that ${hydra:…} could tell of; ${oc.env:PWD} is the folder where vitq was started"
+        action = "${oc.env:PWD}"
+        why = "${hydra:…} tells of a job of Hydra's, and there is none"
+        return f"{why}; {action} is the folder where vitq was started", action
     variable = re.match(r"Interpolation key '(\w+)' not found", said)
     if variable and variable[1] in os.environ:
-        return f"{said}; a variable of the environment is ${{oc.env:{variable[1]}}}"
-    cause = _reason(error.__cause__) if isinstance(error, HydraException) and error.__cause__ else ""
+        action = f"${{oc.env:{variable[1]}}}"
+        return f"{said}; a variable of the environment is {action}", action
+    cause, action = _reason(error.__cause__) if isinstance(error, HydraException) and error.__cause__ else ("", "")
     if cause and cause.rpartition(": ")[2] not in said:
-        return f"{said} ({cause})".removeprefix(" ")
+        return f"{said} ({cause})".removeprefix(" "), action
     known = isinstance(error, HydraException | OmegaConfBaseException) and said
-    return said if known else f"{type(error).__name__}: {said}"
+    return said if known else f"{type(error).__name__}: {said}", action
 
 
 def _no_default(group: str, primary: Path, search_path: ConfigPath, overrides: Sequence[str]) -> Problem:
@@ -125,10 +134,10 @@ def _no_default(group: str, primary: Path, search_path: ConfigPath, overrides: S
     word = next((o for o in overrides if o.partition("=")[0] == group), f"{group}=…")
     root = search_path.file("", "config")
     if search_path.is_group(group) and primary != root and not has_defaults(primary):
-        why = f"{primary} has no defaults; let it begin with `defaults: [config, _self_]`"
+        why, action = f"{primary} has no defaults; let it begin with", DEFAULTS
     else:
-        why = f"the defaults of {primary} choose no {group}; to add one write +{word}"
-    return Problem(f"{word}: {why}", group, word.partition("=")[2])
+        why, action = f"the defaults of {primary} choose no {group}; to add one write", f"+{word}"
+    return Problem(f"{word}: {why} `{action}`", group, word.partition("=")[2], action=action)
 
 
 def has_defaults(primary: Path) -> bool:

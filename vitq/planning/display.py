@@ -56,7 +56,7 @@ class Show:
     def finished(self, run: PlannedRun, result: Result) -> None:
         """A run ended with a result."""
         self._end(run)
-        self._print_line(run, f"[green]done[/] in {self._seconds(run)}: {_scores(result)}")
+        self._print_line(run, f"[green]done[/] in {self._seconds(run)}: {_scores(run, result)}")
 
     def failed(self, run: PlannedRun, error: BaseException) -> None:
         """A run ended without a result."""
@@ -169,7 +169,10 @@ def make(console: Console, name: str, total: int) -> Show:
     return (LiveShow if console.is_terminal else Show)(console, name, total)
 
 
-def _scores(result: Result) -> str:
+def _scores(run: PlannedRun, result: Result) -> str:
+    scores, kl = figures(result.metrics.model_dump()), result.metrics.kl
+    if run.config.data.held_out and kl is not None:  # what `vitq tune` chooses by
+        scores = f"KL {kl:.4g} nats on held-out images, {scores}"
     # A job that waited in a queue runs the code of the moment when it starts; its result notes both.
     other = any(key.startswith("planned_") for key in result.provenance.code)
-    return figures(result.metrics.model_dump()) + ("; the code has changed since it was planned" if other else "")
+    return scores + ("; the code has changed since it was planned" if other else "")

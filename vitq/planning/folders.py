@@ -30,19 +30,20 @@ def settle(config: RunConfig) -> tuple[RunConfig, list[Problem]]:
 
 
 def _settle(key: str, folder: str, problems: list[Problem]) -> str:
-    instead = f"set {key}=DIR" + (f" or {ENVIRONMENT[key]}" if key in ENVIRONMENT else "")
+    instead = f"{key}=DIR" + (f" or {ENVIRONMENT[key]}" if key in ENVIRONMENT else "")
+
+    def refuse(why: str) -> None:
+        problems.append(Problem(f"{key}={folder}: {why}; set {instead}", key, folder, action=instead))
+
     if _URL.match(folder):
-        why = "it is a URL; vitq writes to a folder of this machine, which a mounted bucket is too"
-        problems.append(Problem(f"{key}={folder}: {why}; {instead}", key, folder))
+        refuse("it is a URL; vitq writes to a folder of this machine, which a mounted bucket is too")
         return folder
     try:
         path = Path(folder).expanduser().absolute()
     except RuntimeError:
-        why = "this user has no home folder (HOME is not set)"
-        problems.append(Problem(f"{key}={folder}: {why}; {instead}", key, folder))
+        refuse("this user has no home folder (HOME is not set)")
         return folder
     here = next(parent for parent in (path, *path.parents) if parent.exists())
     if here != path and not (here.is_dir() and os.access(here, os.W_OK | os.X_OK)):
-        why = f"it does not exist, and {here} cannot be written"
-        problems.append(Problem(f"{key}={folder}: {why}; {instead}", key, folder))
+        refuse(f"it does not exist, and {here} cannot be written")
     return str(path)

@@ -19,16 +19,17 @@ def located(problem: Problem, cell: ConfigCell, primary: Primary) -> Problem:
         return problem
     given = dict(override.lstrip("+").split("=", 1) for override in cell.overrides if "=" in override)
     typed = {name: value for name, value in given.items() if name not in cell.choices}  # a group's option is a file
-    text = str(problem)
+    text, written, action = str(problem), "", ""
     if problem.value == key and "." not in key and (meant := get_close_matches(key, keys(), 1, 0.85)):
-        text = f"{text.partition(' Did you mean')[0]} Did you mean {meant[0]!r}?"  # `calib_size`
+        text, action = f"{text.partition(' Did you mean')[0]} Did you mean {meant[0]!r}?", meant[0]  # `calib_size`
     if isinstance(problem.value, list) and given.get(key, "").startswith("["):  # else it is no value of the key
-        values = ",".join(map(str, problem.value))
-        text += f"; several values are runs of their own: vitq run -m {key}={values}, without brackets or quotes"
+        action = f"vitq run -m {key}={','.join(map(str, problem.value))}"
+        text += f"; several values are runs of their own: {action}, without brackets or quotes"
     if isinstance(problem.value, str) and groups.is_group(key) and problem.value in groups.files(key):
-        text += f"; {key} is a group: choose its option in the defaults, `- override /{key}: {problem.value}`"
+        action = f"- override /{key}: {problem.value}"
+        text += f"; {key} is a group: choose its option in the defaults, `{action}`"
     if not any(key == name or key.startswith(f"{name}.") for name in typed):
-        written = origin(key, primary.file, groups, cell.choices)
+        written, _ = origin(key, primary.file, groups, cell.choices)
         if written and not written.startswith(tuple(f"{folder}/" for folder in installed("conf"))):
             text += f" ({written})"
-    return problem.reworded(text)
+    return problem.reworded(text, written, action)

@@ -26,7 +26,7 @@ class Misread:
 
     def __init__(self, primary: Path, search_path: ConfigPath):
         self._primary, self._search_path = primary, search_path
-        self._own = tuple(f"{folder}/" for folder in installed("conf"))
+        self._shipped = tuple(f"{folder}/" for folder in installed("conf"))
         self._known: dict[tuple[Path, str], list[Problem]] = {}
         self._files: dict[str, list[tuple[Path, str]]] = {}
 
@@ -48,8 +48,8 @@ class Misread:
 
     def _in(self, file: Path, package: str) -> list[Problem]:
         if (file, package) not in self._known:
-            mine = not f"{file}".startswith(self._own)
-            self._known[file, package] = list(_misread(file, package)) if mine else []
+            shipped = str(file).startswith(self._shipped)
+            self._known[file, package] = [] if shipped else list(_misread(file, package))
         return self._known[file, package]
 
 
@@ -77,8 +77,8 @@ def _misread(file: Path, package: str) -> Iterator[Problem]:
         elif kind == "bool" and _SWITCH.fullmatch(text) and meant.startswith(_OPEN):
             why = f"YAML reads {str(yaml.safe_load(text)).lower()}; {_switch(text)}"
         if why:
-            place = f"{file}, line {node.start_mark.line + 1}"
-            yield Problem(f"{key}={text}: {why} ({place})", key, text)
+            where = f"{file}, line {node.start_mark.line + 1}"
+            yield Problem(f"{key}={text}: {why} ({where})", key, text, where=where)
 
 
 def _switch(word: str) -> str:

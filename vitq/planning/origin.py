@@ -17,23 +17,20 @@ _TO_THE_BASE_60 = re.compile(r"[-+]?\d+(:[0-5]?\d)+(\.\d*)?")
 _GLOBAL = re.compile(r"\s*#\s*@package\s+_global_\b")
 
 
-def origin(key: str, primary: Path, search_path: ConfigPath, choices: Mapping[str, str]) -> str:
-    """`conf/calib/mine.yaml, line 3` for a dotted key; '' where no file has it, as with an override's.
+def origin(key: str, primary: Path, search_path: ConfigPath, choices: Mapping[str, str]) -> tuple[str, str | None]:
+    """`conf/calib/mine.yaml, line 3` for a dotted key, and its value as it is written there, None where that holds keys
+    or items of its own; ('', None) where no file has it, as with an override's.
 
     Looked for in the primary config, in the files of the groups that were chosen, and in `config.yaml`. choices: group
     → option, as far as they are known.
     """
     for file, rest in _candidates(key, primary, search_path, choices):
-        line = line_of(file, rest)
-        if line is not None:
-            return f"{file}, line {line}"
-    return ""
-
-
-def line_of(file: Path, key: str) -> int | None:
-    """The line of a YAML file, counted from 1, on which a dotted key stands; None where it does not."""
-    found = _find(_read(file), key)
-    return None if found is None else int(found[0].start_mark.line) + 1
+        found = _find(_read(file), rest)
+        if found is not None:
+            name, value = found
+            text = str(value.value) if isinstance(value, yaml.ScalarNode) else None
+            return f"{file}, line {name.start_mark.line + 1}", text
+    return "", None
 
 
 def launcher_as_written(

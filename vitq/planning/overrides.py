@@ -102,7 +102,7 @@ def parse_axes(
             else:
                 values = [override.get_value_element_as_str()]
         except HydraException as error:
-            problems.append(Problem(f"{said}: {_unreadable(error, text)}", value=text))
+            problems.append(_unreadable(error, text, said))
             continue
         if not key:
             problems.append(Problem(f"{said}: names no key; write key=value", value=text))
@@ -120,18 +120,20 @@ def parse_axes(
     return axes
 
 
-def _unreadable(error: HydraException, text: str) -> str:
-    """Why the grammar does not read an override, and what was probably meant."""
-    why = first_line(error)
-    if text[:1] in "–—" and text:
-        return f"it begins with a long dash, as word processors write it; meant is probably --{text.lstrip('–—-')}"
+def _unreadable(error: HydraException, text: str, said: str) -> Problem:
+    """Why the grammar does not read an override, and what was probably meant. said: where it is."""
+    why, meant = first_line(error), as_meant(text)
     key, _, value = text.partition("=")
-    if re.fullmatch(r"[\w.+-]*(,[\w.+-]*)+", value) and "" in (listed := value.split(",")):
-        return f"a value is missing beside a comma; without it: {key}={','.join(filter(None, listed))}"
-    if why.startswith("Lexer"):
-        why = "it has a sign that a value without quotes cannot have"
-    meant = as_meant(text)
-    return f"{why}; write key=value" if meant is None else f"{why}; written and quoted for a shell: {meant}"
+    if text[:1] in "–—" and text:
+        meant = f"--{text.lstrip('–—-')}"
+        why = f"it begins with a long dash, as word processors write it; meant is probably {meant}"
+    elif re.fullmatch(r"[\w.+-]*(,[\w.+-]*)+", value) and "" in (listed := value.split(",")):
+        meant = f"{key}={','.join(filter(None, listed))}"
+        why = f"a value is missing beside a comma; without it: {meant}"
+    else:
+        why = "it has a sign that a value without quotes cannot have" if why.startswith("Lexer") else why
+        why += "; write key=value" if meant is None else f"; written and quoted for a shell: {meant}"
+    return Problem(f"{said}: {why}", value=text, where=said, action=meant or "")
 
 
 def _as_name(value: str, key: str, text: str, search_path: ConfigPath) -> str:

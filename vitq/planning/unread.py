@@ -52,8 +52,8 @@ class Unread:
             reader = READ_BY[option]
             if reader not in ranges:
                 why = f"only range={reader} reads it, not {', '.join(sorted(ranges))}"
-                text = f"{key}: {why}; leave it out, or set {quantizer}.range={reader}"
-                problems.append(Problem(text, key, option))
+                action = f"{quantizer}.range={reader}"
+                problems.append(Problem(f"{key}: {why}; leave it out, or set {action}", key, option, action=action))
         return problems
 
 

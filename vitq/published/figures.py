@@ -31,7 +31,7 @@ class Figures:
         for name, source in sources.items():
             runners = {table.runner(row) for table in source.tables for row in table.rows} - {None}
             strange = [unknown("source in run_by", r, sources, key="run_by") for r in runners if r not in sources]
-            problems += [problem.reworded(f"{name}.yaml: {problem}") for problem in strange]
+            problems += [problem.reworded(f"{name}.yaml: {problem}", f"{name}.yaml") for problem in strange]
         if problems:
             raise ConfigError(problems)
         cells = [cell for name in sources for cell in _cells(name, sources)]

@@ -25,7 +25,8 @@ def read_files(folder: Path, kind: type[T]) -> tuple[dict[str, T], list[Problem]
             # OmegaConf refuses a key that is there twice, which PyYAML drops in silence.
             files[path.stem] = adapter.validate_python(OmegaConf.to_container(OmegaConf.load(path)))
         except YAMLError as error:
-            problems.append(Problem(f"{path.name}: {' '.join(str(error).split())}", "YAML", path.name))
+            problems.append(Problem(f"{path.name}: {' '.join(str(error).split())}", "YAML", path.name, where=path.name))
         except ValidationError as error:
-            problems += [problem.reworded(f"{path.name}: {problem}") for problem in config_problems(error, kind)]
+            wrong = config_problems(error, kind)
+            problems += [problem.reworded(f"{path.name}: {problem}", path.name) for problem in wrong]
     return files, problems

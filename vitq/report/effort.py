@@ -44,9 +44,9 @@ def efforts(df: pd.DataFrame) -> list[Effort]:
     done = wording.with_data(df[(df["state"] == "done") & (df["bits"] != "FP") & df["quantize_seconds"].notna()])
     compared = []
     for (model, bits, calib), here in done.groupby(["model", "bits", "calib"], sort=False):
-        score, place = primary(here)
-        place = place[place["top1"].notna()]
-        means = place.groupby("method", sort=False).agg(
+        score, scored = primary(here)
+        scored = scored[scored["top1"].notna()]
+        means = scored.groupby("method", sort=False).agg(
             seconds=("quantize_seconds", "mean"), top1=("top1", "mean"), options=("options", _joined)
         )
         best = float("-inf")
@@ -77,12 +77,12 @@ def figures(df: pd.DataFrame) -> list[tuple[str, go.Figure]]:
     """(model, figure) for each model with at least two methods: score against seconds, a line along each front."""
     compared = efforts(df)
     # The colours that methods have in the other figures.
-    places = {method: index for index, method in enumerate(dict.fromkeys(df[df["bits"] != "FP"]["method"]))}
+    colours = {method: index for index, method in enumerate(dict.fromkeys(df[df["bits"] != "FP"]["method"]))}
     drawn = []
     for model in dict.fromkeys(effort.model for effort in compared):
         here = [effort for effort in compared if effort.model == model]
         if len({effort.method for effort in here}) > 1:
-            drawn.append((model, _figure(here, places)))
+            drawn.append((model, _figure(here, colours)))
     return drawn
 
 

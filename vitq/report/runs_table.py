@@ -50,7 +50,7 @@ _SHOWN = {"model.name", "data.name", "method.name", "bits.weight", "bits.activat
 
 
 @dataclass(frozen=True)
-class _Row:
+class _RunRow:
     signature: str
     config: RunConfig | None
     result: Result | None
@@ -97,23 +97,23 @@ def table(store: Store, sweeps: str | Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(columns)).astype(columns)
 
 
-def _read(run: Run) -> _Row:
+def _read(run: Run) -> _RunRow:
     config: RunConfig | None = None
     try:
         config, problems = RunConfig.parse(run.dir.read_config())
         if problems:
-            return _Row(run.signature, None, None, "unreadable", f"{run.dir.config_path}: {'; '.join(problems)}")
+            return _RunRow(run.signature, None, None, "unreadable", f"{run.dir.config_path}: {'; '.join(problems)}")
         result = run.result
     except StoreError as error:
-        return _Row(run.signature, config, None, "unreadable", str(error))
+        return _RunRow(run.signature, config, None, "unreadable", str(error))
     state = run.read_state()
     reason = state.error or ""
     if state.state == "running":
         reason = f"{state.stage or 'started'}; last sign of life {state.updated_at}"
-    return _Row(run.signature, config, result, state.state, reason)
+    return _RunRow(run.signature, config, result, state.state, reason)
 
 
-def _row(run: _Row, labels: Mapping[str, str]) -> dict[str, Any]:
+def _row(run: _RunRow, labels: Mapping[str, str]) -> dict[str, Any]:
     row: dict[str, Any] = {"signature": run.signature, "state": run.state, "error": run.error, "protocol": ""}
     row |= dict.fromkeys(("model", "data", "method", "bits", "method_name", "task"), "?")
     if run.config is not None:

@@ -27,7 +27,7 @@ def drawn(study: StudyRecord) -> list[tuple[str, go.Figure]]:
 
 def curve(study: StudyRecord) -> go.Figure:
     """KL of each finished trial, and the least so far."""
-    own = next((trial.kl for trial in study.finished if trial.options == study.own), None)
+    own = None if study.own_trial is None else study.own_trial.kl
     trials = [(trial.number, trial.kl, _words(trial.options)) for trial in study.finished if trial.kl is not None]
     return tuning.curve(trials, own)
 
@@ -57,6 +57,8 @@ def markdown(study: StudyRecord) -> str:
         "### Trials",
         grid(["trial", "KL, nats", "s", *study.ranges], rows, right_from=1),
     ]
+    if study.gain is not None:
+        parts.append(f"Trial {best.number} has {study.gain.line()}.")
     if study.importances:
         shares = ", ".join(f"{key} {100 * share:.0f} %" for key, share in study.importances.items())
         parts.append(f"What KL depends on (PED-ANOVA, share of each option in its spread): {shares}.")

@@ -178,7 +178,8 @@ class RunDir:
 
     def write_predictions(self, arrays: dict[str, np.ndarray]) -> None:
         """Store what was predicted per image, N images in dataset order: `correct` bool (N,), `label` int64 (N,),
-        `topk_index` int32 (N, k), `topk_logit` float32 (N, k), k = min(5, classes). Equal arrays, equal bytes."""
+        `topk_index` int32 (N, k), `topk_logit` float32 (N, k), k = min(5, classes), `kl` float64 (N,): KL to full
+        precision, nats, absent in runs of version 0.1. Equal arrays, equal bytes."""
         files.write_arrays(self.predictions_path, arrays)
 
     def read_predictions(self) -> dict[str, np.ndarray]:

@@ -33,11 +33,33 @@ class TrialRecord(Record):
     seconds: float | None = None
 
 
+class Gain(Record):
+    """How much less KL the best trial has than the recipe's own options, on the same held-out images.
+
+    mean: over the images, nats. error: its standard error. The best of many trials is chosen by these images, so the
+    mean is too favourable; one within two standard errors is no gain.
+    """
+
+    mean: float
+    error: float
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether it is beyond two standard errors."""
+        return self.mean > 2 * self.error
+
+    def line(self) -> str:
+        """In words."""
+        verdict = "a gain" if self.is_shown else "no gain shown: within two standard errors"
+        return f"{self.mean:.3g} ± {self.error:.2g} nats less KL than the recipe's own options, {verdict}"
+
+
 class StudyRecord(Record):
     """A study: a sweep of trials.
 
     own: the recipe's own options, which trial 0 has. importances: share of each option in the spread of KL, summing to
-    1; empty where there are too few trials to say. recipe: file of the tuned recipe.
+    1; empty where there are too few trials to say. recipe: file of the tuned recipe. gain: of the best trial over the
+    recipe's own options; None where that is the best, or a record does not have the KL of each image.
     """
 
     name: str
@@ -48,6 +70,7 @@ class StudyRecord(Record):
     trials: list[TrialRecord]
     importances: dict[str, float] = Field(default_factory=dict)
     recipe: str | None = None
+    gain: Gain | None = None
 
     @property
     def finished(self) -> list[TrialRecord]:
@@ -58,6 +81,11 @@ class StudyRecord(Record):
     def best(self) -> TrialRecord | None:
         """The finished trial of least KL, of equal ones the first."""
         return min(self.finished, key=lambda trial: (trial.kl, trial.number), default=None)
+
+    @property
+    def own_trial(self) -> TrialRecord | None:
+        """The finished trial with the recipe's own options."""
+        return next((trial for trial in self.finished if trial.options == self.own), None)
 
     @property
     def seconds(self) -> float:

@@ -40,6 +40,10 @@ class Classification(Task):
     def predictions(self, outputs: Outputs, images: Images) -> dict[str, np.ndarray]:
         return predictions(outputs["logits"], torch.from_numpy(images.labels))
 
+    def divergences(self, quantized: Outputs, reference: Outputs) -> dict[str, np.ndarray]:
+        """`kl`: KL(full precision ‖ quantized), nats, float64 (N,)."""
+        return {"kl": divergence(quantized["logits"], reference["logits"]).numpy()}
+
     def differs(self, now: Mapping[str, np.ndarray], recorded: Mapping[str, np.ndarray]) -> str | None:
         other = int((now["topk_index"][:, 0] != recorded["topk_index"][:, 0]).sum())
         if not other:
@@ -51,11 +55,11 @@ class Classification(Task):
         )
 
     def problems(self, config: RunConfig) -> list[Problem]:
-        found = without_classes(config)
+        problems = without_classes(config)
         if config.bits.scope != "all":
             text = f"bits.scope={config.bits.scope}: a classifier is its backbone; set bits.scope=all"
-            found.append(Problem(text, "bits.scope", config.bits.scope, ["all"]))
-        return found
+            problems.append(Problem(text, "bits.scope", config.bits.scope, ["all"]))
+        return problems
 
 
 def metrics(quantized: Tensor, reference: Tensor, labels: Tensor) -> dict[str, float]:
@@ -66,7 +70,7 @@ def metrics(quantized: Tensor, reference: Tensor, labels: Tensor) -> dict[str, f
     """
     top1 = accuracy(quantized, labels, 1)
     fp_top1 = accuracy(reference, labels, 1)
-    log_q, log_p = F.log_softmax(quantized.double(), dim=1), F.log_softmax(reference.double(), dim=1)
+    log_q = F.log_softmax(quantized.double(), dim=1)
     return {
         "top1": top1,
         "top5": accuracy(quantized, labels, min(5, quantized.shape[1])),
@@ -74,8 +78,14 @@ def metrics(quantized: Tensor, reference: Tensor, labels: Tensor) -> dict[str, f
         "fp_top1": fp_top1,
         "drop": fp_top1 - top1,
         "agreement": float((quantized.argmax(1) == reference.argmax(1)).double().mean() * 100),
-        "kl": float((log_p.exp() * (log_p - log_q)).sum(dim=1).mean()),
+        "kl": float(divergence(quantized, reference).mean()),
     }
+
+
+def divergence(quantized: Tensor, reference: Tensor) -> Tensor:
+    """KL(full precision ‖ quantized) of each image, nats, float64 (N,), from (N, C) logits."""
+    log_q, log_p = F.log_softmax(quantized.double(), dim=1), F.log_softmax(reference.double(), dim=1)
+    return (log_p.exp() * (log_p - log_q)).sum(dim=1)
 
 
 def accuracy(logits: Tensor, labels: Tensor, k: int) -> float:

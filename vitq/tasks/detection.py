@@ -74,7 +74,9 @@ class Detection(Task):
     def join(self, parts: Sequence[Outputs], images: Images, stage: str) -> Outputs:
         outputs = _joined(parts)
         if not (outputs["score"].isfinite().all() and outputs["box"].isfinite().all()):
-            raise ValueError(Problem(f"{stage}: the model gives NaN or infinity for boxes or scores", "score"))
+            raise ValueError(
+                Problem(f"{stage}: the model gives NaN or infinity for boxes or scores", "score", where=stage)
+            )
         return outputs
 
     def metrics(self, quantized: Outputs, reference: Outputs, images: Images) -> DetectionMetrics:
@@ -108,29 +110,29 @@ class Detection(Task):
         return f"it finds {len(now['image'])} objects, its record {len(recorded['image'])}, or others of them"
 
     def problems(self, config: RunConfig) -> list[Problem]:
-        found = []
+        problems = []
         try:
             if form(config.data) not in SCENES:
                 text = (
                     f"task={config.task}: data.dataset={config.data.dataset!r} has no objects in its images; valid: "
                     f"{', '.join(SCENES)} (data=coco data.root=…, data=digit_scenes)"
                 )
-                found.append(Problem(text, "data.dataset", config.data.dataset, SCENES))
+                problems.append(Problem(text, "data.dataset", config.data.dataset, SCENES))
         except DataError as error:
-            found += error.problems
+            problems += error.problems
         if config.model.name not in self.models:
             what = "objects" if config.model.name not in Detection.models else "masks"
             text = (
                 f"task={config.task}: model.name={config.model.name!r} finds no {what}; valid: {', '.join(self.models)}"
             )
-            found.append(Problem(text, "model.name", config.model.name, self.models))
+            problems.append(Problem(text, "model.name", config.model.name, self.models))
         if not available():
             text = f"task={config.task}: objects are scored by pycocotools, which is not installed; {INSTALL}"
-            found.append(Problem(text, "task", config.task))
+            problems.append(Problem(text, "task", config.task, action=INSTALL))
         if config.calib.augment:
             text = "calib.augment=true: training images of detectors are not augmented here; set it to false"
-            found.append(Problem(text, "calib.augment", True, [False]))
-        return found
+            problems.append(Problem(text, "calib.augment", True, [False]))
+        return problems
 
     def _judged(self, outputs: Outputs, scenes: RaggedImages, form_: Form) -> tuple[dict[str, float], np.ndarray]:
         """Average precision of all images, and of each. Figures and record of a run need the same ones: the last few

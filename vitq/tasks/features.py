@@ -78,9 +78,9 @@ class Features(Task):
     def join(self, parts: Sequence[Outputs], images: Images, stage: str) -> Outputs:
         features = torch.cat([part["features"] for part in parts])
         if not torch.isfinite(features).all():
-            bad = int((~torch.isfinite(features)).any(dim=1).sum())
-            text = f"{stage}: the model gives NaN or infinity for {bad} of {len(features)} images"
-            raise ValueError(Problem(text, "features", bad))
+            count = int((~torch.isfinite(features)).any(dim=1).sum())
+            text = f"{stage}: the model gives NaN or infinity for {count} of {len(features)} images"
+            raise ValueError(Problem(text, "features", count, where=stage))
         return {"features": features}
 
     def metrics(self, quantized: Outputs, reference: Outputs, images: Images) -> FeatureMetrics:

@@ -51,6 +51,11 @@ class Task(ABC):
     def predictions(self, outputs: Outputs, images: Images) -> dict[str, np.ndarray]:
         """What is kept of each image, from which runs are compared."""
 
+    def divergences(self, quantized: Outputs, reference: Outputs) -> dict[str, np.ndarray]:
+        """How far each image's answer is from the full-precision network's, kept beside `predictions`; {} where the
+        task has no measure of one image alone."""
+        return {}
+
     def samples(self, quantized: Outputs, reference: Outputs, images: Images) -> dict[str, np.ndarray]:
         """A few images with the answers of both networks, to be looked at; {} where there is nothing to see."""
         return {}

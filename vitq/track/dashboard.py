@@ -117,11 +117,9 @@ class Dashboard:
         try:
             return str(self.workspace().save().url), str(self.report().save().url)
         except Exception as error:  # W&B documents no base class
-            raise VitqError(
-                f"dashboard: W&B did not take it ({redacted(f'{type(error).__name__}: {error}')[:500]}); "
-                "look at --entity and --project, at `wandb login`, and at the network; --dry-run needs none",
-                "wandb",
-            ) from error
+            said = redacted(f"{type(error).__name__}: {error}")[:500]
+            advice = "look at --entity and --project, at `wandb login`, and at the network; --dry-run needs none"
+            raise VitqError(f"dashboard: W&B did not take it ({said}); {advice}", "wandb", said) from error
 
     def _filter(self) -> str:
         if self.sweep is None:

@@ -20,7 +20,8 @@ def mirror(config: RunConfig, study_dir: StudyDir, mode: str | None = None) -> b
     """Log a stored study; whether W&B has all of it. config: of a trial. mode: instead of the config's.
 
     History: `kl` and `kl_least` of each trial, nats. Charts: `tuning/curve`, `tuning/importances`. Table: `trials`.
-    Summary: `kl`, `kl_own` (with the recipe's own options), `held_out`, `trials_done`, `seconds`, `best/OPTION`.
+    Summary: `kl`, `kl_own` (with the recipe's own options), `held_out`, `trials_done`, `seconds`,
+    `gain` and `gain_error` (of the best over these, nats), `best/OPTION`.
     """
     record = read_study(study_dir.store, study_dir.signature)
     if record is None or record.best is None:
@@ -78,11 +79,13 @@ def _log(record: StudyRecord, run: Any) -> None:
 def _summary(record: StudyRecord) -> dict[str, Any]:
     best = record.best
     assert best is not None
-    own = next((trial.kl for trial in record.finished if trial.options == record.own), None)
+    own = None if record.own_trial is None else record.own_trial.kl
     facts = {
         "kl": best.kl, "kl_own": own, "held_out": record.held_out, "trials_done": len(record.finished),
         "seconds": record.seconds,
     }  # fmt: skip
+    if record.gain is not None:
+        facts |= {"gain": record.gain.mean, "gain_error": record.gain.error}
     options = {f"best/{key.replace('.', '/')}": _cell(value) for key, value in best.options.items()}
     return {key: value for key, value in (facts | options).items() if value is not None}
 

@@ -21,7 +21,7 @@ def write(path: Path, name: str, method: MethodConfig, record: StudyRecord) -> N
     best = record.best
     assert best is not None
     assert best.kl is not None
-    before = next((trial.kl for trial in record.trials if trial.options == record.own), None)
+    before = None if record.own_trial is None else record.own_trial.kl
     tuned = Tuned(
         study=record.name,
         method=method.name,
@@ -50,6 +50,8 @@ def _head(method: MethodConfig, record: StudyRecord, before: float | None) -> st
         f"on {record.held_out} images held out of calibration, {len(record.finished)} trials, {record.seconds:.0f} s.",
         f"Study {record.name}, trial {best.number}. The evaluation split was not looked at.",
     ]
+    if record.gain is not None:
+        lines.append(f"That is {record.gain.line()}.")
     lines += [f"  {key}: {value} (own: {record.own[key]})" for key, value in best.options.items()]
     return "".join(f"# {line}\n" for line in lines)
 

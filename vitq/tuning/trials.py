@@ -16,7 +16,7 @@ from vitq.planning.compose import Primary
 from vitq.planning.plan import Plan, PlannedRun
 from vitq.planning.planner import Planner
 from vitq.store import Store, SweepRecord
-from vitq.store.studies import TrialRecord
+from vitq.store.studies import Gain, StudyRecord, TrialRecord
 
 
 class Trials:
@@ -82,6 +82,20 @@ def outcome(store: Store, run: str) -> tuple[float | None, float | None]:
         return None, None
     kl = result.metrics.kl
     return float("inf") if kl is None else kl, result.timings.total
+
+
+def gain(store: Store, study: StudyRecord) -> Gain | None:
+    """How much the best trial of a study gains over the recipe's own options, image by image; None where that is the
+    best, or a run does not have the KL of each image. Raises StoreError for a record that is unreadable."""
+    best, own = study.best, study.own_trial
+    if best is None or own is None or best.number == own.number:
+        return None
+    runs = [store.run(str(trial.signature)) for trial in (own, best)]
+    before, after = (run.read_predictions().get("kl") if run.predictions_path.exists() else None for run in runs)
+    if before is None or after is None:
+        return None
+    less = before - after
+    return Gain(mean=float(less.mean()), error=float(less.std(ddof=1) / len(less) ** 0.5))
 
 
 def identity(config: RunConfig) -> str:

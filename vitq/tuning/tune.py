@@ -19,7 +19,7 @@ from vitq.store import Store, claim
 from vitq.store.drivers import drivers, driving
 from vitq.store.studies import StudyDir, StudyRecord, TrialRecord, journal_path, write_study
 from vitq.tuning import recipe, space
-from vitq.tuning.trials import Trials, commit, identity, outcome, plan_of
+from vitq.tuning.trials import Trials, commit, gain, identity, outcome, plan_of
 
 if TYPE_CHECKING:
     from vitq.tuning.study import Study
@@ -166,16 +166,18 @@ class Tuning:
         return self.trials.plan(space.changed(self.own, trial.options), f"trial {trial.number}")
 
     def _record(self, study: Study, path: Path | None = None) -> StudyRecord:
+        trials = study.trials()
         record = StudyRecord(
             name=self.name,
             method=self.config.method.name,
             held_out=self.held_out,
             ranges=dict(self.config.method.tune),
             own=self.own,
-            trials=study.trials(),
+            trials=trials,
             importances=study.importances(),
             recipe=None if path is None else str(path),
         )
+        record = record.model_copy(update={"gain": gain(self.store, record)})
         write_study(self.store, record)
         return record
 

@@ -25,9 +25,8 @@ def launch(launcher: VitqLauncher, job_overrides: Sequence[Sequence[str]], first
     problems = LAUNCHERS[launcher.name].check(launcher.options)
     if problems:
         ours, hydras = "launcher.options.", "hydra.launcher."
-        raise ConfigError(
-            [Problem(p.replace(ours, hydras, 1), p.key.replace(ours, hydras, 1), p.value, p.valid) for p in problems]
-        )
+        said = [(p.replace(ours, hydras, 1), p.key.replace(ours, hydras, 1), p) for p in problems]
+        raise ConfigError([Problem(text, key, p.value, p.valid, action=p.action) for text, key, p in said])
     hydra = launcher.config.hydra
     configure_log(hydra.hydra_logging, hydra.verbose)
     Path(str(hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)

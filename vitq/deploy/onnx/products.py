@@ -39,7 +39,7 @@ class IntegerLinear(nn.Module):
         bias = _folded_bias(layer, uniform_input)
         size = len(bias) // splits
         self.products = nn.ModuleList(
-            _Product(
+            _IntegerProduct(
                 packed.codes[start : start + size],
                 packed.scale[start : start + size],
                 None if packed.offset is None else packed.offset[start : start + size],
@@ -63,7 +63,7 @@ class IntegerLinear(nn.Module):
         return [product(inputs, sums) for product in self.products]
 
 
-class _Product(nn.Module):
+class _IntegerProduct(nn.Module):
     """Inputs in int8 times codes (out, in)·scale, and what the codes' offset and the bias add."""
 
     offset: Tensor | None

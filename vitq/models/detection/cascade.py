@@ -10,6 +10,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.ops import clip_boxes_to_image
 
+from vitq.errors import Problem
 from vitq.models.detection.anchors import Coder
 from vitq.models.detection.heads import BoxPredictor, MaskPredictor, Shapes, best
 from vitq.models.detection.pooling import Pooler
@@ -48,7 +49,8 @@ class CascadeHeads(nn.Module):
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """As torchvision's RoIHeads: `boxes`, `labels` from 1, `scores` and `masks` (D, 1, 28, 28) of each image."""
         if self.training:
-            raise ValueError("Cascade Mask R-CNN is not trained here; load a checkpoint (model.checkpoint)")
+            text = "Cascade Mask R-CNN is not trained here; load a checkpoint (model.checkpoint)"
+            raise ValueError(Problem(text, "model.checkpoint"))
         counts = [len(boxes) for boxes in proposals]
         logits = []
         for _, scores, refined in self.stages(features, proposals, image_shapes):

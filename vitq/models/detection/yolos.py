@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitq.data.padded import Padded
-from vitq.errors import ModelError
+from vitq.errors import ModelError, bad
 from vitq.models.build import EMBEDDED
 from vitq.models.checkpoint import renamed_by
 from vitq.models.detection.outputs import Detections
@@ -89,7 +89,8 @@ class Yolos(nn.Module):
         super().__init__()
         outputs = num_classes if outputs is None else outputs
         if outputs != num_classes and (outputs, num_classes) != (COCO_NUMBERS, COCO_NUMBERS - len(GAPS)):
-            raise ValueError(f"outputs={outputs} for {num_classes} classes; valid: {num_classes}, or 91 for COCO's 80")
+            why = f"there are {num_classes} classes; valid: {num_classes}, or 91 for COCO's 80"
+            raise ValueError(bad("outputs", outputs, why, [num_classes]))
         left = [number for number in range(outputs) if outputs == num_classes or number not in GAPS]
         self.register_buffer("columns", torch.tensor(left), persistent=False)
         self.patch_size, self.queries = patch_size, queries

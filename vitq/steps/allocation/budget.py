@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from vitq.errors import Problem, VitqError
+from vitq.errors import VitqError
 from vitq.quant.model import QuantizedModel
 from vitq.quant.site import Site
 from vitq.quant.site_table import FP_BITS, model_bytes, quantized_bytes
@@ -62,7 +62,7 @@ class Budget:
                 f"from {low:.6g} (all at {min(widths)} bits) to {high:.6g} (all at {max(widths)} bits) is feasible; "
                 "raise the budget, or allow narrower widths"
             )
-            raise VitqError(Problem(text, name, self.limits[name]))
+            raise VitqError(text, name, self.limits[name], [low, high])
 
 
 @torch.no_grad()

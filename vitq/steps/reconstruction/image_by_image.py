@@ -21,10 +21,10 @@ from vitq.steps.value_stream import made
 
 
 class Image(NamedTuple):
-    """index: int64 (1,), its position. inputs: what the segment reads. wanted: what it is to give. slopes: the task's
+    """position: int64 (1,). inputs: what the segment reads. wanted: what it is to give. slopes: the task's
     gradient or None."""
 
-    index: Tensor
+    position: Tensor
     inputs: Any
     wanted: Any
     slopes: tuple[Tensor, ...] | None
@@ -55,7 +55,7 @@ def backward(
 
     def terms(image: Image) -> Tensor:
         assert measure is not None
-        return measure.terms(onto(image.inputs, output(image), image.wanted), image.wanted, image.index) / count
+        return measure.terms(onto(image.inputs, output(image), image.wanted), image.wanted, image.position) / count
 
     if measure is not None and measure.relative and measure.first is None:
         images = list(images)
