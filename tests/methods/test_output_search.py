@@ -277,6 +277,7 @@ def test_the_tokens_that_the_head_reads(name: str, read: int | None) -> None:
         assert weights[read:].tolist() == [1.0] * 196
 
 
+@torch.no_grad()
 def test_images_of_several_sizes_are_judged_together(tmp_path: Path) -> None:
     """A detector's MLP, which reads (1, H·W, C) of each image: the error is the sum over the images."""
     detectors = Detectors(tmp_path)

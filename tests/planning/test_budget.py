@@ -127,6 +127,14 @@ def test_pilots_of_earlier_versions_are_as_good(timed: TimedEngine) -> None:
 def test_the_shipped_fair_table(timed: TimedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every learning method of it has a pilot, then the iterations that fill the same seconds."""
     cost = {"ias_vit": 0.5, "qdrop": 0.2, "adaround": 0.1, "brecq": 0.25, "aocq": 0.4}
+    cost |= {
+        "adalog_reconstruct": 0.3,
+        "aphq_vit": 0.6,
+        "fima_q": 0.7,
+        "ls_vit": 0.8,
+        "glf_q": 0.9,
+        "rols_distill": 1.1,
+    }
     for name, each in cost.items():
         monkeypatch.setitem(COST, name, (each, 10.33))
     primary = compose.load(sweep_file("deit_tiny_fair"), ConfigPath.of(), ["tracker=none", "data.root=images"])
@@ -135,10 +143,10 @@ def test_the_shipped_fair_table(timed: TimedEngine, monkeypatch: pytest.MonkeyPa
         return planner.make(primary)
 
     before = make()
-    assert (len(before.runs), len(before.pilots)) == (11, 10)
+    assert (len(before.runs), len(before.pilots)) == (25, 22)
     assert {run.config.method.name for run in before.pilots} == {*cost}
     plan = pilots_first(make, show)
-    assert len(plan.runs) == 21
+    assert len(plan.runs) == 47
     found = iterations(plan)
     assert {name: count for name, count in found.items() if count != {None}} == {
         name: {int(589.67 / each)} for name, each in cost.items()

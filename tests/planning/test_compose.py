@@ -167,7 +167,7 @@ def test_missing_value_is_named(tmp_path: Path) -> None:
     (tmp_path / "calib" / "mine.yaml").write_text("size: ???\n")
     (cell,) = cells("calib=mine", config_dir=str(tmp_path))
     assert cell.problem is not None
-    assert is_about(cell.problem, "calib.size", None)
+    assert is_about(cell.problem, "calib.size", "???")
 
 
 def test_missing_value_is_named_under_a_debugger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

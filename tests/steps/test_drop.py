@@ -146,3 +146,19 @@ def test_probabilities_zero_and_one(workspace: Make) -> None:
     # Each batch holds all images; their order alone differs.
     assert torch.allclose(curves["none"], curves["quantized"], rtol=1e-3)
     assert torch.allclose(curves["all"], curves["weights alone"], rtol=1e-3)
+
+
+@torch.no_grad()
+def test_masks_of_an_image_do_not_meet_the_next_one_of_another_size(workspace: Make) -> None:
+    """A detector's images, which are no tensor of a batch."""
+    device, _, sites, _ = block(workspace, "swin")
+    site = next(site for site in sites if not site.is_weight and site.kind == "post_norm")
+    assert site.quantizer is not None
+    channels = site.quantizer.layout.params[-1]
+    with Dropping([site], 0.5, device, seed=0) as dropping:
+        for windows in (5, 3):
+            image = (torch.randn(windows, 49, channels),)
+            dropping.draw(lambda image: site(image[0]), image)
+            dropping.show(0, 1)
+            assert site.left is not None
+            assert site(image[0]).shape == site.left.shape == image[0].shape

@@ -39,8 +39,8 @@ class Dropping:
     def draw(self, forward: Callable[[Any], Any], inputs: Any) -> None:
         """New masks for a batch of the segment's inputs (B, …), or for one image of a detector."""
         if not self._shapes or not isinstance(inputs, Tensor):  # images of a detector have their own sizes
+            self.hide()  # masks of an image of another size
             shapes = Shapes()
-            self.hide()  # masks of another image have its size
             with watching(self._sites, shapes), torch.no_grad():
                 forward(inputs[:1] if isinstance(inputs, Tensor) else inputs)
             # What one image looks like at a site: (rows, …), rows being 1, or Swin's windows.
