@@ -148,10 +148,14 @@ def test_a_difference_of_gradients_is_refused_by_the_plan(tmp_path: Path) -> Non
 
 def test_it_learns_every_segment_and_resumes_bit_for_bit(tmp_path: Path) -> None:
     detectors = Detectors(tmp_path)
-    learn = LEARNING["steps"]["learn"] | {"loss": "dplr", "input": "qdrop", "iterations": 2}
-    config = detectors.config(LEARNING | {"steps": LEARNING["steps"] | {"learn": learn}}, bits={"weight": 4})
+    learn = LEARNING["steps"]["learn"] | {"loss": "global_local", "input": "qdrop", "iterations": 2}
+    # Scenes of several sizes: masks of one image do not fit the next.
+    calib = {"size": 4, "batch_size": 1}
+    bits = {"weight": 4, "activation": 4}
+    config = detectors.config(LEARNING | {"steps": LEARNING["steps"] | {"learn": learn}}, bits=bits, calib=calib)
     assert problems(config) == []
     work = detectors.workspace(config)
+    assert len({tuple(image.pixels.shape) for image in work.batches()}) > 1  # type: ignore[attr-defined]
     assert all(bool((curve[0] > 0).all()) for curve in work.curves.values())
     whole = {key: value.clone() for key, value in work.model.model.state_dict().items()}
     state = sorted((detectors.cache / "state").glob("learn-*"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +13,11 @@ import torch
 from torch import Tensor
 
 from tests.errors import refuses
+from tests.job.test_detectors import Detectors
 from tests.tiny import part, run, tiny
 from vitq.config import RunConfig
 from vitq.methods.adalog import AdaLogQuantizer
-from vitq.methods.output_search import OutputSearch, _arriving, _error, _joined, _row_weights, search_site
+from vitq.methods.output_search import OutputSearch, _arriving, _error, _row_weights, search_site
 from vitq.quant.layers import QuantLinear, QuantMatmul
 from vitq.quant.site import Site
 from vitq.steps import Workspace
@@ -73,7 +75,7 @@ def test_the_error_is_that_of_the_product(workspace: Callable[..., Workspace], k
     run(work, CALIBRATE)
     product, site = product_of(work, kind)
     walk = in_block(work)
-    operands, transposed = _arriving(walk, product, 6)
+    (operands,), transposed = _arriving(walk, product, 6)
     assert len(operands[0]) == 6
     assert transposed == (kind in ("query", "key"))
     x, error = _error(product, site, operands, transposed)
@@ -100,7 +102,7 @@ def test_each_group_is_searched_by_its_own_error(
     work = workspace(tiny("vit"), recipe, activation=3)
     run(work, CALIBRATE)
     product, site = product_of(work, kind)
-    operands, transposed = _arriving(in_block(work), product, None)
+    (operands,), transposed = _arriving(in_block(work), product, None)
     quantizer = site.quantizer
     assert quantizer is not None
     assert quantizer.layout.groups > 1
@@ -128,7 +130,7 @@ def test_no_site_is_worse_than_calibrated(
     for kind in KINDS:
         product, site = product_of(work, kind)
         walk = in_block(work)
-        operands, _ = _arriving(walk, product, None)
+        (operands,), _ = _arriving(walk, product, None)
         before = reference(product, site, operands, by_head and kind == "probs")
         search_site(OutputSearch(do="output_search", images=None, kinds=(kind,)), walk, product, site)
         after = reference(product, site, operands, by_head and kind == "probs")
@@ -150,7 +152,7 @@ def test_the_coarse_grid_is_searched_exhaustively(workspace: Callable[..., Works
     run(work, CALIBRATE)
     product, site = product_of(work, "probs")
     walk = in_block(work)
-    operands, _ = _arriving(walk, product, None)
+    (operands,), _ = _arriving(walk, product, None)
     search_site(OutputSearch(do="output_search", images=None, rounds=0), walk, product, site)
     quantizer = site.quantizer
     assert isinstance(quantizer, AdaLogQuantizer)
@@ -176,7 +178,7 @@ def test_the_zero_code_is_kept_where_it_is_better(workspace: Callable[..., Works
     assert isinstance(product, QuantMatmul)
     walk = in_block(work)
     powers = torch.tensor([1.0, 0.25, 0.0, 0.0] if zeros else [1.0, 0.25, 0.0625, 0.015625])
-    (probs, _), _ = _arriving(walk, product, None)
+    ((probs, _),), _ = _arriving(walk, product, None)
     forced = powers.repeat(probs.numel() // 4 + 1)[: probs.numel()].view_as(probs)
     handle = product.register_forward_pre_hook(lambda _, args: (forced[: len(args[0])], args[1]), prepend=True)
     search_site(OutputSearch(do="output_search", images=None, zero_code="search", rounds=3), walk, product, site)
@@ -227,7 +229,7 @@ def test_the_class_token_has_its_share(workspace: Callable[..., Workspace], kind
     work = workspace(tiny("vit"), method({"quantizer": "adalog"}), activation=3)
     run(work, CALIBRATE)
     product, site = product_of(work, kind)
-    operands, transposed = _arriving(in_block(work), product, None)
+    (operands,), transposed = _arriving(in_block(work), product, None)
     tokens = operands[0].shape[-2]
     weights = _row_weights(work.model.model, 0.5)
     assert weights is not None
@@ -275,9 +277,26 @@ def test_the_tokens_that_the_head_reads(name: str, read: int | None) -> None:
         assert weights[read:].tolist() == [1.0] * 196
 
 
-@pytest.mark.parametrize("sizes", [[(3, 4), (2, 5)], [(7,), (12,)]], ids=["maps", "tokens"])
-def test_images_of_several_sizes_are_joined_token_by_token(sizes: list[tuple[int, ...]]) -> None:
-    parts = tuple(torch.randn(1, *size, 6) for size in sizes)
-    joined = _joined(parts)
-    assert joined.dim() == parts[0].dim()
-    assert torch.equal(joined.flatten(0, -2), torch.cat([part.flatten(0, -2) for part in parts]))
+@torch.no_grad()
+def test_images_of_several_sizes_are_judged_together(tmp_path: Path) -> None:
+    """A detector's MLP, which reads (1, H·W, C) of each image: the error is the sum over the images."""
+    detectors = Detectors(tmp_path)
+    kinds = {"default": {"quantizer": "uniform"}, "weight": {"quantizer": "uniform", "granularity": "channel"}}
+    plain = {"name": "ranges", "kinds": kinds, "steps": {"ranges": {"do": "calibrate"}}}
+    calib = {"size": 4, "batch_size": 1}
+    work = detectors.workspace(detectors.config(plain, bits={"weight": 4, "activation": 3}, calib=calib))
+    product = work.model.layer("backbone.body.layers.0.blocks.0.mlp.fc1")
+    assert isinstance(product, QuantLinear)
+    walk = in_block(work)
+    found, _ = _arriving(walk, product, None)
+    assert [operands[0].ndim for operands in found] == [3] * 4
+    assert len({operands[0].shape for operands in found}) > 1
+    weight = product.weight_site(product.weight).double()
+
+    def error() -> float:
+        parts = [(product.input_site(x).double() - x.double()) @ weight.T for (x,) in found]
+        return sum(float(part.square().sum()) for part in parts)
+
+    before = error()
+    search_site(OutputSearch(do="output_search", images=None), walk, product, product.input_site)
+    assert error() < before

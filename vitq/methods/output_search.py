@@ -109,8 +109,9 @@ def _order(work: Workspace, walk: NetworkWalk) -> list[Product]:
 
 
 @torch.no_grad()
-def _arriving(walk: NetworkWalk, product: Product, images: int | None) -> tuple[tuple[Tensor, ...], bool]:
-    """Operands of a product in the quantized network for the first images, and whether the right one is transposed."""
+def _arriving(walk: NetworkWalk, product: Product, images: int | None) -> tuple[list[tuple[Tensor, ...]], bool]:
+    """Operands of a product in the quantized network for the first images, together where they have one size, and
+    whether the right one is transposed."""
     found: list[tuple[Tensor, ...]] = []
     transposed = False
 
@@ -133,16 +134,9 @@ def _arriving(walk: NetworkWalk, product: Product, images: int | None) -> tuple[
                 break
     finally:
         handle.remove()
-    return tuple(_joined(parts) for parts in zip(*found, strict=True)), transposed
-
-
-def _joined(parts: tuple[Tensor, ...]) -> Tensor:
-    """Behind each other. Images of several sizes, (1, H, W, C) or (1, N, C), as one of all their tokens:
-    (1, ΣH·W, 1, C) or (1, ΣN, C)."""
-    if len({part.shape[1:] for part in parts}) == 1:
-        return torch.cat(parts)
-    tokens = torch.cat([part.flatten(1, -2) for part in parts], dim=1)
-    return tokens.unsqueeze(2) if parts[0].dim() == 4 else tokens
+    if len({tuple(part.shape[1:] for part in parts) for parts in found}) == 1:
+        found = [tuple(torch.cat(parts) for parts in zip(*found, strict=True))]
+    return found, transposed
 
 
 @torch.no_grad()
@@ -152,12 +146,13 @@ def search_site(
     """Search one site; its quantizer has the best parameters found afterwards. weights: (N,) of rows of N tokens."""
     quantizer = site.quantizer
     assert quantizer is not None
-    operands, transposed = _arriving(walk, product, step.images)
+    found, transposed = _arriving(walk, product, step.images)
     weights = weights if quantizer.bits >= step.class_share_bits else None
-    x, error = _error(product, site, operands, transposed, weights)
+    pieces = [_error(product, site, operands, transposed, weights) for operands in found]
     granularity = quantizer.granularity
     # A group's error can be told from the others' where the product keeps the groups apart: rows of its left operand,
     # columns of its right one.
+    x, error = pieces[0]
     apart = error(x).shape
     if any(size not in (1, apart[dim]) for dim, size in enumerate(quantizer.layout.params)):
         text = (
@@ -169,14 +164,16 @@ def search_site(
         raise ValueError(Problem(text, "granularity", granularity, valid))
 
     def measured() -> Tensor:
-        return quantizer.layout.rows(error(quantizer(x))).sum(1)
+        errors = [quantizer.layout.rows(error(quantizer(x))).sum(1) for x, error in pieces]
+        return errors[0] if len(errors) == 1 else torch.stack(errors).sum(dim=0)
 
     best = Best(quantizer, measured())
     flags = (False, True) if step.zero_code == "search" and isinstance(quantizer, AdaLogQuantizer) else (None,)
     for flag in flags:
         if flag is not None:
             quantizer.settings["zero_code"] = flag
-        descend(space_of(quantizer, x), step.rounds, measured, best)
+        seen = torch.cat([quantizer.layout.rows(x) for x, _ in pieces], dim=1)
+        descend(space_of(quantizer, seen), step.rounds, measured, best)
     best.put()
 
 

@@ -55,24 +55,24 @@ class Space(ABC):
         """Give the quantizer the parameters of a point (k, G)."""
 
 
-def space_of(quantizer: Quantizer, x: Tensor) -> Space:
-    """The space in which a quantizer is searched. x: what it quantizes."""
+def space_of(quantizer: Quantizer, rows: Tensor) -> Space:
+    """The space in which a quantizer is searched. rows: (G, N), what its groups quantize."""
     if isinstance(quantizer, AdaLogQuantizer):
-        return _AdaLogSpace(quantizer, x)
+        return _AdaLogSpace(quantizer, rows)
     if isinstance(quantizer, LogQuantizer):
-        return _LogSpace(quantizer, x)
+        return _LogSpace(quantizer, rows)
     if isinstance(quantizer, UniformQuantizer):
-        return _UniformSpace(quantizer, x)
+        return _UniformSpace(quantizer, rows)
     raise TypeError(f"output_search knows no {type(quantizer).__name__}")
 
 
 class _LogSpace(Space):
     """log2 of the scale, relative to the largest value."""
 
-    def __init__(self, quantizer: LogQuantizer, x: Tensor):
+    def __init__(self, quantizer: LogQuantizer, rows: Tensor):
         self._quantizer = quantizer
         shift = getattr(quantizer, "shift", 0.0)
-        self._high = (quantizer.layout.rows(x).amax(dim=1) + shift).clamp(min=LEAST_SCALE)
+        self._high = (rows.amax(dim=1) + shift).clamp(min=LEAST_SCALE)
         self.grids = [torch.linspace(-4.0, 0.5, 7)]
 
     def put(self, point: Tensor) -> None:
@@ -82,8 +82,8 @@ class _LogSpace(Space):
 class _AdaLogSpace(_LogSpace):
     """log2 of the octaves for a code, and the scale."""
 
-    def __init__(self, quantizer: AdaLogQuantizer, x: Tensor):
-        super().__init__(quantizer, x)
+    def __init__(self, quantizer: AdaLogQuantizer, rows: Tensor):
+        super().__init__(quantizer, rows)
         self._resolution = quantizer.resolution
         ends = torch.tensor([_LEAST_OCTAVE, _MOST_OCTAVE]).log2()
         self.grids = [torch.linspace(float(ends[0]), float(ends[1]), 9), *self.grids]
@@ -99,9 +99,8 @@ class _AdaLogSpace(_LogSpace):
 class _UniformSpace(Space):
     """Shares of the least and of the largest value at which the range ends."""
 
-    def __init__(self, quantizer: UniformQuantizer, x: Tensor):
+    def __init__(self, quantizer: UniformQuantizer, rows: Tensor):
         self._quantizer = quantizer
-        rows = quantizer.layout.rows(x)
         self._low, self._high = rows.amin(dim=1), rows.amax(dim=1)
         shares = torch.linspace(0.2, 1.0, 5)
         # A side without values has no end to move.

@@ -18,11 +18,14 @@ from vitq.config import RunConfig
 from vitq.engine.network_checks import misfits, network_problems
 from vitq.engine.recipe_checks import problems
 from vitq.errors import ModelError
+from vitq.methods.output_search import OutputSearch, _arriving, search_site
 from vitq.models.checkpoint import fitting
 from vitq.models.detection.yolos import GAPS, Yolos, checkpoint_filter_fn
 from vitq.models.detection.yolos_structure import agreement, divergence
 from vitq.models.structure import structure_of
+from vitq.quant.layers import QuantMatmul
 from vitq.quant.model import QuantizedModel
+from vitq.steps.layer_walk import quantized_walk
 from vitq.steps.reconstruction.fisher import gradients
 
 WIDTH, DEPTH, HEADS, GRID, QUERIES = 24, 3, 2, (4, 6), 5
@@ -295,3 +298,35 @@ def test_losses_and_steps_that_know_the_network_work(detectors: Detectors) -> No
         answers.append((name, found.scores))
     base = answers[0][1]
     assert [name for name, scores in answers[1:] if scores.shape == base.shape and torch.equal(scores, base)] == []
+
+
+@torch.no_grad()
+def test_products_of_several_sizes_are_searched_image_by_image(detectors: Detectors) -> None:
+    """Attention of images with other numbers of tokens has no product of all of them; the error is their sum."""
+    calib = {"size": 4, "batch_size": 1}
+    config = planned(detectors, LEARNING | {"steps": {"ranges": LEARNING["steps"]["ranges"]}}, calib=calib)
+    work = detectors.workspace(config)
+    product = work.model.model.get_submodule("body.blocks.0.attn.scores")
+    assert isinstance(product, QuantMatmul)
+    walk = quantized_walk(work)
+    walk.enter(0)
+    walk.advance()
+    walk.enter(1)
+    found, transposed = _arriving(walk, product, None)
+    assert transposed
+    assert len({query.shape for query, _ in found}) > 1
+
+    def error() -> float:
+        parts = [
+            (product.left_site(query) - query).double() @ product.right_site(key).double().transpose(-2, -1)
+            for query, key in found
+        ]
+        return sum(float(part.square().sum()) for part in parts)
+
+    quantizer = product.left_site.quantizer
+    assert quantizer is not None
+    quantizer.scale.mul_(3)  # far from the best
+    quantizer.refresh()
+    before = error()
+    search_site(OutputSearch(do="output_search", images=None), walk, product, product.left_site)
+    assert error() < 0.5 * before
