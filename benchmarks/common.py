@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from vitq.config import RunConfig
 from vitq.store import Store
-from vitq.store.records import Memory, Metrics, Provenance, Result, Size, Timings, utc_now
+from vitq.store.metrics import Metrics
+from vitq.store.record import utc_now
+from vitq.store.result import Memory, Provenance, Result, Size, Timings
 
 if TYPE_CHECKING:
     from vitq.planning.plan import Plan

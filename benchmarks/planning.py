@@ -20,7 +20,8 @@ from vitq.config import RunConfig
 from vitq.config.search_path import ConfigPath
 from vitq.planning import compose, planner
 from vitq.store import Store
-from vitq.store.records import Memory, Status
+from vitq.store.result import Memory
+from vitq.store.status import Status
 
 SWEEP = """\
 defaults: [config, _self_]

@@ -18,8 +18,9 @@ from typing import Any, TypeVar
 from vitq import report
 from vitq.errors import StoreError
 from vitq.store import RunDir, Store
-from vitq.store.records import Record, Result
+from vitq.store.record import Record
 from vitq.store.reproductions import read_reproduction, write_reproduction
+from vitq.store.result import Result
 from vitq.store.studies import read_study, write_study
 
 PAGES = Path(__file__).parent / "results"

@@ -9,7 +9,7 @@ from vitq.planning.display import Show
 from vitq.planning.plan import PlannedRun
 from vitq.progress import Progress
 from vitq.store import Store, claim
-from vitq.store.records import Status
+from vitq.store.status import Status
 
 
 class FollowedRun:

@@ -15,7 +15,10 @@ from vitq.planning import engine as planning_engine
 from vitq.planning.engine import Engine
 from vitq.progress import Progress
 from vitq.store import RunDir
-from vitq.store.records import Memory, Metrics, Provenance, Result, Size, Status, Timings, utc_now
+from vitq.store.metrics import Metrics
+from vitq.store.record import utc_now
+from vitq.store.result import Memory, Provenance, Result, Size, Timings
+from vitq.store.status import Status
 
 
 @dataclass

@@ -16,7 +16,7 @@ from tests.fake_engine import FakeEngine
 from vitq.cli import COMMANDS, main
 from vitq.config import RunConfig
 from vitq.store import Store
-from vitq.store.records import Result
+from vitq.store.result import Result
 
 QUICK = ["tracker=none", "model=vit_digits"]
 

@@ -15,7 +15,7 @@ from vitq.config import RunConfig
 from vitq.progress import Progress
 from vitq.report.reproduction import HEAD
 from vitq.store import RunDir, Store
-from vitq.store.records import Result
+from vitq.store.result import Result
 
 IMAGES = 650
 RIGHT = {"fp32": 512, "repq_vit": 410}

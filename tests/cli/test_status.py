@@ -12,7 +12,7 @@ from tests.cli.conftest import fail_at_4_bits
 from tests.fake_engine import FakeEngine
 from vitq.cli import main
 from vitq.store import Store, claim
-from vitq.store.records import Status
+from vitq.store.status import Status
 
 
 def test_status(small: str, engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from tests.deploy.test_packed import quantized, recipe
 from tests.job.planner import Planner
 from vitq.deploy.cost import cost
 from vitq.steps import Workspace
-from vitq.store.records import Result
+from vitq.store.result import Result
 
 # tests/tiny.py: 32×32 images, 8×8 patches, two blocks of width 48 with 3 heads, MLP ratio 4, 5 classes.
 DEPTH, WIDTH, TOKENS, PATCHES, CLASSES, INPUTS = 2, 48, 17, 16, 5, 3 * 8 * 8

@@ -32,7 +32,8 @@ from vitq.steps.checkpoint import Checkpoint
 from vitq.steps.stream import ImageStream, through
 from vitq.steps.value_stream import ValueStream
 from vitq.store import Run, RunDir, Store
-from vitq.store.records import DetectionMetrics, Result
+from vitq.store.metrics import DetectionMetrics
+from vitq.store.result import Result
 from vitq.store.sweeps import SweepRecord
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

@@ -30,7 +30,7 @@ from vitq.job.run_log import RunLog
 from vitq.job.worker import main
 from vitq.planning import compose
 from vitq.planning.planner import make
-from vitq.store.records import Status
+from vitq.store.status import Status
 
 
 @pytest.fixture

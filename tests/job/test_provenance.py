@@ -17,7 +17,8 @@ import pytest
 import vitq
 from vitq import machine
 from vitq.job import provenance
-from vitq.store.records import Memory, Provenance, utc_now
+from vitq.store.record import utc_now
+from vitq.store.result import Memory, Provenance
 
 COMMIT_ENVIRONMENT = {
     "GIT_AUTHOR_NAME": "t",
@@ -91,7 +92,7 @@ def test_a_missing_package_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch
 
 def test_asking_for_facts_imports_neither_torch_nor_wandb() -> None:
     script = (
-        "import sys; from vitq.job import execute, provenance, worker; from vitq.store.records import utc_now\n"
+        "import sys; from vitq.job import execute, provenance, worker; from vitq.store.record import utc_now\n"
         "provenance.provenance(utc_now(), 1); provenance.peak_memory(); provenance.reset_peak_memory()\n"
         "print([m for m in ('torch', 'wandb', 'timm', 'pandas') if m in sys.modules])"
     )

@@ -25,7 +25,7 @@ from vitq.planning.pilots import pilots_first
 from vitq.planning.plan import Plan
 from vitq.progress import Progress
 from vitq.store import RunDir, Store
-from vitq.store.records import Result
+from vitq.store.result import Result
 
 # Seconds of an iteration, and of the steps that do not learn.
 COST = {"ias_vit": (0.01, 3.0), "qdrop": (0.1, 1.0), "minmax": (0.0, 0.5)}

@@ -14,7 +14,7 @@ from tests.report.conftest import config, correct, finish
 from vitq.cli import main
 from vitq.planning.estimate import Estimate, History, facts, total
 from vitq.store import Store
-from vitq.store.records import Timings
+from vitq.store.result import Timings
 
 
 def test_the_most_alike_runs_count() -> None:

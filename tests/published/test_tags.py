@@ -18,7 +18,7 @@ from vitq.report.accuracy_table import matrices
 from vitq.report.runs_table import table
 from vitq.report.wording import caption
 from vitq.store import Store
-from vitq.store.records import Result
+from vitq.store.result import Result
 from vitq.store.sweeps import SweepRecord
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "model"

@@ -12,7 +12,8 @@ import pytest
 
 from vitq.config import RunConfig, signature
 from vitq.store import Store, SweepRecord
-from vitq.store.records import Result, Status
+from vitq.store.result import Result
+from vitq.store.status import Status
 
 N = 400
 FP_CORRECT = 392

@@ -37,13 +37,13 @@ def sizes(make_config: Make, make_sweep: Sweep) -> Store:
 
 def test_groups_agree_in_all_but_the_axis_and_the_seed(sizes: Store) -> None:
     found = groups(sizes, "demo", "calib.size")
-    assert [group.place for group in found] == [
+    assert [group.where for group in found] == [
         "vit_digits minmax W8A8", "vit_digits minmax W4A4", "vit_digits repq_vit W8A8", "vit_digits repq_vit W4A4",
     ]  # fmt: skip
     assert {tuple(group.runs) for group in found} == {("16", "32", "128")}
     assert {len(seeds) for group in found for seeds in group.runs.values()} == {2}
     by_method = groups(sizes, "demo", "method")
-    assert {group.place for group in by_method} == {
+    assert {group.where for group in by_method} == {
         f"vit_digits {bits}, {calib} calibration images" for bits in ("W8A8", "W4A4") for calib in (16, 32, 128)
     }
 
@@ -52,7 +52,7 @@ def test_every_pair_of_values_is_compared_on_the_same_images(sizes: Store) -> No
     found = along(sizes, "demo", "calib.size")
     assert len(found) == 4 * 3
     assert set(found["family"]) == {12}
-    row = found[(found["place"] == "vit_digits minmax W4A4") & (found["b"] == "calib.size=128")].iloc[0]
+    row = found[(found["where"] == "vit_digits minmax W4A4") & (found["b"] == "calib.size=128")].iloc[0]
     assert row["a"] == "calib.size=16"
     assert row["difference"] == pytest.approx(-100 * (100 // 16) / 400, abs=1e-9)
     assert (row["seeds"], row["n"]) == (2, 400)
@@ -92,7 +92,7 @@ def test_a_switch_is_an_axis(make_config: Make, make_sweep: Sweep) -> None:
         (make_config("m", 3, 0, **steps(True)), 99),
     )
     (row,) = along(store, "demo", "method.steps.a.enabled").to_dict("records")
-    assert (row["place"], row["a"], row["b"]) == (
+    assert (row["where"], row["a"], row["b"]) == (
         "vit_digits m W4A4, 32 calibration images", "method.steps.a.enabled=true", "method.steps.a.enabled=false",
     )  # fmt: skip
     assert row["difference"] == pytest.approx(-10.0)

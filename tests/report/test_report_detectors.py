@@ -18,7 +18,7 @@ from vitq.report.answer import which_method
 from vitq.report.comparison import pairwise
 from vitq.report.numbers import scores
 from vitq.store import Run, Store, SweepRecord
-from vitq.store.records import DetectionMetrics
+from vitq.store.metrics import DetectionMetrics
 
 IMAGES = 50
 FIGURES = [name for name, field in DetectionMetrics.model_fields.items() if field.is_required()]

@@ -22,7 +22,7 @@ from vitq.report.accuracy_table import matrices
 from vitq.report.runs_table import COLUMNS
 from vitq.store import Store, SweepRecord
 from vitq.store.claim import Claim
-from vitq.store.records import Status
+from vitq.store.status import Status
 
 Make = Callable[..., RunConfig]
 Sweep = Callable[..., Store]

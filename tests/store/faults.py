@@ -18,7 +18,7 @@ from typing import Any
 
 from vitq.store import RunDir, Store, SweepRecord
 from vitq.store.claim import Claim
-from vitq.store.records import Status
+from vitq.store.status import Status
 
 CALLS = ("mkdir", "open", "write", "fsync", "close", "replace", "link", "unlink")
 

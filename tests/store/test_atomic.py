@@ -18,7 +18,7 @@ import pytest
 from tests.errors import refuses
 from vitq.errors import StoreError
 from vitq.store import RunDir, Store, atomic
-from vitq.store.records import Status
+from vitq.store.status import Status
 
 SIG = "0123456789abcdef"
 

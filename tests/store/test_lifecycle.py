@@ -20,7 +20,7 @@ from vitq.config import RunConfig
 from vitq.planning import compose, planner
 from vitq.planning.resume import stored_plan
 from vitq.store import Run, RunDir, Store, SweepRecord, claim
-from vitq.store.records import Status
+from vitq.store.status import Status
 from vitq.store.submissions import Submission
 
 

@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from vitq.store.records import Result, Status, utc_now
+from vitq.store.record import utc_now
+from vitq.store.result import Result
+from vitq.store.status import Status
 
 GOLDEN = Path(__file__).parent / "golden" / "result.json"
 
@@ -76,7 +78,7 @@ def test_nonfinite_in_the_config_is_named_with_its_place() -> None:
 
 
 def test_records_inside_are_cleaned_too() -> None:
-    from vitq.store.records import Metrics
+    from vitq.store.metrics import Metrics
 
     result = Result(**raw(metrics=Metrics(**metrics(kl=math.nan))))
     assert result.metrics.kl is None

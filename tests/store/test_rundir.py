@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from tests.errors import refuses
 from vitq.errors import StoreError
 from vitq.store import RunDir, Store, SweepRecord
-from vitq.store.records import Result, Status
+from vitq.store.result import Result
+from vitq.store.status import Status
 
 SIG = "0123456789abcdef"
 GOLDEN = Path(__file__).parent / "golden" / "result.json"

@@ -24,7 +24,7 @@ from vitq.data.ragged import RaggedImages
 from vitq.errors import problem_of
 from vitq.models.detection.outputs import Detections
 from vitq.models.detection.paste import paste
-from vitq.store.records import DetectionMetrics, Metrics
+from vitq.store.metrics import DetectionMetrics, Metrics
 from vitq.tasks.coco_scores import FIGURES, Scored, run_length
 from vitq.tasks.detection import Detection, Segmentation
 from vitq.tasks.task import TASKS, Outputs

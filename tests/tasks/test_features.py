@@ -30,7 +30,8 @@ from vitq.report.numbers import figures
 from vitq.report.paired_test import paired
 from vitq.report.runs_table import table
 from vitq.store import Run
-from vitq.store.records import FeatureMetrics, Result
+from vitq.store.metrics import FeatureMetrics
+from vitq.store.result import Result
 from vitq.store.sweeps import SweepRecord
 from vitq.tasks.features import NEIGHBOURS, TEMPERATURE, Features, FeatureSets, nearest_class
 

@@ -15,7 +15,8 @@ from vitq import track
 from vitq.config import RunConfig, signature
 from vitq.job import provenance
 from vitq.store import RunDir, Store
-from vitq.store.records import Result, utc_now
+from vitq.store.record import utc_now
+from vitq.store.result import Result
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 KINDS = {"default": {"quantizer": "uniform"}}

@@ -24,7 +24,7 @@ from vitq.plots import bit_allocation
 from vitq.progress import Progress
 from vitq.report.allocation import heat_maps
 from vitq.store import RunDir, Store, mirror_record
-from vitq.store.records import Status
+from vitq.store.status import Status
 from vitq.store.sweeps import SweepRecord
 from vitq.track import loss_curves
 from vitq.track.content import with_sensitivity

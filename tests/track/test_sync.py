@@ -23,7 +23,7 @@ from vitq.cli import main
 from vitq.config import signature
 from vitq.probes.stored_probe import META
 from vitq.store import RunDir, Store, mirror_record
-from vitq.store.records import Status
+from vitq.store.status import Status
 from vitq.store.sweeps import SweepRecord
 from vitq.track.upload_plan import ended_with
 

@@ -19,7 +19,7 @@ from vitq.planning import compose
 from vitq.planning.display import Show
 from vitq.progress import Progress
 from vitq.store import RunDir
-from vitq.store.records import Result
+from vitq.store.result import Result
 from vitq.store.studies import StudyRecord
 from vitq.tuning.tune import Tuning, TuningBudget
 

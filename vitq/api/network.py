@@ -30,7 +30,7 @@ from vitq.quant.site_table import blank, model_bytes, site_table
 from vitq.steps.checkpoint import Checkpoint
 from vitq.steps.step import Network
 from vitq.store.atomic import write_bytes
-from vitq.store.records import Metrics
+from vitq.store.metrics import Metrics
 from vitq.tasks.classification import metrics
 
 if TYPE_CHECKING:

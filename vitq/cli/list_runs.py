@@ -14,7 +14,7 @@ from vitq.config.labels import bits_label, model_label, run_label
 from vitq.errors import ConfigError, Problem, StoreError, unknown
 from vitq.report.numbers import scores
 from vitq.store import Run, Store, SweepRecord
-from vitq.store.records import State
+from vitq.store.status import State
 from vitq.track.naming import name_of
 
 # What a filter may name beside any key of the config (`calib.size`).

@@ -9,7 +9,7 @@ from vitq.deploy.onnx.integer_model import products_of
 from vitq.quant.model import QuantizedModel
 from vitq.quant.site_table import shapes_of
 from vitq.steps.allocation.budget import multiplications, site_width
-from vitq.store.records import Cost
+from vitq.store.result import Cost
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from vitq.config import RunConfig
 from vitq.job.run_log import RunLog
 from vitq.progress import Progress
 from vitq.store import Run, RunDir
-from vitq.store.records import Result
+from vitq.store.result import Result
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -23,7 +23,8 @@ from vitq.quant import site_table
 from vitq.quant.model import QuantizedModel
 from vitq.steps.checkpoint import Checkpoint
 from vitq.store import RunDir
-from vitq.store.records import Metrics, Result, Size, Timings
+from vitq.store.metrics import Metrics
+from vitq.store.result import Result, Size, Timings
 from vitq.tasks.task import task_of
 
 if TYPE_CHECKING:

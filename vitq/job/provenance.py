@@ -19,7 +19,8 @@ from types import ModuleType
 import vitq
 from vitq.machine import usable_cores
 from vitq.plugins import plugins
-from vitq.store.records import Memory, Provenance, utc_now
+from vitq.store.record import utc_now
+from vitq.store.result import Memory, Provenance
 
 # Distributions whose version can change a number or the way a run is launched and recorded.
 PACKAGES = (
@@ -49,7 +50,7 @@ _PROC = Path("/proc")
 def provenance(started_at: str, attempt: int, planned: dict[str, str | None] | None = None) -> Provenance:
     """Versions, host and code facts of this process; `finished_at` is now.
 
-    started_at: ISO-8601 in UTC (`vitq.store.records.utc_now()`). attempt: 1 for the first execution of a signature.
+    started_at: ISO-8601 in UTC (`vitq.store.record.utc_now()`). attempt: 1 for the first execution of a signature.
     planned: `code()` of the process that planned the run; where it differs, it is kept beside as `planned_version` and
     so on.
     Raises pydantic.ValidationError when `started_at` has no time zone or `attempt` is below 1.

@@ -14,7 +14,8 @@ from vitq.errors import brief
 from vitq.job import provenance
 from vitq.progress import Progress
 from vitq.store import RunDir
-from vitq.store.records import Status, utc_now
+from vitq.store.record import utc_now
+from vitq.store.status import Status
 
 # Seconds between two writes of status.json while a stage advances.
 _STATUS_EVERY = 1.0

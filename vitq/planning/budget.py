@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from vitq.config import RunConfig
 from vitq.errors import Problem
-from vitq.store.records import Result
+from vitq.store.result import Result
 
 # Iterations of a pilot: enough that the first ones, which are slower, do not count much. Fewer where the budget is less
 # than SECONDS, so that a pilot on a slow device does not cost many times what it is for, but FEWEST at least.

@@ -24,7 +24,7 @@ from vitq.report.numbers import figures
 
 if TYPE_CHECKING:
     from vitq.planning.plan import PlannedRun
-    from vitq.store.records import Result
+    from vitq.store.result import Result
 
 # Seconds between two lines about the stages of one run, where lines cannot be overwritten.
 _QUIET_SECONDS = 10.0

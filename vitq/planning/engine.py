@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from vitq.data import DataFacts
     from vitq.progress import Progress
     from vitq.store import RunDir
-    from vitq.store.records import Result
+    from vitq.store.result import Result
     from vitq.track import Tracker
 
 

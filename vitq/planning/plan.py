@@ -14,7 +14,7 @@ from vitq.models.pretrained import treatment
 from vitq.planning import paths
 from vitq.store import Store, SweepRecord
 from vitq.store.history import set_aside
-from vitq.store.records import Status
+from vitq.store.status import Status
 
 # Where activations wait, by `calib.cache`.
 _WHERE = {"disk": "in {} (TMPDIR)", "host": "of memory (calib.cache=disk: on disk)", "device": "of the device's memory"}

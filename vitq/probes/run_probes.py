@@ -23,7 +23,7 @@ from vitq.probes.probe import Probe, parse_probe
 from vitq.probes.probed_model import Subject
 from vitq.probes.stored_probe import META, meta_of
 from vitq.store import RunDir
-from vitq.store.records import utc_now
+from vitq.store.record import utc_now
 
 LOG = logging.getLogger("vitq.probes")
 

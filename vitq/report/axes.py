@@ -29,10 +29,10 @@ _WHOLE = {"method": "method.name", "model": "model.name", "calib": "calib.size"}
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in the axis and the seed alone. place: what they share; runs: value → seed → signature; top1:
+    """Runs that differ in the axis and the seed alone. where: what they share; runs: value → seed → signature; top1:
     by signature."""
 
-    place: str
+    where: str
     runs: dict[str, dict[int, str]]
     top1: pd.Series[float]
 
@@ -61,7 +61,7 @@ def groups(store: Store, sweeps: str | Sequence[str], key: str) -> list[Group]:
         axes = [axis for record in records_of(store, sweeps) for axis in record.axes]
         raise VitqError(unknown("axis", key, axes, "Any key of a config is one.", key="--along"))
     several = [
-        Group(_place(df.loc[[signature for _, signature, _ in members]]), _by_value(members), df["top1"])
+        Group(_where(df.loc[[signature for _, signature, _ in members]]), _by_value(members), df["top1"])
         for members in known.values()
         if len({value for value, _, _ in members}) > 1
     ]
@@ -74,7 +74,7 @@ def groups(store: Store, sweeps: str | Sequence[str], key: str) -> list[Group]:
 def along(store: Store, sweeps: str | Sequence[str], key: str, asked: Sequence[str] = ()) -> pd.DataFrame:
     """Every pair of values of an axis, or the two that are asked for, image by image over the common seeds.
 
-    Columns as of `pairwise`, with `place` for where; corrected over the rows. Raises VitqError as `groups`, and for a
+    Columns as of `pairwise`, with `where` for where; corrected over the rows. Raises VitqError as `groups`, and for a
     value that the axis does not have.
     """
     known = groups(store, sweeps, key)
@@ -89,8 +89,8 @@ def along(store: Store, sweeps: str | Sequence[str], key: str, asked: Sequence[s
         for a, b in wanted:
             if a in group.runs and b in group.runs:
                 compared = compare_runs(group.runs[a], group.runs[b], predictions)
-                rows.append({"place": group.place, "a": f"{key}={a}", "b": f"{key}={b}"} | compared)
-    columns = ["place", "a", "b", "difference", "low", "high", "n", "seeds", "p", *CORRECTED, "note", "outcomes"]
+                rows.append({"where": group.where, "a": f"{key}={a}", "b": f"{key}={b}"} | compared)
+    columns = ["where", "a", "b", "difference", "low", "high", "n", "seeds", "p", *CORRECTED, "note", "outcomes"]
     return corrected(pd.DataFrame(rows, columns=columns))
 
 
@@ -118,20 +118,20 @@ def _figure(key: str, known: Sequence[Group]) -> go.Figure:
     for index, group in enumerate(known):
         colour, symbol = style(index)
         figure.add_scatter(
-            name=group.place,
+            name=group.where,
             mode="lines+markers",
             x=[float(value) for value in group.runs],
             y=[group.spread(value)[0] for value in group.runs],
             marker={"color": colour, "symbol": symbol, "size": 9},
             line={"color": colour, "width": 1},
-            legendgroup=group.place,
+            legendgroup=group.where,
         )
         spread = [(float(value), *group.spread(value)) for value in group.runs]
         if any(std for _, _, std in spread):
             edge = [(x, mean + std) for x, mean, std in spread] + [(x, mean - std) for x, mean, std in reversed(spread)]
             figure.add_scatter(
                 x=[x for x, _ in edge], y=[y for _, y in edge], mode="lines", line={"width": 0}, fill="toself",
-                fillcolor=band(colour), hoverinfo="skip", showlegend=False, legendgroup=group.place,
+                fillcolor=band(colour), hoverinfo="skip", showlegend=False, legendgroup=group.where,
             )  # fmt: skip
     values = [float(value) for group in known for value in group.runs]
     decades = min(values) > 0 and max(values) / min(values) > 20
@@ -169,7 +169,7 @@ def _without(key: str, plain: dict[str, Any]) -> dict[str, Any]:
     return dict(plain)
 
 
-def _place(rows: pd.DataFrame) -> str:
+def _where(rows: pd.DataFrame) -> str:
     """What some rows of the table share, in words."""
     method = "method" if rows["method"].nunique() == 1 else "method_name"
     shared = [str(rows[column].iloc[0]) for column in ("model", method, "bits") if rows[column].nunique() == 1]

@@ -104,9 +104,9 @@ def sign_flip(values: np.ndarray) -> float:
 
 
 def sentence(row: Mapping[Any, Any]) -> str:
-    """A row of `pairwise` in words, or one that has a `place` in place of model, bits and calibration size."""
-    images = "" if "place" in row or pd.isna(row["calib"]) else f", {row['calib']} calibration images"
-    where = row.get("place") or f"{row['model']} at {row['bits']}{images}"
+    """A row of `pairwise` in words, or one that has a `where` in place of model, bits and calibration size."""
+    images = "" if "where" in row or pd.isna(row["calib"]) else f", {row['calib']} calibration images"
+    where = row.get("where") or f"{row['model']} at {row['bits']}{images}"
     a, b = row["a"], row["b"]
     if row["note"]:
         return f"{where}: {a} and {b} cannot be compared: {row['note']}"

@@ -15,7 +15,7 @@ from vitq.config.labels import bits_label
 from vitq.errors import StoreError
 from vitq.report.accuracy_table import CELL
 from vitq.store import Run, Store, SweepRecord
-from vitq.store.records import Result
+from vitq.store.result import Result
 
 # Column → what it holds. Accuracies, drop and agreement in percent (points), MB = 10^6 bytes.
 COLUMNS = {

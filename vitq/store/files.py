@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from vitq.errors import StoreError
 from vitq.store.atomic import write_bytes
-from vitq.store.records import Record
+from vitq.store.record import Record
 
 if TYPE_CHECKING:
     import numpy as np

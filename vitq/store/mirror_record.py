@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 
 from vitq.store.atomic import write_bytes
 from vitq.store.files import read_record
-from vitq.store.records import Record, Timestamp
+from vitq.store.record import Record, Timestamp
 from vitq.store.rundir import RunDir
 
 # A W&B id that was deleted can never be used again; so many further generations of it are tried.

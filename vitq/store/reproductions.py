@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vitq.store.atomic import write_bytes
 from vitq.store.files import read_record
-from vitq.store.records import Record
+from vitq.store.record import Record
 from vitq.store.store import Store
 
 

@@ -11,8 +11,10 @@ from vitq.config import RunConfig, signature
 from vitq.config.labels import run_label
 from vitq.errors import ConfigError, Problem, StoreError
 from vitq.store import claim
-from vitq.store.records import Metrics, Result, Status
+from vitq.store.metrics import Metrics
+from vitq.store.result import Result
 from vitq.store.rundir import RunDir
+from vitq.store.status import Status
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,7 +12,9 @@ import yaml
 from vitq.errors import StoreError
 from vitq.store import files
 from vitq.store.atomic import write_bytes
-from vitq.store.records import Result, Status, utc_now
+from vitq.store.record import utc_now
+from vitq.store.result import Result
+from vitq.store.status import Status
 
 if TYPE_CHECKING:
     import numpy as np

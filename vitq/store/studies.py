@@ -13,7 +13,7 @@ from pydantic import Field
 from vitq.config.tuning import OptionRange
 from vitq.store.atomic import write_bytes
 from vitq.store.files import read_record
-from vitq.store.records import Count, Record
+from vitq.store.record import Count, Record
 from vitq.store.rundir import RunDir
 from vitq.store.store import Store
 

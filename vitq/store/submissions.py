@@ -11,7 +11,7 @@ from pydantic import Field
 
 from vitq.store.atomic import remove_abandoned, write_bytes
 from vitq.store.files import read_hint, read_record, remove
-from vitq.store.records import Count, Record, Timestamp, utc_now
+from vitq.store.record import Count, Record, Timestamp, utc_now
 
 
 class Submission(Record):

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from vitq.store.records import Record, Timestamp, utc_now
+from vitq.store.record import Record, Timestamp, utc_now
 
 
 class SweepRecord(Record):

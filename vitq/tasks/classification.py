@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from vitq.config import RunConfig
 from vitq.data import Images
 from vitq.errors import Problem
-from vitq.store.records import Metrics
+from vitq.store.metrics import Metrics
 from vitq.tasks.task import TASKS, Outputs, Task, without_classes
 
 

@@ -17,7 +17,7 @@ from vitq.errors import DataError, Problem
 from vitq.models.detection.outputs import Detections
 from vitq.models.detection.paste import paste
 from vitq.progress import Progress
-from vitq.store.records import DetectionMetrics
+from vitq.store.metrics import DetectionMetrics
 from vitq.tasks.coco_scores import INSTALL, Form, Scored, area, available, run_length
 from vitq.tasks.samples import codes_of, samples
 from vitq.tasks.task import TASKS, Outputs, Task

@@ -17,7 +17,7 @@ from vitq.config import RunConfig
 from vitq.data import Images, ImageSet, eval_set, neighbour_set
 from vitq.errors import Problem
 from vitq.progress import Progress
-from vitq.store.records import FeatureMetrics
+from vitq.store.metrics import FeatureMetrics
 from vitq.tasks.task import TASKS, Outputs, Task, without_classes
 
 # Weighted k-NN as self-supervised backbones are judged by it: Wu et al. (CVPR 2018), DINO (Caron et al., ICCV 2021).

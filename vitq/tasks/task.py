@@ -14,7 +14,7 @@ from vitq.data.location import SCENES
 from vitq.errors import Problem
 from vitq.progress import Progress
 from vitq.registry import Registry
-from vitq.store.records import Metrics
+from vitq.store.metrics import Metrics
 
 if TYPE_CHECKING:
     from vitq.data import Images

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vitq.config import RunConfig
 from vitq.errors import VitqError
-from vitq.store.records import Result
+from vitq.store.result import Result
 from vitq.store.rundir import RunDir
 
 if TYPE_CHECKING:

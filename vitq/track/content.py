@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from vitq.plots import bit_allocation
-from vitq.store.records import Result
+from vitq.store.result import Result
 from vitq.store.rundir import RunDir
 from vitq.track import loss_curves, objects, probes
 from vitq.track.values import figures_of, provenance_of, rows_of, summary_of

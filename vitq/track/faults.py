@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vitq.store.records import utc_now
+from vitq.store.record import utc_now
 from vitq.store.rundir import RunDir
 
 LOG = logging.getLogger("vitq.track")

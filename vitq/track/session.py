@@ -16,7 +16,7 @@ import pandas as pd
 from vitq.config import RunConfig, labels
 from vitq.errors import StoreError, brief
 from vitq.store import mirror_record
-from vitq.store.records import Result
+from vitq.store.result import Result
 from vitq.store.rundir import RunDir
 from vitq.store.sweeps import SweepRecord
 from vitq.track import content, naming, probes

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from vitq.errors import StoreError, VitqError, brief
 from vitq.store import Store, mirror_record
-from vitq.store.records import utc_now
+from vitq.store.record import utc_now
 from vitq.track.faults import redacted
 from vitq.track.rebuild import rebuild
 from vitq.track.session import DEBUG, id_is_taken

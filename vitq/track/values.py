@@ -9,7 +9,7 @@ import pandas as pd
 
 from vitq.config import SCHEMA_VERSION, RunConfig, canonical
 from vitq.config.labels import bits_label, model_label, run_label
-from vitq.store.records import Result
+from vitq.store.result import Result
 
 
 def config_of(config: RunConfig, signature: str, variant: str = "") -> dict[str, Any]:

@@ -25,6 +25,7 @@ from vitq.models.detection.yolos_structure import agreement, divergence
 from vitq.models.structure import structure_of
 from vitq.quant.layers import QuantMatmul
 from vitq.quant.model import QuantizedModel
+from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.layer_walk import quantized_walk
 from vitq.steps.reconstruction.fisher import gradients
 
@@ -324,7 +325,7 @@ def test_products_of_several_sizes_are_searched_image_by_image(detectors: Detect
         return sum(float(part.square().sum()) for part in parts)
 
     quantizer = product.left_site.quantizer
-    assert quantizer is not None
+    assert isinstance(quantizer, UniformQuantizer)
     quantizer.scale.mul_(3)  # far from the best
     quantizer.refresh()
     before = error()

@@ -37,71 +37,92 @@ def greedy(
     """
     if (recompute == "never") != (alone is not None):
         raise ValueError(f"greedy: recompute={recompute!r}; never goes by `alone`, and only never does")
-    lower = {width: below for below, width in zip(sorted(widths), sorted(widths)[1:], strict=False)}
-    first = budget.excess(trial.bits)
-    rows, version = [_row(trial, budget)], 0
+    # Where a score costs no evaluation there is nothing to put off.
+    candidates = _Candidates(trial, budget, widths, alone, lazy=recompute == "lazy")
+    rows = [_row(trial, budget)]
     progress.stage("greedy", 100)
     done = 0
+    while excess := budget.excess(trial.bits):
+        chosen = candidates.next(version=len(rows))
+        if chosen is None:
+            raise VitqError(f"allocate: no site left to lower, {excess} above the budget")
+        name, value, saved = chosen
+        old, loss = trial.bits[name], trial.loss
+        width = candidates.lower[old]
+        trial.take(name, width)
+        change = {"site": name, "from_bits": old, "to_bits": width, "increase": trial.loss - loss, "saved": saved}
+        rows.append(_row(trial, budget, step=len(rows), **change, score=value))
+        candidates.again(name, value)
+        percent = int(100 * (1 - max(candidates.shares_over().values(), default=0.0)))
+        progress.advance(max(0, percent - done), name)
+        done = max(done, percent)
+    return rows
 
-    def relief(name: str) -> float:
+
+class _Candidates:
+    """The sites that can still be lowered, ordered by loss increase per share of the excess saved, then by position."""
+
+    def __init__(
+        self,
+        trial: Trial,
+        budget: Budget,
+        widths: Sequence[int],
+        alone: Mapping[str, Mapping[int, float]] | None,
+        lazy: bool,
+    ) -> None:
+        self.trial, self.budget, self.alone, self.lazy = trial, budget, alone, lazy
+        self.lower = {width: below for below, width in zip(sorted(widths), sorted(widths)[1:], strict=False)}
+        self._first = budget.excess(trial.bits)
+        self._position = {name: position for position, name in enumerate(trial.bits)}
+        # (score, position, site, version it was measured at)
+        self._heap = [
+            (-np.inf, self._position[name], name, -1) for name in trial.bits if trial.bits[name] in self.lower
+        ]
+
+    def next(self, version: int) -> tuple[str, float, float] | None:
+        """The first site, its score measured at `version` of the allocation, and the share it saves; none where no
+        site saves anything. What saves nothing of what is still exceeded never will: limits stay met."""
+        if not self.lazy:
+            left = ((name, self._relief(name)) for _, _, name, _ in self._heap)
+            measured = [(name, self._score(name, saved)) for name, saved in left if saved > 0]
+            self._heap = [(score, self._position[name], name, version) for name, score in measured]
+        heapq.heapify(self._heap)
+        while self._heap:
+            value, position, name, at = heapq.heappop(self._heap)
+            saved = self._relief(name)
+            if saved > 0 and at == version:
+                return name, value, saved
+            if saved > 0:
+                heapq.heappush(self._heap, (self._score(name, saved), position, name, version))
+        return None
+
+    def again(self, name: str, value: float) -> None:
+        """The site, which was lowered at the score `value`, stands in the order again if it can be lowered further."""
+        if self.trial.bits[name] in self.lower:
+            self._heap.append((_NEXT * max(value, 0.0), self._position[name], name, -1))
+
+    def shares_over(self) -> dict[str, float]:
+        """limit → its excess now by that at the start, of those still exceeded."""
+        return {limit: over / self._first[limit] for limit, over in self.budget.excess(self.trial.bits).items()}
+
+    def _relief(self, name: str) -> float:
         """Share of the excess that one step of this site removes, summed over the limits still exceeded.
 
         What it saves beyond a limit is worth nothing, so that the path ends close to the budget.
         """
-        before, after = trial.bits, {**trial.bits, name: lower[trial.bits[name]]}
+        before = self.trial.bits
+        after = {**before, name: self.lower[before[name]]}
         share = 0.0
-        for limit, over in budget.excess(before).items():
-            meter = budget.meters[limit]
-            share += min(meter.measure(before) - meter.measure(after), over) / first[limit]
+        for limit, over in self.budget.excess(before).items():
+            meter = self.budget.meters[limit]
+            share += min(meter.measure(before) - meter.measure(after), over) / self._first[limit]
         return share
 
-    def score(name: str, saved: float) -> float:
-        now, then = trial.bits[name], lower[trial.bits[name]]
-        increase = alone[name][then] - alone[name][now] if alone else trial.look(name, then) - trial.loss
-        return increase / saved
-
-    # (score, position, site, version it was measured at)
-    order = {name: position for position, name in enumerate(trial.bits)}
-    heap = [(-np.inf, order[name], name, -1) for name in trial.bits if trial.bits[name] in lower]
-    while excess := budget.excess(trial.bits):
-        # Where a score costs no evaluation there is nothing to put off.
-        if recompute == "always" or alone is not None:
-            left = ((name, relief(name)) for _, _, name, _ in heap)
-            heap = [(score(name, saved), order[name], name, version) for name, saved in left if saved > 0]
-        heapq.heapify(heap)
-        while True:
-            if not heap:
-                raise VitqError(f"allocate: no site left to lower, {excess} above the budget")
-            value, position, name, at = heapq.heappop(heap)
-            saved = relief(name)
-            if saved <= 0:
-                continue  # saves nothing of what is still exceeded, and never will: limits stay met
-            if at == version:
-                break
-            heapq.heappush(heap, (score(name, saved), position, name, version))
-        old, loss = trial.bits[name], trial.loss
-        width = lower[old]
-        trial.take(name, width)
-        version += 1
-        rows.append(
-            _row(
-                trial,
-                budget,
-                step=len(rows),
-                site=name,
-                from_bits=old,
-                to_bits=width,
-                increase=trial.loss - loss,
-                saved=saved,
-                score=value,
-            )
-        )
-        if width in lower:
-            heap.append((_NEXT * max(value, 0.0), position, name, -1))
-        percent = int(100 * (1 - max((v / first[n] for n, v in budget.excess(trial.bits).items()), default=0.0)))
-        progress.advance(max(0, percent - done), name)
-        done = max(done, percent)
-    return rows
+    def _score(self, name: str, saved: float) -> float:
+        now, then = self.trial.bits[name], self.lower[self.trial.bits[name]]
+        if self.alone:
+            return (self.alone[name][then] - self.alone[name][now]) / saved
+        return (self.trial.look(name, then) - self.trial.loss) / saved
 
 
 def uniform(names: Mapping[str, bool], budget: Budget, widths: Sequence[int]) -> Bits:

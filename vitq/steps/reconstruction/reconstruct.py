@@ -31,7 +31,7 @@ from vitq.steps.value_stream import ValueStream
 
 Group = Literal["weights", "activations"]
 # Sixteen images of a DeiT-tiny block: an iteration takes five sixths of the time that it takes with 64 at once.
-CPU_ELEMENTS = 16 * 197 * 192
+SEGMENT_ELEMENTS = 16 * 197 * 192
 Part = Literal["weights", "bias", "rounding", "activation_scales", "weight_scales", "zero_points"]
 
 
@@ -61,8 +61,8 @@ class Reconstruct(Step):
     relative: scales are learned as s₀·e^r, those of logarithms too; `lr_scales` is a share of the scale then.
     autocast: `bf16` runs the segment under bfloat16 autocast; parameters, quantizers and loss stay float32.
     micro_batch: so many images of a batch go through the segment at once, gradients add up; none means the whole batch,
-        and on a CPU CPU_ELEMENTS of the segment's input, so that attention scores stay in the cache. The result does
-        not depend on it but for the last bits of sums.
+        and on a CPU SEGMENT_ELEMENTS of the segment's input, so that attention scores stay in the cache. The result
+        does not depend on it but for the last bits of sums.
     compile: torch.compile for the segment; `auto` where the iterations are worth its seconds (compiled.py).
 
     Dropout and stochastic depth are off (public I&S-ViT code leaves Swin's stochastic depth on). Every segment has its
@@ -265,7 +265,7 @@ def _backward(
         dropping.draw(task.segment.forward, inputs)
     weights = weights_of(step.loss, inputs, wanted, step.weigh_by)
     given = weights if task.gradient is None else task.gradient.select(chosen)
-    size = step.micro_batch or at_once(inputs, CPU_ELEMENTS)
+    size = step.micro_batch or at_once(inputs, SEGMENT_ELEMENTS)
     parts = [slice(first, min(first + size, len(inputs))) for first in range(0, len(inputs), size)]
 
     def output(here: slice) -> Tensor:
