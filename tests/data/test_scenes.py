@@ -1,11 +1,10 @@
-"""Images with objects: COCO's files, the digit scenes, and images of many sizes in one cache."""
+"""Images with objects: COCO's files, and images of many sizes in one cache."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,75 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.data.coco_folder import SIZES
 from tests.errors import is_about, refuses
-from vitq.config import CalibConfig, RunConfig, signature
-from vitq.data import RaggedImages, calibration_scenes, describe, problems, scored_scenes
+from tests.image_folders import Make
+from vitq.data import RaggedImages, describe, problems, scored_scenes
 from vitq.data.coco import open_coco
-from vitq.data.digit_scenes import COUNTS, DigitScenes, draw, run_lengths
 from vitq.data.images import ImageSet
 from vitq.data.resize import resize, resized
 from vitq.errors import DataError
 from vitq.progress import Progress
-
-SIZES = ((50, 70), (64, 64), (41, 90), (64, 61))
-MODEL: dict[str, Any] = {"name": "mask_rcnn", "pretrained": False, "kwargs": {"num_classes": 2}}
-Config = Callable[..., RunConfig]
-
-
-def _annotation(number: int, image: int, category: int = 3) -> dict[str, Any]:
-    box = [4.0, 5.0, 20.0, 10.0]
-    polygon = [[4.0, 5.0, 24.0, 5.0, 24.0, 15.0, 4.0, 15.0]]
-    return {
-        "id": number, "image_id": image, "category_id": category, "bbox": box, "area": 200.0, "iscrowd": 0,
-        "segmentation": polygon,
-    }  # fmt: skip
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Two splits of four images; ids are in no order, the last image has no objects, and categories have gaps."""
-    base = tmp_path / "coco"
-    (base / "annotations").mkdir(parents=True)
-    for split, seed in (("train2017", 0), ("val2017", 1)):
-        (base / split).mkdir()
-        rng = np.random.default_rng(seed)
-        images = []
-        for number, (height, width) in enumerate(SIZES):
-            name = f"{number:012}.png"
-            Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(base / split / name)
-            images.append({"id": 100 - number, "file_name": name, "height": height, "width": width})
-        content = {
-            "info": split,
-            "images": images,
-            "annotations": [_annotation(1, 100), _annotation(2, 99, 7), _annotation(3, 99), _annotation(4, 98)],
-            "categories": [{"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}],
-        }
-        (base / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
-    return base
-
-
-@pytest.fixture
-def config(root: Path, tmp_path: Path) -> Config:
-    """A config of the scenes below `root`."""
-
-    def make(model: dict[str, Any] | None = None, **data: Any) -> RunConfig:
-        raw = {
-            "model": MODEL | (model or {}),
-            "data": {
-                "name": "coco", "dataset": "coco", "root": str(root), "calib_split": "train2017",
-                "eval_split": "val2017", "num_classes": 2,
-            } | data,
-            "method": {"name": "minmax", "kinds": {"default": {}}, "steps": {"ranges": {"do": "calibrate"}}},
-            "calib": {"size": 3},
-            "task": "segmentation",
-            "cache_dir": str(tmp_path / "cache"),
-        }  # fmt: skip
-        parsed, wrong = RunConfig.parse(raw)
-        assert wrong == []
-        assert parsed is not None
-        return parsed
-
-    return make
 
 
 def _edit(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -91,70 +30,65 @@ def _edit(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
     file.write_text(json.dumps(content))
 
 
-def test_a_split_is_read_in_the_order_of_its_ids(config: Config) -> None:
-    scenes = scored_scenes(config(), Progress())
+def test_a_split_is_read_in_the_order_of_its_ids(scene_config: Make) -> None:
+    scenes = scored_scenes(scene_config(), Progress())
     assert [image["id"] for image in scenes.truth["images"]] == [97, 98, 99, 100]
     assert [category["id"] for category in scenes.truth["categories"]] == [3, 7]
     assert [entry["id"] for entry in scenes.truth["annotations"]] == [4, 2, 3, 1]
     assert scenes.shapes.tolist() == [list(size) for size in SIZES[::-1]]
     assert scenes.originals.tolist() == scenes.shapes.tolist()
-    assert problems(config()) == []
+    assert problems(scene_config()) == []
 
 
-def test_images_are_normalized_before_they_are_padded(config: Config, root: Path) -> None:
-    scenes = scored_scenes(config(), Progress())
+def test_images_are_normalized_before_they_are_padded(scene_config: Make, coco_root: Path) -> None:
+    scenes = scored_scenes(scene_config(), Progress())
     (first, _), *others = list(scenes.batches(2, "cpu"))
     assert first.pixels.shape == (1, 3, 64, 64)  # 64x61; its neighbour is wider when padded
     assert [batch.pixels.shape for batch, _ in others] == [(1, 3, 64, 96), (1, 3, 64, 64), (1, 3, 64, 96)]
     assert first.sizes.tolist() == [[64, 61]]
-    pixels = torch.from_numpy(np.array(Image.open(root / "val2017" / "000000000003.png"))).permute(2, 0, 1)
+    pixels = torch.from_numpy(np.array(Image.open(coco_root / "val2017" / "000000000003.png"))).permute(2, 0, 1)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (scenes.mean, scenes.std))
     assert torch.allclose(first.pixels[0, :, :, :61], (pixels / 255 - mean) / std, atol=1e-5)
     assert not first.pixels[0, :, :, 61:].any()
 
 
-def test_the_cache_is_read_again_and_made_anew_where_it_is_cut(config: Config, root: Path, tmp_path: Path) -> None:
-    made = scored_scenes(config(), Progress())
-    for path in (root / "val2017").iterdir():
+def test_the_cache_is_read_again_and_made_anew_where_it_is_cut(
+    scene_config: Make, coco_root: Path, tmp_path: Path
+) -> None:
+    made = scored_scenes(scene_config(), Progress())
+    for path in (coco_root / "val2017").iterdir():
         path.chmod(0o000)
-    again = scored_scenes(config(), Progress())
+    again = scored_scenes(scene_config(), Progress())
     assert np.array_equal(made.pixels, again.pixels)
     (entry,) = (tmp_path / "cache" / "images").glob("ragged-*[!k]")
-    for path in (root / "val2017").iterdir():
+    for path in (coco_root / "val2017").iterdir():
         path.chmod(0o644)
     whole = (entry / "pixels.bin").read_bytes()
     (entry / "pixels.bin").write_bytes(whole[:-1])
-    scored_scenes(config(), Progress())
+    scored_scenes(scene_config(), Progress())
     assert (entry / "pixels.bin").read_bytes() == whole
 
 
-def test_sides_follow_the_model(config: Config) -> None:
-    scenes = scored_scenes(config(model={"short_side": 96, "long_side": 150}), Progress())
+def test_sides_follow_the_model(scene_config: Make) -> None:
+    scenes = scored_scenes(scene_config(model={"short_side": 96, "long_side": 150}), Progress())
     # 41x90 is limited by its long side.
     assert scenes.shapes.tolist() == [[101, 96], [68, 150], [96, 96], [96, 134]]
     assert scenes.originals.tolist() == [list(size) for size in SIZES[::-1]]
-    assert resized(480, 640, config(model={"short_side": 800, "long_side": 1333}).model) == (800, 1067)
-    assert resized(200, 640, config(model={"short_side": 800, "long_side": 1333}).model) == (417, 1333)
+    assert resized(480, 640, scene_config(model={"short_side": 800, "long_side": 1333}).model) == (800, 1067)
+    assert resized(200, 640, scene_config(model={"short_side": 800, "long_side": 1333}).model) == (417, 1333)
 
 
-def test_resizing_is_plain_bilinear(config: Config) -> None:
+def test_resizing_is_plain_bilinear(scene_config: Make) -> None:
     """Twice the size: each new pixel is a quarter of the way between two centres."""
     row = np.array([[0, 100, 200, 40]] * 8, dtype=np.uint8)
     image = Image.fromarray(np.stack([np.repeat(row, 2, axis=1)] * 3, axis=-1))
-    doubled = resize(image, config(model={"short_side": 16}).model)
+    doubled = resize(image, scene_config(model={"short_side": 16}).model)
     assert doubled.shape == (3, 16, 16)
     assert doubled[0, 5].tolist() == [0, 0, 0, 25, 75, 100, 100, 125, 175, 200, 200, 160, 80, 40, 40, 40]
 
 
-def test_calibration_images_are_chosen_by_seed(config: Config) -> None:
-    one = calibration_scenes(config(), Progress())
-    assert len(one) == 3
-    again = calibration_scenes(config(), Progress())
-    assert np.array_equal(one.pixels, again.pixels)
-
-
-def test_take_keeps_pixels_and_objects_together(config: Config) -> None:
-    scenes = scored_scenes(config(), Progress())
+def test_take_keeps_pixels_and_objects_together(scene_config: Make) -> None:
+    scenes = scored_scenes(scene_config(), Progress())
     taken = scenes.take([3, 2])
     assert [image["id"] for image in taken.truth["images"]] == [100, 99]
     assert {entry["image_id"] for entry in taken.truth["annotations"]} == {100, 99}
@@ -188,182 +122,51 @@ def test_equal_sizes_give_what_an_image_set_gives() -> None:
     ],
 )
 def test_files_that_do_not_fit_each_other(
-    root: Path, change: Callable[[dict[str, Any]], None], key: str, config: Config
+    coco_root: Path, change: Callable[[dict[str, Any]], None], key: str, scene_config: Make
 ) -> None:
-    _edit(root / "annotations" / "instances_val2017.json", change)
+    _edit(coco_root / "annotations" / "instances_val2017.json", change)
     with refuses(DataError, key):
-        open_coco(str(root), "val2017")
-    assert any(is_about(problem, key) for problem in problems(config()))
+        open_coco(str(coco_root), "val2017")
+    assert any(is_about(problem, key) for problem in problems(scene_config()))
 
 
-def test_broken_files_and_missing_splits(root: Path, config: Config) -> None:
-    file = root / "annotations" / "instances_val2017.json"
+def test_broken_files_and_missing_splits(coco_root: Path, scene_config: Make) -> None:
+    file = coco_root / "annotations" / "instances_val2017.json"
     with refuses(DataError, "data.eval_split", "test2017", ["train2017", "val2017"]):
-        open_coco(str(root), "test2017")
+        open_coco(str(coco_root), "test2017")
     file.write_text(file.read_text()[:-20])
     with refuses(DataError, "data.root", str(file)):
-        open_coco(str(root), "val2017")
+        open_coco(str(coco_root), "val2017")
     file.unlink()
-    assert any(is_about(problem, "data.eval_split", "val2017") for problem in problems(config()))
+    assert any(is_about(problem, "data.eval_split", "val2017") for problem in problems(scene_config()))
 
 
-def test_a_truncated_image_and_one_of_another_size(root: Path, config: Config) -> None:
-    path = root / "val2017" / "000000000001.png"
+def test_a_truncated_image_and_one_of_another_size(coco_root: Path, scene_config: Make) -> None:
+    path = coco_root / "val2017" / "000000000001.png"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with refuses(DataError, value=repr(str(path))):
-        scored_scenes(config(), Progress())
+        scored_scenes(scene_config(), Progress())
     Image.new("RGB", (8, 8)).save(path)
     with refuses(DataError, value=repr(str(path))):
-        scored_scenes(config(), Progress())
+        scored_scenes(scene_config(), Progress())
 
 
-def test_no_objects_and_other_categories_are_problems(root: Path, config: Config) -> None:
-    found = problems(config(num_classes=80))
+def test_no_objects_and_other_categories_are_problems(coco_root: Path, scene_config: Make) -> None:
+    found = problems(scene_config(num_classes=80))
     assert any(is_about(problem, "data.num_classes", 80, [2]) for problem in found)
-    _edit(root / "annotations" / "instances_val2017.json", lambda c: c["annotations"].clear())
-    assert any(is_about(problem, "data.eval_split", "val2017") for problem in problems(config()))
+    _edit(coco_root / "annotations" / "instances_val2017.json", lambda c: c["annotations"].clear())
+    assert any(is_about(problem, "data.eval_split", "val2017") for problem in problems(scene_config()))
 
 
-def test_an_image_that_calibrates_is_not_scored(root: Path, config: Config) -> None:
-    for path in (root / "val2017").iterdir():
-        path.write_bytes((root / "train2017" / path.name).read_bytes())
-    assert any(is_about(problem, "data.calib_split", "train2017") for problem in problems(config()))
-    assert problems(config(allow_overlap=True)) == []
+def test_objects_are_part_of_the_identity(coco_root: Path, scene_config: Make) -> None:
+    before = describe(scene_config()).fingerprint
+    _edit(coco_root / "annotations" / "instances_val2017.json", lambda c: c["annotations"].pop())
+    assert describe(scene_config()).fingerprint.split("-")[0] == before.split("-")[0]
+    assert describe(scene_config()).fingerprint != before
 
 
-def test_calibration_images_by_their_ids(config: Config) -> None:
-    """In the order in which they are named, whatever the seed."""
-    made = replace(config(), calib=CalibConfig(ids=(100, 98)), seed=3)
-    assert made.calib.size == 2
-    assert problems(made) == []
-    assert [image["id"] for image in calibration_scenes(made, Progress()).truth["images"]] == [100, 98]
-
-
-def test_ids_of_no_image_are_named(config: Config) -> None:
-    made = replace(config(), calib=CalibConfig(ids=(98, 7, 1)))
-    (problem,) = problems(made)
-    assert is_about(problem, "calib.ids", [7, 1], [97, 98, 99, 100])
-    with refuses(DataError, "calib.ids", [7, 1]):
-        calibration_scenes(made, Progress())
-
-
-def test_data_without_numbers_takes_no_ids(tmp_path: Path) -> None:
-    raw = {
-        "model": {"name": "vit_digits", "input_size": 32},
-        "data": {
-            "name": "digits",
-            "dataset": "digits",
-            "num_classes": 10,
-            "calib_split": "calib",
-            "eval_split": "test",
-        },
-        "method": {"name": "minmax", "kinds": {"default": {}}, "steps": {"ranges": {"do": "calibrate"}}},
-        "calib": {"ids": [1]},
-        "cache_dir": str(tmp_path),
-    }
-    made, _ = RunConfig.parse(raw)
-    assert made is not None
-    (problem,) = problems(made)
-    assert is_about(problem, "calib.ids", [1])
-
-
-@pytest.mark.parametrize("ids", [[], [4, 5, 4]])
-def test_ids_are_different_images(config: Config, ids: list[int]) -> None:
-    plain = config().to_dict()
-    plain["calib"]["ids"] = ids
-    _, (problem,) = RunConfig.parse(plain)
-    assert is_about(problem, "calib.ids", ids)
-
-
-def test_an_image_that_calibrates_and_is_scored_must_be_asked_for(config: Config) -> None:
-    """The protocol of RepQ-ViT's public code: one of the scored images."""
-    made = replace(config(calib_split="val2017"), calib=CalibConfig(ids=(99,)))
-    assert any(is_about(problem, "data.calib_split", "val2017") for problem in problems(made))
-    meant = replace(made, data=replace(made.data, allow_overlap=True))
-    assert problems(meant) == []
-    assert signature(meant) == signature(made)
-    # The first two of the split, 97 and 98, are scored.
-    few = replace(made, data=replace(made.data, eval_limit=2, eval_choice="first"))
-    assert problems(few) == []
-
-
-def test_held_out_scenes_are_scored_and_do_not_calibrate(config: Config) -> None:
-    made = config(held_out=2, eval_split="train2017")
-    made = replace(made, calib=CalibConfig(size=2))
-    scored = {image["id"] for image in scored_scenes(made, Progress()).truth["images"]}
-    used = {image["id"] for image in calibration_scenes(made, Progress()).truth["images"]}
-    assert len(scored) == len(used) == 2
-    assert not scored & used
-    named = replace(made, calib=CalibConfig(ids=tuple(scored)))
-    assert any(is_about(problem, "data.calib_split", "train2017") for problem in problems(named))
-
-
-def test_so_many_scenes_are_spread_over_the_split(config: Config) -> None:
-    chosen = {
-        choice: [image["id"] for image in scored_scenes(made, Progress()).truth["images"]]
-        for choice in ("first", "spread")
-        for made in [config(eval_limit=2, eval_choice=choice)]
-    }
-    assert chosen == {"first": [97, 98], "spread": [97, 99]}
-
-
-def test_objects_are_part_of_the_identity(root: Path, config: Config) -> None:
-    before = describe(config()).fingerprint
-    _edit(root / "annotations" / "instances_val2017.json", lambda c: c["annotations"].pop())
-    assert describe(config()).fingerprint.split("-")[0] == before.split("-")[0]
-    assert describe(config()).fingerprint != before
-
-
-# The embedded scenes.
-
-
-def test_scenes_are_the_same_each_time() -> None:
-    draw.cache_clear()
-    one = draw("test", 3)
-    draw.cache_clear()
-    assert all(np.array_equal(a, b) for a, b in zip(one, draw("test", 3), strict=True))
-    assert not np.array_equal(draw("train", 3).pixels, one.pixels)
-    assert all(np.array_equal(a, b) for a, b in zip(draw("train", 3), draw("calib", 3), strict=True))
-
-
-@pytest.mark.parametrize("index", range(0, 40, 7))
-def test_boxes_enclose_masks_and_masks_lie_on_ink(index: int) -> None:
-    scene = draw("test", index)
-    assert 1 <= len(scene.labels) <= 5
-    for box, mask in zip(scene.boxes, scene.masks, strict=True):
-        rows, columns = mask.nonzero()
-        assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-        assert scene.pixels[mask].min() >= 60
-
-
-def test_run_lengths_are_cocos() -> None:
-    assert run_lengths(np.array([[0, 1, 1], [1, 1, 0]], dtype=bool)) == [1, 4, 1]
-    assert run_lengths(np.array([[1, 0], [1, 0]], dtype=bool)) == [0, 2, 2]
-    assert run_lengths(np.zeros((2, 3), dtype=bool)) == [6]
-
-
-def test_digit_scenes_as_a_data_set(tmp_path: Path, config: Config) -> None:
-    made = config(name="digit_scenes", dataset="digit_scenes", root=None, calib_split="calib", eval_split="test",
-                  num_classes=10, eval_limit=6)  # fmt: skip
-    made = RunConfig.parse(made.to_dict() | {"model": MODEL | {"kwargs": {"num_classes": 10}}})[0] or made
-    scenes = scored_scenes(made, Progress())
-    assert len(scenes) == 6
-    boxes = [entry["bbox"] for entry in scenes.truth["annotations"] if entry["image_id"] == 2]
-    assert [[x, y, x + w, y + h] for x, y, w, h in boxes] == draw("test", 2).boxes.tolist()
-    assert problems(made) == []
-    assert len(DigitScenes("train")) == COUNTS["train"]
-    with refuses(DataError, value="val", valid=["test"]):
-        DigitScenes("val")
-
-
-def test_calibration_scenes_must_not_hold_scored_digits(config: Config) -> None:
-    made = config(name="digit_scenes", dataset="digit_scenes", root=None, calib_split="calib", eval_split="train",
-                  num_classes=10)  # fmt: skip
-    assert any(is_about(problem, "data.calib_split", "calib") for problem in problems(made))
-
-
-def test_real_images(config: Config) -> None:
+def test_real_images(scene_config: Make) -> None:
     """VITQ_TINY_COCO: a hundred images of COCO with crowds, polygons and images without objects, read through the
     cache."""
     place = os.environ.get("VITQ_TINY_COCO")
@@ -377,7 +180,7 @@ def test_real_images(config: Config) -> None:
         truth = source.truth(np.arange(50))
         assert len(truth["annotations"]) == source.objects
         assert {bool(entry["iscrowd"]) for entry in truth["annotations"]} == {False, True}
-        cell = config(model=sides, root=place, eval_split=split, calib_split=other, num_classes=80)
+        cell = scene_config(model=sides, root=place, eval_split=split, calib_split=other, num_classes=80)
         assert problems(cell) == []
         scenes = scored_scenes(cell, Progress())
         assert scenes.truth["images"] == truth["images"]
