@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.job.planner import CONF, Planner
-from tests.probes.conftest import ledger
+from tests.probes.conftest import partial
 from vitq.config import RunConfig
 from vitq.probes.probed_model import Subject
 from vitq.probes.sensitivity import Sensitivity, grouped, own_kl
@@ -58,7 +58,7 @@ def by_hand(found: Subject, names: list[str]) -> tuple[float, float, float]:
 def test_each_alone_scores_what_a_forward_pass_says(subject: Make, by: str, family: str) -> None:
     found = subject("repq_vit", family)
     before, loss = settings(found), found.loss()
-    arrays = Sensitivity(by=by, widths=(4, 8), images=6).measure(found, ledger())  # type: ignore[arg-type]
+    arrays = Sensitivity(by=by, widths=(4, 8), images=6).measure(found, partial())  # type: ignore[arg-type]
     groups = grouped([site for site in found.model.quantized() if site.on], by)
     assert arrays["name"].tolist() == list(groups)
     for row, members in list(enumerate(groups.values()))[::5]:
