@@ -64,7 +64,7 @@ def variant(config: RunConfig, sweep: SweepRecord | None) -> str:
 def notes(config: RunConfig, run_dir: RunDir, sweep: SweepRecord | None, title: str | None = None) -> str | None:
     """Markdown: what the sweep says of itself, its report and the run's files. None where there is nothing to say.
 
-    Links where the store is served (`tracker.store_url`); else places in the store, never paths of this machine, which
+    Links where the store is served (`tracker.store_url`); else paths in the store, never those of this machine, which
     no other one could follow. title: of what is no run of a sweep, but a study.
     """
     address, name = (config.tracker.store_url or "").rstrip("/"), run_dir.signature
