@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tests.errors import is_about
 from tests.probes.conftest import partial
+from vitq.config import RunConfig
 from vitq.plots.distributions import worst
 from vitq.probes.budget import BudgetSpentError, PartialResults
 from vitq.probes.distributions import Distributions
@@ -175,7 +176,10 @@ def test_clipping_and_codes_of_a_known_tensor() -> None:
 
 def test_full_precision_is_skipped(subject: Make) -> None:
     found = subject("fp32")
-    assert "no quantizers" in str(Distributions().applies(found.config))
+    assert Distributions().applies(found.config) is not None
+    quantized, _ = RunConfig.parse(found.config.to_dict() | {"method": {"name": "m", "kinds": {"default": {}}}})
+    assert quantized is not None
+    assert Distributions().applies(quantized) is None
     assert is_about(Distributions(bins=1).check(found.config)[0], "bins", 1)
 
 

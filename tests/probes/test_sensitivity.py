@@ -152,7 +152,10 @@ def test_options_are_checked() -> None:
     raw = {"model": {"name": "a"}, "data": {"name": "b"}, "method": {"name": "c"}}
     config, _ = RunConfig.parse(raw)
     assert config is not None
-    assert "no quantizers" in str(Sensitivity().applies(config))
+    assert Sensitivity().applies(config) is not None
+    quantized, _ = RunConfig.parse(raw | {"method": {"name": "c", "kinds": {"default": {}}}})
+    assert quantized is not None
+    assert Sensitivity().applies(quantized) is None
     assert len(Sensitivity(widths=(4, 4), images=0).check(config)) == 2
     assert Sensitivity(by="kind").passes(config) < Sensitivity().passes(config)
 
