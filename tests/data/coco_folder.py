@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from vitq.config import RunConfig
+
 SIZES = ((50, 70), (64, 64), (41, 90), (64, 61))
 MODEL: dict[str, Any] = {"name": "mask_rcnn", "pretrained": False, "kwargs": {"num_classes": 2}}
+Config = Callable[..., RunConfig]
 
 
 def _annotation(number: int, image: int, category: int = 3) -> dict[str, Any]:

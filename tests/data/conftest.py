@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.data.coco_folder import MODEL, write_coco
+from tests.data.coco_folder import MODEL, Config, write_coco
 from tests.image_folders import CLASSES, Make, write_image
 from vitq.config import RunConfig
 
@@ -52,9 +52,9 @@ def make(tmp_path: Path) -> Make:
         raw["data"] = raw["data"] if data is None else {"name": "folder", "num_classes": 3, **data}
         for key, value in parts.items():
             raw[key] = raw[key] | value if isinstance(value, dict) and key in raw else value
-        config, problems = RunConfig.parse(raw)
-        assert config is not None, problems
-        return config
+        made, problems = RunConfig.parse(raw)
+        assert made is not None, problems
+        return made
 
     return build
 
@@ -67,8 +67,8 @@ def coco_root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def scene_config(coco_root: Path, tmp_path: Path) -> Make:
-    """scene_config(model={…}, key of data=…, …) → RunConfig of the images below `coco_root`."""
+def config(coco_root: Path, tmp_path: Path) -> Config:
+    """config(model={…}, key of data=…, …) → RunConfig of the images below `coco_root`."""
 
     def build(model: dict[str, Any] | None = None, **data: Any) -> RunConfig:
         raw = {

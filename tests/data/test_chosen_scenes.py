@@ -8,38 +8,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.data.coco_folder import Config
 from tests.errors import is_about, refuses
-from tests.image_folders import Make
 from vitq.config import CalibConfig, RunConfig, signature
 from vitq.data import calibration_scenes, problems, scored_scenes
 from vitq.errors import DataError
 from vitq.progress import Progress
 
 
-def test_calibration_images_are_chosen_by_seed(scene_config: Make) -> None:
-    one = calibration_scenes(scene_config(), Progress())
+def test_calibration_images_are_chosen_by_seed(config: Config) -> None:
+    one = calibration_scenes(config(), Progress())
     assert len(one) == 3
-    again = calibration_scenes(scene_config(), Progress())
+    again = calibration_scenes(config(), Progress())
     assert np.array_equal(one.pixels, again.pixels)
 
 
-def test_an_image_that_calibrates_is_not_scored(coco_root: Path, scene_config: Make) -> None:
+def test_an_image_that_calibrates_is_not_scored(coco_root: Path, config: Config) -> None:
     for path in (coco_root / "val2017").iterdir():
         path.write_bytes((coco_root / "train2017" / path.name).read_bytes())
-    assert any(is_about(problem, "data.calib_split", "train2017") for problem in problems(scene_config()))
-    assert problems(scene_config(allow_overlap=True)) == []
+    assert any(is_about(problem, "data.calib_split", "train2017") for problem in problems(config()))
+    assert problems(config(allow_overlap=True)) == []
 
 
-def test_calibration_images_by_their_ids(scene_config: Make) -> None:
-    """In the order in which they are named, whatever the seed."""
-    made = replace(scene_config(), calib=CalibConfig(ids=(100, 98)), seed=3)
-    assert made.calib.size == 2
-    assert problems(made) == []
-    assert [image["id"] for image in calibration_scenes(made, Progress()).truth["images"]] == [100, 98]
-
-
-def test_ids_of_no_image_are_named(scene_config: Make) -> None:
-    made = replace(scene_config(), calib=CalibConfig(ids=(98, 7, 1)))
+def test_ids_of_no_image_are_named(config: Config) -> None:
+    made = replace(config(), calib=CalibConfig(ids=(98, 7, 1)))
     (problem,) = problems(made)
     assert is_about(problem, "calib.ids", [7, 1], [97, 98, 99, 100])
     with refuses(DataError, "calib.ids", [7, 1]):
@@ -67,16 +59,16 @@ def test_data_without_numbers_takes_no_ids(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ids", [[], [4, 5, 4]])
-def test_ids_are_different_images(scene_config: Make, ids: list[int]) -> None:
-    plain = scene_config().to_dict()
+def test_ids_are_different_images(config: Config, ids: list[int]) -> None:
+    plain = config().to_dict()
     plain["calib"]["ids"] = ids
     _, (problem,) = RunConfig.parse(plain)
     assert is_about(problem, "calib.ids", ids)
 
 
-def test_an_image_that_calibrates_and_is_scored_must_be_asked_for(scene_config: Make) -> None:
+def test_an_image_that_calibrates_and_is_scored_must_be_asked_for(config: Config) -> None:
     """The protocol of RepQ-ViT's public code: one of the scored images."""
-    made = replace(scene_config(calib_split="val2017"), calib=CalibConfig(ids=(99,)))
+    made = replace(config(calib_split="val2017"), calib=CalibConfig(ids=(99,)))
     assert any(is_about(problem, "data.calib_split", "val2017") for problem in problems(made))
     meant = replace(made, data=replace(made.data, allow_overlap=True))
     assert problems(meant) == []
@@ -86,8 +78,8 @@ def test_an_image_that_calibrates_and_is_scored_must_be_asked_for(scene_config: 
     assert problems(few) == []
 
 
-def test_held_out_scenes_are_scored_and_do_not_calibrate(scene_config: Make) -> None:
-    made = scene_config(held_out=2, eval_split="train2017")
+def test_held_out_scenes_are_scored_and_do_not_calibrate(config: Config) -> None:
+    made = config(held_out=2, eval_split="train2017")
     made = replace(made, calib=CalibConfig(size=2))
     scored = {image["id"] for image in scored_scenes(made, Progress()).truth["images"]}
     used = {image["id"] for image in calibration_scenes(made, Progress()).truth["images"]}
@@ -97,10 +89,10 @@ def test_held_out_scenes_are_scored_and_do_not_calibrate(scene_config: Make) -> 
     assert any(is_about(problem, "data.calib_split", "train2017") for problem in problems(named))
 
 
-def test_so_many_scenes_are_spread_over_the_split(scene_config: Make) -> None:
+def test_so_many_scenes_are_spread_over_the_split(config: Config) -> None:
     chosen = {
         choice: [image["id"] for image in scored_scenes(made, Progress()).truth["images"]]
         for choice in ("first", "spread")
-        for made in [scene_config(eval_limit=2, eval_choice=choice)]
+        for made in [config(eval_limit=2, eval_choice=choice)]
     }
     assert chosen == {"first": [97, 98], "spread": [97, 99]}

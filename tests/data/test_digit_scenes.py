@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.coco_folder import MODEL
+from tests.data.coco_folder import MODEL, Config
 from tests.errors import is_about, refuses
-from tests.image_folders import Make
 from vitq.config import RunConfig
 from vitq.data import problems, scored_scenes
 from vitq.data.digit_scenes import COUNTS, DigitScenes, draw, run_lengths
@@ -42,8 +41,8 @@ def test_run_lengths_are_cocos() -> None:
     assert run_lengths(np.zeros((2, 3), dtype=bool)) == [6]
 
 
-def test_digit_scenes_as_a_data_set(tmp_path: Path, scene_config: Make) -> None:
-    made = scene_config(name="digit_scenes", dataset="digit_scenes", root=None, calib_split="calib", eval_split="test",
+def test_digit_scenes_as_a_data_set(tmp_path: Path, config: Config) -> None:
+    made = config(name="digit_scenes", dataset="digit_scenes", root=None, calib_split="calib", eval_split="test",
                   num_classes=10, eval_limit=6)  # fmt: skip
     made = RunConfig.parse(made.to_dict() | {"model": MODEL | {"kwargs": {"num_classes": 10}}})[0] or made
     scenes = scored_scenes(made, Progress())
@@ -56,7 +55,7 @@ def test_digit_scenes_as_a_data_set(tmp_path: Path, scene_config: Make) -> None:
         DigitScenes("val")
 
 
-def test_calibration_scenes_must_not_hold_scored_digits(scene_config: Make) -> None:
-    made = scene_config(name="digit_scenes", dataset="digit_scenes", root=None, calib_split="calib", eval_split="train",
+def test_calibration_scenes_must_not_hold_scored_digits(config: Config) -> None:
+    made = config(name="digit_scenes", dataset="digit_scenes", root=None, calib_split="calib", eval_split="train",
                   num_classes=10)  # fmt: skip
     assert any(is_about(problem, "data.calib_split", "calib") for problem in problems(made))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,21 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.data.coco_folder import SIZES
+from tests.data.coco_folder import SIZES, Config
 from tests.errors import is_about, refuses
-from tests.image_folders import Make
-from vitq.data import RaggedImages, describe, problems, scored_scenes
+from vitq.config import CalibConfig
+from vitq.data import RaggedImages, calibration_scenes, describe, problems, scored_scenes
 from vitq.data.coco import open_coco
 from vitq.data.images import ImageSet
 from vitq.data.resize import resize, resized
 from vitq.errors import DataError
 from vitq.progress import Progress
+
+
+@pytest.fixture
+def root(coco_root: Path) -> Path:
+    """In place of the images in class folders."""
+    return coco_root
 
 
 def _edit(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -30,65 +37,63 @@ def _edit(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
     file.write_text(json.dumps(content))
 
 
-def test_a_split_is_read_in_the_order_of_its_ids(scene_config: Make) -> None:
-    scenes = scored_scenes(scene_config(), Progress())
+def test_a_split_is_read_in_the_order_of_its_ids(config: Config) -> None:
+    scenes = scored_scenes(config(), Progress())
     assert [image["id"] for image in scenes.truth["images"]] == [97, 98, 99, 100]
     assert [category["id"] for category in scenes.truth["categories"]] == [3, 7]
     assert [entry["id"] for entry in scenes.truth["annotations"]] == [4, 2, 3, 1]
     assert scenes.shapes.tolist() == [list(size) for size in SIZES[::-1]]
     assert scenes.originals.tolist() == scenes.shapes.tolist()
-    assert problems(scene_config()) == []
+    assert problems(config()) == []
 
 
-def test_images_are_normalized_before_they_are_padded(scene_config: Make, coco_root: Path) -> None:
-    scenes = scored_scenes(scene_config(), Progress())
+def test_images_are_normalized_before_they_are_padded(config: Config, root: Path) -> None:
+    scenes = scored_scenes(config(), Progress())
     (first, _), *others = list(scenes.batches(2, "cpu"))
     assert first.pixels.shape == (1, 3, 64, 64)  # 64x61; its neighbour is wider when padded
     assert [batch.pixels.shape for batch, _ in others] == [(1, 3, 64, 96), (1, 3, 64, 64), (1, 3, 64, 96)]
     assert first.sizes.tolist() == [[64, 61]]
-    pixels = torch.from_numpy(np.array(Image.open(coco_root / "val2017" / "000000000003.png"))).permute(2, 0, 1)
+    pixels = torch.from_numpy(np.array(Image.open(root / "val2017" / "000000000003.png"))).permute(2, 0, 1)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (scenes.mean, scenes.std))
     assert torch.allclose(first.pixels[0, :, :, :61], (pixels / 255 - mean) / std, atol=1e-5)
     assert not first.pixels[0, :, :, 61:].any()
 
 
-def test_the_cache_is_read_again_and_made_anew_where_it_is_cut(
-    scene_config: Make, coco_root: Path, tmp_path: Path
-) -> None:
-    made = scored_scenes(scene_config(), Progress())
-    for path in (coco_root / "val2017").iterdir():
+def test_the_cache_is_read_again_and_made_anew_where_it_is_cut(config: Config, root: Path, tmp_path: Path) -> None:
+    made = scored_scenes(config(), Progress())
+    for path in (root / "val2017").iterdir():
         path.chmod(0o000)
-    again = scored_scenes(scene_config(), Progress())
+    again = scored_scenes(config(), Progress())
     assert np.array_equal(made.pixels, again.pixels)
     (entry,) = (tmp_path / "cache" / "images").glob("ragged-*[!k]")
-    for path in (coco_root / "val2017").iterdir():
+    for path in (root / "val2017").iterdir():
         path.chmod(0o644)
     whole = (entry / "pixels.bin").read_bytes()
     (entry / "pixels.bin").write_bytes(whole[:-1])
-    scored_scenes(scene_config(), Progress())
+    scored_scenes(config(), Progress())
     assert (entry / "pixels.bin").read_bytes() == whole
 
 
-def test_sides_follow_the_model(scene_config: Make) -> None:
-    scenes = scored_scenes(scene_config(model={"short_side": 96, "long_side": 150}), Progress())
+def test_sides_follow_the_model(config: Config) -> None:
+    scenes = scored_scenes(config(model={"short_side": 96, "long_side": 150}), Progress())
     # 41x90 is limited by its long side.
     assert scenes.shapes.tolist() == [[101, 96], [68, 150], [96, 96], [96, 134]]
     assert scenes.originals.tolist() == [list(size) for size in SIZES[::-1]]
-    assert resized(480, 640, scene_config(model={"short_side": 800, "long_side": 1333}).model) == (800, 1067)
-    assert resized(200, 640, scene_config(model={"short_side": 800, "long_side": 1333}).model) == (417, 1333)
+    assert resized(480, 640, config(model={"short_side": 800, "long_side": 1333}).model) == (800, 1067)
+    assert resized(200, 640, config(model={"short_side": 800, "long_side": 1333}).model) == (417, 1333)
 
 
-def test_resizing_is_plain_bilinear(scene_config: Make) -> None:
+def test_resizing_is_plain_bilinear(config: Config) -> None:
     """Twice the size: each new pixel is a quarter of the way between two centres."""
     row = np.array([[0, 100, 200, 40]] * 8, dtype=np.uint8)
     image = Image.fromarray(np.stack([np.repeat(row, 2, axis=1)] * 3, axis=-1))
-    doubled = resize(image, scene_config(model={"short_side": 16}).model)
+    doubled = resize(image, config(model={"short_side": 16}).model)
     assert doubled.shape == (3, 16, 16)
     assert doubled[0, 5].tolist() == [0, 0, 0, 25, 75, 100, 100, 125, 175, 200, 200, 160, 80, 40, 40, 40]
 
 
-def test_take_keeps_pixels_and_objects_together(scene_config: Make) -> None:
-    scenes = scored_scenes(scene_config(), Progress())
+def test_take_keeps_pixels_and_objects_together(config: Config) -> None:
+    scenes = scored_scenes(config(), Progress())
     taken = scenes.take([3, 2])
     assert [image["id"] for image in taken.truth["images"]] == [100, 99]
     assert {entry["image_id"] for entry in taken.truth["annotations"]} == {100, 99}
@@ -122,51 +127,59 @@ def test_equal_sizes_give_what_an_image_set_gives() -> None:
     ],
 )
 def test_files_that_do_not_fit_each_other(
-    coco_root: Path, change: Callable[[dict[str, Any]], None], key: str, scene_config: Make
+    root: Path, change: Callable[[dict[str, Any]], None], key: str, config: Config
 ) -> None:
-    _edit(coco_root / "annotations" / "instances_val2017.json", change)
+    _edit(root / "annotations" / "instances_val2017.json", change)
     with refuses(DataError, key):
-        open_coco(str(coco_root), "val2017")
-    assert any(is_about(problem, key) for problem in problems(scene_config()))
+        open_coco(str(root), "val2017")
+    assert any(is_about(problem, key) for problem in problems(config()))
 
 
-def test_broken_files_and_missing_splits(coco_root: Path, scene_config: Make) -> None:
-    file = coco_root / "annotations" / "instances_val2017.json"
+def test_broken_files_and_missing_splits(root: Path, config: Config) -> None:
+    file = root / "annotations" / "instances_val2017.json"
     with refuses(DataError, "data.eval_split", "test2017", ["train2017", "val2017"]):
-        open_coco(str(coco_root), "test2017")
+        open_coco(str(root), "test2017")
     file.write_text(file.read_text()[:-20])
     with refuses(DataError, "data.root", str(file)):
-        open_coco(str(coco_root), "val2017")
+        open_coco(str(root), "val2017")
     file.unlink()
-    assert any(is_about(problem, "data.eval_split", "val2017") for problem in problems(scene_config()))
+    assert any(is_about(problem, "data.eval_split", "val2017") for problem in problems(config()))
 
 
-def test_a_truncated_image_and_one_of_another_size(coco_root: Path, scene_config: Make) -> None:
-    path = coco_root / "val2017" / "000000000001.png"
+def test_a_truncated_image_and_one_of_another_size(root: Path, config: Config) -> None:
+    path = root / "val2017" / "000000000001.png"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with refuses(DataError, value=repr(str(path))):
-        scored_scenes(scene_config(), Progress())
+        scored_scenes(config(), Progress())
     Image.new("RGB", (8, 8)).save(path)
     with refuses(DataError, value=repr(str(path))):
-        scored_scenes(scene_config(), Progress())
+        scored_scenes(config(), Progress())
 
 
-def test_no_objects_and_other_categories_are_problems(coco_root: Path, scene_config: Make) -> None:
-    found = problems(scene_config(num_classes=80))
+def test_no_objects_and_other_categories_are_problems(root: Path, config: Config) -> None:
+    found = problems(config(num_classes=80))
     assert any(is_about(problem, "data.num_classes", 80, [2]) for problem in found)
-    _edit(coco_root / "annotations" / "instances_val2017.json", lambda c: c["annotations"].clear())
-    assert any(is_about(problem, "data.eval_split", "val2017") for problem in problems(scene_config()))
+    _edit(root / "annotations" / "instances_val2017.json", lambda c: c["annotations"].clear())
+    assert any(is_about(problem, "data.eval_split", "val2017") for problem in problems(config()))
 
 
-def test_objects_are_part_of_the_identity(coco_root: Path, scene_config: Make) -> None:
-    before = describe(scene_config()).fingerprint
-    _edit(coco_root / "annotations" / "instances_val2017.json", lambda c: c["annotations"].pop())
-    assert describe(scene_config()).fingerprint.split("-")[0] == before.split("-")[0]
-    assert describe(scene_config()).fingerprint != before
+def test_calibration_images_by_their_ids(config: Config) -> None:
+    """In the order in which they are named, whatever the seed."""
+    made = replace(config(), calib=CalibConfig(ids=(100, 98)), seed=3)
+    assert made.calib.size == 2
+    assert problems(made) == []
+    assert [image["id"] for image in calibration_scenes(made, Progress()).truth["images"]] == [100, 98]
 
 
-def test_real_images(scene_config: Make) -> None:
+def test_objects_are_part_of_the_identity(root: Path, config: Config) -> None:
+    before = describe(config()).fingerprint
+    _edit(root / "annotations" / "instances_val2017.json", lambda c: c["annotations"].pop())
+    assert describe(config()).fingerprint.split("-")[0] == before.split("-")[0]
+    assert describe(config()).fingerprint != before
+
+
+def test_real_images(config: Config) -> None:
     """VITQ_TINY_COCO: a hundred images of COCO with crowds, polygons and images without objects, read through the
     cache."""
     place = os.environ.get("VITQ_TINY_COCO")
@@ -180,7 +193,7 @@ def test_real_images(scene_config: Make) -> None:
         truth = source.truth(np.arange(50))
         assert len(truth["annotations"]) == source.objects
         assert {bool(entry["iscrowd"]) for entry in truth["annotations"]} == {False, True}
-        cell = scene_config(model=sides, root=place, eval_split=split, calib_split=other, num_classes=80)
+        cell = config(model=sides, root=place, eval_split=split, calib_split=other, num_classes=80)
         assert problems(cell) == []
         scenes = scored_scenes(cell, Progress())
         assert scenes.truth["images"] == truth["images"]

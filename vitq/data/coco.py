@@ -47,11 +47,11 @@ class Coco(SceneSource):
         def image(index: int) -> Image:
             from PIL import Image
 
-            decoded = Image.open(io.BytesIO(paths[index].read_bytes()))
+            found = Image.open(io.BytesIO(paths[index].read_bytes()))
             wanted = int(images[index]["width"]), int(images[index]["height"])
-            if decoded.size != wanted:
-                raise ValueError(f"it has {decoded.size} pixels, {annotations.name} says {wanted}")
-            return decoded
+            if found.size != wanted:
+                raise ValueError(f"it has {found.size} pixels, {annotations.name} says {wanted}")
+            return found
 
         super().__init__(
             [int(image["id"]) for image in images],
@@ -143,7 +143,7 @@ def _check_references(file: Path, content: dict[str, Any]) -> None:
 
 
 def _by_image(annotations: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
-    by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    found: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for entry in annotations:
-        by_image[entry["image_id"]].append({"iscrowd": 0, **entry})
-    return by_image
+        found[entry["image_id"]].append({"iscrowd": 0, **entry})
+    return found

@@ -1,4 +1,4 @@
-"""Images with objects in them: what a data set for detection has beside its pixels, in COCO's own format."""
+"""Images with objects in them: what a data set for detection tells beside its pixels, in COCO's own format."""
 
 from __future__ import annotations
 

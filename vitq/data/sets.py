@@ -92,9 +92,9 @@ def _scenes(
     planned: int | None,
 ) -> RaggedImages:
     def source() -> SceneSource:
-        scenes = open_source(data, split, cache_dir)
-        assert isinstance(scenes, SceneSource)
-        return scenes
+        found = open_source(data, split, cache_dir)
+        assert isinstance(found, SceneSource)
+        return found
 
     content = (None if planned is None else _planned(data, planned)) or source().fingerprint
     return ragged_set(
