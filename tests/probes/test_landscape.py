@@ -16,7 +16,7 @@ from tests.probes.conftest import partial
 from vitq.config import RunConfig
 from vitq.errors import VitqError, as_problem
 from vitq.probes import landscape_block
-from vitq.probes.directions import Moved, filter_normalized
+from vitq.probes.directions import MovedParameters, filter_normalized
 from vitq.probes.landscape import Landscape, dequantized
 from vitq.probes.landscape_anchors import anchors
 from vitq.probes.probe import parse_probe
@@ -52,13 +52,13 @@ def test_moving_is_exact_and_is_undone() -> None:
     layer = nn.Linear(4, 3)
     before, identity = layer.weight.detach().clone(), layer.weight.data_ptr()
     step = {"weight": torch.randn(3, 4)}
-    with Moved(layer, {"weight": layer.weight}, [step]) as moved:
+    with MovedParameters(layer, {"weight": layer.weight}, [step]) as moved:
         for _ in range(5):
             moved.to(0.3)
         assert torch.equal(layer.weight, before.add(step["weight"], alpha=0.3))
         moved.to(0.0)
         assert torch.equal(layer.weight, before)
-    with pytest.raises(ValueError) as raised, Moved(layer, {"weight": layer.weight}, [step]) as moved:
+    with pytest.raises(ValueError) as raised, MovedParameters(layer, {"weight": layer.weight}, [step]) as moved:
         moved.to(1.0, 2.0)
     assert raised.traceback[-1].name == "to"
     assert torch.equal(layer.weight, before)

@@ -24,7 +24,7 @@ from vitq.quant.per_image import Batch, Extrema, PerImageUniform
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.allocation import allocate
 from vitq.steps.allocation.sensitivity import at_width
-from vitq.steps.allocation.sensitivity_cache import Known
+from vitq.steps.allocation.sensitivity_cache import SensitivityTable
 from vitq.steps.step import steps_before
 from vitq.track import probes as tracked
 
@@ -125,7 +125,7 @@ def test_allocation_takes_over_what_the_probe_measured(
 
 def test_the_cache_answers_whole_questions_only_and_survives_damage(subject: Make) -> None:
     config = subject("repq_vit").config
-    known = Known(config, steps_before(config), 8, torch.device("cpu"))
+    known = SensitivityTable(config, steps_before(config), 8, torch.device("cpu"))
     known.add({"a": {3: 0.1 + 0.2, 4: 1e-300}})
     known.add({"a": {8: 0.0}, "b": {3: 1.0}})
     assert known.losses(["a"], [3, 4, 8]) == {"a": {3: 0.1 + 0.2, 4: 1e-300, 8: 0.0}}
@@ -135,15 +135,15 @@ def test_the_cache_answers_whole_questions_only_and_survives_damage(subject: Mak
     patterns: list[dict[str, int | str]] = [{"blocks.0.*": 8, "*.fc1.*": 3}, {"*.fc1.*": 3, "blocks.0.*": 8}]
     turned = [replace(config, bits=replace(config.bits, sites=sites)) for sites in patterns]
     for other in (
-        Known(config, steps_before(config)[:-1], 8, torch.device("cpu")),
-        Known(config, steps_before(config), 9, torch.device("cpu")),
-        Known(config, steps_before(config), 8, torch.device("cuda")),
-        Known(turned[0], steps_before(config), 8, torch.device("cpu")),
-        Known(turned[1], steps_before(config), 8, torch.device("cpu")),
+        SensitivityTable(config, steps_before(config)[:-1], 8, torch.device("cpu")),
+        SensitivityTable(config, steps_before(config), 9, torch.device("cpu")),
+        SensitivityTable(config, steps_before(config), 8, torch.device("cuda")),
+        SensitivityTable(turned[0], steps_before(config), 8, torch.device("cpu")),
+        SensitivityTable(turned[1], steps_before(config), 8, torch.device("cpu")),
     ):
         assert other.path != known.path
     # Of two patterns that match a site the last one wins.
-    assert len({Known(one, steps_before(config), 8, torch.device("cpu")).path for one in turned}) == 2
+    assert len({SensitivityTable(one, steps_before(config), 8, torch.device("cpu")).path for one in turned}) == 2
     known.path.write_bytes(b"{")
     assert known.losses(["a"], [3]) is None
 

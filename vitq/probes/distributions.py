@@ -15,7 +15,7 @@ from vitq.errors import Problem, bad
 from vitq.probes.budget import PartialResults
 from vitq.probes.probe import Probe, register_probe
 from vitq.probes.probed_model import Subject
-from vitq.probes.site_statistics import Seen, StatisticsObserver
+from vitq.probes.site_statistics import SiteStatistics, StatisticsObserver
 from vitq.quant.site import watching
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Distributions(Probe):
         return draw(arrays, title)
 
 
-def _channels(subject: Subject, seen: list[Seen]) -> dict[str, np.ndarray]:
+def _channels(subject: Subject, seen: list[SiteStatistics]) -> dict[str, np.ndarray]:
     norms = [one for one in seen if one.low is not None and one.high is not None]
     plain = _full_precision_ranges(subject)
     rows: dict[str, list[np.ndarray]] = defaultdict(list)

@@ -17,7 +17,7 @@ from vitq.errors import Problem, bad
 from vitq.models.structure import Segment
 from vitq.probes.budget import PartialResults
 from vitq.probes.curvature import LossHessian, mean_and_error, no_gradients, rademacher, top_eigenvalues
-from vitq.probes.directions import Moved
+from vitq.probes.directions import MovedParameters
 from vitq.probes.landscape import dequantized
 from vitq.probes.probe import Probe, register_probe
 from vitq.probes.probed_model import Subject, spread, switched
@@ -120,7 +120,7 @@ class Hessian(Probe):
             yield plain, plain.structure.segments
             return
         with (
-            Moved(subject.model.model, dequantized(subject), ()),
+            MovedParameters(subject.model.model, dequantized(subject), ()),
             switched(subject.model, weights=False, activations=False),
         ):
             yield subject.model, subject.model.structure.segments

@@ -12,7 +12,7 @@ from vitq.config import RunConfig
 from vitq.errors import Problem, bad
 from vitq.probes import landscape_block, landscape_scalars
 from vitq.probes.budget import PartialResults
-from vitq.probes.directions import Moved, filter_normalized, inner, minus
+from vitq.probes.directions import MovedParameters, filter_normalized, inner, minus
 from vitq.probes.landscape_anchors import AnchorModels, anchors
 from vitq.probes.probe import Probe, register_probe
 from vitq.probes.probed_model import Subject, switched
@@ -106,7 +106,10 @@ class Landscape(Probe):
         if not latent:
             weights = dequantized(subject)
         directions = [filter_normalized(weights, 2 * self.seed + i) for i in (0, 1)]
-        with Moved(subject.model.model, weights, directions) as moved, switched(subject.model, weights=latent):
+        with (
+            MovedParameters(subject.model.model, weights, directions) as moved,
+            switched(subject.model, weights=latent),
+        ):
             values = fill(partial, "random", (self.points, self.points), lambda j, i: _at(moved, subject, x[i], x[j]))
         scalars = landscape_scalars.of_plane("random", x, x, values, self.radius or self.span / 2)
         return {"random.axis": x, "random.loss": values, **scalars}
@@ -117,7 +120,7 @@ class Landscape(Probe):
         arrays = {"path.axis": t}
         for name, activations in (("quantized", None), ("fp", False)):
             with (
-                Moved(subject.model.model, points.full, [minus(points.rounded, points.full)]) as moved,
+                MovedParameters(subject.model.model, points.full, [minus(points.rounded, points.full)]) as moved,
                 switched(subject.model, weights=False, activations=activations),
             ):
                 values = fill(partial, f"path.{name}", t.shape, lambda i, m=moved: _at(m, subject, t[i]))
@@ -141,7 +144,7 @@ class Landscape(Probe):
         margin = 0.25 * (high - low)
         x, y = np.linspace(low - margin, high + margin, self.points).T
         with (
-            Moved(subject.model.model, points.full, [first, second]) as moved,
+            MovedParameters(subject.model.model, points.full, [first, second]) as moved,
             switched(subject.model, weights=False),
         ):
             values = fill(partial, "plane", (self.points, self.points), lambda j, i: _at(moved, subject, x[i], y[j]))
@@ -195,7 +198,7 @@ def fill(partial: PartialResults, name: str, shape: tuple[int, ...], at: Callabl
     return values
 
 
-def _at(moved: Moved, subject: Subject, *coordinates: SupportsFloat) -> float:
+def _at(moved: MovedParameters, subject: Subject, *coordinates: SupportsFloat) -> float:
     moved.to(*map(float, coordinates))
     return subject.loss()
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from vitq.errors import VitqError, unknown
 from vitq.models.structure import Segment
 from vitq.probes.budget import PartialResults
-from vitq.probes.directions import Moved, filter_normalized
+from vitq.probes.directions import MovedParameters, filter_normalized
 from vitq.probes.probed_model import Subject
 from vitq.quant.model import QuantizedModel
 from vitq.quant.site import Site
@@ -61,7 +61,7 @@ class Block:
         self._model.switch(sites, on=True)
         self._fitted = [(q, q.scale.clone(), q.zero_point.clone()) for q in quantizers]
         weights = {f"{n}.weight": layer.weight for n, layer in self._model.layers(self._segment).items()}
-        self._moved = Moved(self._model.model, weights, [filter_normalized(weights, seed)])
+        self._moved = MovedParameters(self._model.model, weights, [filter_normalized(weights, seed)])
 
     @torch.no_grad()
     def loss(self, scale: float, weight: float) -> float:

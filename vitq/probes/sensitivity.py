@@ -17,7 +17,7 @@ from vitq.quant.model import QuantizedModel
 from vitq.quant.site import Site
 from vitq.quant.site_table import FP_BITS
 from vitq.steps.allocation.sensitivity import Trial, menu
-from vitq.steps.allocation.sensitivity_cache import Known
+from vitq.steps.allocation.sensitivity_cache import SensitivityTable
 from vitq.steps.step import Workspace, steps_before
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Sensitivity(Probe):
                         scores[row, column] = score.kl, score.loss, score.agreement
                         partial.tick(group)
         if self.by == "site":
-            known = Known(subject.config, steps_before(subject.config), self.images, subject.device)
+            known = SensitivityTable(subject.config, steps_before(subject.config), self.images, subject.device)
             rows = zip(names, scores[..., 0].tolist(), strict=True)
             known.add({name: dict(zip(widths, losses, strict=True)) for name, losses in rows})
         own = [sorted({site.quantizer.bits for site in members if site.quantizer}) for members in groups.values()]
