@@ -20,7 +20,10 @@ from vitq.config import RunConfig, canonical
 from vitq.deploy.packed.container import compressed
 from vitq.deploy.packed.packed import load_packed, save_packed
 from vitq.errors import DeployError
+from vitq.methods.adalog import AdaLogQuantizer
+from vitq.methods.output_search import gelu_logarithm
 from vitq.quant.site_table import model_bytes, quantized_bytes
+from vitq.quant.uniform import UniformQuantizer
 from vitq.steps import Workspace
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -94,6 +97,20 @@ def test_loads_back_bit_for_bit(workspace: Make, tmp_path: Path, family: str, na
     payload = size - 8 - struct.unpack("<Q", (tmp_path / "model.safetensors").read_bytes()[:8])[0]
     counted = quantized_bytes(work.model, model_bytes(work.model.model))
     assert payload == pytest.approx(counted, rel=0.03)
+
+
+def test_sites_of_one_kind_may_have_quantizers_of_two_classes(workspace: Make, tmp_path: Path) -> None:
+    """What `output_search.gelu_codes=search` leaves behind."""
+    work, config = quantized(workspace, "vit", recipe("minmax"), weight=4, activation=4)
+    site = work.model.sites["blocks.0.mlp.fc2.input"]
+    assert isinstance(site.quantizer, UniformQuantizer)
+    site.quantizer = gelu_logarithm(site.quantizer, torch.rand(1, 8))
+    path = tmp_path / "model.safetensors"
+    save_packed(work.model, config, 1, path)
+    packed = load_packed(path).model
+    assert type(packed.sites["blocks.0.mlp.fc2.input"].quantizer) is AdaLogQuantizer
+    assert type(packed.sites["blocks.1.mlp.fc2.input"].quantizer) is UniformQuantizer
+    assert torch.equal(logits(packed, work), logits(work.model, work))
 
 
 def test_allocated_widths_are_the_file_s(workspace: Make, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from vitq.methods.adalog import AdaLogQuantizer
 from vitq.methods.output_search import OutputSearch, _arriving, _error, search_site
 from vitq.quant.layers import QuantLinear, QuantMatmul
 from vitq.quant.site import Site
+from vitq.quant.uniform import UniformQuantizer
 from vitq.steps import Workspace
 
 GRANULARITIES = ["tensor", "head", "token", "head_token", "head_channel"]
@@ -162,6 +163,32 @@ def test_the_zero_code_is_kept_where_it_is_better(workspace: Callable[..., Works
     assert error < 0.05
 
 
+@pytest.mark.parametrize(("values", "logarithmic"), [("tail", True), ("even", False), ("silu", False)])
+@torch.no_grad()
+def test_gelus_codes_follow_the_products_error(
+    workspace: Callable[..., Workspace], values: str, logarithmic: bool
+) -> None:
+    """Many small values and a few far beyond: a logarithm. Evenly spaced ones, or values below GELU's: none."""
+    work = workspace(tiny("vit"), method({"quantizer": "adalog"}), activation=4)
+    run(work, CALIBRATE)
+    product, site = product_of(work, "post_gelu")
+    walk = in_block(work)
+    ((x,),), _ = _arriving(walk, product, None)
+    draws = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).clamp(min=1e-4)
+    forced = {"tail": 0.05 * draws.pow(-0.7) - 0.17, "even": draws, "silu": draws.pow(-0.7) - 1.27}[values]
+    handle = product.register_forward_pre_hook(lambda _, args: (forced[: len(args[0])],), prepend=True)
+    found = []
+    for step in (OutputSearch(do="output_search", images=None, gelu_codes=codes) for codes in ("keep", "search")):
+        search_site(step, walk, product, site)
+        found.append(float(reference(product, site, (forced,), by_head=False)))
+    handle.remove()
+    assert isinstance(site.quantizer, AdaLogQuantizer if logarithmic else UniformQuantizer)
+    assert site.quantizer.codes == 16
+    kept, searched = found
+    assert (searched < 0.9 * kept) == logarithmic
+    assert searched <= kept * 1.0001
+
+
 @torch.no_grad()
 def test_the_whole_step_lowers_the_error_of_attention(workspace: Callable[..., Workspace]) -> None:
     def error(*steps: dict[str, Any]) -> float:
@@ -183,6 +210,7 @@ def test_problems_are_found_in_the_plan() -> None:
     assert found(kinds=("value",)) == []
     assert found(kinds=("probs",)) == [("", "sulq")]
     assert ("kinds", "weight") in found(kinds=("weight",))
+    assert found(kinds=("value",), gelu_codes="search") == [("gelu_codes", "search")]
     assert found(kinds=("value",), images=0, rounds=-1) == [("images", 0), ("rounds", -1)]
 
 

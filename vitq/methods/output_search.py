@@ -23,6 +23,8 @@ from vitq.steps.step import Step, Workspace, register_step
 
 SEARCHED = tuple(kind for kind in KINDS if kind not in ("weight", "patch"))
 _QUANTIZERS = ("uniform", "log2", "log_sqrt2", "adalog")
+# GELU's least value, rounded away from 0: AdaLog's own.
+_GELU_SHIFT = 0.17
 
 
 @register_step("output_search")
@@ -39,6 +41,9 @@ class OutputSearch(Step):
     kinds: which sites. images: the search sees the first so many calibration images (none: all); its time grows with
     them. zero_code: `keep` what the recipe says, or `search`: adalog's last code is zero or a power, whichever is
     better for the site.
+    gelu_codes: `keep` what the recipe says, or `search`: a uniform quantizer of `post_gelu`, one scale for the tensor,
+        gives way to AdaLog's logarithm, opened to GELU's domain by its shift of 0.17, where the error of the product is
+        less: as many codes and one range. Values below −0.17 (SiLU) leave it uniform.
     class_share: in (0, 1), the share that the rows of the class token have in the error of a product, where the head
         reads that token alone (of a distilled model both tokens); the others have the rest. None: all rows count alike,
         so that the class token is one of 257 and its largest values are clipped (docs/notes/2026-11-29-dinov2.md).
@@ -49,6 +54,7 @@ class OutputSearch(Step):
     images: int | None = 8
     rounds: int = 2
     zero_code: Literal["keep", "search"] = "keep"
+    gelu_codes: Literal["keep", "search"] = "keep"
     class_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     class_share_bits: int = 1
     depends_on_bits: ClassVar[bool] = True
@@ -61,6 +67,9 @@ class OutputSearch(Step):
             problems.append(bad("images", self.images, "at least 1, or null for the whole calibration set"))
         if self.rounds < 0:
             problems.append(bad("rounds", self.rounds, "0 (the coarse grid alone) or more"))
+        if self.gelu_codes == "search" and "post_gelu" not in self.kinds:
+            text = "gelu_codes=search, but kinds has no post_gelu; add it, or leave gelu_codes out"
+            problems.append(Problem(text, "gelu_codes", "search", ["keep"]))
         for kind in self.kinds:
             wanted = config.method.quantizer(kind)
             if wanted is not None and not may_be(wanted.quantizer, UniformQuantizer, LogQuantizer):
@@ -163,18 +172,39 @@ def search_site(
         valid = ["tensor", "head", "token", "head_token", "head_channel"]
         raise ValueError(Problem(text, "granularity", granularity, valid))
 
-    def measured() -> Tensor:
-        errors = [quantizer.layout.rows(error(quantizer(x))).sum(1) for x, error in pieces]
-        return errors[0] if len(errors) == 1 else torch.stack(errors).sum(dim=0)
+    seen = torch.cat([quantizer.layout.rows(x) for x, _ in pieces], dim=1)
 
-    best = Best(quantizer, measured())
-    flags = (False, True) if step.zero_code == "search" and isinstance(quantizer, AdaLogQuantizer) else (None,)
-    for flag in flags:
-        if flag is not None:
-            quantizer.settings["zero_code"] = flag
-        seen = torch.cat([quantizer.layout.rows(x) for x, _ in pieces], dim=1)
-        descend(space_of(quantizer, seen), step.rounds, measured, best)
-    best.put()
+    def best_of(quantizer: Quantizer) -> Best:
+        def measured() -> Tensor:
+            errors = [quantizer.layout.rows(error(quantizer(x))).sum(1) for x, error in pieces]
+            return errors[0] if len(errors) == 1 else torch.stack(errors).sum(dim=0)
+
+        best = Best(quantizer, measured())
+        flags = (False, True) if step.zero_code == "search" and isinstance(quantizer, AdaLogQuantizer) else (None,)
+        for flag in flags:
+            if flag is not None:
+                quantizer.settings["zero_code"] = flag
+            descend(space_of(quantizer, seen), step.rounds, measured, best)
+        best.put()
+        return best
+
+    best = best_of(quantizer)
+    if step.gelu_codes == "search" and site.kind == "post_gelu":
+        logarithm = gelu_logarithm(quantizer, seen)
+        if logarithm is not None and bool((best_of(logarithm).error < best.error).all()):
+            site.quantizer = logarithm
+
+
+def gelu_logarithm(quantizer: Quantizer, rows: Tensor) -> AdaLogQuantizer | None:
+    """AdaLog's quantizer of GELU's output in place of a uniform one, to be searched; None where there is none. rows:
+    (1, N), what it quantizes."""
+    if not isinstance(quantizer, UniformQuantizer) or quantizer.layout.groups > 1 or bool(rows.min() < -_GELU_SHIFT):
+        return None
+    options = {"shift": _GELU_SHIFT, "zero_code": False}
+    made = AdaLogQuantizer(quantizer.bits, quantizer.granularity, quantizer.axes, quantizer.range_search, **options)
+    scale = rows.amax(dim=1) + _GELU_SHIFT
+    made.set_parameters(quantizer.layout, scale=scale, base=torch.full_like(scale, made.resolution))
+    return made
 
 
 def _error(
