@@ -28,11 +28,6 @@ def partial(max_seconds: float = 1e9) -> PartialResults:
 
 
 @pytest.fixture
-def planner(tmp_path: Path) -> Planner:
-    return Planner(tmp_path)
-
-
-@pytest.fixture
 def subject(planner: Planner, tmp_path: Path) -> Callable[..., Subject]:
     """subject(recipe, family, config changes…) → what a probe looks at."""
 
