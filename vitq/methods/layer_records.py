@@ -20,7 +20,7 @@ from vitq.steps.stream import Stream, TensorStream
 from vitq.steps.value_stream import ValueStream, leaves
 
 
-class LayerRecord(ABC):
+class Record(ABC):
     """What one layer received and gave in the full-precision network, and g at its output, for all images."""
 
     transpose = False
@@ -34,7 +34,7 @@ class LayerRecord(ABC):
         """(operands…, output, g) batch by batch."""
 
 
-class _OfBatches(LayerRecord):
+class _OfBatches(Record):
     def __init__(self, work: Workspace, count: int) -> None:
         self._work, self._count = work, count
         self._streams: list[TensorStream] = []
@@ -50,7 +50,7 @@ class _OfBatches(LayerRecord):
         return zip(*(stream.batches() for stream in self._streams), strict=True)
 
 
-class _OfCalls(LayerRecord):
+class _OfCalls(Record):
     """Of a detector's layer: each of its calls, whose tensors have their own sizes."""
 
     def __init__(self, work: Workspace) -> None:
@@ -66,13 +66,13 @@ class _OfCalls(LayerRecord):
 
 def collect(
     work: Workspace, index: int, layers: Sequence[nn.Module], inputs: Stream, generator: torch.Generator
-) -> list[LayerRecord]:
+) -> list[Record]:
     """Run the segment and what follows it in the full-precision network, forward and backward."""
     if work.teacher.comparison is not None:
         return _of_objects(work, index, layers, inputs, generator)
     behind = work.teacher.segments[index + 1 :]
     segment = work.model.structure.segments[index]
-    records: list[LayerRecord] = [_OfBatches(work, len(inputs)) for _ in layers]
+    records: list[Record] = [_OfBatches(work, len(inputs)) for _ in layers]
     for batch in inputs.batches():
         with torch.enable_grad(), exact_attention(work.device), _recorded(layers, records) as calls:
             x = segment.forward(batch.detach().requires_grad_(True))
@@ -88,12 +88,12 @@ def collect(
 
 def _of_objects(
     work: Workspace, index: int, layers: Sequence[nn.Module], inputs: Stream, generator: torch.Generator
-) -> list[LayerRecord]:
+) -> list[Record]:
     """The same of a detector, image by image. Heads are run at their own boxes instead of forward."""
     segment, last = work.model.structure.segments[index], index == len(work.teacher.segments) - 1
     comparison = work.model.structure.comparison if last else work.teacher.comparison
     assert comparison is not None
-    records: list[LayerRecord] = [_OfCalls(work) for _ in layers]
+    records: list[Record] = [_OfCalls(work) for _ in layers]
     for (value,) in images_of(inputs):
         boxes = comparison.fixed(value) if last else None
         with torch.enable_grad(), exact_attention(work.device), _recorded(layers, records) as calls:
@@ -112,18 +112,18 @@ def _of_objects(
 class _Call(NamedTuple):
     """One call of a layer: record: of the layer. operands: as its sites see them."""
 
-    record: LayerRecord
+    record: Record
     operands: tuple[Tensor, ...]
     output: Tensor
 
 
 @contextmanager
-def _recorded(layers: Sequence[nn.Module], records: Sequence[LayerRecord]) -> Iterator[list[_Call]]:
+def _recorded(layers: Sequence[nn.Module], records: Sequence[Record]) -> Iterator[list[_Call]]:
     """The list fills with all calls of the layers, in the order in which they end."""
     calls: list[_Call] = []
 
     def keep(
-        record: LayerRecord, layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, bool], out: Tensor
+        record: Record, layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, bool], out: Tensor
     ) -> Tensor:
         record.transpose = kwargs.get("transpose", False)
         balance = layer.balance if isinstance(layer, QuantLinear) else None

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vitq.config import RunConfig
 from vitq.errors import Problem, bad
-from vitq.methods.layer_records import LayerRecord, collect
+from vitq.methods.layer_records import Record, collect
 from vitq.methods.twin import MOST, TwinQuantizer, TwinSoftmaxQuantizer, TwinUniformQuantizer
 from vitq.quant.layers import QuantConv2d, QuantLinear, QuantMatmul
 from vitq.quant.quantizer import may_be
@@ -162,7 +162,7 @@ class _Candidates:
 
 
 @torch.no_grad()
-def _search(step: HessianSearch, layer: Layer, record: LayerRecord, sites: Sequence[Site]) -> None:
+def _search(step: HessianSearch, layer: Layer, record: Record, sites: Sequence[Site]) -> None:
     grids = {}
     for site in sites:
         least = 0.0
@@ -179,7 +179,7 @@ def _search(step: HessianSearch, layer: Layer, record: LayerRecord, sites: Seque
 
 
 def _choose(
-    layer: Layer, record: LayerRecord, site: Site, sites: Sequence[Site], grid: _Candidates, tried: list[Tensor]
+    layer: Layer, record: Record, site: Site, sites: Sequence[Site], grid: _Candidates, tried: list[Tensor]
 ) -> None:
     """Take the candidate of least error for each group; ties keep the present one."""
     channels = site.is_weight and len(grid.index) > 1
