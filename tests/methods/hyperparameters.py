@@ -26,15 +26,20 @@ GREEDY: Values = {"do": "allocate", "policy": "greedy", "widths": (3, 4, 5, 6, 7
 REPQ = {"activations": IN_NETWORK, "reparameterize": FOLD, "weights": WEIGHTS}
 MPTQ = {"sq_b": SQ_B, "activations": STREAMED, "weights": WEIGHTS}
 PLAIN = {"activations": STREAMED, "weights": WEIGHTS}
-OUTPUT: Values = {"do": "output_search", "images": 8, "rounds": 4, "zero_code": "keep", "class_share": None} | {
-    "kinds": ("post_norm", "value", "probs", "query", "key", "attn_out", "post_gelu")
-}
+OUTPUT: Values = {
+    "do": "output_search",
+    "images": 8,
+    "rounds": 4,
+    "zero_code": "keep",
+    "gelu_codes": "keep",
+    "class_share": None,
+} | {"kinds": ("post_norm", "value", "probs", "query", "key", "attn_out", "post_gelu")}
 ROLS: dict[str, Values] = {
     "rotate": {"do": "rotate", "seed": 0} | dict.fromkeys(("stream", "heads_qk", "heads_vo"), "where_exact"),
     "centre": {"do": "centre", "enabled": False, "keys": True, "values": True, "images": None},
     "ranges": STREAMED,
     "reparameterize": FOLD,
-    "search": OUTPUT | {"rounds": 2, "class_share": 0.1, "class_share_bits": 6},
+    "search": OUTPUT | {"rounds": 2, "gelu_codes": "search", "class_share": 0.1, "class_share_bits": 6},
     "weights": {"do": "least_squares", "regress": True, "ranges": 8, "sweeps": 3, "penalty": 1000.0},
 }
 
