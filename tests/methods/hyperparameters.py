@@ -36,7 +36,7 @@ OUTPUT: Values = {
 } | {"kinds": ("post_norm", "value", "probs", "query", "key", "attn_out", "post_gelu")}
 ROLS: dict[str, Values] = {
     "rotate": {"do": "rotate", "seed": 0} | dict.fromkeys(("stream", "heads_qk", "heads_vo"), "where_exact"),
-    "centre": {"do": "centre", "enabled": False, "keys": True, "values": True, "images": None},
+    "centre": {"do": "centre", "keys": True, "values": True, "least_bits": 6, "images": None},
     "ranges": STREAMED,
     "reparameterize": FOLD,
     "search": OUTPUT | {"rounds": 2, "gelu_codes": "search", "class_share": 0.1, "class_share_bits": 6},

@@ -58,6 +58,16 @@ def test_means_vanish_and_the_output_stays(workspace: Make, family: str, parts: 
             assert now[part] < 1e-5 if wanted else now[part] > 1e-2, name
 
 
+@torch.no_grad()
+def test_few_bits_are_left_as_they_are(workspace: Make) -> None:
+    work = workspace(tiny("vit"), METHOD, activation=4, kinds={"key": 6, "value": 3})
+    before = means(work)
+    run(work, {**CENTRE, "least_bits": 4})
+    for name, (key, value) in means(work).items():
+        assert key < 1e-5 < before[name][0]
+        assert value == pytest.approx(before[name][1], rel=1e-3)
+
+
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
 def test_no_family_computes_anything_else(workspace: Make, case: str) -> None:

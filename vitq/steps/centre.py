@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 
 from vitq.config import RunConfig
 from vitq.errors import Problem, bad
 from vitq.models.attention import AttentionTwin
 from vitq.models.structure import Structure
+from vitq.quant.layers import QuantMatmul
 from vitq.quant.model import QuantizedModel
 from vitq.steps.layer_walk import NetworkWalk, layers, quantized_walk
 from vitq.steps.step import Step, Workspace, register_step
@@ -30,7 +32,8 @@ class Centre(Step):
     `proj`, whose weight is W. What the means took of the ranges is free for codes, and quantized probabilities that do
     not sum to 1 err no longer by the mean. Nothing is left to compute at run time.
 
-    keys, values: which. images: the mean is of the first so many calibration images (none: all).
+    keys, values: which. least_bits: keys and values of fewer bits stay as they are. images: the mean is of the first so
+    many calibration images (none: all).
     It stands in front of all steps that fit ranges. Where norms, rotary embeddings or products of other than
     probabilities stand between, the part is left out, and the plan says so.
     Source: keys smoothed by their mean at run time are SageAttention's (arXiv 2410.02367); that the mean over images
@@ -39,6 +42,7 @@ class Centre(Step):
 
     keys: bool = True
     values: bool = True
+    least_bits: Annotated[int, Field(ge=1)] = 1
     images: int | None = None
     changes_weights: ClassVar[bool] = True
     adapts: ClassVar[bool] = True
@@ -52,10 +56,17 @@ class Centre(Step):
                 continue
             attention, twin = twins[name]
             _, key, value = mean_output(walk, name).chunk(3)
-            key, value = key * (self.keys and twin.bare_scores), value * (self.values and sums_to_one(twin))
+            key = key * (self.keys and twin.bare_scores and self._wide(twin.scores))
+            value = value * (self.values and sums_to_one(twin) and self._wide(twin.context))
             add_bias(layer, -torch.cat([torch.zeros_like(key), key, value]))
             proj = work.model.layer(f"{attention}.proj")
             add_bias(proj, proj.weight.double() @ value)
+
+    def _wide(self, product: nn.Module) -> bool:
+        """Whether the right operand, key or value, has the bits."""
+        assert isinstance(product, QuantMatmul)
+        quantizer = product.right_site.quantizer
+        return quantizer is None or quantizer.bits >= self.least_bits
 
     def check(self, config: RunConfig) -> list[Problem]:
         problems = []
