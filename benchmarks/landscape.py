@@ -21,7 +21,7 @@ from common import options, show
 from predictor_overhead import minmax
 from reconstruction import Noise
 
-from vitq.probes.budget import BudgetSpentError, Ledger
+from vitq.probes.budget import BudgetSpentError, PartialResults
 from vitq.probes.landscape import Landscape
 from vitq.probes.probed_model import Subject
 from vitq.progress import Progress
@@ -30,7 +30,7 @@ LIMIT = 1.10
 Clock = Callable[[], float]
 
 
-class Turns(Ledger):
+class Turns(PartialResults):
     """After each point a plain pass; seconds of both. What comes before the first point (directions) counts with it."""
 
     def __init__(self, plain: Callable[[], None], count: int, clock: Clock):

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from vitq import report
 from vitq.errors import StoreError
 from vitq.store import RunDir, Store
-from vitq.store.record import Record
+from vitq.store.record import StoredRecord
 from vitq.store.reproductions import read_reproduction, write_reproduction
 from vitq.store.result import Result
 from vitq.store.studies import read_study, write_study
@@ -29,7 +29,7 @@ STORE = PAGES / "store"
 IMAGES = ("id", "image_ap_box", "image_ap_mask")
 # Folders of an absolute path. What is no path (a URL, `gained / lost`, 3/4) stays.
 _FOLDERS = re.compile(r"(?<![\w./:])/(?:[\w.+-]+/)*(?=[\w.+-])")
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", bound=StoredRecord)
 
 
 def without_folders(value: Any) -> Any:

@@ -19,6 +19,7 @@ from tests.environments import vitq_wheel
 from tests.fake_engine import FakeEngine
 
 if TYPE_CHECKING:
+    from tests.job.planner import Planner
     from vitq.steps import Workspace
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -51,6 +52,14 @@ def workspace(tmp_path: Path) -> Callable[..., Workspace]:
     from tests.tiny import workspaces  # torch and timm take seconds that tests of plans and reports need not wait
 
     return workspaces(tmp_path / "cache")
+
+
+@pytest.fixture
+def planner(tmp_path: Path) -> Planner:
+    """Real runs in a store of their own: see tests/job/planner.py."""
+    from tests.job.planner import Planner
+
+    return Planner(tmp_path)
 
 
 @pytest.fixture

@@ -32,11 +32,11 @@ class SlurmError(VitqError):
     """SLURM refused, or is not there."""
 
 
-class FullError(SlurmError):
+class JobLimitError(SlurmError):
     """A limit on submitted jobs is reached; fewer at a time, or later, may be accepted."""
 
 
-class AwayError(SlurmError):
+class UnreachableError(SlurmError):
     """The controller does not answer."""
 
 
@@ -79,7 +79,7 @@ def require() -> None:
 
 
 def max_array() -> int:
-    """The most elements of one array: SLURM's MaxArraySize. Raises AwayError."""
+    """The most elements of one array: SLURM's MaxArraySize. Raises UnreachableError."""
     match = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config"), re.MULTILINE)
     return max(1, int(match[1])) if match else 1001
 
@@ -89,7 +89,8 @@ def submit(
 ) -> str:
     """Submit an array of `count` jobs that each execute `command`, `most` at a time. Returns its id.
 
-    folder: for the script and the logs `<index>.log`. Raises FullError, AwayError, or SlurmError with what sbatch said.
+    folder: for the script and the logs `<index>.log`. Raises JobLimitError, UnreachableError, or SlurmError with what
+    sbatch said.
     """
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -124,7 +125,7 @@ def _exports() -> list[str]:
 
 
 def elements() -> list[Element]:
-    """All jobs of this user that vitq submitted and the controller still knows. Raises AwayError."""
+    """All jobs of this user that vitq submitted and the controller still knows. Raises UnreachableError."""
     text = _ask("squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", "--format=%F|%K|%T|%k|%r")
     jobs = []
     for line in text.splitlines():
@@ -166,7 +167,7 @@ def _ask(*command: str) -> str:
     except FileNotFoundError as error:
         raise SlurmError(f"{command[0]} is not on PATH; start this on a login node of the cluster") from error
     except subprocess.TimeoutExpired as error:
-        raise AwayError(f"{command[0]} did not answer within {_PATIENCE:.0f} s") from error
+        raise UnreachableError(f"{command[0]} did not answer within {_PATIENCE:.0f} s") from error
     if done.returncode:
         raise _refusal(done.stderr, command[0])
     return done.stdout
@@ -176,7 +177,7 @@ def _refusal(output: str, command: str = "sbatch") -> SlurmError:
     lines = [line for line in output.splitlines() if "error:" in line] or [output.strip()[-300:]]
     text = "; ".join(dict.fromkeys(line.partition("error:")[2].strip() or line for line in lines))
     if any(word in output for word in _AWAY):
-        return AwayError(f"the SLURM controller does not answer: {text}")
+        return UnreachableError(f"the SLURM controller does not answer: {text}")
     if any(word in output for word in _FULL):
-        return FullError(f"SLURM does not accept more jobs: {text}")
+        return JobLimitError(f"SLURM does not accept more jobs: {text}")
     return SlurmError(f"{command} refused: {text}")

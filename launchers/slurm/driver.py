@@ -71,7 +71,7 @@ class Driver:
                     continue
                 try:
                     self._submit_array(array)
-                except commands.FullError as error:
+                except commands.JobLimitError as error:
                     if len(array.jobs) > 1:
                         queue.extendleft(reversed(array.halves()))
                         continue
@@ -80,7 +80,7 @@ class Driver:
                         raise
                     self._print(f"{error}; the others are submitted when jobs have ended")
                     break
-        except commands.AwayError as error:
+        except commands.UnreachableError as error:
             queue.appendleft(array)
             if not (self._queued or self._ours):
                 raise
@@ -162,7 +162,7 @@ class Driver:
             job = commands.submit(self.options, folder, token, name, words, len(array.jobs), array.parallel)
         except commands.SlurmError as error:
             # An answer that got lost is no proof that nothing was submitted: the jobs are looked for by the token.
-            if not isinstance(error, commands.AwayError):
+            if not isinstance(error, commands.UnreachableError):
                 self.submissions.remove(token)
             raise
         self.submissions.write(submission.model_copy(update={"job": job}))

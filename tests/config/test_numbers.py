@@ -55,3 +55,24 @@ def test_true_is_no_number_of_an_option_either(parse: Callable[[], tuple[Any, li
     assert parsed is None
     assert is_about(problem, key)
     assert isinstance(problem.value, bool)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_json_cannot_hold_are_refused_wherever_they_stand(value: float) -> None:
+    """Stored as null they would be another config's: no budget at all, under that config's signature."""
+    steps = {"all": {"do": "calibrate"}, "a": {"do": "allocate", "size_mb": value, "mean_bits": [4, value]}}
+    kinds = {"default": {"options": {"percentiles": [0.99, value]}}}
+    raw = RAW | {
+        "method": {"name": "x", "kinds": kinds, "steps": steps},
+        "model": {"name": "m", "mean": [value, 0, 0]},
+    }
+    config, problems = RunConfig.parse(raw)
+    assert config is None
+    keys = [
+        "method.kinds.default.options.percentiles.1",
+        "method.steps.a.mean_bits.1",
+        "method.steps.a.size_mb",
+        "model.mean.0",
+    ]
+    assert sorted(problem.key for problem in problems) == keys
+    assert all(problem.value is value for problem in problems)

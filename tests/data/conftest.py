@@ -1,4 +1,4 @@
-"""Small image folders and configs."""
+"""Small image folders, images with objects, and configs of both."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.data.coco_folder import MODEL, Config, write_coco
 from tests.image_folders import CLASSES, Make, write_image
 from vitq.config import RunConfig
 
@@ -51,8 +52,39 @@ def make(tmp_path: Path) -> Make:
         raw["data"] = raw["data"] if data is None else {"name": "folder", "num_classes": 3, **data}
         for key, value in parts.items():
             raw[key] = raw[key] | value if isinstance(value, dict) and key in raw else value
-        config, problems = RunConfig.parse(raw)
-        assert config is not None, problems
-        return config
+        made, problems = RunConfig.parse(raw)
+        assert made is not None, problems
+        return made
+
+    return build
+
+
+@pytest.fixture
+def coco_root(tmp_path: Path) -> Path:
+    """See write_coco."""
+    write_coco(tmp_path / "coco")
+    return tmp_path / "coco"
+
+
+@pytest.fixture
+def config(coco_root: Path, tmp_path: Path) -> Config:
+    """config(model={…}, key of data=…, …) → RunConfig of the images below `coco_root`."""
+
+    def build(model: dict[str, Any] | None = None, **data: Any) -> RunConfig:
+        raw = {
+            "model": MODEL | (model or {}),
+            "data": {
+                "name": "coco", "dataset": "coco", "root": str(coco_root), "calib_split": "train2017",
+                "eval_split": "val2017", "num_classes": 2,
+            } | data,
+            "method": {"name": "minmax", "kinds": {"default": {}}, "steps": {"ranges": {"do": "calibrate"}}},
+            "calib": {"size": 3},
+            "task": "segmentation",
+            "cache_dir": str(tmp_path / "cache"),
+        }  # fmt: skip
+        parsed, wrong = RunConfig.parse(raw)
+        assert wrong == []
+        assert parsed is not None
+        return parsed
 
     return build

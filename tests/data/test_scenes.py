@@ -1,4 +1,4 @@
-"""Images with objects: COCO's files, the digit scenes, and images of many sizes in one cache."""
+"""Images with objects: COCO's files, and images of many sizes in one cache."""
 
 from __future__ import annotations
 
@@ -14,75 +14,21 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.data.coco_folder import SIZES, Config
 from tests.errors import is_about, refuses
-from vitq.config import CalibConfig, RunConfig, signature
+from vitq.config import CalibConfig
 from vitq.data import RaggedImages, calibration_scenes, describe, problems, scored_scenes
 from vitq.data.coco import open_coco
-from vitq.data.digit_scenes import COUNTS, DigitScenes, draw, run_lengths
 from vitq.data.images import ImageSet
 from vitq.data.resize import resize, resized
 from vitq.errors import DataError
 from vitq.progress import Progress
 
-SIZES = ((50, 70), (64, 64), (41, 90), (64, 61))
-MODEL: dict[str, Any] = {"name": "mask_rcnn", "pretrained": False, "kwargs": {"num_classes": 2}}
-Config = Callable[..., RunConfig]
-
-
-def _annotation(number: int, image: int, category: int = 3) -> dict[str, Any]:
-    box = [4.0, 5.0, 20.0, 10.0]
-    polygon = [[4.0, 5.0, 24.0, 5.0, 24.0, 15.0, 4.0, 15.0]]
-    return {
-        "id": number, "image_id": image, "category_id": category, "bbox": box, "area": 200.0, "iscrowd": 0,
-        "segmentation": polygon,
-    }  # fmt: skip
-
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Two splits of four images; ids are in no order, the last image has no objects, and categories have gaps."""
-    base = tmp_path / "coco"
-    (base / "annotations").mkdir(parents=True)
-    for split, seed in (("train2017", 0), ("val2017", 1)):
-        (base / split).mkdir()
-        rng = np.random.default_rng(seed)
-        images = []
-        for number, (height, width) in enumerate(SIZES):
-            name = f"{number:012}.png"
-            Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(base / split / name)
-            images.append({"id": 100 - number, "file_name": name, "height": height, "width": width})
-        content = {
-            "info": split,
-            "images": images,
-            "annotations": [_annotation(1, 100), _annotation(2, 99, 7), _annotation(3, 99), _annotation(4, 98)],
-            "categories": [{"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}],
-        }
-        (base / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
-    return base
-
-
-@pytest.fixture
-def config(root: Path, tmp_path: Path) -> Config:
-    """A config of the scenes below `root`."""
-
-    def make(model: dict[str, Any] | None = None, **data: Any) -> RunConfig:
-        raw = {
-            "model": MODEL | (model or {}),
-            "data": {
-                "name": "coco", "dataset": "coco", "root": str(root), "calib_split": "train2017",
-                "eval_split": "val2017", "num_classes": 2,
-            } | data,
-            "method": {"name": "minmax", "kinds": {"default": {}}, "steps": {"ranges": {"do": "calibrate"}}},
-            "calib": {"size": 3},
-            "task": "segmentation",
-            "cache_dir": str(tmp_path / "cache"),
-        }  # fmt: skip
-        parsed, wrong = RunConfig.parse(raw)
-        assert wrong == []
-        assert parsed is not None
-        return parsed
-
-    return make
+def root(coco_root: Path) -> Path:
+    """In place of the images in class folders."""
+    return coco_root
 
 
 def _edit(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -144,13 +90,6 @@ def test_resizing_is_plain_bilinear(config: Config) -> None:
     doubled = resize(image, config(model={"short_side": 16}).model)
     assert doubled.shape == (3, 16, 16)
     assert doubled[0, 5].tolist() == [0, 0, 0, 25, 75, 100, 100, 125, 175, 200, 200, 160, 80, 40, 40, 40]
-
-
-def test_calibration_images_are_chosen_by_seed(config: Config) -> None:
-    one = calibration_scenes(config(), Progress())
-    assert len(one) == 3
-    again = calibration_scenes(config(), Progress())
-    assert np.array_equal(one.pixels, again.pixels)
 
 
 def test_take_keeps_pixels_and_objects_together(config: Config) -> None:
@@ -225,13 +164,6 @@ def test_no_objects_and_other_categories_are_problems(root: Path, config: Config
     assert any(is_about(problem, "data.eval_split", "val2017") for problem in problems(config()))
 
 
-def test_an_image_that_calibrates_is_not_scored(root: Path, config: Config) -> None:
-    for path in (root / "val2017").iterdir():
-        path.write_bytes((root / "train2017" / path.name).read_bytes())
-    assert any(is_about(problem, "data.calib_split", "train2017") for problem in problems(config()))
-    assert problems(config(allow_overlap=True)) == []
-
-
 def test_calibration_images_by_their_ids(config: Config) -> None:
     """In the order in which they are named, whatever the seed."""
     made = replace(config(), calib=CalibConfig(ids=(100, 98)), seed=3)
@@ -240,127 +172,11 @@ def test_calibration_images_by_their_ids(config: Config) -> None:
     assert [image["id"] for image in calibration_scenes(made, Progress()).truth["images"]] == [100, 98]
 
 
-def test_ids_of_no_image_are_named(config: Config) -> None:
-    made = replace(config(), calib=CalibConfig(ids=(98, 7, 1)))
-    (problem,) = problems(made)
-    assert is_about(problem, "calib.ids", [7, 1], [97, 98, 99, 100])
-    with refuses(DataError, "calib.ids", [7, 1]):
-        calibration_scenes(made, Progress())
-
-
-def test_data_without_numbers_takes_no_ids(tmp_path: Path) -> None:
-    raw = {
-        "model": {"name": "vit_digits", "input_size": 32},
-        "data": {
-            "name": "digits",
-            "dataset": "digits",
-            "num_classes": 10,
-            "calib_split": "calib",
-            "eval_split": "test",
-        },
-        "method": {"name": "minmax", "kinds": {"default": {}}, "steps": {"ranges": {"do": "calibrate"}}},
-        "calib": {"ids": [1]},
-        "cache_dir": str(tmp_path),
-    }
-    made, _ = RunConfig.parse(raw)
-    assert made is not None
-    (problem,) = problems(made)
-    assert is_about(problem, "calib.ids", [1])
-
-
-@pytest.mark.parametrize("ids", [[], [4, 5, 4]])
-def test_ids_are_different_images(config: Config, ids: list[int]) -> None:
-    plain = config().to_dict()
-    plain["calib"]["ids"] = ids
-    _, (problem,) = RunConfig.parse(plain)
-    assert is_about(problem, "calib.ids", ids)
-
-
-def test_an_image_that_calibrates_and_is_scored_must_be_asked_for(config: Config) -> None:
-    """The protocol of RepQ-ViT's public code: one of the scored images."""
-    made = replace(config(calib_split="val2017"), calib=CalibConfig(ids=(99,)))
-    assert any(is_about(problem, "data.calib_split", "val2017") for problem in problems(made))
-    meant = replace(made, data=replace(made.data, allow_overlap=True))
-    assert problems(meant) == []
-    assert signature(meant) == signature(made)
-    # The first two of the split, 97 and 98, are scored.
-    few = replace(made, data=replace(made.data, eval_limit=2, eval_choice="first"))
-    assert problems(few) == []
-
-
-def test_held_out_scenes_are_scored_and_do_not_calibrate(config: Config) -> None:
-    made = config(held_out=2, eval_split="train2017")
-    made = replace(made, calib=CalibConfig(size=2))
-    scored = {image["id"] for image in scored_scenes(made, Progress()).truth["images"]}
-    used = {image["id"] for image in calibration_scenes(made, Progress()).truth["images"]}
-    assert len(scored) == len(used) == 2
-    assert not scored & used
-    named = replace(made, calib=CalibConfig(ids=tuple(scored)))
-    assert any(is_about(problem, "data.calib_split", "train2017") for problem in problems(named))
-
-
-def test_so_many_scenes_are_spread_over_the_split(config: Config) -> None:
-    chosen = {
-        choice: [image["id"] for image in scored_scenes(made, Progress()).truth["images"]]
-        for choice in ("first", "spread")
-        for made in [config(eval_limit=2, eval_choice=choice)]
-    }
-    assert chosen == {"first": [97, 98], "spread": [97, 99]}
-
-
 def test_objects_are_part_of_the_identity(root: Path, config: Config) -> None:
     before = describe(config()).fingerprint
     _edit(root / "annotations" / "instances_val2017.json", lambda c: c["annotations"].pop())
     assert describe(config()).fingerprint.split("-")[0] == before.split("-")[0]
     assert describe(config()).fingerprint != before
-
-
-# The embedded scenes.
-
-
-def test_scenes_are_the_same_each_time() -> None:
-    draw.cache_clear()
-    one = draw("test", 3)
-    draw.cache_clear()
-    assert all(np.array_equal(a, b) for a, b in zip(one, draw("test", 3), strict=True))
-    assert not np.array_equal(draw("train", 3).pixels, one.pixels)
-    assert all(np.array_equal(a, b) for a, b in zip(draw("train", 3), draw("calib", 3), strict=True))
-
-
-@pytest.mark.parametrize("index", range(0, 40, 7))
-def test_boxes_enclose_masks_and_masks_lie_on_ink(index: int) -> None:
-    scene = draw("test", index)
-    assert 1 <= len(scene.labels) <= 5
-    for box, mask in zip(scene.boxes, scene.masks, strict=True):
-        rows, columns = mask.nonzero()
-        assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-        assert scene.pixels[mask].min() >= 60
-
-
-def test_run_lengths_are_cocos() -> None:
-    assert run_lengths(np.array([[0, 1, 1], [1, 1, 0]], dtype=bool)) == [1, 4, 1]
-    assert run_lengths(np.array([[1, 0], [1, 0]], dtype=bool)) == [0, 2, 2]
-    assert run_lengths(np.zeros((2, 3), dtype=bool)) == [6]
-
-
-def test_digit_scenes_as_a_data_set(tmp_path: Path, config: Config) -> None:
-    made = config(name="digit_scenes", dataset="digit_scenes", root=None, calib_split="calib", eval_split="test",
-                  num_classes=10, eval_limit=6)  # fmt: skip
-    made = RunConfig.parse(made.to_dict() | {"model": MODEL | {"kwargs": {"num_classes": 10}}})[0] or made
-    scenes = scored_scenes(made, Progress())
-    assert len(scenes) == 6
-    boxes = [entry["bbox"] for entry in scenes.truth["annotations"] if entry["image_id"] == 2]
-    assert [[x, y, x + w, y + h] for x, y, w, h in boxes] == draw("test", 2).boxes.tolist()
-    assert problems(made) == []
-    assert len(DigitScenes("train")) == COUNTS["train"]
-    with refuses(DataError, value="val", valid=["test"]):
-        DigitScenes("val")
-
-
-def test_calibration_scenes_must_not_hold_scored_digits(config: Config) -> None:
-    made = config(name="digit_scenes", dataset="digit_scenes", root=None, calib_split="calib", eval_split="train",
-                  num_classes=10)  # fmt: skip
-    assert any(is_about(problem, "data.calib_split", "calib") for problem in problems(made))
 
 
 def test_real_images(config: Config) -> None:

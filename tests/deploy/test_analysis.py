@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,11 +19,6 @@ PATCH = PATCHES * INPUTS * WIDTH
 LINEAR = DEPTH * TOKENS * 12 * WIDTH**2
 ATTENTION = DEPTH * 2 * TOKENS**2 * WIDTH
 HEAD = WIDTH * CLASSES
-
-
-@pytest.fixture
-def planner(tmp_path: Path) -> Planner:
-    return Planner(tmp_path)
 
 
 def test_counts_of_a_vit(workspace: Callable[..., Workspace]) -> None:

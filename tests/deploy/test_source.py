@@ -19,11 +19,6 @@ from vitq.job.packed_run import packed_run
 from vitq.progress import Progress
 
 
-@pytest.fixture
-def planner(tmp_path: Path) -> Planner:
-    return Planner(tmp_path)
-
-
 def test_kept_or_repeated_the_model_is_the_same(planner: Planner, capsys: Any) -> None:
     kept = planner.plan(keep_model=True)
     planner.execute(kept)

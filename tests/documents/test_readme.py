@@ -80,7 +80,7 @@ def test_vitq_commands_parse_and_compose(command: str, monkeypatch: pytest.Monke
 
 def cells(primary: compose.Primary) -> Iterator[compose.ConfigCell]:
     """As many as the longest axis has values: each value of each axis once. Pages repeat the sweeps that are shipped,
-    whose whole products tests/planning/test_plan.py plans."""
+    whose whole products tests/planning/test_shipped_configs.py plans."""
     for i in range(max(map(len, primary.axes.values()), default=1)):
         yield from compose.expand(
             dataclasses.replace(primary, axes={key: [values[i % len(values)]] for key, values in primary.axes.items()})

@@ -6,39 +6,26 @@ from typing import Any
 
 import pytest
 
+from tests.engine.recipes import CALIBRATE, GOOD, KINDS, recipe_problems
 from tests.errors import is_about, problem_fields
 from vitq.config import RunConfig
-from vitq.engine import recipe_checks
-from vitq.errors import Problem
-
-GOOD: dict[str, Any] = {
-    "model": {"name": "m"},
-    "data": {"name": "d"},
-    "method": {"name": "x", "kinds": {"default": {}}, "steps": {"all": {"do": "calibrate"}}},
-}
-
-
-def found(method: dict[str, Any] | None = None, **more: Any) -> list[Problem]:
-    config, problems = RunConfig.parse(GOOD | more | ({"method": {"name": "x", **method}} if method else {}))
-    assert config is not None, problems
-    return recipe_checks.problems(config)
 
 
 def test_a_good_recipe_has_no_problems() -> None:
-    assert found() == []
+    assert recipe_problems() == []
 
 
 @pytest.mark.parametrize(("iterations", "refused"), [(None, True), (5, False)])
 def test_rates_that_follow_nothing_are_refused(iterations: int | None, refused: bool) -> None:
     steps = {"ranges": {"do": "calibrate"}, "learn": {"do": "reconstruct"}}
-    problems = found({"kinds": {"default": {}}, "steps": steps, "rates": "sqrt", "iterations": iterations})
+    problems = recipe_problems({"kinds": {"default": {}}, "steps": steps, "rates": "sqrt", "iterations": iterations})
     assert [is_about(problem, "method.rates", "sqrt", ["paper"]) for problem in problems] == [True] * refused
 
 
 @pytest.mark.parametrize("more", [{"keep_model": True}, {"tracker": {"log_model": True}}])
 def test_a_model_that_cannot_be_kept_is_refused_before_it_is_computed(more: dict[str, Any]) -> None:
     steps = {"all": {"do": "calibrate"}, "predict": {"do": "predict_scales"}}
-    (problem,) = found({"kinds": {"default": {}}, "steps": steps}, **more)
+    (problem,) = recipe_problems({"kinds": {"default": {}}, "steps": steps}, **more)
     assert is_about(problem, "keep_model" if "keep_model" in more else "tracker.log_model", True, [False])
 
 
@@ -47,10 +34,6 @@ def test_devices_are_checked_by_name(name: str) -> None:
     _, (problem,) = RunConfig.parse(GOOD | {"device": name})
     assert is_about(problem, "device", name, ["auto", "cpu", "cuda", "cuda:N"])
     assert RunConfig.parse(GOOD | {"device": "cuda:1"})[1] == []
-
-
-KINDS: dict[str, Any] = {"default": {}}
-CALIBRATE = {"all": {"do": "calibrate"}}
 
 
 @pytest.mark.parametrize(
@@ -239,66 +222,45 @@ CALIBRATE = {"all": {"do": "calibrate"}}
     ],
 )
 def test_each_mistake_is_named(method: dict[str, Any], key: str, value: Any, valid: list[str]) -> None:
-    problems = found(method)
+    problems = recipe_problems(method)
     assert any(is_about(problem, key, value, valid) for problem in problems), [*map(problem_fields, problems)]
 
 
 def test_an_exception_for_an_unknown_kind_is_named() -> None:
-    (problem,) = found(bits={"kinds": {"prob": 4}})
+    (problem,) = recipe_problems(bits={"kinds": {"prob": 4}})
     assert is_about(problem, "bits.kinds.prob", "prob", ["probs"])
 
 
 def test_a_shift_lets_adalog_serve_what_lies_below_zero() -> None:
     shifted = {"quantizer": "adalog", "options": {"shift": 4.0}}
-    assert found({"kinds": {"default": {}, "value": shifted}, "steps": CALIBRATE}) == []
+    assert recipe_problems({"kinds": {"default": {}, "value": shifted}, "steps": CALIBRATE}) == []
 
 
 def test_a_quantizer_may_be_the_default_of_what_it_can_serve() -> None:
     kinds: dict[str, Any] = {name: {} for name in ("weight", "post_norm", "query", "key", "value", "attn_out", "head")}
-    assert found({"kinds": {**kinds, "default": {"quantizer": "log2"}}, "steps": CALIBRATE}) == []
+    assert recipe_problems({"kinds": {**kinds, "default": {"quantizer": "log2"}}, "steps": CALIBRATE}) == []
 
 
 def test_a_default_answers_for_quantized_kinds_only() -> None:
     kinds = {"default": {"granularity": "token"}, "head": {}}
-    assert found({"kinds": kinds, "steps": CALIBRATE}, bits={"weight": "fp"}) == []
-    assert found({"kinds": kinds | {"weight": {}}, "steps": CALIBRATE}) == []
-    assert len(found({"kinds": kinds | {"weight": {}}, "steps": CALIBRATE}, bits={"image": 8})) == 1
+    assert recipe_problems({"kinds": kinds, "steps": CALIBRATE}, bits={"weight": "fp"}) == []
+    assert recipe_problems({"kinds": kinds | {"weight": {}}, "steps": CALIBRATE}) == []
+    assert len(recipe_problems({"kinds": kinds | {"weight": {}}, "steps": CALIBRATE}, bits={"image": 8})) == 1
 
 
 def test_a_step_that_is_switched_off_is_not_checked_against_the_config() -> None:
     steps = {"all": {"do": "calibrate"}, "fold": {"do": "reparameterize", "enabled": False}}
-    assert found({"kinds": KINDS, "steps": steps}) == []
+    assert recipe_problems({"kinds": KINDS, "steps": steps}) == []
 
 
 def test_what_is_left_unquantized_needs_no_step() -> None:
     steps = {"a": {"do": "calibrate", "sites": "activations"}}
-    assert found({"kinds": KINDS, "steps": steps}, bits={"weight": "fp"}) == []
-    assert found({"kinds": KINDS, "steps": steps}, bits={"kinds": {"weight": "fp"}}) == []
+    assert recipe_problems({"kinds": KINDS, "steps": steps}, bits={"weight": "fp"}) == []
+    assert recipe_problems({"kinds": KINDS, "steps": steps}, bits={"kinds": {"weight": "fp"}}) == []
     steps = {"w": {"do": "gptq"}, "a": {"do": "calibrate", "sites": "activations"}}
-    assert found({"kinds": KINDS, "steps": steps}) == []
+    assert recipe_problems({"kinds": KINDS, "steps": steps}) == []
 
 
 def test_a_step_that_is_switched_off_is_an_ablation_of_what_it_fits() -> None:
     steps = {"a": {"do": "calibrate", "sites": "activations"}, "w": {"do": "calibrate", "sites": "weights"}}
-    assert found({"kinds": KINDS, "steps": steps | {"w": steps["w"] | {"enabled": False}}}) == []
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_numbers_that_json_cannot_hold_are_refused_wherever_they_stand(value: float) -> None:
-    """Stored as null they would be another config's: no budget at all, under that config's signature."""
-    steps = {"all": {"do": "calibrate"}, "a": {"do": "allocate", "size_mb": value, "mean_bits": [4, value]}}
-    kinds = {"default": {"options": {"percentiles": [0.99, value]}}}
-    raw = GOOD | {
-        "method": {"name": "x", "kinds": kinds, "steps": steps},
-        "model": {"name": "m", "mean": [value, 0, 0]},
-    }
-    config, problems = RunConfig.parse(raw)
-    assert config is None
-    places = [
-        "method.kinds.default.options.percentiles.1",
-        "method.steps.a.mean_bits.1",
-        "method.steps.a.size_mb",
-        "model.mean.0",
-    ]
-    assert sorted(problem.key for problem in problems) == places
-    assert all(problem.value is value for problem in problems)
+    assert recipe_problems({"kinds": KINDS, "steps": steps | {"w": steps["w"] | {"enabled": False}}}) == []

@@ -182,11 +182,14 @@ def test_jobs_hold_as_many_runs_as_experience_allows(engine: FakeEngine, tmp_pat
 @pytest.mark.parametrize(
     ("said", "kind"),
     [
-        ("Unable to contact slurm controller (connect failure)", commands.AwayError),
-        ("Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)", commands.FullError),
+        ("Unable to contact slurm controller (connect failure)", commands.UnreachableError),
+        (
+            "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)",
+            commands.JobLimitError,
+        ),
         ("Invalid partition name specified", commands.SlurmError),
     ],
-)  # fmt: skip
+)
 def test_refusals_are_told_apart(said: str, kind: type[commands.SlurmError]) -> None:
     error = commands._refusal(f"sbatch: error: Batch job submission failed: {said}")
     assert type(error) is kind
@@ -209,7 +212,7 @@ def test_a_full_cluster_is_asked_again_where_jobs_were_accepted(
     def submit(options: Any, folder: Any, token: str, name: str, words: Any, jobs: int, parallel: int) -> str:
         nonlocal places
         if jobs > places:
-            raise commands.FullError("AssocMaxSubmitJobLimit")
+            raise commands.JobLimitError("AssocMaxSubmitJobLimit")
         places -= jobs
         return "65"
 
@@ -218,7 +221,7 @@ def test_a_full_cluster_is_asked_again_where_jobs_were_accepted(
     monkeypatch.setattr(commands, "submit", submit)
     plan = make("method=minmax,mse", "bits=w8a8")
     driver = Driver(plan, Show(Console(), "test", len(plan.runs)), Slurm({}).options)
-    with pytest.raises(commands.FullError):
+    with pytest.raises(commands.JobLimitError):
         driver.submit()
     places = 1
     driver.submit()

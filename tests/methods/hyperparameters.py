@@ -13,7 +13,7 @@ FOLD: Values = {"do": "reparameterize", "zero_point": "integer"}
 GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 # I&S-ViT, section 5.1: Adam 4e-5 with a cosine, batch 64, 1,000 iterations.
 IAS: Values = {"do": "reconstruct", "iterations": 1000, "batch_size": 64, "schedule": "cosine", "warmup": 0.0}
-# Public BRECQ and QDrop code: 20,000 iterations, batch 32, rounding 1e-3 weighed 0.01 (β: test_reconstruct.py).
+# Public BRECQ and QDrop code: 20,000 iterations, batch 32, rounding 1e-3 weighed 0.01 (β: test_schedule.py).
 ROUND: Values = {
     "do": "reconstruct",
     "iterations": 20000,

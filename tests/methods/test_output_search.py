@@ -8,40 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
 from torch import Tensor
 
 from tests.errors import refuses
 from tests.job.test_detectors import Detectors
-from tests.tiny import part, run, tiny
+from tests.methods.products import CALIBRATE, in_block, method, product_of
+from tests.tiny import run, tiny
 from vitq.config import RunConfig
 from vitq.methods.adalog import AdaLogQuantizer
-from vitq.methods.output_search import OutputSearch, _arriving, _error, _row_weights, search_site
+from vitq.methods.output_search import OutputSearch, _arriving, _error, search_site
 from vitq.quant.layers import QuantLinear, QuantMatmul
 from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps import Workspace
-from vitq.steps.layer_walk import NetworkWalk, quantized_walk
 
-CALIBRATE = {"do": "calibrate", "sites": "activations", "input": "quantized"}
 GRANULARITIES = ["tensor", "head", "token", "head_token", "head_channel"]
 KINDS = ["probs", "value", "query", "key", "post_norm", "attn_out", "post_gelu"]
-
-
-def method(probs: dict[str, Any], **others: Any) -> dict[str, Any]:
-    uniform = {"quantizer": "uniform", "granularity": "tensor", "range": "minmax"}
-    return {"kinds": {"default": uniform, "probs": {"range": "mse", **probs}, **others}, "steps": {}}
-
-
-def in_block(work: Workspace, index: int = 1) -> NetworkWalk:
-    """The quantized network in front of a block."""
-    walk = quantized_walk(work)
-    for segment in range(index):
-        walk.enter(segment)
-        walk.advance()
-    walk.enter(index)
-    return walk
 
 
 def reference(product: QuantLinear | QuantMatmul, site: Site, operands: tuple[Tensor, ...], by_head: bool) -> Tensor:
@@ -57,16 +40,6 @@ def reference(product: QuantLinear | QuantMatmul, site: Site, operands: tuple[Te
     noisy, wanted = (a @ (b.transpose(-2, -1) if transposed else b) for a, b in ((noisy_left, noisy_right), exact))
     error: Tensor = (noisy - wanted).square().sum(dim=(0, 2, 3))
     return error if by_head else error.sum().view(1)
-
-
-def product_of(work: Workspace, kind: str) -> tuple[QuantLinear | QuantMatmul, Site]:
-    place = {
-        "probs": "attn.context", "value": "attn.context", "query": "attn.scores", "key": "attn.scores",
-        "post_norm": "attn.qkv", "attn_out": "attn.proj", "post_gelu": "mlp.fc2",
-    }[kind]  # fmt: skip
-    product = part(work.model.model, f"blocks.0.{place}")
-    sites = [s for s in work.model.sites.values() if s.name.startswith(f"blocks.0.{place}.") and s.kind == kind]
-    return product, sites[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -248,61 +221,6 @@ def test_channel_wise_sites_are_refused(workspace: Callable[..., Workspace]) -> 
     run(work, CALIBRATE)
     with refuses(ValueError, key="granularity", value="channel", valid=GRANULARITIES):
         run(work, {"do": "output_search", "kinds": ["post_norm"]})
-
-
-@pytest.mark.parametrize("kind", ["post_gelu", "probs", "key", "value"])
-@torch.no_grad()
-def test_the_class_token_has_its_share(workspace: Callable[..., Workspace], kind: str) -> None:
-    """Rows that count alike but for the class token's, which have as much weight as all others together."""
-    work = workspace(tiny("vit"), method({"quantizer": "adalog"}), activation=3)
-    run(work, CALIBRATE)
-    product, site = product_of(work, kind)
-    (operands,), transposed = _arriving(in_block(work), product, None)
-    tokens = operands[0].shape[-2]
-    weights = _row_weights(work.model.model, 0.5)
-    assert weights is not None
-    assert weights.tolist() == [tokens - 1, *[1] * (tokens - 1)]
-    assert _row_weights(work.model.model, None) is None
-    assert _row_weights(tiny("swin"), 0.5) is None
-    assert site.quantizer is not None
-    x, plain = _error(product, site, operands, transposed)
-    _, weighted = _error(product, site, operands, transposed, weights)
-    only = torch.zeros(tokens)
-    only[0] = 1
-    _, of_class = _error(product, site, operands, transposed, only)
-    noisy = site.quantizer(x)
-    expected = plain(noisy).sum() + (tokens - 2) * of_class(noisy).sum()
-    assert float(of_class(noisy).sum()) > 0
-    assert float(weighted(noisy).sum()) == pytest.approx(float(expected), rel=1e-4)
-
-
-@pytest.mark.parametrize("from_bits", [3, 4])
-@torch.no_grad()
-def test_few_bits_take_no_notice_of_the_share(workspace: Callable[..., Workspace], from_bits: int) -> None:
-    def found(**options: Any) -> list[Tensor]:
-        work = workspace(tiny("vit"), method({"quantizer": "adalog"}), activation=3)
-        run(work, CALIBRATE, {"do": "output_search", "kinds": ["post_gelu"], **options})
-        quantizer = work.model.sites["blocks.0.mlp.fc2.input"].quantizer
-        assert quantizer is not None
-        return [getattr(quantizer, name) for name in quantizer.parameter_names]
-
-    shared = found(class_share=0.9, class_share_bits=from_bits)
-    assert all(map(torch.equal, shared, found())) == (from_bits == 4)
-
-
-@pytest.mark.parametrize(
-    ("name", "read"),
-    [("deit_tiny_distilled_patch16_224", 2), ("deit_tiny_patch16_224", 1), ("pit_ti_224", None)],
-)
-def test_the_tokens_that_the_head_reads(name: str, read: int | None) -> None:
-    """Of a distilled model both; none where the number of patches changes on the way."""
-    weights = _row_weights(timm.create_model(name), 0.1)
-    if read is None:
-        assert weights is None
-    else:
-        assert weights is not None
-        assert float(weights[:read].sum() / weights.sum()) == pytest.approx(0.1, abs=0.01)
-        assert weights[read:].tolist() == [1.0] * 196
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.errors import is_about
 from tests.fake_engine import FakeEngine
-from tests.planning.test_plan import make, problems, sweep
+from tests.planning.plans import make, problems, sweep
 
 
 def test_a_baseline_that_an_override_dropped_stops_nothing(engine: FakeEngine, tmp_path: Path) -> None:

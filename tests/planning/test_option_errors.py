@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from tests.engine.test_recipe_checks import CALIBRATE, KINDS, found
+from tests.engine.recipes import CALIBRATE, KINDS, recipe_problems
 from tests.errors import is_about
 
 
 def test_an_override_of_a_step_that_the_recipe_does_not_have() -> None:
-    (problem,) = found({"kinds": KINDS, "steps": CALIBRATE | {"al": {"enabled": False}}})
+    (problem,) = recipe_problems({"kinds": KINDS, "steps": CALIBRATE | {"al": {"enabled": False}}})
     assert is_about(problem, "method.steps.al", "al", ["all"])
     assert problem.action == "all"
-    (problem, *_) = found({"kinds": KINDS, "steps": {"all": {"sites": "all"}}})
+    (problem, *_) = recipe_problems({"kinds": KINDS, "steps": {"all": {"sites": "all"}}})
     assert is_about(problem, "method.steps.all.do", None, ["allocate", "bias_correction", "calibrate"])
 
 
@@ -27,7 +27,7 @@ def test_an_override_of_a_step_that_the_recipe_does_not_have() -> None:
     ],
 )
 def test_an_option_of_several_forms_is_one_line(step: dict[str, Any], value: object, valid: tuple[str, ...]) -> None:
-    (problem,) = found({"kinds": KINDS, "steps": CALIBRATE | {"s": step}})
+    (problem,) = recipe_problems({"kinds": KINDS, "steps": CALIBRATE | {"s": step}})
     (option,) = step.keys() - {"do"}
     assert is_about(problem, f"method.steps.s.{option}", value)
     assert problem.valid == valid

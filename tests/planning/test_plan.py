@@ -4,28 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests.errors import is_about
 from tests.fake_engine import FakeEngine, result_of
+from tests.planning.plans import make, problems
 from vitq.config import RunConfig, signature
-from vitq.config.search_path import ConfigPath, shipped
-from vitq.errors import ConfigError, Problem
-from vitq.planning import compose, planner
-from vitq.planning.plan import Plan
 from vitq.store import Store
-
-
-def make(*overrides: str, multirun: bool = True) -> Plan:
-    file, roots = compose.root_config()
-    return planner.make(compose.load(file, roots, overrides, multirun=multirun), name="test")
-
-
-def problems(*overrides: str) -> list[Problem]:
-    with pytest.raises(ConfigError) as error:
-        make(*overrides)
-    assert not Path("runs").exists()
-    return error.value.problems
 
 
 def test_single_run(engine: FakeEngine, tmp_path: Path) -> None:
@@ -169,72 +152,6 @@ def test_one_store_and_one_launcher_per_sweep(engine: FakeEngine) -> None:
     assert [Path(folder).name for folder in found.value] == ["a", "b"]  # type: ignore[attr-defined]
 
 
-def sweep(folder: Path, section: str) -> Plan:
-    file = folder / "mine.yaml"
-    file.write_text(
-        f"defaults: [config, _self_]\nsweep: {section}\n"
-        "hydra: {mode: MULTIRUN, sweeper: {params: "
-        "{method: 'fp32,minmax,mse', bits: 'w8a8,w3a3', calib.size: '16,32'}}}\n"
-    )
-    return planner.make(compose.load(file, ConfigPath.of()))
-
-
-def test_exclusions(engine: FakeEngine, tmp_path: Path) -> None:
-    planned = sweep(tmp_path, "{exclude: [{method: minmax, bits: w3a3}, {method: 'm*e', calib.size: [16, 64]}]}")
-    assert planned.name == "mine"
-    assert [run.label for run in planned.runs] == [
-        "vit_digits fp32",
-        "vit_digits minmax w8a8 calib.size=16",
-        "vit_digits minmax w8a8 calib.size=32",
-        "vit_digits mse w8a8 calib.size=32",
-        "vit_digits mse w3a3 calib.size=32",
-    ]
-    assert planned.warnings == ()
-    one_idle = sweep(tmp_path, "{exclude: [{method: minmax}, {method: mse, bits: w4a4}]}")
-    assert [line.partition(": ")[0] for line in one_idle.warnings] == ["sweep.exclude"]
-    assert '{"method": "mse", "bits": "w4a4"}' in one_idle.warnings[0]
-
-
-def test_probes_of_some_cells(engine: FakeEngine, tmp_path: Path) -> None:
-    entry = "{cells: {method: mse, bits: 'w3*'}, options: {landscape: {points: 5}}}"
-    planned = sweep(tmp_path, f"{{probes: [{entry}, {{cells: {{method: mse}}, options: {{hessian: {{}}}}}}]}}")
-    probed = {run.label: run.config.probe.wanted for run in planned.runs if run.config.probe.wanted}
-    both = {"landscape": {"points": 5}, "hessian": {}}
-    assert probed == {
-        f"vit_digits mse {bits} calib.size={size}": both if bits == "w3a3" else {"hessian": {}}
-        for bits in ("w8a8", "w3a3")
-        for size in (16, 32)
-    }
-    plain = {run.signature for run in sweep(tmp_path, "{}").runs}
-    assert {run.signature for run in planned.runs} == plain
-    idle = sweep(tmp_path, "{probes: [{cells: {bits: w4a4}, options: {landscape: {}}}]}")
-    assert [line.partition(": ")[0] for line in idle.warnings] == ["sweep.probes"]
-
-
-@pytest.mark.parametrize(
-    ("section", "key", "value", "valid"),
-    [
-        ("{probes: [{cells: {metod: mse}, options: {landscape: {}}}]}", "sweep.probes", "metod", ["method"]),
-        ("{probes: [{cells: {method: msee}, options: {landscape: {}}}]}", "sweep.probes", "msee", ["mse"]),
-        ("{exclude: [{metod: minmax}]}", "sweep.exclude", "metod", ["method"]),
-        ("{exclude: [{method: '*'}]}", "sweep.exclude", [{"method": "*"}], []),
-        ("{exclude: [{method: minmaxx, bits: w3a3}]}", "sweep.exclude", "minmaxx", ["adalog", "minmax"]),
-        ("{exclude: [{bits: [w3a3, 'w9*']}]}", "sweep.exclude", "w9*", ["fp", "w3a3"]),
-        ("{nam: x}", "sweep.nam", "nam", ["baseline", "cost", "description", "exclude", "name"]),
-        ("{baseline: minmx}", "sweep.baseline", "minmx", ["fp32", "minmax", "mse"]),
-        ("{name: a/b}", "sweep.name", "a/b", []),
-    ],
-)
-def test_a_wrong_sweep_section(
-    engine: FakeEngine, tmp_path: Path, section: str, key: str, value: object, valid: list[str]
-) -> None:
-    with pytest.raises(ConfigError) as error:
-        sweep(tmp_path, section)
-    (problem,) = error.value.problems
-    assert is_about(problem, key, value, valid)
-    assert not problem.endswith("]"), "it is a problem of the sweep, and of no run"
-
-
 def test_held_out_images_set_the_evaluation_split_aside(engine: FakeEngine) -> None:
     words = ("data.held_out=20", "method=minmax")
     planned = [make(*words, *more).runs[0] for more in ((), ("data.eval_split=train", "data.eval_limit=5"))]
@@ -273,33 +190,3 @@ def test_paths_that_exist_become_absolute_and_others_stay(engine: FakeEngine, tm
     assert run.config.model.checkpoint == str(tmp_path / "weights.safetensors")
     assert run.config.model.weights == "a" * 64
     assert make("data.root='hfds://some/set'", multirun=False).runs[0].config.data.root == "hfds://some/set"
-
-
-def yaml_files() -> list[tuple[str, str]]:
-    conf = shipped("conf")
-    return [(path.parent.name, path.stem) for path in sorted(conf.glob("*/*.yaml"))]
-
-
-@pytest.mark.parametrize(("group", "option"), yaml_files())
-def test_every_option_of_every_group_is_a_valid_config(group: str, option: str) -> None:
-    file, roots = compose.root_config()
-    (cell,) = compose.expand(compose.load(file, roots, [f"{group}={option}"]))
-    assert cell.problem is None
-    config, found = RunConfig.parse(cell.raw)
-    assert config is not None, found
-    first = (shipped("conf") / group / f"{option}.yaml").read_text().splitlines()[0]
-    assert first.startswith("# "), "the first line says what it is: `vitq list` shows it"
-
-
-@pytest.mark.parametrize("name", sorted(path.stem for path in shipped("sweeps").glob("*.yaml")))
-def test_every_sweep_is_valid(engine: FakeEngine, name: str) -> None:
-    file = shipped("sweeps") / f"{name}.yaml"
-    planned = planner.make(compose.load(file, ConfigPath.of()))
-    assert planned.sweep is not None
-    assert (planned.name, bool(planned.sweep.description), bool(planned.sweep.cost)) == (name, True, True)
-    text = file.read_text()
-    assert text.startswith("#")
-    assert f"vitq sweep {name}" in text
-    assert "Cost: " in text
-    assert "TODO" not in text, "measure it"
-    assert f"{len(planned.runs)} runs" in text, "the header says how many runs there are"

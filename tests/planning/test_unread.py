@@ -6,7 +6,7 @@ import pytest
 
 from tests.errors import is_about
 from tests.fake_engine import FakeEngine, result_of
-from tests.planning.test_plan import make, problems
+from tests.planning.plans import make, problems
 
 WEIGHT = "method.kinds.weight"
 

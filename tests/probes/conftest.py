@@ -16,20 +16,15 @@ from tests.tiny import tiny
 from vitq.config import RunConfig
 from vitq.engine import recipe
 from vitq.models.load import load_model
-from vitq.probes.budget import Ledger
+from vitq.probes.budget import PartialResults
 from vitq.probes.probed_model import Subject
 from vitq.progress import Progress
 from vitq.steps.checkpoint import Checkpoint
 
 
-def ledger(max_seconds: float = 1e9) -> Ledger:
+def partial(max_seconds: float = 1e9) -> PartialResults:
     """One that forgets."""
-    return Ledger("key", None, lambda arrays: None, max_seconds, Progress())
-
-
-@pytest.fixture
-def planner(tmp_path: Path) -> Planner:
-    return Planner(tmp_path)
+    return PartialResults("key", None, lambda arrays: None, max_seconds, Progress())
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from tests.errors import is_about
-from tests.probes.conftest import ledger
+from tests.probes.conftest import partial
+from vitq.config import RunConfig
 from vitq.plots.distributions import worst
-from vitq.probes.budget import BudgetSpentError, Ledger
+from vitq.probes.budget import BudgetSpentError, PartialResults
 from vitq.probes.distributions import Distributions
 from vitq.probes.probed_model import Subject
 from vitq.probes.site_statistics import StatisticsObserver
@@ -54,7 +55,7 @@ def passing(subject: Subject) -> dict[str, Tensor]:
 def test_every_site_is_described_as_numpy_would(subject: Make, family: str) -> None:
     found = subject("repq_vit", family)
     loss = found.loss()
-    arrays = Distributions(bins=BINS).measure(found, ledger())
+    arrays = Distributions(bins=BINS).measure(found, partial())
     tensors = passing(found)
     names = arrays["site"].tolist()
     assert names == [site.name for site in found.model.sites.values() if site.on]
@@ -175,7 +176,10 @@ def test_clipping_and_codes_of_a_known_tensor() -> None:
 
 def test_full_precision_is_skipped(subject: Make) -> None:
     found = subject("fp32")
-    assert "no quantizers" in str(Distributions().applies(found.config))
+    assert Distributions().applies(found.config) is not None
+    quantized, _ = RunConfig.parse(found.config.to_dict() | {"method": {"name": "m", "kinds": {"default": {}}}})
+    assert quantized is not None
+    assert Distributions().applies(quantized) is None
     assert is_about(Distributions(bins=1).check(found.config)[0], "bins", 1)
 
 
@@ -185,11 +189,11 @@ def test_a_spent_budget_is_gone_on_from(subject: Make, recipe: str) -> None:
     found = subject(recipe)
     found.__dict__["batches"] = [(i[n : n + 10], y[n : n + 10]) for i, y in found.batches for n in (0, 10, 20)]
     assert sum(len(images) for images, _ in found.batches) == 24
-    expected = Distributions().measure(found, ledger())
+    expected = Distributions().measure(found, partial())
     kept: dict[str, np.ndarray] = {}
     for _ in found.batches:
         with pytest.raises(BudgetSpentError):
-            Distributions().measure(found, Ledger("key", dict(kept), kept.update, 1e-9, Progress()))
-    resumed = Distributions().measure(found, Ledger("key", dict(kept), kept.update, 1e-9, Progress()))
+            Distributions().measure(found, PartialResults("key", dict(kept), kept.update, 1e-9, Progress()))
+    resumed = Distributions().measure(found, PartialResults("key", dict(kept), kept.update, 1e-9, Progress()))
     for name, array in expected.items():
         np.testing.assert_array_equal(resumed[name], array)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests.errors import is_about
-from tests.probes.conftest import ledger
+from tests.probes.conftest import partial
 from tests.tiny import tiny
 from vitq.models.structure import Segment
 from vitq.probes.curvature import LossHessian, mean_and_error, rademacher, top_eigenvalues
@@ -87,7 +87,7 @@ def test_one_product_serves_all_blocks() -> None:
     probe = Hessian(max_samples=300, min_samples=300, tolerance=1e-9, eigen="none")
     weights = {segment.name: weights_of(model, segment) for segment in chain[1:]}
     entering = [(chain[0].forward(x).detach(), labels)]
-    samples = probe._samples(chain[1:], weights, entering, ledger())
+    samples = probe._samples(chain[1:], weights, entering, partial())
     mean, error = mean_and_error(samples)
     for index, name in enumerate(weights):
         assert abs(mean[index] - expected[name]) <= 4 * error[index]
@@ -107,8 +107,8 @@ def test_a_run_has_a_hessian_at_both_points(subject: Make, family: str) -> None:
     found = subject("repq_vit", family)
     loss, wanted = found.loss(), [p.requires_grad for p in found.model.parameters()]
     options: dict[str, Any] = {"images": 4, "min_samples": 2, "max_samples": 2, "top": 1, "eigen_tolerance": 0.3}
-    quantized = Hessian(**options).measure(found, ledger())
-    plain = Hessian(**options, at="fp", eigen="blocks", batch_size=2).measure(found, ledger())
+    quantized = Hessian(**options).measure(found, partial())
+    plain = Hessian(**options, at="fp", eigen="blocks", batch_size=2).measure(found, partial())
     names = [segment.name for segment in found.model.structure.segments]
     for arrays in (quantized, plain):
         assert [name for name in names if name in arrays["block"].tolist()] == arrays["block"].tolist()
@@ -123,7 +123,7 @@ def test_a_run_has_a_hessian_at_both_points(subject: Make, family: str) -> None:
     assert found.loss() == loss
     assert [p.requires_grad for p in found.model.parameters()] == wanted
     assert quantized["parameters"].sum() == quantized["model.parameters"]
-    again = Hessian(**options | {"eigen": "none"}).measure(found, ledger())
+    again = Hessian(**options | {"eigen": "none"}).measure(found, partial())
     np.testing.assert_array_equal(again["samples"], quantized["samples"])
 
 

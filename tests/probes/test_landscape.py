@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.errors import is_about, refuses
-from tests.probes.conftest import ledger
+from tests.probes.conftest import partial
 from vitq.config import RunConfig
 from vitq.errors import VitqError, as_problem
 from vitq.probes import landscape_block
-from vitq.probes.directions import Moved, filter_normalized
+from vitq.probes.directions import MovedParameters, filter_normalized
 from vitq.probes.landscape import Landscape, dequantized
 from vitq.probes.landscape_anchors import anchors
 from vitq.probes.probe import parse_probe
@@ -52,13 +52,13 @@ def test_moving_is_exact_and_is_undone() -> None:
     layer = nn.Linear(4, 3)
     before, identity = layer.weight.detach().clone(), layer.weight.data_ptr()
     step = {"weight": torch.randn(3, 4)}
-    with Moved(layer, {"weight": layer.weight}, [step]) as moved:
+    with MovedParameters(layer, {"weight": layer.weight}, [step]) as moved:
         for _ in range(5):
             moved.to(0.3)
         assert torch.equal(layer.weight, before.add(step["weight"], alpha=0.3))
         moved.to(0.0)
         assert torch.equal(layer.weight, before)
-    with pytest.raises(ValueError) as raised, Moved(layer, {"weight": layer.weight}, [step]) as moved:
+    with pytest.raises(ValueError) as raised, MovedParameters(layer, {"weight": layer.weight}, [step]) as moved:
         moved.to(1.0, 2.0)
     assert raised.traceback[-1].name == "to"
     assert torch.equal(layer.weight, before)
@@ -70,7 +70,7 @@ def test_landscapes_meet_known_losses_and_leave_the_model_alone(subject: Make, f
     found = subject("repq_vit", family)
     before, loss = tensors(found), found.loss()
     probe = Landscape(points=3, line_points=3, block_points=3)
-    arrays = probe.measure(found, ledger())
+    arrays = probe.measure(found, partial())
     assert arrays["random.loss"][1, 1] == loss
     assert np.ptp(arrays["random.loss"]) > 0
     # Nothing was learned: at the end of the line are the run's own weights, at its beginning full precision.
@@ -89,9 +89,9 @@ def test_landscapes_meet_known_losses_and_leave_the_model_alone(subject: Make, f
 
 def test_dequantized_directions_start_at_the_same_loss(subject: Make) -> None:
     found = subject()
-    arrays = Landscape(views=("random",), points=3, perturb="dequantized").measure(found, ledger())
+    arrays = Landscape(views=("random",), points=3, perturb="dequantized").measure(found, partial())
     assert arrays["random.loss"][1, 1] == pytest.approx(found.loss(), abs=1e-6)
-    latent = Landscape(views=("random",), points=3).measure(found, ledger())
+    latent = Landscape(views=("random",), points=3).measure(found, partial())
     assert not np.array_equal(arrays["random.loss"], latent["random.loss"])
     weights = dequantized(found)
     assert weights["blocks.0.attn.qkv.weight"].unique(dim=1).shape[1] > 1
@@ -102,7 +102,7 @@ def test_dequantized_directions_start_at_the_same_loss(subject: Make) -> None:
 def test_learned_weights_span_a_plane_with_full_precision_and_rounded_ones(subject: Make, family: str) -> None:
     found = subject("ias_vit", family, method={**_recipe("ias_vit"), "iterations": 4})
     loss = found.loss()
-    arrays = Landscape(views=("path",), points=3, line_points=3).measure(found, ledger())
+    arrays = Landscape(views=("path",), points=3, line_points=3).measure(found, partial())
     assert arrays["plane.line"][-1] == pytest.approx(loss, abs=1e-5)
     assert arrays["plane.line"][0] == pytest.approx(arrays["path.quantized"][0], abs=1e-6)
     assert arrays["path.fp"][0] == pytest.approx(full_precision_loss(found), abs=1e-4)
@@ -130,7 +130,7 @@ def test_full_precision_in_folded_coordinates_has_folded_channels(subject: Make)
     }
     found = subject("minmax", method=recipe)
     assert any(getattr(layer, "balance", None) is not None for layer in found.model.layers().values())
-    arrays = Landscape(views=("path",), line_points=3).measure(found, ledger())
+    arrays = Landscape(views=("path",), line_points=3).measure(found, partial())
     assert arrays["path.fp"][0] == pytest.approx(full_precision_loss(found), abs=1e-4)
 
 
@@ -148,7 +148,7 @@ def test_block_loss_equals_a_plain_computation(subject: Make) -> None:
     raw = {"name": "only", "kinds": kinds, "steps": {"a": {"do": "calibrate", "sites": "activations"}}}
     found = subject("minmax", method=raw)
     x = y = np.array([-0.25, 0.0, 0.25])
-    name, values = landscape_block.landscapes(found, "blocks.1", x, y, 0, ledger())
+    name, values = landscape_block.landscapes(found, "blocks.1", x, y, 0, partial())
     assert name == "blocks.1"
     for granularity in ("channel", "tensor"):
         expected = [plain_block_loss(found, granularity, step) for step in x]
@@ -188,7 +188,7 @@ def plain_block_loss(found: Subject, granularity: str, step: float) -> float:
 
 def test_weights_alone_have_no_block_view(subject: Make) -> None:
     found = subject("minmax", bits={"weight": 4, "activation": "fp"})
-    arrays = Landscape(points=3, line_points=3, block_points=3).measure(found, ledger())
+    arrays = Landscape(points=3, line_points=3, block_points=3).measure(found, partial())
     assert {name.split(".")[0] for name in arrays} == {"random", "path"}
     np.testing.assert_array_equal(arrays["path.quantized"], arrays["path.fp"])
 

@@ -20,7 +20,7 @@ from vitq.config import ProbeConfig, RunConfig
 from vitq.config.base import RULES
 from vitq.errors import Problem, VitqError
 from vitq.job.requantize import requantize
-from vitq.probes.budget import BudgetSpentError, Ledger
+from vitq.probes.budget import BudgetSpentError, PartialResults
 from vitq.probes.probe import PROBES, Probe, problems
 from vitq.probes.probed_model import Subject
 from vitq.probes.run_probes import perform
@@ -43,7 +43,7 @@ class Broken(Probe):
     def passes(self, config: RunConfig) -> float:
         return 1
 
-    def measure(self, subject: Subject, ledger: Ledger) -> dict[str, np.ndarray]:
+    def measure(self, subject: Subject, partial: PartialResults) -> dict[str, np.ndarray]:
         self.calls.append(len(subject.images))
         raise RuntimeError("the picture fell down")
 
@@ -60,11 +60,13 @@ def outcomes(run_dir: RunDir, subject: Callable[[], Subject], again: bool = Fals
     return list(perform(run_dir, subject, ProbeConfig(**{**PROBE, **probe}), again))
 
 
-def test_the_ledger_keeps_what_there_is_and_stops_in_time() -> None:
+def test_partial_results_keep_what_there_is_and_stop_in_time() -> None:
     now, kept = [0.0], {}
 
-    def make(key: str = "a") -> Ledger:
-        return Ledger(key, dict(kept) or None, lambda arrays: kept.update(arrays), 30.0, Progress(), lambda: now[0])
+    def make(key: str = "a") -> PartialResults:
+        return PartialResults(
+            key, dict(kept) or None, lambda arrays: kept.update(arrays), 30.0, Progress(), lambda: now[0]
+        )
 
     first = make()
     values = first.array("x", (4,))

@@ -20,7 +20,7 @@ from vitq import cli
 from vitq.config import RunConfig
 from vitq.config.base import RULES
 from vitq.planning import display
-from vitq.probes.budget import Ledger
+from vitq.probes.budget import PartialResults
 from vitq.probes.probe import PROBES, Probe
 from vitq.probes.probed_model import Subject
 
@@ -36,9 +36,9 @@ class Counting(Probe):
     def passes(self, config: RunConfig) -> float:
         return 1
 
-    def measure(self, subject: Subject, ledger: Ledger) -> dict[str, np.ndarray]:
+    def measure(self, subject: Subject, partial: PartialResults) -> dict[str, np.ndarray]:
         for number in range(1, PIECES + 1):
-            ledger.tick(f"piece {number}")
+            partial.tick(f"piece {number}")
             type(self).after_each(number)
         return {"pieces": np.array(PIECES)}
 
@@ -48,7 +48,7 @@ class Counting(Probe):
 
 @dataclass(frozen=True, config=RULES)
 class Falling(Counting):
-    def measure(self, subject: Subject, ledger: Ledger) -> dict[str, np.ndarray]:
+    def measure(self, subject: Subject, partial: PartialResults) -> dict[str, np.ndarray]:
         raise RuntimeError("it fell down")
 
 

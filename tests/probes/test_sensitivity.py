@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.job.planner import CONF, Planner
-from tests.probes.conftest import ledger
+from tests.probes.conftest import partial
 from vitq.config import RunConfig
 from vitq.probes.probed_model import Subject
 from vitq.probes.sensitivity import Sensitivity, grouped, own_kl
@@ -24,7 +24,7 @@ from vitq.quant.per_image import Batch, Extrema, PerImageUniform
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.allocation import allocate
 from vitq.steps.allocation.sensitivity import at_width
-from vitq.steps.allocation.sensitivity_cache import Known
+from vitq.steps.allocation.sensitivity_cache import SensitivityTable
 from vitq.steps.step import steps_before
 from vitq.track import probes as tracked
 
@@ -58,7 +58,7 @@ def by_hand(found: Subject, names: list[str]) -> tuple[float, float, float]:
 def test_each_alone_scores_what_a_forward_pass_says(subject: Make, by: str, family: str) -> None:
     found = subject("repq_vit", family)
     before, loss = settings(found), found.loss()
-    arrays = Sensitivity(by=by, widths=(4, 8), images=6).measure(found, ledger())  # type: ignore[arg-type]
+    arrays = Sensitivity(by=by, widths=(4, 8), images=6).measure(found, partial())  # type: ignore[arg-type]
     groups = grouped([site for site in found.model.quantized() if site.on], by)
     assert arrays["name"].tolist() == list(groups)
     for row, members in list(enumerate(groups.values()))[::5]:
@@ -125,7 +125,7 @@ def test_allocation_takes_over_what_the_probe_measured(
 
 def test_the_cache_answers_whole_questions_only_and_survives_damage(subject: Make) -> None:
     config = subject("repq_vit").config
-    known = Known(config, steps_before(config), 8, torch.device("cpu"))
+    known = SensitivityTable(config, steps_before(config), 8, torch.device("cpu"))
     known.add({"a": {3: 0.1 + 0.2, 4: 1e-300}})
     known.add({"a": {8: 0.0}, "b": {3: 1.0}})
     assert known.losses(["a"], [3, 4, 8]) == {"a": {3: 0.1 + 0.2, 4: 1e-300, 8: 0.0}}
@@ -135,15 +135,15 @@ def test_the_cache_answers_whole_questions_only_and_survives_damage(subject: Mak
     patterns: list[dict[str, int | str]] = [{"blocks.0.*": 8, "*.fc1.*": 3}, {"*.fc1.*": 3, "blocks.0.*": 8}]
     turned = [replace(config, bits=replace(config.bits, sites=sites)) for sites in patterns]
     for other in (
-        Known(config, steps_before(config)[:-1], 8, torch.device("cpu")),
-        Known(config, steps_before(config), 9, torch.device("cpu")),
-        Known(config, steps_before(config), 8, torch.device("cuda")),
-        Known(turned[0], steps_before(config), 8, torch.device("cpu")),
-        Known(turned[1], steps_before(config), 8, torch.device("cpu")),
+        SensitivityTable(config, steps_before(config)[:-1], 8, torch.device("cpu")),
+        SensitivityTable(config, steps_before(config), 9, torch.device("cpu")),
+        SensitivityTable(config, steps_before(config), 8, torch.device("cuda")),
+        SensitivityTable(turned[0], steps_before(config), 8, torch.device("cpu")),
+        SensitivityTable(turned[1], steps_before(config), 8, torch.device("cpu")),
     ):
         assert other.path != known.path
     # Of two patterns that match a site the last one wins.
-    assert len({Known(one, steps_before(config), 8, torch.device("cpu")).path for one in turned}) == 2
+    assert len({SensitivityTable(one, steps_before(config), 8, torch.device("cpu")).path for one in turned}) == 2
     known.path.write_bytes(b"{")
     assert known.losses(["a"], [3]) is None
 
@@ -152,7 +152,10 @@ def test_options_are_checked() -> None:
     raw = {"model": {"name": "a"}, "data": {"name": "b"}, "method": {"name": "c"}}
     config, _ = RunConfig.parse(raw)
     assert config is not None
-    assert "no quantizers" in str(Sensitivity().applies(config))
+    assert Sensitivity().applies(config) is not None
+    quantized, _ = RunConfig.parse(raw | {"method": {"name": "c", "kinds": {"default": {}}}})
+    assert quantized is not None
+    assert Sensitivity().applies(quantized) is None
     assert len(Sensitivity(widths=(4, 4), images=0).check(config)) == 2
     assert Sensitivity(by="kind").passes(config) < Sensitivity().passes(config)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.report.browser import CHROMIUM, DRIVER, LEGENDS, chromium, column, complaints, show
 from tests.report.conftest import METHODS, config, correct, finish
 from tests.report.test_report_probes import probe
 from vitq import report
 from vitq.report.serve import server
 from vitq.store import Store, SweepRecord
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.xdist_group("browser"),
@@ -29,42 +28,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1400,1200",
-                     f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):  # fmt: skip
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
-    yield driver
-    driver.quit()
-
-
-def show(browser: Any, path: Path) -> None:
-    """Open a page and wait for its charts."""
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    browser.get(path.as_uri())
-    WebDriverWait(browser, 60).until(
-        lambda b: b.execute_script("return document.documentElement.dataset.drawn") == "true"
-    )
-
-
-def complaints(browser: Any) -> list[str]:
-    return [entry["message"] for entry in browser.get_log("browser")]
-
-
-def column(browser: Any, table: int, index: int) -> list[str]:
-    """Texts of a column of the n-th sortable table, rows that a filter hides left out."""
-    script = (
-        "return [...document.querySelectorAll('table.sortable')[arguments[0]].tBodies[0].rows]"
-        ".filter(r => !r.hidden).map(r => r.cells[arguments[1]].textContent.trim())"
-    )
-    found: list[str] = browser.execute_script(script, table, index)
-    return found
+    with chromium(tmp_path_factory.mktemp("chromium")) as driver:
+        yield driver
 
 
 def sites(bits: list[int], seed: int) -> pd.DataFrame:
@@ -123,18 +88,6 @@ def test_the_page_fits_its_width(browser: Any, rich: Store, width: int) -> None:
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert complaints(browser) == []
-
-
-# Where the legend of every figure, its texts, the plot and the title of its axis lie.
-LEGENDS = """
-const box = (node) => node.getBoundingClientRect().toJSON();
-const parts = ['.legend .bg', '.legendtext', '.xtitle', '.nsewdrag'];
-const drawn = (plot) => parts.every((part) => plot.querySelector(part));
-return [...document.querySelectorAll('div.plot')].filter(drawn).map((plot) => ({
-  id: plot.id, whole: box(plot), box: box(plot.querySelector(parts[0])), plot: box(plot.querySelector(parts[3])),
-  axis: box(plot.querySelector('.xtitle')), texts: [...plot.querySelectorAll('.legendtext')].map(box),
-  names: [...plot.querySelectorAll('.legendtext')].map((text) => text.textContent)}))
-"""
 
 
 @pytest.mark.parametrize("width", [400, 1000])

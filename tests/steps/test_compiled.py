@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
 
-from tests.steps.test_reconstruct import CALIBRATE, UNIFORM, WAYS, Make, output, reconstruct
+from tests.steps.reconstructions import CALIBRATE, UNIFORM, WAYS, Make, output, reconstruct
 from tests.tiny import run, tiny
 from vitq.models.structure import Segment
 from vitq.steps.reconstruction import compiled

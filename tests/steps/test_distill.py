@@ -21,7 +21,7 @@ from vitq.quant.logarithmic import Log2Quantizer, LogQuantizer
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps import Workspace
 from vitq.steps.checkpoint import Checkpoint
-from vitq.steps.reconstruction.distill import Distill, Lesson, crops
+from vitq.steps.reconstruction.distill import Distill, ImageTargets, crops
 from vitq.steps.reconstruction.loss import divergence
 from vitq.steps.step import parse_step
 
@@ -84,7 +84,7 @@ def test_images_held_out_are_never_learned_from(workspace: Make, monkeypatch: py
     work = workspace_of(workspace)
     seen: set[int] = set()
 
-    class Noting(Lesson):
+    class Noting(ImageTargets):
         def __init__(self, given: Workspace):
             super().__init__(given)
             take = self.images.select
@@ -96,7 +96,7 @@ def test_images_held_out_are_never_learned_from(workspace: Make, monkeypatch: py
 
             monkeypatch.setattr(self.images, "select", select)
 
-    monkeypatch.setattr("vitq.steps.reconstruction.distill.Lesson", Noting)
+    monkeypatch.setattr("vitq.steps.reconstruction.distill.ImageTargets", Noting)
     run(work, {**STEP, "hold_out": 0.25})
     assert seen == set(range(12))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor
 
 from tests.errors import is_about, refuses
-from tests.tiny import images, part, run, tiny, uniform
+from tests.steps.reconstructions import CALIBRATE, UNIFORM, WAYS, Make, error, output, reconstruct
+from tests.tiny import part, run, tiny, uniform
 from vitq.config import RunConfig
 from vitq.engine import recipe_checks
 from vitq.errors import VitqError
@@ -19,64 +19,10 @@ from vitq.quant.logarithmic import LogQuantizer
 from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps import Workspace
-from vitq.steps.reconstruction.schedule import anneal, rate
-
-Make = Callable[..., Workspace]
-UNIFORM = {"kinds": {"weight": {"granularity": "channel"}, "default": {}}}
-CALIBRATE = {"do": "calibrate"}
-
-
-def reconstruct(**more: Any) -> dict[str, Any]:
-    return {"do": "reconstruct", "iterations": 30, "batch_size": 8, "lr": 1e-3, "lr_scales": 1e-3} | more
-
-
-@torch.no_grad()
-def output(work: Workspace) -> Tensor:
-    out: Tensor = work.model(images(work))
-    return out
 
 
 def scale_of(work: Workspace, site: str) -> Tensor:
     return uniform(work, site).scale
-
-
-def exact(work: Workspace) -> Tensor:
-    with torch.no_grad():
-        x = images(work)
-        for segment in work.teacher.segments:
-            x = segment.forward(x)
-    return x
-
-
-def error(work: Workspace) -> float:
-    return float((output(work) - exact(work)).square().mean())
-
-
-WAYS: dict[str, dict[str, Any]] = {
-    "weights": {"learn": ["weights", "bias"]},
-    "rounding": {"learn": ["rounding"], "lr_rounding": 0.05},
-    # Steps of a hundredth of a scale, and enough of them: blocks gain in every case, the network gains by 23 % here.
-    # Zero points stay within half a code of where they were; how they move is tested below.
-    "scales": {
-        "learn": ["activation_scales", "weight_scales", "zero_points"],
-        "lr_scales": 5e-4,
-        "lr_zero_points": 5e-4,
-        "iterations": 80,
-    },
-    "rounding and activation scales": {
-        "learn": ["rounding", "activation_scales"],
-        "input": "qdrop",
-        "lr_rounding": 0.05,
-    },
-    "full-precision input": {"learn": ["weights"], "input": "fp"},
-    "fisher": {"learn": ["weights", "bias"], "loss": "fisher_diag"},
-    "hessian": {"learn": ["weights", "bias"], "loss": "hessian"},
-    "token_channel": {"learn": ["weights", "bias"], "loss": "token_channel"},
-    "dplr": {"learn": ["weights", "bias"], "loss": "dplr", "loss_options": {"rank": 1}},
-    "perturbation_hessian": {"learn": ["weights", "bias"], "loss": "perturbation_hessian"},
-    "least_squares_hessian": {"learn": ["weights", "bias"], "loss": "least_squares_hessian"},
-    "global_local": {"learn": ["weights", "bias"], "loss": "global_local"},
-}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -229,36 +175,6 @@ def test_method_iterations_overrides_the_recipe(workspace: Make) -> None:
     work = workspace(tiny("vit"), {**UNIFORM, "iterations": 3}, weight=3, activation=3)
     run(work, CALIBRATE, reconstruct())
     assert {len(curve) for (curve,) in work.curves.values()} == {3}
-
-
-def test_schedules() -> None:
-    assert [rate(i, 100, 0.1, "cosine") < rate(i + 1, 100, 0.1, "cosine") for i in range(9)] == [True] * 9
-    assert rate(10, 100, 0.1, "cosine") == 1
-    assert rate(100, 100, 0.1, "cosine") == pytest.approx(0)
-    assert rate(77, 100, 0.0, "constant") == 1
-    for along, half in (("cosine", 11), ("linear", 11)):
-        assert anneal(0.1, along) is None
-        assert anneal(0.2, along) == 20
-        assert anneal(0.6, along) == pytest.approx(half)
-        assert anneal(1.0, along) == pytest.approx(2)
-    assert anneal(0.4, "linear") == pytest.approx(15.5) != anneal(0.4)
-
-
-def test_rounding_is_learned_at_a_constant_rate(workspace: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in public BRECQ and QDrop code; the scales beside it follow the cosine."""
-    rates: list[list[float]] = []
-
-    class Adam(torch.optim.Adam):
-        def step(self, *_: Any) -> None:  # type: ignore[override]
-            rates.append([group["lr"] for group in self.param_groups])
-            super().step()
-
-    monkeypatch.setattr(torch.optim, "Adam", Adam)
-    work = workspace(tiny("vit"), UNIFORM, weight=3, activation=4)
-    run(work, CALIBRATE, reconstruct(learn=["rounding", "activation_scales"], lr_rounding=0.05, iterations=10))
-    block = rates[10:20]  # patch embedding first
-    assert [round_ for _, round_ in block] == [0.05] * 10
-    assert [scale for scale, _ in block] == pytest.approx([1e-3 * rate(i, 10, 0.0, "cosine") for i in range(10)])
 
 
 def test_sites_that_were_on_are_on_again(workspace: Make) -> None:

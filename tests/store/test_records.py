@@ -71,7 +71,7 @@ def test_any_float_survives_or_is_named(values: list[float]) -> None:
             assert f"metrics.{name}" in back.nonfinite
 
 
-def test_nonfinite_in_the_config_is_named_with_its_place() -> None:
+def test_nonfinite_in_the_config_is_named_with_its_key() -> None:
     result = Result(**raw(config={"method": {"steps": {"a": {"limits": [1.0, math.inf]}}}}))
     assert result.nonfinite == ["config.method.steps.a.limits.1"]
     assert result.config["method"]["steps"]["a"]["limits"] == [1.0, None]
@@ -96,7 +96,7 @@ def test_numpy_scalars_are_stored_as_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "place"),
+    ("changes", "field"),
     [
         ({"signatur": "x"}, "signatur"),
         ({"metrics": {"top1": 1.0}}, "metrics.top5"),
@@ -108,10 +108,10 @@ def test_numpy_scalars_are_stored_as_numbers() -> None:
         ({"provenance": raw()["provenance"] | {"finished_at": "yesterday"}}, "provenance.finished_at"),
     ],
 )
-def test_invalid_results_name_the_field(changes: dict[str, Any], place: str) -> None:
+def test_invalid_results_name_the_field(changes: dict[str, Any], field: str) -> None:
     with pytest.raises(ValidationError) as caught:
         Result(**raw(**changes))
-    assert place in [".".join(map(str, e["loc"])) for e in caught.value.errors()]
+    assert field in [".".join(map(str, e["loc"])) for e in caught.value.errors()]
 
 
 def test_results_are_frozen() -> None:

@@ -100,11 +100,6 @@ def test_the_sets_stand_behind_each_other() -> None:
     assert np.array_equal(taken.images, np.concatenate([images.known.images, images.scored.images[:1]]))
 
 
-@pytest.fixture
-def planner(tmp_path: Path) -> Planner:
-    return Planner(tmp_path)
-
-
 def _plan(planner: Planner, recipe: str, bits: int) -> Any:
     model = {
         "name": "vit_tiny_patch16_224",

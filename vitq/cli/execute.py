@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import TYPE_CHECKING, TextIO
 
+from vitq.cli.output import print_line
+
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
@@ -115,12 +117,8 @@ def _detach(plan: Plan, launcher: Launcher, args: argparse.Namespace, console: C
     if args.json:
         print(json.dumps({"sweep": plan.name, "runs_dir": root, "detached": message}, indent=2), file=out)
     for line in (message, f"vitq status {plan.name} --watch{where}", f"vitq cancel {plan.name}{where}"):
-        _print(console, line)
+        print_line(console, line)
     return 0
-
-
-def _print(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_json(plan: Plan, failed: list[str], out: TextIO) -> None:
@@ -149,7 +147,7 @@ def _print_table(plan: Plan, sweep: str, console: Console) -> None:
     files = report.build(plan.store, sweep)  # first: the output may be full, or closed
     console.print(report.rich_table(_table(plan, sweep)))
     for kind, path in files.items():
-        _print(console, f"{_KINDS.get(kind, kind):<9}{path}")
+        print_line(console, f"{_KINDS.get(kind, kind):<9}{path}")
     _print_tracker(plan, console)
 
 
@@ -166,7 +164,7 @@ def _print_run(plan: Plan, console: Console) -> None:
         return
     scores = figures(result.metrics.model_dump())
     size, seconds = f"{result.size.quantized_bytes / 1e6:.2f} MB", f"{result.timings.total:.1f} s"
-    _print(console, f"{run.label}: {scores}, {size}, {seconds}\nrecord   {run_dir.path}")
+    print_line(console, f"{run.label}: {scores}, {size}, {seconds}\nrecord   {run_dir.path}")
     _print_tracker(plan, console)
 
 
@@ -181,8 +179,8 @@ def _print_tracker(plan: Plan, console: Console) -> None:
     if not any(folder.glob("offline-run-*")):
         return
     where, root = shlex.quote(str(folder)), shlex.quote(str(plan.store.root))
-    _print(console, f"W&B      {folder}\n         look: wandb leet {where}")
-    _print(console, f"         upload: vitq sync --runs-dir {root}")
+    print_line(console, f"W&B      {folder}\n         look: wandb leet {where}")
+    print_line(console, f"         upload: vitq sync --runs-dir {root}")
 
 
 # Lines of warnings that are printed; all are in the report.
@@ -199,9 +197,9 @@ def _print_warnings(plan: Plan, console: Console) -> None:
                 labels.setdefault(line, []).append(run.label)
     for line, runs in list(labels.items())[:_WARNINGS]:
         of = "" if len(plan.runs) == 1 else f" [{runs[0]}]" if len(runs) == 1 else f" [{len(runs)} runs]"
-        _print(console, f"warning: {line}{of}")
+        print_line(console, f"warning: {line}{of}")
     if len(labels) > _WARNINGS:
-        _print(console, f"{len(labels) - _WARNINGS} more warnings are in the report, or vitq show SIGNATURE")
+        print_line(console, f"{len(labels) - _WARNINGS} more warnings are in the report, or vitq show SIGNATURE")
 
 
 def _print_unprobed(plan: Plan, console: Console) -> None:
@@ -212,7 +210,7 @@ def _print_unprobed(plan: Plan, console: Console) -> None:
             wanted = shlex.quote(f"probe=[{','.join(sorted(missing))}]")
             words = f"vitq probe {run.signature} {wanted}"
             where = f"--runs-dir {shlex.quote(str(plan.store.root))}"
-            _print(console, f"{run.label} was finished before; probe it with: {words} {where}")
+            print_line(console, f"{run.label} was finished before; probe it with: {words} {where}")
 
 
 def _print_failures(plan: Plan, failed: list[str], console: Console) -> None:
@@ -222,4 +220,4 @@ def _print_failures(plan: Plan, failed: list[str], console: Console) -> None:
         run_dir = plan.store.run(signature)
         status = run_dir.read_status()
         error = status.error if status else "no status was recorded"
-        _print(console, f"  {signature}  {error}\n    {run_dir.log_path}")
+        print_line(console, f"  {signature}  {error}\n    {run_dir.log_path}")

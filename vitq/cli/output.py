@@ -59,7 +59,7 @@ def lost() -> OSError | None:
     return _LOST.pop("stdout", None)
 
 
-class _Patient:
+class _LossyStream:
     """A standard stream that drops what it cannot write: runs go on, and the command says so at its end."""
 
     def __init__(self, name: str):
@@ -88,4 +88,9 @@ def console(stderr: bool = False) -> Console:
     """Rich's console on a standard stream, on which a full disk stops no sweep."""
     from rich.console import Console
 
-    return Console(file=cast(IO[str], _Patient("stderr" if stderr else "stdout")))
+    return Console(file=cast(IO[str], _LossyStream("stderr" if stderr else "stdout")))
+
+
+def print_line(console: Console, line: str, style: str | None = None) -> None:
+    """A line as it is: no markup, no colours of its own, never broken."""
+    console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)

@@ -11,6 +11,7 @@ from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any, TextIO
 
 from vitq.cli import options
+from vitq.cli.output import print_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,9 +77,9 @@ def _reproduce(args: argparse.Namespace, console: Console, out: TextIO) -> int:
     typed = shlex.join(["vitq", *args.argv])
     plan, record = reproduction.make(request, args.again, typed)
     if record.unknown:
-        _say(console, f"the protocol of {record.paper} is not known in full: {record.unknown}")
+        print_line(console, f"the protocol of {record.paper} is not known in full: {record.unknown}")
     for line in record.unlike:
-        _say(console, line)
+        print_line(console, line)
     if args.dry_run:
         preview(plan, args.json, out)
         return 0
@@ -112,7 +113,7 @@ def _launch(plan: Plan, record: ReproductionRecord, console: Console) -> list[st
             failed += launch(dataclasses.replace(plan, runs=tuple(part)), show)
         if first:
             for line in first_words(full_precision(plan.store, record)):
-                _say(console, line)
+                print_line(console, line)
     return failed
 
 
@@ -132,15 +133,15 @@ def _print(plan: Plan, record: ReproductionRecord, console: Console) -> None:
     console.print(table)
     rows = comparison.full_precision(plan.store, record)
     for line in [*comparison.first_words(rows), comparison.NOTE]:
-        _say(console, line)
-    _say(console, "not as in the paper:")
+        print_line(console, line)
+    print_line(console, "not as in the paper:")
     for line in comparison.caveats(record, rows):
-        _say(console, f"  {line}")
+        print_line(console, f"  {line}")
     if plan.part:  # the page of all figures stays
         return
     path = plan.store.sweep_folder(record.name) / "reproduction.md"
     write_bytes(path, comparison.markdown(plan.store, record).encode())
-    _say(console, f"page     {path}")
+    print_line(console, f"page     {path}")
 
 
 def _json(plan: Plan, record: ReproductionRecord) -> str:
@@ -160,7 +161,3 @@ def _plain(row: Any) -> dict[str, Any]:
     drop = None if row.drop is None else dataclasses.asdict(row.drop)
     rest = {key: getattr(row, key) for key in ("seeds", "top1", "std", "seconds", "why")}
     return {**row.target.model_dump(), "published_top1": row.target.top1, "drop": drop, **rest}
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)

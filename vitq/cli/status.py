@@ -138,8 +138,8 @@ def _all(store: Store, as_json: bool) -> int:
     if as_json:
         print(json.dumps(counts | {name: {"unreadable": 1} for name in broken}))
         return 1 if broken else 0
-    for name, found in counts.items():
-        print(f"{name}: {', '.join(f'{count} {state}' for state, count in found.items()) or 'no runs'}")
+    for name, states_of in counts.items():
+        print(f"{name}: {', '.join(f'{count} {state}' for state, count in states_of.items()) or 'no runs'}")
     for name, error in broken.items():
         print(f"{name}: {error}")
     single = len(set(store.signatures()) - listed)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitq.cli import options
+from vitq.cli.output import print_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,7 +144,7 @@ def _print_study(record: StudyRecord, tuning: Tuning, console: Console) -> None:
     best = record.best
     assert best is not None
     for number, problem in tuning.problems.items():
-        console.print(f"trial {number}: {problem}", style="red", highlight=False, markup=False, soft_wrap=True)
+        print_line(console, f"trial {number}: {problem}", style="red")
     if record.gain is not None:
         console.print(f"trial {best.number}: {record.gain.line()}", highlight=False, soft_wrap=True)
     if record.importances:
@@ -152,9 +153,9 @@ def _print_study(record: StudyRecord, tuning: Tuning, console: Console) -> None:
             f"what KL depends on, by {len(record.finished)} trials: {shares}", highlight=False, soft_wrap=True
         )
     folder = shlex.quote(str(Path(str(record.recipe)).parent.parent))
-    console.print(f"recipe   {record.recipe}", highlight=False, markup=False, soft_wrap=True)
+    print_line(console, f"recipe   {record.recipe}")
     use = f"vitq run --config-dir {folder} method={tuning.recipe_name}"
-    console.print(f"         use: {use}", highlight=False, markup=False, soft_wrap=True)
+    print_line(console, f"         use: {use}")
 
 
 def _table(record: StudyRecord) -> Table:

@@ -98,10 +98,10 @@ def draw(split: str, index: int) -> Scene:
     boxes, labels, masks = [], [], []
     for _ in range(int(rng.integers(OBJECTS[0], OBJECTS[1] + 1))):
         number, side = int(rng.integers(len(source))), int(rng.integers(SIDES[0], SIDES[1] + 1))
-        place = _free(rng, height, width, side, taken)
-        if place is None:
+        corner = _free(rng, height, width, side, taken)
+        if corner is None:
             continue
-        top, left = place
+        top, left = corner
         ink = _scan(source, number, side)
         area = canvas[top : top + side, left : left + side]
         np.maximum(area, ink, out=area)

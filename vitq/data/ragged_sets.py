@@ -45,11 +45,11 @@ def ragged_set(
         plain["white"] = data.white
     key = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:32]
     path = Path(cache_dir).expanduser() / "images" / f"ragged-{key}"
-    found = _mapped(path)
-    if found is None:
+    mapped = _mapped(path)
+    if mapped is None:
         with locked(path):
-            found = _mapped(path)  # another process may have made it while this one waited
-            if found is None:
+            mapped = _mapped(path)  # another process may have made it while this one waited
+            if mapped is None:
                 source = open_split()
                 if source.fingerprint != content:
                     raise DataError(
@@ -60,10 +60,10 @@ def ragged_set(
                         [content],
                     )
                 _make(path, source, choose(source), model, data.workers, progress, split)
-                found = _mapped(path)
-    if found is None:
+                mapped = _mapped(path)
+    if mapped is None:
         raise DataError(f"cache entry {str(path)!r} vanished while it was made; is another process clearing cache_dir?")
-    pixels, sizes, truth = found
+    pixels, sizes, truth = mapped
     return RaggedImages(pixels, sizes[0], sizes[1], truth, data.mean or model.mean, data.std or model.std, key)
 
 

@@ -32,5 +32,5 @@ def resize(image: Image, model: ModelConfig) -> np.ndarray:
     if size != pixels.shape[1:]:
         scaled = F.interpolate(pixels[None].float(), size, mode="bilinear", align_corners=False)[0]
         pixels = scaled.round().clamp(0, 255).to(torch.uint8)
-    found: np.ndarray = pixels.contiguous().numpy()
-    return found
+    array: np.ndarray = pixels.contiguous().numpy()
+    return array

@@ -46,9 +46,9 @@ def bench_pyramid(
             for one in progress.over(pixels.split(1), f"compare {name}", len(pixels)):
                 for level, given in zip(levels, model.outputs(one.numpy()), strict=True):
                     level.append(torch.from_numpy(given.copy()))
-            found = [torch.cat(level) for level in levels]
+            outputs = [torch.cat(level) for level in levels]
             rows[name] = {
-                "error": {level: _apart(a, b) for level, a, b in zip(names, found, expected, strict=True)},
+                "error": {level: _apart(a, b) for level, a, b in zip(names, outputs, expected, strict=True)},
                 "batch1": timings[name].plain(),
             }
     return {
@@ -82,5 +82,5 @@ def _pyramid(module: nn.Module, pixels: Tensor) -> list[Tensor]:
     return [torch.cat(level) for level in zip(*(module(one) for one in pixels.split(1)), strict=True)]
 
 
-def _apart(found: Tensor, expected: Tensor) -> float:
-    return float((found.double() - expected.double()).norm() / expected.double().norm())
+def _apart(output: Tensor, expected: Tensor) -> float:
+    return float((output.double() - expected.double()).norm() / expected.double().norm())

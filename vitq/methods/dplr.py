@@ -94,10 +94,10 @@ class _LowRankByChannel(_LowRank):
     def _means(self) -> tuple[Tensor, Tensor, Tensor | None]:
         sums = []
         for image in objects.moments(self._work, self._task, self._options.temperature):
-            found = [objects.by_channel(part.double(), self._task) for both in image for part in both]
-            counts = [torch.full_like(part[0], len(part)) for part in found[::2]]
+            rows = [objects.by_channel(part.double(), self._task) for both in image for part in both]
+            counts = [torch.full_like(part[0], len(part)) for part in rows[::2]]
             sums.append(
-                [torch.cat([part.abs().sum(dim=0) for part in found[start::2]]) for start in (0, 1)]
+                [torch.cat([part.abs().sum(dim=0) for part in rows[start::2]]) for start in (0, 1)]
                 + [torch.cat(counts)]
             )
         error, gradient, positions = (torch.stack(parts).sum(dim=0) for parts in zip(*sums, strict=True))

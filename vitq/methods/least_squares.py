@@ -136,13 +136,13 @@ def fit_ranges(weight: Tensor, gram: Tensor, grid: Grid, rounded: Tensor, count:
         zeros = torch.round(-low * candidates[:, 0] / scales)
         wide = [p.reshape(-1, 1).expand(-1, weight.shape[1]) for p in (scales, zeros)]
         many = Grid(wide[0], wide[1], grid.codes)
-        found = solve(weight.repeat(len(tried), 1), gram, many, damping=0.0, act_order=True)
-        errors = cost(found - weight.repeat(len(tried), 1), gram).view(len(tried), -1)
+        solved = solve(weight.repeat(len(tried), 1), gram, many, damping=0.0, act_order=True)
+        errors = cost(solved - weight.repeat(len(tried), 1), gram).view(len(tried), -1)
         best = errors.argmin(dim=0)
         rows = torch.arange(len(weight), device=weight.device)
         better = errors[best, rows] < least
         least = torch.where(better, errors[best, rows], least)
-        rounded = torch.where(better.unsqueeze(1), found.view(len(tried), *weight.shape)[best, rows], rounded)
+        rounded = torch.where(better.unsqueeze(1), solved.view(len(tried), *weight.shape)[best, rows], rounded)
         scale, zero = torch.where(better, scales[best, rows], scale), torch.where(better, zeros[best, rows], zero)
         ends = torch.where(better, candidates[best, :, rows].T, ends)
     scale, zero = (p.unsqueeze(1).expand_as(weight).contiguous() for p in (scale, zero))

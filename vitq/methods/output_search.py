@@ -121,13 +121,13 @@ def _order(work: Workspace, walk: NetworkWalk) -> list[Product]:
 def _arriving(walk: NetworkWalk, product: Product, images: int | None) -> tuple[list[tuple[Tensor, ...]], bool]:
     """Operands of a product in the quantized network for the first images, together where they have one size, and
     whether the right one is transposed."""
-    found: list[tuple[Tensor, ...]] = []
+    operands: list[tuple[Tensor, ...]] = []
     transposed = False
 
     def keep(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, bool]) -> None:
         nonlocal transposed
         transposed = kwargs.get("transpose", False)
-        found.append(args)
+        operands.append(args)
         raise ReachedError
 
     handle = product.register_forward_pre_hook(keep, with_kwargs=True)
@@ -143,9 +143,9 @@ def _arriving(walk: NetworkWalk, product: Product, images: int | None) -> tuple[
                 break
     finally:
         handle.remove()
-    if len({tuple(part.shape[1:] for part in parts) for parts in found}) == 1:
-        found = [tuple(torch.cat(parts) for parts in zip(*found, strict=True))]
-    return found, transposed
+    if len({tuple(part.shape[1:] for part in parts) for parts in operands}) == 1:
+        operands = [tuple(torch.cat(parts) for parts in zip(*operands, strict=True))]
+    return operands, transposed
 
 
 @torch.no_grad()
@@ -155,9 +155,9 @@ def search_site(
     """Search one site; its quantizer has the best parameters found afterwards. weights: (N,) of rows of N tokens."""
     quantizer = site.quantizer
     assert quantizer is not None
-    found, transposed = _arriving(walk, product, step.images)
+    arriving, transposed = _arriving(walk, product, step.images)
     weights = weights if quantizer.bits >= step.class_share_bits else None
-    pieces = [_error(product, site, operands, transposed, weights) for operands in found]
+    pieces = [_error(product, site, operands, transposed, weights) for operands in arriving]
     granularity = quantizer.granularity
     # A group's error can be told from the others' where the product keeps the groups apart: rows of its left operand,
     # columns of its right one.

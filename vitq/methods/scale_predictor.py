@@ -30,7 +30,7 @@ from vitq.quant.predictor import Predicted, Predictor
 from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.reconstruction.distill import Distill
-from vitq.steps.reconstruction.object_lesson import ObjectLesson
+from vitq.steps.reconstruction.object_targets import ObjectTargets
 from vitq.steps.step import OPTIMIZERS, Count, Network, NotNegative, Step, Workspace, register_step
 
 
@@ -222,8 +222,8 @@ def _of_logits(work: Workspace, images: int) -> Callable[[Tensor], Tensor]:
 
 
 def _of_objects(work: Workspace) -> Callable[[Tensor], Tensor]:
-    lesson = ObjectLesson(work)
-    return lambda chosen: lesson.backward(chosen, features=0, logits=1)
+    targets = ObjectTargets(work)
+    return lambda chosen: targets.backward(chosen, features=0, logits=1)
 
 
 def _table(

@@ -31,8 +31,8 @@ def missing(model: ModelConfig) -> str | None:
     if known is None:
         return None
     repo, revision = known
-    found = (try_to_load_from_cache(repo, file, revision=revision) for file in _file_names(model))
-    return None if any(isinstance(path, str) for path in found) else repo
+    files = (try_to_load_from_cache(repo, file, revision=revision) for file in _file_names(model))
+    return None if any(isinstance(path, str) for path in files) else repo
 
 
 def offline() -> bool:

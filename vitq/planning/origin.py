@@ -25,9 +25,9 @@ def origin(key: str, primary: Path, search_path: ConfigPath, choices: Mapping[st
     → option, as far as they are known.
     """
     for file, rest in _candidates(key, primary, search_path, choices):
-        found = _find(_read(file), rest)
-        if found is not None:
-            name, value = found
+        nodes = _find(_read(file), rest)
+        if nodes is not None:
+            name, value = nodes
             text = str(value.value) if isinstance(value, yaml.ScalarNode) else None
             return f"{file}, line {name.start_mark.line + 1}", text
     return "", None
@@ -45,22 +45,22 @@ def launcher_as_written(
     def written(key: str, value: Any) -> Any:
         if isinstance(value, dict):
             return {name: written(f"{key}.{name}", item) for name, item in value.items()}
-        places = () if key in overridden else _candidates(key, primary, search_path, choices)
-        return as_written(value, places)
+        candidates = () if key in overridden else _candidates(key, primary, search_path, choices)
+        return as_written(value, candidates)
 
     return {**launcher, "options": written("launcher.options", options)}
 
 
-def as_written(value: Any, places: Iterable[tuple[Path, str]]) -> Any:
-    """The text of a time like `2:00:00` that YAML turned into this number, at the first place that has the key; else
-    the value. places: files, and the dotted key in each."""
+def as_written(value: Any, candidates: Iterable[tuple[Path, str]]) -> Any:
+    """The text of a time like `2:00:00` that YAML turned into this number, in the first of them that has the key; else
+    the value. candidates: files, and the dotted key in each."""
     # Hydra makes texts of the values of axes.
     if not re.fullmatch(r"\d{2,}(\.\d+)?", str(value)):
         return value
-    for file, key in places:
-        found = _find(_read(file), key)
-        if found is not None:
-            text = str(getattr(found[1], "value", ""))
+    for file, key in candidates:
+        nodes = _find(_read(file), key)
+        if nodes is not None:
+            text = str(getattr(nodes[1], "value", ""))
             return text if _TO_THE_BASE_60.fullmatch(text) and str(yaml.safe_load(text)) == str(value) else value
     return value
 
@@ -93,7 +93,7 @@ def files_of(
         files = (folder / group / f"{option}{suffix}" for folder in folders for suffix in SUFFIXES)
         return next((file for file in files if file.is_file()), None)
 
-    def places(file: Path, group: str, package: str, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, str]]:
+    def files_of(file: Path, group: str, package: str, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, str]]:
         package = "" if _GLOBAL.match(_text(file)) else package
         names = _included(file)
         for name in reversed(names if "_self_" in names else [*names, "_self_"]):
@@ -109,18 +109,18 @@ def files_of(
             own = {"": inner.replace("/", "."), "_global_": "", "_here_": package}.get(other)
             if own is None:
                 own = ".".join(filter(None, (package, other)))
-            yield from places(below, inner, own, (*above, file))
+            yield from files_of(below, inner, own, (*above, file))
 
     root = search_path.file("", "config")
-    yield from places(primary, "", "")
+    yield from files_of(primary, "", "")
     for group, option in choices.items():
         file = lookup(group, option)
         if file is not None and _GLOBAL.match(_text(file)):
-            yield from places(file, group, "")
+            yield from files_of(file, group, "")
     for group in groups:
         file = lookup(group, choices[group]) if group in choices else None
         if file is not None:
-            yield from places(file, group, group.replace("/", "."))
+            yield from files_of(file, group, group.replace("/", "."))
     if root is not None and root != primary:
         yield root, ""
 
@@ -151,8 +151,8 @@ def _own_searchpath(primary: Path) -> list[Path]:
 
 def _texts(node: yaml.Node | None, key: str) -> list[str]:
     """The plain texts in the list at a dotted key; [] where it has none."""
-    found = _find(node, key)
-    items = found[1].value if found is not None and isinstance(found[1], yaml.SequenceNode) else []
+    nodes = _find(node, key)
+    items = nodes[1].value if nodes is not None and isinstance(nodes[1], yaml.SequenceNode) else []
     return [str(item.value) for item in items if isinstance(item, yaml.ScalarNode)]
 
 
@@ -184,7 +184,7 @@ def _find(node: yaml.Node | None, key: str) -> tuple[yaml.Node, yaml.Node] | Non
         if word == key:  # axes of a sweep have dotted names: `params: {calib.size: "32,64"}`
             return name, value
         if key.startswith(f"{word}."):
-            found = _find(value, key.removeprefix(f"{word}."))
-            if found is not None:
-                return found
+            nodes = _find(value, key.removeprefix(f"{word}."))
+            if nodes is not None:
+                return nodes
     return None

@@ -161,9 +161,9 @@ class Planner:
 
     def _choosing(self, cell: ConfigCell) -> list[tuple[str, int]]:
         """Entries of `sweep.exclude` and `sweep.probes` that match a cell: section and index in it."""
-        found: list[tuple[str, int]] = []
+        chosen: list[tuple[str, int]] = []
         if self._sweep is None or cell.problem is not None:
-            return found
+            return chosen
         for position, (section, entry) in enumerate(self._sweep.chosen):
             try:
                 hit = matches(entry, cell.choices, cell.raw)
@@ -174,8 +174,8 @@ class Planner:
                 continue
             if hit:
                 self._hits.add(position)
-                found.append((section, position - (len(self._sweep.exclude) if section == "probes" else 0)))
-        return found
+                chosen.append((section, position - (len(self._sweep.exclude) if section == "probes" else 0)))
+        return chosen
 
     def _note_sweep_wide(self, cell: ConfigCell, config: RunConfig) -> None:
         """What a sweep has one of (store, launcher), and what its baseline is chosen from."""
@@ -221,7 +221,7 @@ class Planner:
         """A line for each option that a folder of the user takes from those behind it."""
         hidden = self._primary.search_path.hidden
         files = ((f"{group}={option}", hidden(group, option)) for group, option in sorted(self._options_of_cells))
-        return [f"{word} is {found[0]}, not {found[1]}" for word, found in files if found]
+        return [f"{word} is {pair[0]}, not {pair[1]}" for word, pair in files if pair]
 
     def _resolve_baseline(self) -> tuple[str, ...]:
         """The sweep's baseline as results name it; warnings."""

@@ -19,7 +19,7 @@ from vitq.published.figures import Figures
 from vitq.published.reproduction import Setting, figures_of, reproduction
 from vitq.store.reproductions import ReproductionRecord, Target
 
-# Overrides that change no protocol: places, devices, what looks at a run.
+# Overrides that change no protocol: folders, devices, what looks at a run.
 _NO_PROTOCOL = ("data.", "runs_dir", "cache_dir", "device", "tracker", "launcher", "probe", "keep_model", "hydra")
 _OF_METHODS = ("method", "bits", "calib")
 

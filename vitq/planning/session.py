@@ -79,11 +79,11 @@ def hydra_session(file: Path, search_path: ConfigPath) -> Iterator[Session]:
             raise ConfigCompositionException(f"hydra.searchpath is a list of folders, and this is {own!r}")
         gone = [path for path in own if str(path).startswith("file://") and not Path(path[7:]).is_dir()]
         after = [*_urls([here, *twins[here]]), *own]
-        after += _urls([place for folder in behind for place in (folder, *twins[folder])])
+        after += _urls([directory for folder in behind for directory in (folder, *twins[folder])])
         after = [url for url in after if url != f"file://{main}"]
         with hydra.initialize_config_dir(config_dir=str(main), job_name="vitq", version_base=VERSION_BASE):
             path = GlobalHydra.instance().config_loader().get_search_path()
-            for url in _urls([place for folder in ahead for place in (folder, *twins[folder])]):
+            for url in _urls([directory for folder in ahead for directory in (folder, *twins[folder])]):
                 path.prepend("vitq", url, anchor="main")
             yield Session(file.stem, tuple(gone), "hydra.searchpath=[" + ",".join(map(_quoted, after)) + "]")
 

@@ -18,7 +18,7 @@ class BudgetSpentError(Exception):
     """`probe.max_seconds` are over; what there is was kept."""
 
 
-class Ledger:
+class PartialResults:
     """Named arrays that are filled piece by piece; NaN is what is missing.
 
     key: stands for all that the numbers depend on. What was kept under another key is forgotten.

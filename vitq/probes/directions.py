@@ -29,7 +29,7 @@ def filter_normalized(weights: Mapping[str, Tensor], seed: int) -> Point:
     return direction
 
 
-class Moved:
+class MovedParameters:
     """Parameters of a model at base + Σ coefficient·direction. As a context manager it puts them back on leaving.
 
     base, directions: tensors by parameter name; a direction may name fewer. The base is copied.

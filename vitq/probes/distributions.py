@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from vitq.config import RunConfig
 from vitq.errors import Problem, bad
-from vitq.probes.budget import Ledger
+from vitq.probes.budget import PartialResults
 from vitq.probes.probe import Probe, register_probe
 from vitq.probes.probed_model import Subject
-from vitq.probes.site_statistics import Seen, StatisticsObserver
+from vitq.probes.site_statistics import SiteStatistics, StatisticsObserver
 from vitq.quant.site import watching
 
 if TYPE_CHECKING:
@@ -50,15 +50,15 @@ class Distributions(Probe):
     def passes(self, config: RunConfig) -> float:
         return 5.0  # a quantized pass in which every site is sorted into codes and bins, and one of full precision
 
-    def measure(self, subject: Subject, ledger: Ledger) -> dict[str, np.ndarray]:
+    def measure(self, subject: Subject, partial: PartialResults) -> dict[str, np.ndarray]:
         watcher, begin = StatisticsObserver(), 0
-        if (kept := ledger.kept("seen")) is not None:
+        if (kept := partial.kept("seen")) is not None:
             begin = watcher.restore(subject.model.sites, kept, subject.device)
         with watching(subject.model.sites.values(), watcher), torch.no_grad():
             for index, (images, _) in enumerate(subject.batches[begin:], begin + 1):
                 subject.model(images)
-                ledger.keep("seen", watcher.state(index))
-                ledger.tick("distributions")
+                partial.keep("seen", watcher.state(index))
+                partial.tick("distributions")
         seen = [watcher.seen[name] for name in subject.model.sites if name in watcher.seen]
         histograms = [one.counts(self.bins) for one in seen]
         arrays = {
@@ -80,7 +80,7 @@ class Distributions(Probe):
         return draw(arrays, title)
 
 
-def _channels(subject: Subject, seen: list[Seen]) -> dict[str, np.ndarray]:
+def _channels(subject: Subject, seen: list[SiteStatistics]) -> dict[str, np.ndarray]:
     norms = [one for one in seen if one.low is not None and one.high is not None]
     plain = _full_precision_ranges(subject)
     rows: dict[str, list[np.ndarray]] = defaultdict(list)

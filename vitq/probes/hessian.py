@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from vitq.config import RunConfig
 from vitq.errors import Problem, bad
 from vitq.models.structure import Segment
-from vitq.probes.budget import Ledger
+from vitq.probes.budget import PartialResults
 from vitq.probes.curvature import LossHessian, mean_and_error, no_gradients, rademacher, top_eigenvalues
-from vitq.probes.directions import Moved
+from vitq.probes.directions import MovedParameters
 from vitq.probes.landscape import dequantized
 from vitq.probes.probe import Probe, register_probe
 from vitq.probes.probed_model import Subject, spread, switched
@@ -87,14 +87,14 @@ class Hessian(Probe):
         share = min(1.0, self.images / config.probe.images)
         return share * _PASSES * (self.max_samples + _PRODUCTS * blocks)
 
-    def measure(self, subject: Subject, ledger: Ledger) -> dict[str, np.ndarray]:
+    def measure(self, subject: Subject, partial: PartialResults) -> dict[str, np.ndarray]:
         images = subject.images.take(spread(len(subject.images), self.images))
         batches = list(images.batches(self.batch_size, subject.device))
         with self._network(subject) as (model, segments), no_gradients(model.model):
             weights = {segment.name: weights_of(model, segment) for segment in segments}
             weights = {name: parameters for name, parameters in weights.items() if parameters}
-            samples = self._samples(segments, weights, batches, ledger)
-            eigen = self._eigenvalues(segments, weights, batches, ledger)
+            samples = self._samples(segments, weights, batches, partial)
+            eigen = self._eigenvalues(segments, weights, batches, partial)
         mean, error = mean_and_error(samples)
         sizes = np.array([sum(weight.numel() for weight in parameters) for parameters in weights.values()])
         return {
@@ -120,14 +120,16 @@ class Hessian(Probe):
             yield plain, plain.structure.segments
             return
         with (
-            Moved(subject.model.model, dequantized(subject), ()),
+            MovedParameters(subject.model.model, dequantized(subject), ()),
             switched(subject.model, weights=False, activations=False),
         ):
             yield subject.model, subject.model.structure.segments
 
-    def _samples(self, segments: list[Segment], weights: Weights, batches: Batches, ledger: Ledger) -> np.ndarray:
+    def _samples(
+        self, segments: list[Segment], weights: Weights, batches: Batches, partial: PartialResults
+    ) -> np.ndarray:
         """(N, B + 1): vᵀHv of each block and of the model, one row for each v."""
-        kept = ledger.array("samples", (self.max_samples, len(weights) + 1))
+        kept = partial.array("samples", (self.max_samples, len(weights) + 1))
         flat = [weight for parameters in weights.values() for weight in parameters]
         with LossHessian(segments, flat, batches) as hessian:
             for index in range(self.max_samples):
@@ -139,7 +141,7 @@ class Hessian(Probe):
                     sizes = np.cumsum([0, *(len(parameters) for parameters in weights.values())])
                     parts = [sum(forms[a:b]) for a, b in pairwise(sizes)]
                     kept[index] = [*parts, sum(parts)]
-                    ledger.tick("trace")
+                    partial.tick("trace")
         return kept.copy()
 
     def _settled(self, samples: np.ndarray) -> bool:
@@ -148,9 +150,11 @@ class Hessian(Probe):
         mean, error = mean_and_error(samples)
         return bool((error <= self.tolerance * np.abs(mean)).all())
 
-    def _eigenvalues(self, segments: list[Segment], weights: Weights, batches: Batches, ledger: Ledger) -> np.ndarray:
+    def _eigenvalues(
+        self, segments: list[Segment], weights: Weights, batches: Batches, partial: PartialResults
+    ) -> np.ndarray:
         """(B + 1, top + 1): eigenvalues of each block and of the model, and the number of products."""
-        kept = ledger.array("eigenvalues", (len(weights) + 1, self.top + 1))
+        kept = partial.array("eigenvalues", (len(weights) + 1, self.top + 1))
         flat = [weight for parameters in weights.values() for weight in parameters]
         asked = [*weights.items(), (WHOLE, flat)]
         names = [segment.name for segment in segments]
@@ -163,7 +167,7 @@ class Hessian(Probe):
                 count = min(self.top, hessian.size - 1)
                 values, products = top_eigenvalues(hessian, count, self.eigen_tolerance, self.seed)
             kept[row, : len(values)], kept[row, -1] = values, products
-            ledger.tick(f"eigenvalues, {name}")
+            partial.tick(f"eigenvalues, {name}")
         return kept.copy()
 
     def draw(self, arrays: dict[str, np.ndarray], title: str) -> Figure:

@@ -11,8 +11,8 @@ import torch
 from vitq.config import RunConfig
 from vitq.errors import Problem, bad
 from vitq.probes import landscape_block, landscape_scalars
-from vitq.probes.budget import Ledger
-from vitq.probes.directions import Moved, filter_normalized, inner, minus
+from vitq.probes.budget import PartialResults
+from vitq.probes.directions import MovedParameters, filter_normalized, inner, minus
 from vitq.probes.landscape_anchors import AnchorModels, anchors
 from vitq.probes.probe import Probe, register_probe
 from vitq.probes.probed_model import Subject, switched
@@ -88,46 +88,49 @@ class Landscape(Probe):
             total += 2 * self.block_points**2 / 12  # a dozen blocks is what most models have
         return total
 
-    def measure(self, subject: Subject, ledger: Ledger) -> dict[str, np.ndarray]:
+    def measure(self, subject: Subject, partial: PartialResults) -> dict[str, np.ndarray]:
         arrays: dict[str, np.ndarray] = {}
         if "random" in self.views:
-            arrays |= self._random(subject, ledger)
+            arrays |= self._random(subject, partial)
         if subject.config.method.quantizes:
             if "path" in self.views:
-                arrays |= self._path(subject, ledger)
+                arrays |= self._path(subject, partial)
             if "block" in self.views and (self.block or _post_norm(subject)):
-                arrays |= self._block(subject, ledger)
+                arrays |= self._block(subject, partial)
         return arrays
 
-    def _random(self, subject: Subject, ledger: Ledger) -> dict[str, np.ndarray]:
+    def _random(self, subject: Subject, partial: PartialResults) -> dict[str, np.ndarray]:
         x = landscape_scalars.axis(self.points, self.span)
         latent = self.perturb == "latent"
         weights = {f"{name}.weight": layer.weight.detach() for name, layer in subject.model.layers().items()}
         if not latent:
             weights = dequantized(subject)
         directions = [filter_normalized(weights, 2 * self.seed + i) for i in (0, 1)]
-        with Moved(subject.model.model, weights, directions) as moved, switched(subject.model, weights=latent):
-            values = fill(ledger, "random", (self.points, self.points), lambda j, i: _at(moved, subject, x[i], x[j]))
+        with (
+            MovedParameters(subject.model.model, weights, directions) as moved,
+            switched(subject.model, weights=latent),
+        ):
+            values = fill(partial, "random", (self.points, self.points), lambda j, i: _at(moved, subject, x[i], x[j]))
         scalars = landscape_scalars.of_plane("random", x, x, values, self.radius or self.span / 2)
         return {"random.axis": x, "random.loss": values, **scalars}
 
-    def _path(self, subject: Subject, ledger: Ledger) -> dict[str, np.ndarray]:
+    def _path(self, subject: Subject, partial: PartialResults) -> dict[str, np.ndarray]:
         points = anchors(subject)
         t = np.linspace(0.0, 1.0, self.line_points)
         arrays = {"path.axis": t}
         for name, activations in (("quantized", None), ("fp", False)):
             with (
-                Moved(subject.model.model, points.full, [minus(points.rounded, points.full)]) as moved,
+                MovedParameters(subject.model.model, points.full, [minus(points.rounded, points.full)]) as moved,
                 switched(subject.model, weights=False, activations=activations),
             ):
-                values = fill(ledger, f"path.{name}", t.shape, lambda i, m=moved: _at(m, subject, t[i]))
+                values = fill(partial, f"path.{name}", t.shape, lambda i, m=moved: _at(m, subject, t[i]))
             arrays |= {
                 f"path.{name}": values,
                 f"path.scalar.barrier_{name}": np.array(landscape_scalars.barrier(values)),
             }
-        return arrays | (self._plane(subject, points, ledger) if points.learned else {})
+        return arrays | (self._plane(subject, points, partial) if points.learned else {})
 
-    def _plane(self, subject: Subject, points: AnchorModels, ledger: Ledger) -> dict[str, np.ndarray]:
+    def _plane(self, subject: Subject, points: AnchorModels, partial: PartialResults) -> dict[str, np.ndarray]:
         """Full precision is the origin, rounded lies on the first axis; both axes have length 1 in weight space."""
         first, second = minus(points.rounded, points.full), minus(points.final, points.full)
         length = inner(first, first) ** 0.5
@@ -141,13 +144,13 @@ class Landscape(Probe):
         margin = 0.25 * (high - low)
         x, y = np.linspace(low - margin, high + margin, self.points).T
         with (
-            Moved(subject.model.model, points.full, [first, second]) as moved,
+            MovedParameters(subject.model.model, points.full, [first, second]) as moved,
             switched(subject.model, weights=False),
         ):
-            values = fill(ledger, "plane", (self.points, self.points), lambda j, i: _at(moved, subject, x[i], y[j]))
+            values = fill(partial, "plane", (self.points, self.points), lambda j, i: _at(moved, subject, x[i], y[j]))
             steps = np.linspace(0.0, 1.0, self.line_points)
             line = fill(
-                ledger, "plane.line", steps.shape, lambda i: _at(moved, subject, *(steps[i] * corners[2]).tolist())
+                partial, "plane.line", steps.shape, lambda i: _at(moved, subject, *(steps[i] * corners[2]).tolist())
             )
         return {
             "plane.x": x,
@@ -159,9 +162,9 @@ class Landscape(Probe):
             "plane.scalar.roughness": np.array(landscape_scalars.roughness(values)),
         }
 
-    def _block(self, subject: Subject, ledger: Ledger) -> dict[str, np.ndarray]:
+    def _block(self, subject: Subject, partial: PartialResults) -> dict[str, np.ndarray]:
         x, y = (landscape_scalars.axis(self.block_points, span) for span in (self.scale_span, self.weight_span))
-        name, losses = landscape_block.landscapes(subject, self.block, x, y, self.seed, ledger)
+        name, losses = landscape_block.landscapes(subject, self.block, x, y, self.seed, partial)
         arrays = {"block.scale": x, "block.weight": y, "block.name": np.array(name)}
         middle = self.block_points // 2
         for granularity, values in losses.items():
@@ -185,17 +188,17 @@ def _post_norm(subject: Subject) -> bool:
     return any(s.kind == "post_norm" and segment.holds(s.owner) for s in subject.model.quantized())
 
 
-def fill(ledger: Ledger, name: str, shape: tuple[int, ...], at: Callable[..., float]) -> np.ndarray:
-    """A grid of losses: `at(*index)` is asked for what the ledger does not have. A loss that overflows is infinite."""
-    values = ledger.array(name, shape)
+def fill(partial: PartialResults, name: str, shape: tuple[int, ...], at: Callable[..., float]) -> np.ndarray:
+    """A grid of losses: `at(*index)` is asked for what `partial` does not have. A loss that overflows is infinite."""
+    values = partial.array(name, shape)
     for index in np.argwhere(np.isnan(values)).tolist():
         loss = at(*index)
         values[tuple(index)] = np.inf if np.isnan(loss) else loss
-        ledger.tick(name)
+        partial.tick(name)
     return values
 
 
-def _at(moved: Moved, subject: Subject, *coordinates: SupportsFloat) -> float:
+def _at(moved: MovedParameters, subject: Subject, *coordinates: SupportsFloat) -> float:
     moved.to(*map(float, coordinates))
     return subject.loss()
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vitq.errors import VitqError
-from vitq.probes.directions import Moved, Point, inner, minus
+from vitq.probes.directions import MovedParameters, Point, inner, minus
 from vitq.probes.probed_model import Subject, switched
 from vitq.quant.layers import QuantLinear
 
@@ -111,7 +111,7 @@ def _check(subject: Subject, full: Point) -> None:
     for segment in subject.reference.segments:
         expected = segment.forward(expected)
     with (
-        Moved(subject.model.model, full, ()),
+        MovedParameters(subject.model.model, full, ()),
         switched(subject.model, weights=False, activations=False),
     ):
         actual = subject.model(batch)

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from vitq.errors import VitqError, unknown
 from vitq.models.structure import Segment
-from vitq.probes.budget import Ledger
-from vitq.probes.directions import Moved, filter_normalized
+from vitq.probes.budget import PartialResults
+from vitq.probes.directions import MovedParameters, filter_normalized
 from vitq.probes.probed_model import Subject
 from vitq.quant.model import QuantizedModel
 from vitq.quant.site import Site
@@ -61,7 +61,7 @@ class Block:
         self._model.switch(sites, on=True)
         self._fitted = [(q, q.scale.clone(), q.zero_point.clone()) for q in quantizers]
         weights = {f"{n}.weight": layer.weight for n, layer in self._model.layers(self._segment).items()}
-        self._moved = Moved(self._model.model, weights, [filter_normalized(weights, seed)])
+        self._moved = MovedParameters(self._model.model, weights, [filter_normalized(weights, seed)])
 
     @torch.no_grad()
     def loss(self, scale: float, weight: float) -> float:
@@ -78,17 +78,17 @@ class Block:
 
 
 def landscapes(
-    subject: Subject, name: str | None, x: np.ndarray, y: np.ndarray, seed: int, ledger: Ledger
+    subject: Subject, name: str | None, x: np.ndarray, y: np.ndarray, seed: int, partial: PartialResults
 ) -> tuple[str, dict[str, np.ndarray]]:
     """The block's name, and granularity → (len(y), len(x)) losses; x multiplies scales by 1 + x, y moves weights."""
     losses = {}
     for granularity in GRANULARITIES:
-        values = ledger.array(f"block.{granularity}", (len(y), len(x)))
+        values = partial.array(f"block.{granularity}", (len(y), len(x)))
         block: Block | None = None
         for j, i in np.argwhere(np.isnan(values)).tolist():
             block = block or Block(subject, name, granularity, seed)
             values[j, i] = block.loss(float(x[i]), float(y[j]))
-            ledger.tick(f"block, {granularity}-wise")
+            partial.tick(f"block, {granularity}-wise")
         losses[granularity] = values
     return name or middle(subject.model.structure.segments), losses
 

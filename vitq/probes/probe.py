@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
 
-    from vitq.probes.budget import Ledger
+    from vitq.probes.budget import PartialResults
     from vitq.probes.probed_model import Subject
 
 PROBES: Registry[type[Probe]] = Registry("probe", "vitq.probes")
@@ -52,8 +52,8 @@ class Probe(ABC):
         """What it costs, in forward passes of the probe images."""
 
     @abstractmethod
-    def measure(self, subject: Subject, ledger: Ledger) -> dict[str, np.ndarray]:
-        """The arrays to store. What took long goes through the ledger, piece by piece, so that it can be resumed."""
+    def measure(self, subject: Subject, partial: PartialResults) -> dict[str, np.ndarray]:
+        """The arrays to store. partial: what took long goes into it piece by piece, so that it can be resumed."""
 
     @abstractmethod
     def draw(self, arrays: dict[str, np.ndarray], title: str) -> Figure:

@@ -18,7 +18,7 @@ import torch
 from vitq.config import ProbeConfig, RunConfig
 from vitq.config.labels import run_label
 from vitq.errors import StoreError, brief
-from vitq.probes.budget import BudgetSpentError, Ledger
+from vitq.probes.budget import BudgetSpentError, PartialResults
 from vitq.probes.probe import Probe, parse_probe
 from vitq.probes.probed_model import Subject
 from vitq.probes.stored_probe import META, meta_of
@@ -84,26 +84,26 @@ def _one(
     kept = run_dir.read_probe_state(name)
     units = probe.passes(subject.config)
     subject.progress.stage(f"probe {name}")
-    ledger = Ledger(
+    partial = PartialResults(
         key, kept, lambda arrays: run_dir.write_probe_state(name, arrays), wanted.max_seconds, subject.progress
     )
     try:
-        arrays = probe.measure(subject, ledger)
+        arrays = probe.measure(subject, partial)
     except BudgetSpentError:
         note = (
-            f"probe.max_seconds={wanted.max_seconds:g} are over after {ledger.units} pieces; what there is was kept, "
+            f"probe.max_seconds={wanted.max_seconds:g} are over after {partial.units} pieces; what there is was kept, "
             f"`vitq probe {run_dir.signature}` goes on from there"
         )
-        return Outcome(name, "unfinished", ledger.seconds, note)
+        return Outcome(name, "unfinished", partial.seconds, note)
     except BaseException:
-        ledger.save()
+        partial.save()
         raise
-    meta = {**facts, "passes": units, "seconds": round(ledger.seconds, 3), "made_at": utc_now()}
+    meta = {**facts, "passes": units, "seconds": round(partial.seconds, 3), "made_at": utc_now()}
     meta |= {"images": len(subject.images), "run": run_label(subject.config)}
     arrays = {**arrays, META: np.array(json.dumps(meta, sort_keys=True))}
     run_dir.write_probe(name, arrays, picture(probe, arrays, run_label(subject.config)))
     run_dir.clear_probe_state(name)
-    return Outcome(name, "done", ledger.seconds)
+    return Outcome(name, "done", partial.seconds)
 
 
 def picture(probe: Probe, arrays: dict[str, np.ndarray], title: str) -> bytes:

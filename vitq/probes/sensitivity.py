@@ -10,14 +10,14 @@ import numpy as np
 
 from vitq.config import RunConfig
 from vitq.errors import Problem, bad
-from vitq.probes.budget import Ledger
+from vitq.probes.budget import PartialResults
 from vitq.probes.probe import Probe, register_probe
 from vitq.probes.probed_model import Subject
 from vitq.quant.model import QuantizedModel
 from vitq.quant.site import Site
 from vitq.quant.site_table import FP_BITS
 from vitq.steps.allocation.sensitivity import Trial, menu
-from vitq.steps.allocation.sensitivity_cache import Known
+from vitq.steps.allocation.sensitivity_cache import SensitivityTable
 from vitq.steps.step import Workspace, steps_before
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Sensitivity(Probe):
         fit = config.calib.size * (1 + len(self.widths))
         return (looks * min(self.images, config.calib.size) * 0.55 + fit) / config.probe.images
 
-    def measure(self, subject: Subject, ledger: Ledger) -> dict[str, np.ndarray]:
+    def measure(self, subject: Subject, partial: PartialResults) -> dict[str, np.ndarray]:
         work = Workspace(
             subject.model, subject.calib, subject.config, subject.device, subject.progress, subject.reference
         )
@@ -74,7 +74,7 @@ class Sensitivity(Probe):
         groups = grouped(sites, self.by)
         widths = sorted(self.widths)
         names = {group: [site.name for site in members] for group, members in groups.items()}
-        scores = ledger.array("scores", (len(groups), len(widths), 3))
+        scores = partial.array("scores", (len(groups), len(widths), 3))
         with kept(subject.model):
             trial = Trial(work, menu(work, sites, widths), self.images)
             subject.model.switch(subject.model.sites.values(), on=False)
@@ -86,9 +86,9 @@ class Sensitivity(Probe):
                     if np.isnan(scores[row, column]).any():
                         score = trial.score(dict.fromkeys(members, width))
                         scores[row, column] = score.kl, score.loss, score.agreement
-                        ledger.tick(group)
+                        partial.tick(group)
         if self.by == "site":
-            known = Known(subject.config, steps_before(subject.config), self.images, subject.device)
+            known = SensitivityTable(subject.config, steps_before(subject.config), self.images, subject.device)
             rows = zip(names, scores[..., 0].tolist(), strict=True)
             known.add({name: dict(zip(widths, losses, strict=True)) for name, losses in rows})
         own = [sorted({site.quantizer.bits for site in members if site.quantizer}) for members in groups.values()]

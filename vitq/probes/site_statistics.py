@@ -21,7 +21,7 @@ _COUNTS = ("counts", "exponent", "low", "high")
 
 
 @dataclass
-class Seen:
+class SiteStatistics:
     """Running figures of one site.
 
     used: (G, 2^b + 1) whether a code was used (the last column is that of recipes with one level too many). low, high:
@@ -74,10 +74,10 @@ class Seen:
 
 
 class StatisticsObserver:
-    """Observes sites that are on; see `Seen`. A weight is looked at once."""
+    """Observes sites that are on; see `SiteStatistics`. A weight is looked at once."""
 
     def __init__(self) -> None:
-        self.seen: dict[str, Seen] = {}
+        self.seen: dict[str, SiteStatistics] = {}
 
     @torch.no_grad()
     def observe(self, site: Site, x: Tensor) -> None:
@@ -86,7 +86,7 @@ class StatisticsObserver:
             return
         seen = self.seen.get(site.name)
         if seen is None:
-            seen = self.seen[site.name] = Seen(site, levels=_levels(quantizer))
+            seen = self.seen[site.name] = SiteStatistics(site, levels=_levels(quantizer))
         seen.histogram.update(x, Layout.of("tensor", site.axes, tuple(x.shape)))
         wide = x.double()
         seen.signal += float(wide.square().sum())
@@ -126,7 +126,7 @@ class StatisticsObserver:
             quantizer = sites[name].quantizer
             if quantizer is None:
                 raise RuntimeError(f"site {name} was quantized when the probe began")
-            one = self.seen[name] = Seen(sites[name], levels=_levels(quantizer))
+            one = self.seen[name] = SiteStatistics(sites[name], levels=_levels(quantizer))
             one.signal, one.noise, clipped, elements = kept["sums"].tolist()
             one.clipped, one.elements = int(clipped), int(elements)
             one.histogram.layout = Layout.of("tensor", sites[name].axes, (1,) * kept["ndim"])
@@ -149,7 +149,7 @@ def _ends(levels: Tensor) -> tuple[Tensor, Tensor]:
     return low, levels[:, -1:] + (levels[:, -1:] - levels[:, -2:-1]) / 2
 
 
-def _use(seen: Seen, quantizer: Quantizer, codes: Tensor) -> None:
+def _use(seen: SiteStatistics, quantizer: Quantizer, codes: Tensor) -> None:
     width = quantizer.codes + 1
     offset = torch.arange(len(codes), device=codes.device).unsqueeze(1) * width
     used = torch.bincount((codes + offset).flatten(), minlength=len(codes) * width).view(len(codes), width) > 0

@@ -80,17 +80,17 @@ class Table:
 
     @model_validator(mode="after")
     def _shape(self) -> Table:
-        places = {f"rows.{name}": values for name, values in self.rows.items()}
+        lists = {f"rows.{name}": values for name, values in self.rows.items()}
         if self.full_precision is not None:
-            places["full_precision"] = self.full_precision
-        for place, values in places.items():
+            lists["full_precision"] = self.full_precision
+        for key, values in lists.items():
             if len(values) != len(self.models):
-                raise ValueError(Problem(f"{len(values)} values for {len(self.models)} models", place, values))
+                raise ValueError(Problem(f"{len(values)} values for {len(self.models)} models", key, values))
             for value in values:
                 try:
                     self.numbers(value)
                 except ValueError as error:
-                    raise ValueError(Problem(str(error), place, value)) from error
+                    raise ValueError(Problem(str(error), key, value)) from error
         stray = [row for row in (self.run_by if isinstance(self.run_by, dict) else ()) if row not in self.rows]
         if stray:
             raise ValueError(Problem(f"no such row; rows: {', '.join(self.rows)}", "run_by", stray, self.rows))

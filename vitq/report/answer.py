@@ -13,24 +13,24 @@ from vitq.report.accuracy_table import primary, summary
 from vitq.report.comparison import SAME, belonging, flipped, verdict
 from vitq.report.correction import corrected
 
-_PLACE = ["model", "data", "bits", "calib"]
+_SETTING = ["model", "data", "bits", "calib"]
 
 
 def which_method(df: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
     """A sentence for each model, bit-width and calibration size at which several methods were compared.
 
-    df: from `table`; pairs: from `pairwise`. The best is chosen by the figures that it is compared with, so a place is
-    corrected for all pairs of its methods. Nothing is pooled over models, bits or calibration sizes.
+    df: from `table`; pairs: from `pairwise`. The best is chosen by the figures that it is compared with, so each
+    setting is corrected for all pairs of its methods. Nothing is pooled over models, bits or calibration sizes.
     """
-    places: dict[Hashable, tuple[str, pd.DataFrame]] = {}
+    compared: dict[Hashable, tuple[str, pd.DataFrame]] = {}
     for _, part in df[df["state"] == "done"].groupby(["model", "data"], sort=False):
         score, scored = primary(part)
         means = summary(scored)
-        places |= {key: (score, here) for key, here in means.groupby(_PLACE, sort=False, dropna=False)}
+        compared |= {key: (score, here) for key, here in means.groupby(_SETTING, sort=False, dropna=False)}
     shown = wording.with_data(pairs)["model"]
     lines = []
-    for key, rows in pairs[pairs["note"] == ""].groupby(_PLACE, sort=False, dropna=False):
-        score, here = places[key]
+    for key, rows in pairs[pairs["note"] == ""].groupby(_SETTING, sort=False, dropna=False):
+        score, here = compared[key]
         values = here.set_index("method")["top1"]
         best = _best(rows) if score != "top-1" else str(values[values.index.isin({*rows["a"], *rows["b"]})].idxmax())
         shown_as = f"{values[best]:.2f} %" if score == "top-1" else f"{score} {values[best]:.2f}"

@@ -88,9 +88,9 @@ def figures(df: pd.DataFrame) -> list[tuple[str, go.Figure]]:
 
 def _figure(here: list[Effort], order: Mapping[str, int]) -> go.Figure:
     figure = go.Figure()
-    places = list(dict.fromkeys((effort.bits, effort.calib) for effort in here))
-    several = len({calib for _, calib in places}) > 1
-    for bits, calib in places:
+    settings = list(dict.fromkeys((effort.bits, effort.calib) for effort in here))
+    several = len({calib for _, calib in settings}) > 1
+    for bits, calib in settings:
         front = [effort for effort in here if (effort.bits, effort.calib) == (bits, calib) and effort.front]
         # Its bits stand at its end: markers tell methods apart, not bits.
         label = "\u2003" + (f"{bits}, {calib} images" if several else bits)  # clear of the marker

@@ -56,7 +56,7 @@ class Calibrate(Step):
             fit_weight(work, site)
         work.model.switch(weights, on=True)
         if activations:
-            calibrate_activations(work, activations, self.input, self.images)
+            calibrate_activations(work, activations, self.input == "quantized", self.images)
         work.model.switch(activations, on=True)
 
 
@@ -66,18 +66,18 @@ def fit_weight(work: Workspace, site: Site) -> None:
     site.quantizer.fit_tensor(work.model.layer(site).weight)
 
 
-def calibrate_activations(work: Workspace, sites: list[Site], input: str = "fp", images: int | None = None) -> None:
+def calibrate_activations(work: Workspace, sites: list[Site], quantized: bool, images: int | None) -> None:
     """Fit activation sites segment by segment, in one pass of the calibration set.
 
-    While a segment is observed its own sites are off; with `input=quantized` they (and its weights, where calibrated)
-    are on when its outputs are computed for the next segment. Sites that were on before are on again afterwards.
+    While a segment is observed its own sites are off; where `quantized` they (and its weights, where calibrated) are on
+    when its outputs are computed for the next segment. Sites that were on before are on again afterwards.
     """
     inputs: Stream = ImageStream(work, images)
     segments = work.model.structure.segments
     with work.model.switched_off() as before:
         for segment in work.progress.over(segments, "calibrate", len(segments)):
             here = [site for site in sites if segment.holds(site.owner)]
-            if input == "fp":
+            if not quantized:
                 # The observing pass is the advancing pass: one evaluation of each segment.
                 with observed(here):
                     inputs = through(segment.forward, inputs, work)

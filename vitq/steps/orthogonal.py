@@ -45,12 +45,12 @@ def orthogonal(size: int, generator: torch.Generator, matrix: Matrix = "hadamard
         factors = torch.linalg.qr(gaussian)
         turned: Tensor = factors.Q * factors.R.diagonal().sign()
         return turned
-    found = hadamard(size)
-    if found is None:
+    signed = hadamard(size)
+    if signed is None:
         text = f"no Hadamard matrix of size {size} is known here; set matrix=random"
         raise ValueError(Problem(text, "matrix", matrix, ["random"]))
     signs = torch.randint(2, (2, size), generator=generator).double().mul_(2).sub_(1)
-    mixed: Tensor = signs[0].unsqueeze(1) * found * signs[1] * size**-0.5
+    mixed: Tensor = signs[0].unsqueeze(1) * signed * signs[1] * size**-0.5
     return mixed
 
 
@@ -63,9 +63,9 @@ def hadamard(size: int) -> Tensor | None:
         core = size >> doublings
         if core << doublings != size:
             continue
-        found = torch.ones(1, 1, dtype=torch.float64) if core == 1 else _paley(core)
-        if found is not None:
-            return torch.kron(torch.from_numpy(scipy.linalg.hadamard(1 << doublings)).double(), found)
+        least = torch.ones(1, 1, dtype=torch.float64) if core == 1 else _paley(core)
+        if least is not None:
+            return torch.kron(torch.from_numpy(scipy.linalg.hadamard(1 << doublings)).double(), least)
     return None
 
 

@@ -64,10 +64,10 @@ class Rotate(Step):
     def check_network(self, network: Network) -> list[Problem]:
         """Parts that must be rotated and can be nowhere in this network, and sizes without a matrix."""
         structure, problems = network.model.structure, []
-        for part, (wanted, found) in self._parts(structure).items():
-            sizes = sorted({size for fixed, size in found if not fixed})
+        for part, (wanted, parts) in self._parts(structure).items():
+            sizes = sorted({size for fixed, size in parts if not fixed})
             if wanted is True and not sizes:
-                text = f"{part}=true, but {_nowhere(structure, found)}; set {part}=where_exact or {part}=false"
+                text = f"{part}=true, but {_nowhere(structure, parts)}; set {part}=where_exact or {part}=false"
                 problems.append(Problem(text, part, True, ["where_exact", False]))
             elif wanted and self.matrix == "hadamard":
                 missing = [size for size in sizes if hadamard(size) is None]
@@ -79,9 +79,9 @@ class Rotate(Step):
 
     def left_out(self, config: RunConfig, structure: Structure) -> list[str]:
         return [
-            f"{part} is left out: {_nowhere(structure, found)}"
-            for part, (wanted, found) in self._parts(structure).items()
-            if wanted == "where_exact" and all(fixed for fixed, _ in found)
+            f"{part} is left out: {_nowhere(structure, parts)}"
+            for part, (wanted, parts) in self._parts(structure).items()
+            if wanted == "where_exact" and all(fixed for fixed, _ in parts)
         ]
 
     def _parts(self, structure: Structure) -> dict[str, tuple[Wanted, list[tuple[str, int]]]]:
@@ -125,8 +125,8 @@ class Rotate(Step):
         work.coordinates += ((*parts, self.matrix, work.config.seed + self.seed),)
 
 
-def _nowhere(structure: Structure, found: list[tuple[str, int]]) -> str:
-    reason = found[0][0] if found else f"the family {structure.family!r} reports nothing of the kind"
+def _nowhere(structure: Structure, parts: list[tuple[str, int]]) -> str:
+    reason = parts[0][0] if parts else f"the family {structure.family!r} reports nothing of the kind"
     return f"nothing can be rotated exactly ({reason})"
 
 

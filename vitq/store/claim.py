@@ -25,7 +25,7 @@ from vitq.signals import not_in_threads
 from vitq.store import process
 from vitq.store.atomic import host_id, make_dir, remove_abandoned, temporary_file, write_file
 from vitq.store.files import read_bytes
-from vitq.store.record import Record
+from vitq.store.record import StoredRecord
 from vitq.store.rundir import RunDir
 
 # Seconds between two signs of life, and how long one of another machine may stand still before it counts as dead.
@@ -33,7 +33,7 @@ BEAT = 5.0
 SILENCE = 60.0
 
 
-class Owner(Record):
+class Owner(StoredRecord):
     """A process. host: machine and process-id namespace; boot: of the machine; started: see `process.started`."""
 
     host: str

@@ -14,13 +14,13 @@ from pydantic import ValidationError
 
 from vitq.errors import StoreError
 from vitq.store.atomic import write_bytes
-from vitq.store.record import Record
+from vitq.store.record import StoredRecord
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", bound=StoredRecord)
 
 
 def read_bytes(path: Path) -> bytes | None:

@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
-from vitq.store.record import Count, Record
+from vitq.store.record import Count, StoredRecord
 
 
-class Metrics(Record):
+class Metrics(StoredRecord):
     """Scores on the `n_eval` evaluation images; null where a value was not finite or does not apply.
 
     top1, top5, fp_top1, agreement: percent. drop: fp_top1 - top1, percent points.

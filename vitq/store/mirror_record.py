@@ -8,14 +8,14 @@ from pydantic import ConfigDict, Field
 
 from vitq.store.atomic import write_bytes
 from vitq.store.files import read_record
-from vitq.store.record import Record, Timestamp
+from vitq.store.record import StoredRecord, Timestamp
 from vitq.store.rundir import RunDir
 
 # A W&B id that was deleted can never be used again; so many further generations of it are tried.
 GENERATIONS = 9
 
 
-class Upload(Record):
+class Upload(StoredRecord):
     """A finished upload: when, of which folder, and to which run of which server."""
 
     at: Timestamp
@@ -26,7 +26,7 @@ class Upload(Record):
     id: str
 
 
-class TrackerRecord(Record):
+class TrackerRecord(StoredRecord):
     """Where the mirror of a run is.
 
     id: in W&B; the signature, with `-g2` … behind it where W&B refuses to use a deleted id again. group: the sweep.

@@ -24,7 +24,7 @@ Timestamp = Annotated[str, AfterValidator(_timestamp)]
 Count = Annotated[int, Field(ge=0)]
 
 
-class Record(BaseModel):
+class StoredRecord(BaseModel):
     """Base of all records: frozen, and a misspelt field is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from vitq.store.atomic import write_bytes
 from vitq.store.files import read_record
-from vitq.store.record import Record
+from vitq.store.record import StoredRecord
 from vitq.store.store import Store
 
 
-class Target(Record):
+class Target(StoredRecord):
     """One published figure and our runs of it.
 
     model, bits: as published (`deit_tiny`, `W4A4`). table: of the paper. top1: published, percent; full_precision:
@@ -26,7 +26,7 @@ class Target(Record):
     reference: str
 
 
-class ReproductionRecord(Record):
+class ReproductionRecord(StoredRecord):
     """A sweep that reproduces figures of a paper.
 
     paper: id of its source. method: whose figures. unknown: what of the protocol is not known. deviations: what is not

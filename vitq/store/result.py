@@ -18,13 +18,13 @@ from pydantic import (
 )
 
 from vitq.store.metrics import DetectionMetrics, FeatureMetrics, Metrics
-from vitq.store.record import Count, Record, Timestamp
+from vitq.store.record import Count, StoredRecord, Timestamp
 
 # Version of the record's shape. (What a config means has its own version: vitq.config.SCHEMA_VERSION.)
 RESULT_VERSION = 1
 
 
-class Size(Record):
+class Size(StoredRecord):
     """Bits averaged over elements (an operand left in floating point counts 32), and bytes with scales counted."""
 
     mean_weight_bits: float
@@ -33,7 +33,7 @@ class Size(Record):
     quantized_bytes: Count
 
 
-class Cost(Record):
+class Cost(StoredRecord):
     """What one image costs, from shapes and bit-widths alone (an operand in floating point counts 32 bits).
 
     macs: multiply–accumulates of all layers and both matmuls of attention. bops: Σ macs · bits · bits of the operands.
@@ -49,7 +49,7 @@ class Cost(Record):
     integer_share: Annotated[float, Field(ge=0, le=100)]
 
 
-class Timings(Record):
+class Timings(StoredRecord):
     """Wall-clock seconds: the whole run, and each stage by name.
 
     resumed: parts of the recipe were finished by an earlier attempt, whose seconds are not among these.
@@ -65,14 +65,14 @@ class Timings(Record):
         return {key: value for key, value in handler(self).items() if key != "resumed" or value}
 
 
-class Memory(Record):
+class Memory(StoredRecord):
     """Peak memory in bytes: resident set of the process, and CUDA allocations (null without CUDA)."""
 
     peak_rss_bytes: Count
     peak_cuda_bytes: Count | None = None
 
 
-class Provenance(Record):
+class Provenance(StoredRecord):
     """Where a result comes from.
 
     versions: package → version. host: facts such as name, cpu, cores, gpu. code: vitq version, git commit, `dirty`.
@@ -87,7 +87,7 @@ class Provenance(Record):
     attempt: Annotated[int, Field(ge=1)] = 1
 
 
-class Result(Record):
+class Result(StoredRecord):
     """The record of one finished run. NaN and infinities become null on construction, named in `nonfinite`.
 
     published_top1: full precision's top-1 as it is published of these weights, percent; no key where nothing is.

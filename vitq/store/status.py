@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from vitq.store.record import Count, Record, Timestamp, utc_now
+from vitq.store.record import Count, StoredRecord, Timestamp, utc_now
 
 State = Literal["planned", "running", "done", "failed", "interrupted"]
 
 
-class Status(Record):
+class Status(StoredRecord):
     """The state that a run has written last. Only a valid result means that it is done.
 
     attempt: 1 for the first execution, counting up with each retry.

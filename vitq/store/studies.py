@@ -13,12 +13,12 @@ from pydantic import Field
 from vitq.config.tuning import OptionRange
 from vitq.store.atomic import write_bytes
 from vitq.store.files import read_record
-from vitq.store.record import Count, Record
+from vitq.store.record import Count, StoredRecord
 from vitq.store.rundir import RunDir
 from vitq.store.store import Store
 
 
-class TrialRecord(Record):
+class TrialRecord(StoredRecord):
     """One choice of options.
 
     options: key below `method` → value. signature: of its run, None before it is planned. kl: KL(full precision ‖
@@ -33,7 +33,7 @@ class TrialRecord(Record):
     seconds: float | None = None
 
 
-class Gain(Record):
+class Gain(StoredRecord):
     """How much less KL the best trial has than the recipe's own options, on the same held-out images.
 
     mean: over the images, nats. error: its standard error. The best of many trials is chosen by these images, so the
@@ -54,7 +54,7 @@ class Gain(Record):
         return f"{self.mean:.3g} ± {self.error:.2g} nats less KL than the recipe's own options, {verdict}"
 
 
-class StudyRecord(Record):
+class StudyRecord(StoredRecord):
     """A study: a sweep of trials.
 
     own: the recipe's own options, which trial 0 has. importances: share of each option in the spread of KL, summing to

@@ -11,10 +11,10 @@ from pydantic import Field
 
 from vitq.store.atomic import remove_abandoned, write_bytes
 from vitq.store.files import read_hint, read_record, remove
-from vitq.store.record import Count, Record, Timestamp, utc_now
+from vitq.store.record import Count, StoredRecord, Timestamp, utc_now
 
 
-class Submission(Record):
+class Submission(StoredRecord):
     """One job array. token: its name for us, and in the scheduler's comment. allocations: signatures of each element.
 
     job: the scheduler's id, None until it is known: whoever submitted died meanwhile, or the scheduler refused.
@@ -30,7 +30,7 @@ class Submission(Record):
     created_at: Timestamp = Field(default_factory=utc_now)
 
 
-class Tries(Record):
+class Tries(StoredRecord):
     """What went wrong with one element of an array so far. deaths: of processes, by the run that they were at."""
 
     timeouts: Count = 0

@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import Field
 
-from vitq.store.record import Record, Timestamp, utc_now
+from vitq.store.record import StoredRecord, Timestamp, utc_now
 
 
-class SweepRecord(Record):
+class SweepRecord(StoredRecord):
     """What a sweep consists of.
 
     signatures: in the order of the plan. baseline: name of the method that others are compared with.

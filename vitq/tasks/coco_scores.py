@@ -31,13 +31,13 @@ def available() -> bool:
 class Scored:
     """The objects that a network found, matched with a truth: average precision of all images together, and of each.
 
-    truth: COCO's `images`, `annotations`, `categories`. found: COCO's result entries, `image_id`, `category_id`,
+    truth: COCO's `images`, `annotations`, `categories`. results: COCO's result entries, `image_id`, `category_id`,
     `score`, and `bbox` or `segmentation`. They are matched once, by pycocotools.
     """
 
-    def __init__(self, truth: Mapping[str, Any], found: Sequence[dict[str, Any]], form: Form):
-        self._truth, self._empty = truth, not found
-        self._evaluation = _matched(truth, found or [_nowhere(truth, form)], form) if truth["annotations"] else None
+    def __init__(self, truth: Mapping[str, Any], results: Sequence[dict[str, Any]], form: Form):
+        self._truth, self._empty = truth, not results
+        self._evaluation = _matched(truth, results or [_nowhere(truth, form)], form) if truth["annotations"] else None
 
     def average(self) -> dict[str, float]:
         """AP, percent: `` (mean over IoU 0.5 to 0.95), `50`, `75`, `_small`, `_medium`, `_large`.
@@ -91,13 +91,13 @@ def _single(entry: Mapping[str, Any], objects: int, recalls: np.ndarray) -> floa
     return total / len(recall)
 
 
-def _matched(truth: Mapping[str, Any], found: Sequence[dict[str, Any]], form: Form) -> Any:
+def _matched(truth: Mapping[str, Any], results: Sequence[dict[str, Any]], form: Form) -> Any:
     """pycocotools' evaluation with the objects matched."""
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):  # it prints as it goes
         known = _index(truth)
-        evaluation = COCOeval(known, known.loadRes([dict(entry) for entry in found]), form)
+        evaluation = COCOeval(known, known.loadRes([dict(entry) for entry in results]), form)
         evaluation.evaluate()
     return evaluation
 
@@ -135,8 +135,8 @@ def pixels(code: bytes, height: int, width: int) -> np.ndarray:
     """bool (height, width) of a mask's `counts`."""
     from pycocotools import mask
 
-    found: np.ndarray = mask.decode({"size": [height, width], "counts": code}).astype(bool)
-    return found
+    decoded: np.ndarray = mask.decode({"size": [height, width], "counts": code}).astype(bool)
+    return decoded
 
 
 def area(code: Mapping[str, Any]) -> int:

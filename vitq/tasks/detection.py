@@ -51,22 +51,22 @@ class Detection(Task):
         mask_end: int64 (D,), where each code ends.
         """
         scenes = cast(RaggedImages, images)
-        parts = [self._of_image(found, scenes, start + index) for index, found in enumerate(given)]
+        parts = [self._of_image(detections, scenes, start + index) for index, detections in enumerate(given)]
         return _joined(parts)
 
-    def _of_image(self, found: Detections, scenes: RaggedImages, index: int) -> Outputs:
+    def _of_image(self, detections: Detections, scenes: RaggedImages, index: int) -> Outputs:
         height, width = scenes.originals[index].tolist()
         scale = torch.from_numpy(scenes.originals[index] / scenes.shapes[index]).float().flip(0).repeat(2)
-        boxes = found.boxes.float().cpu() * scale
+        boxes = detections.boxes.float().cpu() * scale
         codes = []
         if "mask" in self.forms:
-            masks = paste(found.masks.float().cpu(), boxes, height, width)
+            masks = paste(detections.masks.float().cpu(), boxes, height, width)
             codes = [np.frombuffer(code["counts"], dtype=np.uint8) for code in run_length(masks)]
         return {
             "image": torch.full((len(boxes),), index),
             "box": boxes,
-            "score": found.scores.float().cpu(),
-            "label": found.labels.cpu(),
+            "score": detections.scores.float().cpu(),
+            "label": detections.labels.cpu(),
             "mask": torch.from_numpy(np.concatenate([np.zeros(0, np.uint8), *codes])),
             "mask_end": torch.tensor([len(code) for code in codes], dtype=torch.int64).cumsum(0),
         }
@@ -85,8 +85,8 @@ class Detection(Task):
         for name, form_ in self.forms.items():
             own = self._judged(quantized, scenes, form_)[0]
             full = self._judged(reference, scenes, form_)[0][""]
-            found = self._entries(quantized, scenes, form_)
-            believed = Scored(self._believed(reference, scenes), found, form_).average()
+            entries = self._entries(quantized, scenes, form_)
+            believed = Scored(self._believed(reference, scenes), entries, form_).average()
             figures |= {f"ap_{name}{suffix}": value for suffix, value in own.items()}
             figures |= {f"fp_ap_{name}": full, f"drop_{name}": full - own[""], f"fidelity_{name}": believed[""]}
         plain = {key: None if value is None or math.isnan(value) else value for key, value in figures.items()}

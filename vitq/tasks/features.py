@@ -90,7 +90,7 @@ class Features(Task):
         error = (own - full).norm(dim=1) / full.norm(dim=1).clamp_min(1e-12)
         labels, judged = torch.from_numpy(np.array(sets.scored.labels)), self._judged(sets)
         classes = [self._classes(outputs["features"], sets)[judged] for outputs in (quantized, reference)]
-        right = [_percent(found == labels[judged]) for found in classes]
+        right = [_percent(predicted == labels[judged]) for predicted in classes]
         return FeatureMetrics(
             cosine=100 * float(F.cosine_similarity(own, full, dim=1).mean()),
             relative_error=100 * float(error.mean()),
@@ -108,11 +108,11 @@ class Features(Task):
         int32 (N, 1), the class by k-NN. Of all: `length` float32 (M,), of the features."""
         sets = _compared(images)
         judged, labels = self._judged(sets).numpy(), np.asarray(sets.scored.labels, dtype=np.int64)
-        found = self._classes(outputs["features"], sets).numpy()
+        predicted = self._classes(outputs["features"], sets).numpy()
         return {
-            "correct": (found == labels)[judged],
+            "correct": (predicted == labels)[judged],
             "label": labels[judged],
-            "topk_index": found[judged, None].astype(np.int32),
+            "topk_index": predicted[judged, None].astype(np.int32),
             "length": outputs["features"][: len(sets.scored)].norm(dim=1).numpy(),
         }
 
@@ -127,15 +127,15 @@ class Features(Task):
         )
 
     def problems(self, config: RunConfig) -> list[Problem]:
-        found = without_classes(config)
+        wrong = without_classes(config)
         if config.bits.scope != "all":
             text = f"bits.scope={config.bits.scope}: nothing but the backbone is there; set bits.scope=all"
-            found.append(Problem(text, "bits.scope", config.bits.scope, ["all"]))
+            wrong.append(Problem(text, "bits.scope", config.bits.scope, ["all"]))
         outputs = config.model.kwargs.get("num_classes", config.data.num_classes)
         if outputs != 0:
             text = f"task=features: model.kwargs.num_classes={outputs} builds a head; set it to 0, or leave it out"
-            found.append(Problem(text, "model.kwargs.num_classes", outputs, [0]))
-        return found
+            wrong.append(Problem(text, "model.kwargs.num_classes", outputs, [0]))
+        return wrong
 
     def _judged(self, sets: FeatureSets) -> Tensor:
         """bool (N,): the scored images of whose class there are neighbours."""
@@ -153,12 +153,12 @@ def nearest_class(features: Tensor, known: Tensor, labels: Tensor) -> Tensor:
     Nearest by cosine s; each votes with exp(s / TEMPERATURE).
     """
     known = F.normalize(known.double(), dim=1)
-    found = []
+    predicted = []
     for part in F.normalize(features.double(), dim=1).split(4096):
         near, which = (part @ known.T).topk(min(NEIGHBOURS, len(known)), dim=1)
         votes = torch.zeros(len(part), int(labels.max()) + 1, dtype=torch.float64)
-        found.append(votes.scatter_add_(1, labels[which], (near / TEMPERATURE).exp()).argmax(dim=1))
-    return torch.cat(found)
+        predicted.append(votes.scatter_add_(1, labels[which], (near / TEMPERATURE).exp()).argmax(dim=1))
+    return torch.cat(predicted)
 
 
 def _compared(images: Any) -> FeatureSets:

@@ -16,8 +16,8 @@ SHOWN, LEAST = 6, 0.3
 _QUALITY = 90  # of JPEG
 
 
-def samples(found: Mapping[str, Outputs], scenes: RaggedImages) -> dict[str, np.ndarray]:
-    """Arrays for `RunDir.write_samples`. found: what each network gave for the whole set, by its name.
+def samples(networks: Mapping[str, Outputs], scenes: RaggedImages) -> dict[str, np.ndarray]:
+    """Arrays for `RunDir.write_samples`. networks: what each network gave for the whole set, by its name.
 
     id: int64 (K,), the data set's number of each image. size: int64 (K, 2), height and width. picture: uint8, JPEG
     files one after the other; picture_end: int64 (K,). class_id: int64 (C,), 0 to C − 1; class_name: str (C,).
@@ -35,7 +35,7 @@ def samples(found: Mapping[str, Outputs], scenes: RaggedImages) -> dict[str, np.
         "class_id": np.arange(len(names)),
         "class_name": np.array(names, dtype=np.str_),
     }
-    for name, outputs in found.items():
+    for name, outputs in networks.items():
         arrays |= {f"{name}.{key}": value for key, value in _few(outputs, chosen).items()}
     return arrays
 

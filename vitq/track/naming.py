@@ -47,7 +47,7 @@ def sweep_of(run_dir: RunDir, group: str | None) -> SweepRecord | None:
 def variant(config: RunConfig, sweep: SweepRecord | None) -> str:
     """What the sweep varies beyond model, method, bits, calibration size and seed: `weight.granularity=channel`."""
     plain = config.to_dict()
-    found = []
+    parts = []
     for key, values in (sweep.axes if sweep else {}).items():
         # Where things lie is nobody's business, and no part of what a run is.
         if len(values) < 2 or key in _SHOWN or key in VOLATILE:
@@ -57,14 +57,14 @@ def variant(config: RunConfig, sweep: SweepRecord | None) -> str:
         except KeyError:  # a group of the user's own, or a step that this recipe does not have
             continue
         text = str(value).lower() if isinstance(value, bool) or value is None else str(value)
-        found.append(f"{'.'.join(key.split('.')[-2:])}={text}")
-    return ", ".join(found)
+        parts.append(f"{'.'.join(key.split('.')[-2:])}={text}")
+    return ", ".join(parts)
 
 
 def notes(config: RunConfig, run_dir: RunDir, sweep: SweepRecord | None, title: str | None = None) -> str | None:
     """Markdown: what the sweep says of itself, its report and the run's files. None where there is nothing to say.
 
-    Links where the store is served (`tracker.store_url`); else places in the store, never paths of this machine, which
+    Links where the store is served (`tracker.store_url`); else paths in the store, never those of this machine, which
     no other one could follow. title: of what is no run of a sweep, but a study.
     """
     address, name = (config.tracker.store_url or "").rstrip("/"), run_dir.signature

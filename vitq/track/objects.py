@@ -40,25 +40,25 @@ def _image(picture: Image.Image, arrays: dict[str, np.ndarray], network: str, in
     from vitq.tasks.coco_scores import pixels  # torch, which a mirror of other runs does without
     from vitq.tasks.samples import codes_of
 
-    found = {key: arrays[f"{network}.{key}"] for key in ("image", "box", "score", "label", "mask", "mask_end")}
+    objects = {key: arrays[f"{network}.{key}"] for key in ("image", "box", "score", "label", "mask", "mask_end")}
     names = {int(number) + 1: str(name) for number, name in zip(arrays["class_id"], arrays["class_name"], strict=True)}
-    rows = np.flatnonzero(found["image"] == index)
-    boxes = [_box(found, int(row), names) for row in rows]
+    rows = np.flatnonzero(objects["image"] == index)
+    boxes = [_box(objects, int(row), names) for row in rows]
     overlays: dict[str, Any] = {"boxes": {"objects": {"box_data": boxes, "class_labels": names}}}
-    codes = codes_of(found)
+    codes = codes_of(objects)
     if len(names) <= _CLASSES and any(len(arrays[f"{other}.mask_end"]) for other in NETWORKS):
         height, width = arrays["size"][index].tolist()
         classes = np.zeros((height, width), dtype=np.uint8)
-        for row in sorted(rows, key=lambda row: float(found["score"][row])):
-            classes[pixels(codes[row], height, width)] = found["label"][row] + 1
+        for row in sorted(rows, key=lambda row: float(objects["score"][row])):
+            classes[pixels(codes[row], height, width)] = objects["label"][row] + 1
         labels = {0: "background", **names}
         overlays["masks"] = {"objects": {"mask_data": classes, "class_labels": labels}}
     return wandb.Image(picture, caption=NETWORKS[network], **overlays)
 
 
-def _box(found: dict[str, np.ndarray], row: int, names: dict[int, str]) -> dict[str, Any]:
-    left, top, right, bottom = (float(side) for side in found["box"][row])
-    label, score = int(found["label"][row]) + 1, float(found["score"][row])
+def _box(objects: dict[str, np.ndarray], row: int, names: dict[int, str]) -> dict[str, Any]:
+    left, top, right, bottom = (float(side) for side in objects["box"][row])
+    label, score = int(objects["label"][row]) + 1, float(objects["score"][row])
     return {
         "position": {"minX": left, "maxX": right, "minY": top, "maxY": bottom},
         "domain": "pixel",

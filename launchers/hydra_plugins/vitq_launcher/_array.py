@@ -82,7 +82,7 @@ def _wait(
             asked = time.monotonic()
             try:
                 alive = {(e.token, e.index): e for e in commands.elements() if not e.ended}
-            except commands.AwayError:
+            except commands.UnreachableError:
                 continue  # asked again: the jobs run on without their controller
             for element in (alive[element_id] for element_id in waiting if element_id in alive):
                 if element.state == "PENDING" and element.reason not in logged:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from vitq.models.detection.detector import Detector
+
+# Its position embeddings are of 4x6 patches; the last 5 rows fill none.
+YOLOS: dict[str, Any] = {"embed_dim": 24, "depth": 3, "num_heads": 2, "img_size": (4 * 16 + 5, 6 * 16), "queries": 5}
 
 
 def small(cascade: bool = False, seed: int = 0, classes: int = 5) -> Detector:

@@ -60,5 +60,5 @@ class OnnxSession:
 
     def outputs(self, images: np.ndarray) -> list[np.ndarray]:
         """All outputs of (B, 3, H, W) float32 images."""
-        found: list[np.ndarray] = self._session.run(None, {INPUT: images})
-        return found
+        outputs: list[np.ndarray] = self._session.run(None, {INPUT: images})
+        return outputs

@@ -51,5 +51,5 @@ class Coder(BoxCoder):
         codes = rel_codes.unflatten(1, (-1, 4))
         smallest = [-self.bbox_xform_clip * weight for weight in self.weights[2:]]
         sides = torch.maximum(codes[..., 2:], codes.new_tensor(smallest))
-        found: Tensor = super().decode_single(torch.cat([codes[..., :2], sides], dim=-1).flatten(1), boxes)
-        return found
+        boxes_of: Tensor = super().decode_single(torch.cat([codes[..., :2], sides], dim=-1).flatten(1), boxes)
+        return boxes_of

@@ -57,14 +57,14 @@ class CascadeHeads(nn.Module):
             logits.append(scores)
             decoded = refined
         mean = (sum(logits[1:], logits[0]) / len(logits)).softmax(dim=-1).split(counts)
-        found = [
+        kept = [
             best(image, scores, shape, self.score_thresh, self.nms_thresh, self.detections_per_img)
             for image, scores, shape in zip(decoded, mean, image_shapes, strict=True)
         ]
-        masks = self._masks(features, [boxes for boxes, _, _ in found], [labels for _, _, labels in found])
+        masks = self._masks(features, [boxes for boxes, _, _ in kept], [labels for _, _, labels in kept])
         results = [
             {"boxes": boxes, "scores": scores, "labels": labels, "masks": mask}
-            for (boxes, scores, labels), mask in zip(found, masks, strict=True)
+            for (boxes, scores, labels), mask in zip(kept, masks, strict=True)
         ]
         return results, {}
 

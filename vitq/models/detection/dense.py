@@ -58,8 +58,8 @@ def fixed(detector: Detector, value: Value) -> Boxes:
         stages = tuple(boxes[0] for boxes, _, _ in heads.stages(features, best, shapes))
     else:
         stages = (best[0],)
-    (found,), _ = heads(features, best, shapes)
-    return Boxes(stages, found["boxes"], found["labels"])
+    (objects,), _ = heads(features, best, shapes)
+    return Boxes(stages, objects["boxes"], objects["labels"])
 
 
 def dense(detector: Detector, value: Value, at: Boxes) -> Dense:
@@ -68,7 +68,7 @@ def dense(detector: Detector, value: Value, at: Boxes) -> Dense:
     features, heads = dict(zip(LEVELS, levels, strict=True)), detector.roi_heads
     objectness, offsets = detector.rpn.head(list(levels))
     boxed = zip(_pairs(heads.box_head, heads.box_predictor), at.stages, strict=True)
-    found = [predictor(head(heads.box_roi_pool(features, [stage]))) for (head, predictor), stage in boxed]
+    predicted = [predictor(head(heads.box_roi_pool(features, [stage]))) for (head, predictor), stage in boxed]
     pooled, rows = heads.mask_roi_pool(features, [at.objects]), torch.arange(len(at.labels), device=at.labels.device)
     masks = [
         predictor(head(pooled))[rows, at.labels] for head, predictor in _pairs(heads.mask_head, heads.mask_predictor)
@@ -76,8 +76,8 @@ def dense(detector: Detector, value: Value, at: Boxes) -> Dense:
     return Dense(
         torch.cat([level.permute(0, 2, 3, 1).flatten() for level in objectness]),
         torch.cat([level.permute(0, 2, 3, 1).reshape(-1, 4) for level in offsets]),
-        torch.cat([scores for scores, _ in found]),
-        torch.cat([offsets for _, offsets in found]).unflatten(1, (-1, 4)),
+        torch.cat([scores for scores, _ in predicted]),
+        torch.cat([offsets for _, offsets in predicted]).unflatten(1, (-1, 4)),
         torch.cat(masks),
     )
 

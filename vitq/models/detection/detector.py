@@ -95,8 +95,8 @@ class Detector(nn.Module):
         """The objects of each image, from its pyramid and its size (B, 2)."""
         features, shapes = _named(pyramid), shapes_of_images(sizes)
         proposals, _ = self.rpn(ImageList(pyramid[0], shapes), features)
-        found, _ = self.roi_heads(features, proposals, shapes)
-        return [Detections(o["boxes"], o["scores"], o["labels"] - 1, o["masks"][:, 0]) for o in found]
+        objects, _ = self.roi_heads(features, proposals, shapes)
+        return [Detections(o["boxes"], o["scores"], o["labels"] - 1, o["masks"][:, 0]) for o in objects]
 
     def sample(self, boxes: int) -> None:
         """How many boxes of an image the heads learn from."""

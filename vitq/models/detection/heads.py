@@ -49,10 +49,10 @@ class Proposals(RegionProposalNetwork):
         if proposals.is_meta:
             first = proposals[:, : self.post_nms_top_n()]
             return list(first), list(first[..., 0])
-        found: tuple[list[Tensor], list[Tensor]] = super().filter_proposals(
+        kept: tuple[list[Tensor], list[Tensor]] = super().filter_proposals(
             proposals, objectness, list(image_shapes), num_anchors_per_level
         )
-        return found
+        return kept
 
 
 class BoxHeads(RoIHeads):
@@ -65,11 +65,11 @@ class BoxHeads(RoIHeads):
         counts = [len(boxes) for boxes in proposals]
         decoded = self.box_coder.decode(box_regression, proposals).split(counts)
         scores = class_logits.softmax(dim=-1).split(counts)
-        found = [
+        kept = [
             best(boxes, probabilities, shape, self.score_thresh, self.nms_thresh, self.detections_per_img)
             for boxes, probabilities, shape in zip(decoded, scores, image_shapes, strict=True)
         ]
-        boxes_of, scores_of, labels_of = (list(part) for part in zip(*found, strict=True))
+        boxes_of, scores_of, labels_of = (list(part) for part in zip(*kept, strict=True))
         return boxes_of, scores_of, labels_of
 
 

@@ -123,7 +123,7 @@ class Yolos(nn.Module):
         x = self.stem(image)
         for index, block in enumerate(self.body.blocks):
             x = self.behind(index, block(x), image.sizes)
-        return self.found(x, image.sizes)
+        return self.detections(x, image.sizes)
 
     def stem(self, image: Padded) -> Tensor:
         """Tokens (1, T, C) of one image: class, patches, detections."""
@@ -144,7 +144,7 @@ class Yolos(nn.Module):
         tokens = self.body.norm(x)[0, -self.queries :]
         return Queries(self.class_embed(tokens), self.bbox_embed(tokens).sigmoid())
 
-    def found(self, x: Tensor, sizes: Tensor) -> Detections:
+    def detections(self, x: Tensor, sizes: Tensor) -> Detections:
         """One object for each detection token, the likeliest class of each, best first; no masks."""
         given = self.answers(x)
         scores, labels = given.logits.softmax(dim=-1)[:, self.columns].max(dim=-1)
@@ -183,10 +183,10 @@ def checkpoint_filter_fn(state: Mapping[str, Tensor], network: nn.Module) -> dic
             parts.setdefault(f"body.blocks.{projection[1]}.attn.qkv.{projection[3]}", {})[projection[2]] = tensor
         else:
             renamed[renamed_by(_RULES, name)] = tensor
-    for name, found in parts.items():
-        missing = {"query", "key", "value"} - found.keys()
+    for name, given in parts.items():
+        missing = {"query", "key", "value"} - given.keys()
         if missing:
             text = f"the checkpoint has no {', '.join(sorted(missing))} for {name}; it was cut, give the whole file"
             raise ModelError(text, "model.checkpoint", name)
-        renamed[name] = torch.cat([found["query"], found["key"], found["value"]])
+        renamed[name] = torch.cat([given["query"], given["key"], given["value"]])
     return renamed

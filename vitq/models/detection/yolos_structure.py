@@ -49,7 +49,7 @@ def yolos_structure(model: nn.Module) -> Structure:
         name = f"{BODY}.blocks.{index}"
         structure.segments.append(Segment(name, partial(_block, yolos, index, block), (name,)))
     heads = ("body.norm", "class_embed", "bbox_embed")
-    structure.segments.append(Segment("heads", lambda value: [yolos.found(*value)], heads, learned=False))
+    structure.segments.append(Segment("heads", lambda value: [yolos.detections(*value)], heads, learned=False))
     structure.comparison = FixedBoxComparison(
         lambda value: None, lambda value, _: yolos.answers(value[0]), divergence, agreement, likelihood
     )

@@ -17,7 +17,7 @@ from vitq.steps.allocation import greedy
 from vitq.steps.allocation.budget import Budget, meters
 from vitq.steps.allocation.milp import milp
 from vitq.steps.allocation.sensitivity import Trial, menu, table
-from vitq.steps.allocation.sensitivity_cache import Known
+from vitq.steps.allocation.sensitivity_cache import SensitivityTable
 from vitq.steps.step import Network, Step, Workspace, register_step, steps_before
 
 _NONE_FREE = (
@@ -177,7 +177,7 @@ class Allocate(Step):
 
     def _alone(self, work: Workspace, trial: Trial, names: list[str], widths: list[int]) -> dict[str, dict[int, float]]:
         """The loss that each site causes alone at each width, out of the cache where it was measured before."""
-        known = Known(work.config, steps_before(work.config, self), self.images, work.device)
+        known = SensitivityTable(work.config, steps_before(work.config, self), self.images, work.device)
         alone = known.losses(names, widths)
         if alone is None:
             alone = table(trial, names, widths, work)

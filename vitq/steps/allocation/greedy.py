@@ -38,7 +38,7 @@ def greedy(
     if (recompute == "never") != (alone is not None):
         raise ValueError(f"greedy: recompute={recompute!r}; never goes by `alone`, and only never does")
     # Where a score costs no evaluation there is nothing to put off.
-    candidates = _Candidates(trial, budget, widths, alone, lazy=recompute == "lazy")
+    candidates = _LowerableSites(trial, budget, widths, alone, lazy=recompute == "lazy")
     rows = [_row(trial, budget)]
     progress.stage("greedy", 100)
     done = 0
@@ -59,7 +59,7 @@ def greedy(
     return rows
 
 
-class _Candidates:
+class _LowerableSites:
     """The sites that can still be lowered, ordered by loss increase per share of the excess saved, then by position."""
 
     def __init__(

@@ -81,8 +81,8 @@ class _Objects(Judge):
 
     @torch.no_grad()
     def score(self, values: Sequence[Any]) -> Score:
-        found = [self._own.dense(value, boxes) for value, boxes in zip(values, self._boxes, strict=True)]
-        pairs = list(zip(self._targets, found, strict=True))
+        outputs = [self._own.dense(value, boxes) for value, boxes in zip(values, self._boxes, strict=True)]
+        pairs = list(zip(self._targets, outputs, strict=True))
         apart = float(torch.stack([self._own.divergence(*pair) for pair in pairs]).mean())
         alike = float(torch.stack([self._own.agreement(*pair) for pair in pairs]).mean())
         return Score(apart, apart, alike)

@@ -19,7 +19,7 @@ Losses = dict[str, dict[int, float]]
 _VERSION = 1
 
 
-class Known:
+class SensitivityTable:
     """The table of one model, calibration set and recipe up to a step.
 
     steps: the steps that ran before. images: how many calibration images measured it.

@@ -18,7 +18,7 @@ from vitq.errors import Problem, bad
 from vitq.steps.reconstruction.compiled import begin, forward_of, pays
 from vitq.steps.reconstruction.learn import Learnt
 from vitq.steps.reconstruction.loss import divergence
-from vitq.steps.reconstruction.object_lesson import Cast, ObjectLesson
+from vitq.steps.reconstruction.object_targets import Cast, ObjectTargets
 from vitq.steps.reconstruction.schedule import rate
 from vitq.steps.step import OPTIMIZERS, Count, NotNegative, Positive, Step, Workspace, register_step
 from vitq.steps.stream import ImageStream, Stream, taught
@@ -104,18 +104,18 @@ class Distill(Step):
         work.progress.stage("distill", iterations)
         sites = [site for site in work.model.quantized() if site.quantizer is not None and site.quantizer.fitted]
         work.model.switch(sites, on=True)
-        lesson = Lesson(work) if work.teacher.comparison is None else ObjectLesson(work)
+        targets = ImageTargets(work) if work.teacher.comparison is None else ObjectTargets(work)
         learned = len(work.calib) - round(self.hold_out * len(work.calib))
         held = torch.arange(learned, len(work.calib))
-        before = lesson.divergence(held)
+        before = targets.divergence(held)
         with Learnt(work.model, None, sites, self.learn, relative=True) as learnt:
             if learnt.empty:
                 work.progress.advance(iterations, "nothing to learn")
                 return
             kept = [tensor.detach().clone() for tensor in learnt.tensors()]
-            losses = self._learn(work, learnt, lesson, learned)
+            losses = self._learn(work, learnt, targets, learned)
             # Not `not after < before`: a loss that is no number is no gain.
-            if len(held) and not lesson.divergence(held) < before:
+            if len(held) and not targets.divergence(held) < before:
                 LOG.warning(
                     "%s: KL to full precision did not fall on the %d calibration images held out; nothing is changed. "
                     "Smaller rates (lr, lr_bias, lr_scales) may help",
@@ -126,13 +126,13 @@ class Distill(Step):
                     tensor.data.copy_(value)
         work.curves.setdefault("all", []).append(losses)
 
-    def _learn(self, work: Workspace, learnt: Learnt, lesson: Lesson | ObjectLesson, images: int) -> Tensor:
+    def _learn(self, work: Workspace, learnt: Learnt, targets: ImageTargets | ObjectTargets, images: int) -> Tensor:
         """Learn from the first `images` calibration images; the loss of every iteration."""
         iterations, factor = work.config.method.course(self.iterations)
         optimizer = learnt.optimizer(self.lr, self.lr_scales, lr_bias=self.lr_bias, factor=factor)
         rates = [group["lr"] for group in optimizer.param_groups]
         size = min(self.batch_size, images)
-        forwards = self._forwards(work, lesson, size)
+        forwards = self._forwards(work, targets, size)
         cast = partial(torch.autocast, work.device.type, dtype=torch.bfloat16, enabled=self.autocast == "bf16")
         done, losses = torch.zeros((), dtype=torch.int64), torch.zeros(iterations, device=work.device)
         state = {"done": done, "losses": losses, **_state(learnt, optimizer)}
@@ -144,10 +144,10 @@ class Distill(Step):
             generator = torch.Generator().manual_seed((work.config.seed * 1_000_003 + number) * 31 + 7)
             chosen = torch.randperm(images, generator=generator)[:size]
             optimizer.zero_grad(set_to_none=True)
-            if isinstance(lesson, ObjectLesson):
-                loss = lesson.backward(chosen, self.features, self.logits, cast)
+            if isinstance(targets, ObjectTargets):
+                loss = targets.backward(chosen, self.features, self.logits, cast)
             else:
-                loss = self._backward(lesson, forwards, chosen, generator, cast)
+                loss = self._backward(targets, forwards, chosen, generator, cast)
             for group, most in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = most * rate(number, iterations, self.warmup, "cosine")
             optimizer.step()
@@ -161,40 +161,40 @@ class Distill(Step):
             work.checkpoint.save_state(self.name, state)
         return losses.cpu()
 
-    def _forwards(self, work: Workspace, lesson: Lesson | ObjectLesson, size: int) -> list[Forward]:
+    def _forwards(self, work: Workspace, targets: ImageTargets | ObjectTargets, size: int) -> list[Forward]:
         """Of all segments, for batches of so many images."""
         segments = work.model.structure.segments
         # A predictor hands what it saw from one segment to later ones, which one segment's graph does not show. Images
         # of a detector have their own sizes, a graph for each.
-        if work.model.predictor is not None or isinstance(lesson, ObjectLesson):
+        if work.model.predictor is not None or isinstance(targets, ObjectTargets):
             return [segment.forward for segment in segments]
-        elements = lesson.features.select(torch.zeros(1, dtype=torch.int64)).numel() * size * len(segments)
+        elements = targets.features.select(torch.zeros(1, dtype=torch.int64)).numel() * size * len(segments)
         compiled = pays(self.compile, elements, self.count(work.config))
         return [forward_of(segment, compiled) for segment in segments]
 
     def _backward(
         self,
-        lesson: Lesson,
+        targets: ImageTargets,
         forwards: Sequence[Forward],
         chosen: Tensor,
         generator: torch.Generator,
         cast: Cast,
     ) -> Tensor:
         """Loss of the images at some positions, its gradients added up."""
-        pixels = lesson.images.select(chosen)
+        pixels = targets.images.select(chosen)
         if self.views == "crops":
             pixels = crops(pixels, generator)
             with cast():
-                wanted = lesson.taught(pixels)
+                wanted = targets.taught(pixels)
         else:
-            wanted = lesson.features.select(chosen), lesson.logits.select(chosen)
+            wanted = targets.features.select(chosen), targets.logits.select(chosen)
         value = pixels
         given = []
         for forward in forwards:
             with cast():
                 value = forward(value)
             given.append(value)
-        loss = self._loss(given[-2].float(), given[-1].float(), wanted, lesson.variance)
+        loss = self._loss(given[-2].float(), given[-1].float(), wanted, targets.variance)
         loss.backward()
         return loss.detach()
 
@@ -209,7 +209,7 @@ class Distill(Step):
         return loss
 
 
-class Lesson:
+class ImageTargets:
     """What the full-precision model gives for the calibration images.
 
     images, features, logits: streams of the images, of what the last segment reads and of what it gives. variance: of

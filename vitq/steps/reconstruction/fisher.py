@@ -63,9 +63,9 @@ def _of_objects(work: Workspace, comparison: FixedBoxComparison) -> list[Stream]
                 # A leaf behind the first segment: the gradient reaches every output, and no parameter gets one.
                 value = tuple(_leaf(tensor) for tensor in value)
                 outputs.append(made(given, value))
-            found = comparison.dense(value, comparison.fixed(value))
+            dense = comparison.dense(value, comparison.fixed(value))
             flat = [tensor for tensors in outputs for tensor in tensors]
-            slopes = iter(torch.autograd.grad(comparison.likelihood(found, generator), flat))
+            slopes = iter(torch.autograd.grad(comparison.likelihood(dense, generator), flat))
         for index, tensors in enumerate(outputs):
             own = tuple(next(slopes).detach() for _ in tensors)
             streams[index].append(own)

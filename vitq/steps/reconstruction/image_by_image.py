@@ -115,5 +115,5 @@ def _learned(
 
 
 def _first(inputs: Any) -> Tensor:
-    found: Tensor = inputs.pixels if isinstance(inputs, Padded) else inputs[0]
-    return found
+    tensor: Tensor = inputs.pixels if isinstance(inputs, Padded) else inputs[0]
+    return tensor

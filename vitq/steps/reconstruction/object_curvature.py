@@ -83,8 +83,8 @@ def moments(
             output = onto(given, task.segment.forward(given), target)
         leaves = [value.detach().requires_grad_(True) for value, _ in pairs(output, target)]
         with torch.enable_grad(), exact_attention(work.device):
-            found = suffix.comparison.dense(suffix.last(_replaced(output, target, leaves)), boxes)
-            distance = suffix.comparison.divergence(exact, found, temperature)
+            outputs = suffix.comparison.dense(suffix.last(_replaced(output, target, leaves)), boxes)
+            distance = suffix.comparison.divergence(exact, outputs, temperature)
         gradients = torch.autograd.grad(distance, leaves)
         targets = [wanted for _, wanted in pairs(output, target)]
         yield [(leaf.detach() - wanted, slope) for leaf, wanted, slope in zip(leaves, targets, gradients, strict=True)]
@@ -134,9 +134,9 @@ def products(
         weighted = _second(suffix, exact, along, temperature)
         leaves = [t.detach().requires_grad_(True) for t in z]
         with torch.enable_grad(), exact_attention(work.device):
-            found = given_at(leaves)
+            outputs = given_at(leaves)
         # Masks of an image without an object depend on nothing.
-        ends = [(tensor, u) for tensor, u in zip(found, weighted, strict=True) if tensor.requires_grad]
+        ends = [(tensor, u) for tensor, u in zip(outputs, weighted, strict=True) if tensor.requires_grad]
         yield list(torch.autograd.grad([tensor for tensor, _ in ends], leaves, [u for _, u in ends]))
 
 

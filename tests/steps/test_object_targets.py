@@ -21,7 +21,7 @@ from vitq.quant.per_image import PerImageUniform
 from vitq.quant.predictor import Predictor
 from vitq.steps import Workspace
 from vitq.steps.checkpoint import Checkpoint
-from vitq.steps.reconstruction.object_lesson import ObjectLesson
+from vitq.steps.reconstruction.object_targets import ObjectTargets
 from vitq.steps.step import parse_step
 
 BITS = {"weight": 4, "activation": 4}
@@ -45,10 +45,10 @@ def workspace(detectors: Detectors, progress: Progress | None = None, **steps: d
 def test_the_loss_by_hand(tmp_path: Path) -> None:
     """The features' squared errors by their variance over images and positions, and the divergence of the heads."""
     work = workspace(Detectors(tmp_path), distill=DISTILL | {"iterations": 1, "lr": 0, "lr_bias": 0, "lr_scales": 0})
-    lesson = ObjectLesson(work)
+    targets = ObjectTargets(work)
     work.model.requires_grad_(False)
     parameter = work.model.model.get_parameter("backbone.body.patch_embed.proj.bias").requires_grad_(True)
-    given = {name: lesson.backward(torch.arange(2), *weights) for name, weights in
+    given = {name: targets.backward(torch.arange(2), *weights) for name, weights in
              {"features": (1.0, 0.0), "divergence": (0.0, 1.0), "both": (2.0, 3.0)}.items()}  # fmt: skip
     assert parameter.grad is not None
     assert float(parameter.grad.abs().max()) > 0
@@ -75,16 +75,16 @@ def test_the_loss_by_hand(tmp_path: Path) -> None:
     assert float(given["features"]) == pytest.approx(sum(features) / 5, rel=1e-4)
     assert float(given["divergence"]) == pytest.approx(sum(apart) / 2, rel=1e-4)
     assert float(given["both"]) == pytest.approx(2 * sum(features) / 5 + 3 * sum(apart) / 2, rel=1e-4)
-    assert lesson.divergence(torch.arange(2)) == pytest.approx(sum(apart) / 2, rel=1e-5)
+    assert targets.divergence(torch.arange(2)) == pytest.approx(sum(apart) / 2, rel=1e-5)
 
 
 def test_it_learns_the_heads_too_and_comes_nearer(tmp_path: Path) -> None:
     detectors = Detectors(tmp_path)
     before = workspace(detectors, bias={"do": "bias_correction"})
-    start = ObjectLesson(before).divergence(torch.arange(2))
+    start = ObjectTargets(before).divergence(torch.arange(2))
     step = DISTILL | {"iterations": 8, "features": 0.0, "lr_bias": 1e-3}
     work = workspace(detectors, bias={"do": "bias_correction"}, distill=step)
-    assert ObjectLesson(work).divergence(torch.arange(2)) < 0.9 * start
+    assert ObjectTargets(work).divergence(torch.arange(2)) < 0.9 * start
     moved = [name for name, value in work.model.model.state_dict().items()
              if name.endswith("weight") and not torch.equal(value, before.model.model.state_dict()[name])]  # fmt: skip
     for part in ("backbone.body", "backbone.fpn", "rpn.head", "roi_heads.box_head", "roi_heads.mask_head"):

@@ -16,7 +16,7 @@ from vitq.steps.stream import ImageStream, Stream, taught
 Cast = Callable[[], AbstractContextManager[object]]
 
 
-class ObjectLesson:
+class ObjectTargets:
     """images, features: streams of the images, and of what the heads of the full-precision network read."""
 
     def __init__(self, work: Workspace):
