@@ -269,8 +269,8 @@ def test_a_whole_file_with_more_behind_it_is_used(root: Path, config: Config) ->
     ],
 )
 def test_objects_without_masks_are_scored_by_their_boxes_alone(segmentation: Any, root: Path, config: Config) -> None:
-    change = lambda c: c["annotations"][3].update(segmentation=segmentation)  # noqa: E731
-    _edit(root / "annotations" / "instances_val2017.json", change)
+    file = root / "annotations" / "instances_val2017.json"
+    _edit(file, lambda c: c["annotations"][3].update(segmentation=segmentation))
     (problem,) = problems(config())
     assert is_about(problem, "data.root", [4])
     assert problems(replace(config(), task="detection")) == []
@@ -301,7 +301,12 @@ def test_scored_images_hold_objects_that_count(root: Path, config: Config) -> No
     """The first image, 97, has none; a crowd is not scored."""
     first = config(eval_limit=1, eval_choice="first")
     assert any(is_about(problem, "data.eval_split", "val2017") for problem in problems(first))
-    _edit(root / "annotations" / "instances_val2017.json", lambda c: [e.update(iscrowd=1) for e in c["annotations"]])
+
+    def crowds(content: dict[str, Any]) -> None:
+        for entry in content["annotations"]:
+            entry["iscrowd"] = 1
+
+    _edit(root / "annotations" / "instances_val2017.json", crowds)
     assert any(is_about(problem, "data.eval_split", "val2017") for problem in problems(config()))
 
 

@@ -260,8 +260,13 @@ def test_activations_of_coco_wait_on_disk_and_the_plan_says_how_large(engine: Fa
 
 def test_what_data_and_room_depend_on_is_asked_of_each(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Masks are looked at where they are scored alone, and what waits depends on the sites that are quantized."""
-    asked = []
-    monkeypatch.setattr(engine, "data_problems", lambda config: asked.append(config.task) or [])
+    asked: list[str] = []
+
+    def data_problems(config: RunConfig) -> list[Problem]:
+        asked.append(config.task)
+        return []
+
+    monkeypatch.setattr(engine, "data_problems", data_problems)
     make(*COCO, "task=segmentation,detection")
     assert asked == ["segmentation", "detection"]
     monkeypatch.setattr(engine, "room", lambda config: 1 if config.bits.scope == "backbone" else 2)
