@@ -124,6 +124,16 @@ def test_equal_sizes_give_what_an_image_set_gives() -> None:
         (lambda c: c["annotations"][0].update(category_id=4), "data.root"),
         (lambda c: c["images"][0].pop("file_name"), "data.root"),
         (lambda c: c["images"][0].update(file_name="gone.png"), "data.root"),
+        (lambda c: c["images"].insert(0, 100), "data.root"),
+        (lambda c: c["images"][0].update(id="100"), "data.root"),
+        (lambda c: c["images"][0].update(height=0), "data.root"),
+        (lambda c: c["images"][0].update(id=c["images"][1]["id"]), "data.root"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "data.root"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, float("nan"), 3]), "data.root"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, -3, 3]), "data.root"),
+        (lambda c: c["annotations"][0].update(area=None), "data.root"),
+        (lambda c: c["annotations"][0].update(segmentation=None), "data.root"),
+        (lambda c: c["annotations"][0].update(id=c["annotations"][1]["id"]), "data.root"),
     ],
 )
 def test_files_that_do_not_fit_each_other(
@@ -155,6 +165,88 @@ def test_a_truncated_image_and_one_of_another_size(root: Path, config: Config) -
     Image.new("RGB", (8, 8)).save(path)
     with refuses(DataError, value=repr(str(path))):
         scored_scenes(config(), Progress())
+
+
+def test_files_are_looked_at_before_anything_starts(root: Path, config: Config) -> None:
+    """Those of the images that are scored or calibrate: whole, and of the size that the annotations say."""
+    path, other = (root / "val2017" / f"00000000000{number}.png" for number in (1, 2))
+    before, second = path.read_bytes(), other.read_bytes()
+    path.write_bytes(before[: len(before) // 2])
+    (problem,) = problems(config())
+    assert is_about(problem, "data.root", repr(str(path)))
+    few = config(eval_limit=2, eval_choice="first")  # it is not scored
+    assert problems(few) == []
+    Image.new("RGB", (8, 8)).save(other)
+    assert [problem.value for problem in problems(config())] == [repr(str(other)), repr(str(path))]
+    path.write_bytes(before)
+    other.write_bytes(b"")
+    (problem,) = problems(config())
+    assert is_about(problem, "data.root", repr(str(other)))
+    other.write_bytes(second)
+    calib = root / "train2017" / "000000000003.png"
+    calib.write_bytes(calib.read_bytes()[:2000])
+    made = replace(few, calib=CalibConfig(ids=(97,)))
+    assert is_about(problems(made)[0], "data.root", repr(str(calib)))
+    assert problems(replace(made, calib=CalibConfig(ids=(98,)))) == []
+
+
+def test_a_whole_file_with_more_behind_it_is_used(root: Path, config: Config) -> None:
+    path = root / "val2017" / "000000000001.png"
+    path.write_bytes(path.read_bytes() + bytes(100))
+    assert problems(config()) == []
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [],
+        [[1.0, 2.0, 3.0, 4.0]],
+        [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]],
+        [[1.0, 2.0, 3.0, 4.0, 5.0, None]],
+        {"size": [3, 4], "counts": [12]},
+        {"size": [41, 90]},
+    ],
+)
+def test_objects_without_masks_are_scored_by_their_boxes_alone(segmentation: Any, root: Path, config: Config) -> None:
+    file = root / "annotations" / "instances_val2017.json"
+    _edit(file, lambda c: c["annotations"][3].update(segmentation=segmentation))
+    (problem,) = problems(config())
+    assert is_about(problem, "data.root", [4])
+    assert problems(replace(config(), task="detection")) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "alone"),
+    [
+        (lambda c: c["categories"].append({"id": 9, "name": "cow"}), ["cow (id 9)"]),
+        (lambda c: c["categories"][0].update(name="cow"), ["cat (id 7)", "cow (id 7)"]),
+    ],
+)
+def test_both_splits_have_the_same_categories(
+    change: Callable[[dict[str, Any]], None], alone: list[str], root: Path, config: Config
+) -> None:
+    _edit(root / "annotations" / "instances_train2017.json", change)
+    count = 2 + (len(alone) == 1)
+    (problem,) = problems(config({"kwargs": {"num_classes": count}}, num_classes=count))
+    assert is_about(problem, "data.root", alone)
+
+
+def test_a_box_without_area_is_no_fault(root: Path, config: Config) -> None:
+    _edit(root / "annotations" / "instances_val2017.json", lambda c: c["annotations"][0].update(bbox=[3, 4, 0, 0]))
+    assert problems(config()) == []
+
+
+def test_scored_images_hold_objects_that_count(root: Path, config: Config) -> None:
+    """The first image, 97, has none; a crowd is not scored."""
+    first = config(eval_limit=1, eval_choice="first")
+    assert any(is_about(problem, "data.eval_split", "val2017") for problem in problems(first))
+
+    def crowds(content: dict[str, Any]) -> None:
+        for entry in content["annotations"]:
+            entry["iscrowd"] = 1
+
+    _edit(root / "annotations" / "instances_val2017.json", crowds)
+    assert any(is_about(problem, "data.eval_split", "val2017") for problem in problems(config()))
 
 
 def test_no_objects_and_other_categories_are_problems(root: Path, config: Config) -> None:

@@ -175,6 +175,22 @@ def test_activations_of_coco_wait_on_disk_and_the_plan_says_how_large(engine: Fa
     assert make("method=minmax").notes == []
 
 
+def test_what_data_and_room_depend_on_is_asked_of_each(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks are looked at where they are scored alone, and what waits depends on the sites that are quantized."""
+    asked: list[str] = []
+
+    def data_problems(config: RunConfig) -> list[Problem]:
+        asked.append(config.task)
+        return []
+
+    monkeypatch.setattr(engine, "data_problems", data_problems)
+    make(*COCO, "task=segmentation,detection")
+    assert asked == ["segmentation", "detection"]
+    monkeypatch.setattr(engine, "room", lambda config: 1 if config.bits.scope == "backbone" else 2)
+    rooms = {run.config.bits.scope: run.room for run in make(*COCO, "bits.scope=all,backbone").runs}
+    assert rooms == {"all": (2, "disk"), "backbone": (1, "disk")}
+
+
 def test_calibration_images_by_ids_are_a_key_of_the_command_line(engine: FakeEngine) -> None:
     one, seeded = make(*COCO, "calib.ids=[397133]").runs[0], make(*COCO).runs[0]
     assert (one.config.calib.ids, one.config.calib.size) == ((397133,), 1)

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.report.conftest import correct, finish
+from tests.report.test_report_detectors import found
 from vitq import report
 from vitq.config import RunConfig
 from vitq.config.search_path import ConfigPath
 from vitq.report import latex
 from vitq.report.comparison import pairwise
 from vitq.report.display_names import method_name, model_name
-from vitq.store import Store
+from vitq.store import Store, SweepRecord
 
 Make = Callable[..., RunConfig]
 Sweep = Callable[..., Store]
@@ -77,6 +79,43 @@ def test_one_table_over_models(make_config: Make, make_sweep: Sweep) -> None:
     assert first.startswith(r"4/4 & RepQ-ViT & 90.38 {\scriptsize$\pm$0.18}")
     assert text.count(r"\midrule") == 3, "below the head, full precision and the first bit-width"
     assert r"ScalePredictor (I\&S-ViT)" in text
+
+
+def test_detectors_have_columns_for_boxes_and_masks(make_config: Make, tmp_path: Path) -> None:
+    """Of each model, in a table without a classifier, whose task has one of its own."""
+    store = Store(tmp_path / "runs")
+    names = [
+        found(store, make_config(method, bits, task="segmentation", model__name=model), ap)
+        for model in ("mask_rcnn", "cascade_mask_rcnn")
+        for method, bits, ap in (("minmax", 8, 59.0), ("minmax", 4, 40.0), ("repq_vit", 4, 55.0))
+    ]
+    names.append(finish(store, make_config("minmax", 4), correct(2)))
+    store.write_sweep(SweepRecord(name="both", signatures=names))
+    text = report.build(store, "both", ["latex"])["latex"].read_text()
+    lines = text.splitlines()
+    heads = [line for line in lines if line.startswith(("W/A &", "Method &"))]
+    assert heads == [r"W/A & Method & AP box & AP mask & AP box & AP mask \\", r"Method & W4A4 \\"]
+    assert lines[lines.index(heads[0]) - 2 : lines.index(heads[0])] == [
+        r" &  & \multicolumn{2}{c}{Mask R-CNN} & \multicolumn{2}{c}{Cascade Mask R-CNN} \\",
+        r"\cmidrule(lr){3-4}\cmidrule(lr){5-6}",
+    ]
+    assert r"32/32 & Full precision & 61.00 & 60.00 & 61.00 & 60.00 \\" in text
+    assert r"4/4 & Min-max & 41.00 & 40.00 & 41.00 & 40.00 \\" in text
+    captions = re.findall(r"\\caption\{(.*?) on ", text)
+    assert captions == [r"AP box and AP mask (\%)", r"vit_digits: top-1 accuracy (\%)".replace("_", r"\_")]
+    assert compiled(PAPER % text, tmp_path) <= 2.0
+
+
+def test_one_detector_is_named_by_the_caption(make_config: Make, tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    detector = {"task": "segmentation", "model__name": "mask_rcnn"}
+    names = [found(store, make_config(method, 4, **detector), ap) for method, ap in (("minmax", 40.0), ("erq", 55.0))]
+    store.write_sweep(SweepRecord(name="one", signatures=names))
+    text = latex.render(report.table(store, "one"))
+    assert r"\caption{Mask R-CNN: AP box and AP mask (\%) on 50 images; " in text
+    assert "W/A & Method & AP box & AP mask" in text
+    assert "multicolumn" not in text
+    assert compiled(PAPER % text, tmp_path) <= 2.0
 
 
 def test_ablations_have_marks(make_config: Make, make_sweep: Sweep) -> None:
@@ -148,6 +187,7 @@ def test_every_shipped_recipe_has_a_name_for_papers() -> None:
         ("vit_large", "ViT-L"),
         ("deit3_small_patch16_224.x", "DeiT III-S"),
         ("vit_digits", "vit_digits"),
+        ("cascade_mask_rcnn", "Cascade Mask R-CNN"),
     ],
 )
 def test_names_of_models(name: str, shown: str) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from vitq.config import DataConfig, RunConfig
 from vitq.data.choose import indices_of
+from vitq.data.coco_entries import without_masks
 from vitq.data.facts import describe
 from vitq.data.location import PREFIXES, SCENES, form
 from vitq.data.opening import open_source
 from vitq.data.overlap import overlap
 from vitq.data.pixels import unknown_white
 from vitq.data.scenes import SceneSource
+from vitq.data.sets import used_scenes
 from vitq.errors import DataError, Problem, bad, shortened, unknown
 
 # Path of a data set → the forms of images that are read with it.
@@ -19,6 +21,7 @@ _READ_BY = {
     "labels": ("folder", "tar"),
     "white": ("folder", "tar", "coco", *PREFIXES),
 }
+_SHOWN = 3  # images that cannot be used
 INTERPOLATIONS = ("bicubic", "bilinear", "box", "hamming", "lanczos", "nearest")
 
 
@@ -60,10 +63,8 @@ def problems(config: RunConfig) -> list[Problem]:
                 f"data.labels={data.labels!r}: the images lie in class folders, so that nothing reads it; leave it out"
             )
             wrong.append(Problem(text, "data.labels", data.labels))
-    scored = open_source(data, data.scored_split, config.cache_dir)
-    if isinstance(scored, SceneSource) and not scored.objects:
-        text = f"split {data.eval_split!r} (data.eval_split) holds no objects, so that nothing can be scored"
-        wrong.append(Problem(text, "data.eval_split", data.eval_split))
+    if data.dataset in SCENES and not wrong:
+        wrong += _scenes(config)
     if data.class_map is None:
         calib, evaluation = (
             open_source(data, split, config.cache_dir) for split in (data.calib_split, data.scored_split)
@@ -116,6 +117,39 @@ def _unread(data: DataConfig) -> list[Problem]:
         for key, kinds in _READ_BY.items()
         if kind not in kinds and getattr(data, key) is not None
     ]
+
+
+def _scenes(config: RunConfig) -> list[Problem]:
+    """What is wrong with the scored images' objects, and with the files of all that are used."""
+    data, used = config.data, used_scenes(config)
+    scored, chosen = used[0]
+    calib = open_source(data, data.calib_split, config.cache_dir)
+    if isinstance(calib, SceneSource):
+        ours, theirs = ({(c["id"], c["name"]) for c in source.categories} for source in (calib, scored))
+        if one_sided := sorted(f"{name} (id {number})" for number, name in ours ^ theirs):
+            text = (
+                f"splits {data.calib_split!r} and {data.scored_split!r} have different categories (in one of them "
+                f"alone: {shortened(one_sided, 5)}), so that their order is no label; give both annotation files the "
+                "same list of categories"
+            )
+            return [Problem(text, "data.root", one_sided)]
+    if not scored.counted(chosen):
+        text = f"no object of split {data.scored_split!r} (data.eval_split) can be scored: it holds none"
+        if len(chosen) < len(scored):
+            text += f" in the {len(chosen)} images that are; choose others (data.eval_limit, data.eval_choice)"
+        return [Problem(text, "data.eval_split", data.eval_split)]
+    if config.task == "segmentation" and data.dataset == "coco" and (lacking := without_masks(scored.truth(chosen))):
+        text = (
+            f"{len(lacking)} objects of the scored images have no mask of their image (annotations of ids "
+            f"{shortened(lacking, 3)}): polygons have three points or more, run-length codes the image's height and "
+            "width; correct them, or score boxes alone (task=detection)"
+        )
+        return [Problem(text, "data.root", lacking)]
+    wrong = [problem for source, indices in used for problem in source.unusable(indices, data.workers)]
+    if len(wrong) <= _SHOWN:
+        return [problem if problem.key else Problem(problem, "data.root", problem.value) for problem in wrong]
+    text = f"{len(wrong)} images cannot be used, the first ones: {'; '.join(map(str, wrong[:_SHOWN]))}"
+    return [Problem(text, "data.root", [problem.value for problem in wrong])]
 
 
 def _ids(config: RunConfig) -> list[Problem]:

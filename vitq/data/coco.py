@@ -6,20 +6,25 @@ import hashlib
 import io
 import json
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vitq.data.coco_entries import check_entries
 from vitq.data.content import file_hash
 from vitq.data.scenes import SceneSource
-from vitq.errors import DataError
+from vitq.errors import DataError, Problem
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 _SHOWN = 3
+# What whole files of a format end with, within so many bytes.
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+_TAIL = 12
 
 
 class Coco(SceneSource):
@@ -44,11 +49,13 @@ class Coco(SceneSource):
         self.newest = max((fact.st_mtime for fact in facts), default=0.0)
         digest = hashlib.sha256(file_hash(annotations).encode() + sizes.tobytes()).hexdigest()[:16]
 
+        self._paths, self._whole = paths, dict[int, tuple[int, int]]()
+
         def image(index: int) -> Image:
             from PIL import Image
 
             found = Image.open(io.BytesIO(paths[index].read_bytes()))
-            wanted = int(images[index]["width"]), int(images[index]["height"])
+            wanted = images[index]["width"], images[index]["height"]
             if found.size != wanted:
                 raise ValueError(f"it has {found.size} pixels, {annotations.name} says {wanted}")
             return found
@@ -72,6 +79,37 @@ class Coco(SceneSource):
             "annotations": [entry for image in chosen for entry in self._annotations[image["id"]]],
             "categories": self.categories,
         }
+
+    def counted(self, indices: np.ndarray) -> int:
+        return sum(not e["iscrowd"] for i in indices for e in self._annotations[self._images[int(i)]["id"]])
+
+    def unusable(self, indices: np.ndarray, workers: int) -> list[Problem]:
+        with ThreadPoolExecutor(max(1, workers)) as pool:
+            return [problem for problems in pool.map(self._why_not, map(int, indices)) for problem in problems]
+
+    def _why_not(self, index: int) -> list[Problem]:
+        """Why an image cannot be used. Only one that does not look whole is decoded, and each once as it is."""
+        from PIL import Image, UnidentifiedImageError
+
+        entry, facts = self._images[index], self._paths[index].stat()
+        stamp = facts.st_mtime_ns, facts.st_size
+        if self._whole.get(index) == stamp:
+            return []
+        try:
+            with self._paths[index].open("rb") as file, Image.open(file) as found:
+                mark = _ENDS.get(found.format or "")
+                file.seek(max(0, file.seek(0, io.SEEK_END) - _TAIL))
+                if mark and mark in file.read() and found.size == (entry["width"], entry["height"]):
+                    self._whole[index] = stamp
+                    return []
+        except (OSError, UnidentifiedImageError):
+            pass  # decoding says what is wrong
+        try:
+            self.image(index)
+        except DataError as error:
+            return error.problems
+        self._whole[index] = stamp
+        return []
 
 
 def open_coco(root: str, split: str) -> Coco:
@@ -104,42 +142,11 @@ def _parsed(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{str(file)!r} cannot be read as JSON: {error}", "data.root", str(file)) from error
-    lists = ("images", "annotations", "categories")
-    absent = [name for name in lists if not isinstance(content, dict) or not isinstance(content.get(name), list)]
-    if absent:
-        text = f"{str(file)!r} has no list of {', '.join(absent)}; COCO's instances_*.json has {', '.join(lists)}"
-        raise DataError(text, "data.root", absent, lists)
-    for name, keys in (
-        ("images", ("id", "file_name", "height", "width")),
-        ("annotations", ("id", "image_id", "category_id", "bbox", "area", "segmentation")),
-        ("categories", ("id", "name")),
-    ):
-        for entry in content[name]:
-            if lacking := [key for key in keys if key not in entry]:
-                raise DataError(
-                    f"{str(file)!r}: an entry of {name!r} has no {', '.join(lacking)}: {str(entry)[:100]}; entries of "
-                    f"instances files have {', '.join(keys)}",
-                    "data.root",
-                    lacking,
-                    keys,
-                )
-    _check_references(file, content)
+        raise DataError(
+            f"{str(file)!r} cannot be read as JSON: {error}; copy it again", "data.root", str(file)
+        ) from error
+    check_entries(file, content)
     return dict(content)
-
-
-def _check_references(file: Path, content: dict[str, Any]) -> None:
-    """Raise DataError for objects of images or categories that the file does not list."""
-    for key, name in (("image_id", "images"), ("category_id", "categories")):
-        known = {entry["id"] for entry in content[name]}
-        strange = sorted({entry[key] for entry in content["annotations"]} - known)
-        if strange:
-            raise DataError(
-                f"{str(file)!r}: {len(strange)} values of {key} are of no entry of {name!r}: "
-                f"{', '.join(map(str, strange[:_SHOWN]))}; this file belongs to other images, or was cut",
-                "data.root",
-                strange,
-            )
 
 
 def _by_image(annotations: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:

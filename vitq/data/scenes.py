@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from vitq.data.source import Source
+from vitq.errors import Problem
 
 
 class SceneSource(Source):
@@ -37,3 +38,11 @@ class SceneSource(Source):
     def truth(self, indices: np.ndarray) -> dict[str, Any]:
         """`images`, `annotations` and `categories` of the images at these positions, as COCO's files have them."""
         raise NotImplementedError
+
+    def counted(self, indices: np.ndarray) -> int:
+        """How many objects, at least, a detector is scored by in the images at these positions. Crowds are not."""
+        return self.objects if len(indices) else 0
+
+    def unusable(self, indices: np.ndarray, workers: int) -> list[Problem]:
+        """What is wrong with the files of the images at these positions, looked at by so many threads."""
+        return []

@@ -75,6 +75,16 @@ def scored_scenes(config: RunConfig, progress: Progress) -> RaggedImages:
     return _scenes(config.model, data, data.scored_split, _scored(data), config.cache_dir, progress, 1)
 
 
+def used_scenes(config: RunConfig) -> list[tuple[SceneSource, np.ndarray]]:
+    """The split and the positions of the images that are scored, then of those that calibrate. Raises DataError."""
+    data = config.data
+    orders = [_Order(data.scored_split, _scored(data))]
+    if config.method.quantizes:
+        orders.append(_Order(data.calib_split, _calibrating(config)))
+    opened = [(open_source(data, order.split, config.cache_dir), order) for order in orders]
+    return [(source, _indices(source, order)) for source, order in opened if isinstance(source, SceneSource)]
+
+
 def scenes_of(
     model: ModelConfig, data: DataConfig, split: str, cache_dir: str | Path, progress: Progress
 ) -> RaggedImages:

@@ -12,6 +12,7 @@ from vitq.steps.reconstruction.objective import Measure, Objective, register_obj
 from vitq.steps.reconstruction.segment_task import SegmentTask
 from vitq.steps.step import NotNegative, Workspace
 from vitq.steps.stream import through
+from vitq.steps.waiting import Waiting
 
 
 @register_objective("global_local")
@@ -31,6 +32,9 @@ class GlobalLocal(Objective):
 
     def of_objects(self, work: Workspace, task: SegmentTask) -> Measure:
         return _OfObjects(self.local, work, task)
+
+    def waiting(self, waiting: Waiting, index: int) -> int:
+        return waiting.inputs[-1]  # the features
 
 
 class _FeatureErrors(Measure):

@@ -15,6 +15,7 @@ from vitq.steps.reconstruction.objective import Measure, Objective, register_obj
 from vitq.steps.reconstruction.segment_task import SegmentTask
 from vitq.steps.step import Positive, Workspace
 from vitq.steps.stream import Stream
+from vitq.steps.waiting import Waiting
 
 
 @register_objective("perturbation_hessian")
@@ -45,6 +46,9 @@ class PerturbationHessian(Objective):
     def of_objects(self, work: Workspace, task: SegmentTask) -> Measure:
         weights = objects.importance(work, task.index, task.exact, task.target, self.temperature, self.direction)
         return OwnWeights(weights)
+
+    def waiting(self, waiting: Waiting, index: int) -> int:
+        return waiting.made[index]  # the weights
 
     def check(self, config: RunConfig) -> list[Problem]:
         if self.epsilon is None or not config.finds_objects:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 import torch
@@ -12,12 +12,15 @@ from vitq.config import RunConfig
 from vitq.errors import Problem, bad
 from vitq.methods.layer_records import Record, collect
 from vitq.methods.twin import MOST, TwinQuantizer, TwinSoftmaxQuantizer, TwinUniformQuantizer
+from vitq.models.structure import Segment
 from vitq.quant.layers import QuantConv2d, QuantLinear, QuantMatmul
+from vitq.quant.model import QuantizedModel
 from vitq.quant.quantizer import may_be
 from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
-from vitq.steps.step import Step, Workspace, register_step
+from vitq.steps.step import Network, Step, Workspace, register_step
 from vitq.steps.stream import ImageStream, Stream, through
+from vitq.steps.waiting import Waiting
 
 # Neighbours on the grid, on either side, that a refinement tries.
 _NEAR = 4
@@ -89,16 +92,35 @@ class HessianSearch(Step):
         inputs: Stream = ImageStream(work, self.images)
         with work.model.switched_off() as on:
             for index, segment in enumerate(work.progress.over(segments, "hessian_search", len(segments))):
-                layers = [
-                    module
-                    for name, module in work.model.model.named_modules()
-                    if isinstance(module, Layer) and segment.holds(name) and set(on) & set(_operands(module))
-                ]
+                layers = list(_searched(work.model, segment, on).values())
                 # A segment without quantized sites has nothing to search.
-                seen = collect(work, index, layers, inputs, generator) if layers else []
-                for layer, record in zip(layers, seen, strict=True):
-                    _search(self, layer, record, [site for site in _operands(layer) if site in on])
+                if layers:
+                    # What the layers gave is not kept while the next segment's is collected.
+                    _search_all(self, layers, collect(work, index, layers, inputs, generator), on)
                 inputs = through(segment.forward, inputs, work)
+
+    def waiting(self, network: Network, waiting: Waiting) -> int:
+        """Of one network, but operands, output and gradient of all layers of a segment beside its inputs."""
+        on, most = network.fitted(self), 0
+        for index, segment in enumerate(network.model.structure.segments):
+            names = _searched(network.model, segment, on)
+            records = sum(waiting.read[name] + 2 * waiting.given[name] for name in names)
+            most = max(most, waiting.inputs[index] + max(waiting.outputs[index], records))
+        return most * min(waiting.images, self.images or waiting.images)
+
+
+def _searched(model: QuantizedModel, segment: Segment, on: Collection[Site]) -> dict[str, Layer]:
+    """Layers and products of a segment, by name, one of whose operands is among the sites that were on."""
+    return {
+        name: module
+        for name, module in model.model.named_modules()
+        if isinstance(module, Layer) and segment.holds(name) and set(on) & set(_operands(module))
+    }
+
+
+def _search_all(step: HessianSearch, layers: Sequence[Layer], records: Sequence[Record], on: Collection[Site]) -> None:
+    for layer, record in zip(layers, records, strict=True):
+        _search(step, layer, record, [site for site in _operands(layer) if site in on])
 
 
 def _operands(layer: Layer) -> tuple[Site, Site]:

@@ -23,6 +23,7 @@ from vitq.steps.reconstruction.segment_task import batches
 from vitq.steps.step import Count, Network, NotNegative, Positive, Step, Workspace, register_step
 from vitq.steps.stream import ImageStream, Stream, TensorStream, taught
 from vitq.steps.value_stream import ValueStream
+from vitq.steps.waiting import Waiting
 
 # What an MLP reads or gives, for all images.
 Seen = TensorStream | ValueStream
@@ -108,10 +109,10 @@ class ReluMlp(Step):
                     weight = self._weight(work, index, exact, target) if self.weighted else None
                     curves = []
                     for name in here:
-                        inputs, outputs = seen(work, index, exact, name)
-                        curves.append(learn_mlp(self, work, name, inputs, outputs, weight, number))
+                        curves.append(learn_mlp(self, work, name, *seen(work, index, exact, name), weight, number))
                         number += 1
                     curve = torch.cat(curves)
+                    del weight  # it does not wait beside the next segment's
                     if work.checkpoint:
                         work.checkpoint.save(self.name, segment, work.model, curve)
                 elif here:
@@ -120,6 +121,16 @@ class ReluMlp(Step):
                 if curve is not None:
                     work.curves.setdefault(segment.name, []).append(curve)
                 exact = target
+
+    def waiting(self, network: Network, waiting: Waiting) -> int:
+        """Of one network; beside a segment's inputs and outputs its weights, and what one MLP reads and gives."""
+        names = [name for name, _ in gelu_mlps(network.model.structure)]
+        most = 0
+        for index, segment in enumerate(network.model.structure.segments):
+            own = [waiting.read[name] + waiting.given[name] for name in names if segment.holds(name)]
+            weights = waiting.made[index] if own and self.weighted else 0
+            most = max(most, waiting.inputs[index] + waiting.outputs[index] + weights + max(own, default=0))
+        return most * waiting.images
 
     def _weight(self, work: Workspace, index: int, exact: Stream, target: Stream) -> Tensor | ValueStream | None:
         """One for all images; of a detector those of each image."""

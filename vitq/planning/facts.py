@@ -30,7 +30,7 @@ class Facts:
             config = dataclasses.replace(config, model=model)
         except ModelError as error:
             problems += error.problems
-        asked = (config.model, config.data, config.calib, config.seed, config.method.quantizes)
+        asked = (config.task, config.model, config.data, config.calib, config.seed, config.method.quantizes)
         problems += self._once("fit", asked, lambda: self.engine.data_problems(config))
         try:
             facts = self._once("data", config.data, lambda: self.engine.describe(config))
@@ -73,7 +73,7 @@ class Facts:
 
     def room(self, config: RunConfig) -> tuple[int, str] | None:
         """Bytes for which a run needs room between two segments, and where: disk, host or device; None: not asked."""
-        asked = (config.task, config.model, config.data.num_classes, config.calib, config.method)
+        asked = (config.task, config.model, config.data.num_classes, config.calib, config.method, config.bits)
         needed: int | None = self._once("room", asked, lambda: self.engine.room(config))
         return None if needed is None else (needed, config.calib.cache)
 

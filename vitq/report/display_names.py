@@ -14,6 +14,7 @@ METHODS = {
     "adalog_reconstruct": "AdaLog, reconstructed", "glf_q": "GLF-Q", "ls_vit": "LS-ViT", "rols": "RoLS",
     "rols_distill": "RoLS, distilled",
 }  # fmt: skip
+DETECTORS = {"mask_rcnn": "Mask R-CNN", "cascade_mask_rcnn": "Cascade Mask R-CNN", "yolos": "YOLOS"}
 _FAMILIES = {"vit": "ViT", "deit": "DeiT", "deit3": "DeiT III", "swin": "Swin"}
 _SIZES = {"tiny": "T", "small": "S", "base": "B", "large": "L", "huge": "H"}
 
@@ -31,5 +32,5 @@ def model_name(name: str) -> str:
     """`deit_tiny_patch16_224.fb_in1k` → `DeiT-T`; others as they are."""
     match = re.match(r"([a-z0-9]+)_(tiny|small|base|large|huge)(?=_patch|\.|$)", name)
     if match is None or match[1] not in _FAMILIES:
-        return name
+        return DETECTORS.get(name, name)
     return f"{_FAMILIES[match[1]]}-{_SIZES[match[2]]}"

@@ -2,6 +2,7 @@ r"""The report as LaTeX: one table over all models that fits a two-column paper;
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -59,7 +60,10 @@ def _table(tables: Sequence[Matrix]) -> str:
     with_calib = len({row.calib for matrix in tables for row in matrix.rows}) > 1
     single = len(tables) == 1
     bits = sorted({label for matrix in tables for label in matrix.bits}, key=bits_order)
-    values = bits if single else [_title(matrix, tables) for matrix in tables]
+    titles = [_title(matrix, tables) for matrix in tables]
+    scored = len({matrix.score for matrix in tables}) > 1  # boxes and masks: a column for each, below the model
+    values = bits if single else [matrix.score for matrix in tables] if scored else titles
+    over = titles if scored and len(set(titles)) > 1 else []
     head = [*([] if single else ["W/A"]), "Method", *map(_key_name, keys), *(["Images"] if with_calib else []), *values]
 
     def line(row: Row, first: list[str], cells: list[MatrixCell | None]) -> list[str]:
@@ -87,7 +91,9 @@ def _table(tables: Sequence[Matrix]) -> str:
                 if any(cells):
                     group.append(line(row, [escape(_widths(label)) if not group else ""], cells))
             groups.append(group)
-    wide, name_width = _fit(head, [*body, *(cells for group in groups for cells in group)], 0 if single else 1)
+    halves = [[""] * before + [title[: -(-len(title) // over.count(title))] for title in over]] if over else []
+    rows = [*body, *(cells for group in groups for cells in group)]
+    wide, name_width = _fit(head, [*halves, *rows], 0 if single else 1)
     name = "l" if name_width is None else rf">{{\raggedright\arraybackslash}}p{{{name_width:.0f}pt}}"
     columns = ("" if single else "l") + name + "c" * len(keys) + ("r" if with_calib else "") + "r" * len(values)
     environment = "table*" if wide else "table"
@@ -99,6 +105,7 @@ def _table(tables: Sequence[Matrix]) -> str:
             r"\label{tab:vitq}",
             rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}",
             r"\toprule",
+            *_over(over, before),
             _line([escape(text) for text in head]),
             r"\midrule",
             *(_line(cells) for cells in body),
@@ -110,6 +117,15 @@ def _table(tables: Sequence[Matrix]) -> str:
             "",
         ]
     )
+
+
+def _over(titles: Sequence[str], before: int) -> list[str]:
+    """The line above the heads, and rules below it, where neighbours share a title; none without titles."""
+    runs = [(title, len(list(same))) for title, same in itertools.groupby(titles)]
+    ends = list(itertools.accumulate((count for _, count in runs), initial=before))
+    spans = [rf"\multicolumn{{{count}}}{{c}}{{{escape(title)}}}" for title, count in runs]
+    rules = [rf"\cmidrule(lr){{{start + 1}-{end}}}" for start, end in itertools.pairwise(ends)]
+    return [_line([*[""] * before, *spans]), "".join(rules)] if runs else []
 
 
 def _names(methods: Sequence[str]) -> dict[str, _Name]:
@@ -180,10 +196,13 @@ def _caption(tables: Sequence[Matrix]) -> str:
     seeds = max((cell.n for matrix in tables for row in matrix.rows for cell in row.cells if cell), default=0)
     images = sorted({matrix.n_eval for matrix in tables if matrix.n_eval})
     on = f" on {' and '.join(f'{count:,}' for count in images)} images" if images else ""
-    what = model_name(tables[0].model) + ": top-1" if len(tables) == 1 else "Top-1"
+    scores = list(dict.fromkeys(matrix.measure for matrix in tables))
+    what = f"{' and '.join(scores)} (%)"
+    one = len({matrix.model for matrix in tables}) == 1
+    what = f"{model_name(tables[0].model)}: {what}" if one else what[0].upper() + what[1:]
     spread = f"; mean ± sample standard deviation over up to {seeds} seeds" if seeds > 1 else ""
     best = "; bold: highest of each column and bit-width" if any(len(matrix.rows) > 1 for matrix in tables) else ""
-    return f"{what} accuracy (%){on}{spread}{best}."
+    return f"{what}{on}{spread}{best}."
 
 
 def _cell(cell: MatrixCell | None) -> str:

@@ -28,6 +28,7 @@ from vitq.quant.site import Site
 from vitq.quant.site_table import blank, shapes_of, site_table
 from vitq.registry import Registry
 from vitq.steps.checkpoint import Checkpoint
+from vitq.steps.waiting import Waiting
 
 
 class ActivationCache(Protocol):
@@ -189,6 +190,11 @@ class Step(ABC):
     def check_network(self, network: Network) -> Sequence[str]:
         """Problems of this step with the run's network, reported before anything starts."""
         return []
+
+    def waiting(self, network: Network, waiting: Waiting) -> int:
+        """At most so many bytes of all calibration images wait between segments at once while it runs: inputs and
+        outputs of one, and as much of the full-precision network where it compares. Those that keep more say it."""
+        return waiting.images * waiting.advancing * (2 if self.needs_teacher else 1)
 
     def left_out(self, config: RunConfig, structure: Structure) -> list[str]:
         """What a step that `adapts` leaves undone in a network of this structure, and why: notes of the plan."""

@@ -204,6 +204,12 @@ def test_the_other_layout_is_refused() -> None:
         checkpoint_filter_fn(state, small())
 
 
+def test_names_of_ours_stay() -> None:
+    """So that a checkpoint of ours for other classes is refused by the layers that differ, and by no others."""
+    network = small()
+    assert checkpoint_filter_fn(network.state_dict(), network).keys() == network.state_dict().keys()
+
+
 def test_a_cascade_is_not_trained() -> None:
     network = small(cascade=True).train()
     target = {"boxes": torch.tensor([[2.0, 2.0, 30.0, 30.0]]), "labels": torch.tensor([1])}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # The first that matches is applied; `\g<stage>` counts from 1 there and patch merging belongs to the stage behind it.
 _RULES = (
     (r"backbone\.norm(\d)\.", r"backbone.norms.\1."),
-    (r"backbone\.", "backbone.body."),
+    (r"backbone\.(?!body\.|norms\.|fpn\.)", "backbone.body."),
     (r"neck\.lateral_convs\.(\d)\.conv\.", r"backbone.fpn.inner_blocks.\1.0."),
     (r"neck\.fpn_convs\.(\d)\.conv\.", r"backbone.fpn.layer_blocks.\1.0."),
     (r"rpn_head\.rpn_conv\.", "rpn.head.conv.0.0."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 import torch
@@ -15,10 +15,12 @@ from vitq.config.base import RULES
 from vitq.config.options import registered
 from vitq.config.problems import parse_options
 from vitq.errors import Problem
+from vitq.models.structure import Segment
 from vitq.registry import Registry
 from vitq.steps.reconstruction.loss import divergence
 from vitq.steps.reconstruction.segment_task import SegmentTask
 from vitq.steps.step import Workspace
+from vitq.steps.waiting import Waiting
 
 # Least first value that a term is divided by (GLF-Q's).
 _LEAST = 1e-12
@@ -89,6 +91,10 @@ class Objective(ABC):
     def of_objects(self, work: Workspace, task: SegmentTask) -> Measure:
         """The same in a detector, whose images have their own sizes."""
 
+    def waiting(self, waiting: Waiting, index: int) -> int:
+        """Bytes of one image of a detector that wait while segment `index` learns, beside its inputs and targets."""
+        return 0
+
     def check(self, config: RunConfig) -> list[Problem]:
         """Problems of its options with the config, keys below the step's."""
         return []
@@ -115,3 +121,11 @@ def objective_of(loss: str, options: dict[str, Any]) -> tuple[Objective | None, 
         text = f"loss={loss} has no options; leave loss_options out, or take one of {', '.join(OBJECTIVES)}"
         return None, [Problem(text, "loss_options", options, list(OBJECTIVES))]
     return parse_options(OBJECTIVES[loss], options, "loss_options")
+
+
+def kept_by(loss: str, options: dict[str, Any], segments: Sequence[Segment], waiting: Waiting) -> dict[int, int]:
+    """Bytes of one image that the loss keeps while segment i learns, beside its inputs and targets."""
+    objective, _ = objective_of(loss, options)
+    if objective is None:
+        return {}
+    return {index: objective.waiting(waiting, index) for index, segment in enumerate(segments) if segment.learned}

@@ -15,19 +15,19 @@ from torch import Tensor
 from vitq.config import RunConfig
 from vitq.device import at_once
 from vitq.errors import Problem, bad
-from vitq.models.structure import Segment
 from vitq.steps.reconstruction.compiled import begin, forward_of, pays
 from vitq.steps.reconstruction.fisher import gradients
 from vitq.steps.reconstruction.image_by_image import backward, image_of
 from vitq.steps.reconstruction.learn import Learnt, contradictions, learnable
 from vitq.steps.reconstruction.loss import FISHER, LOSSES, weights_of
-from vitq.steps.reconstruction.objective import OBJECTIVES, Measure, objective_of
+from vitq.steps.reconstruction.objective import OBJECTIVES, Measure, kept_by, objective_of
 from vitq.steps.reconstruction.qdrop import Dropping
 from vitq.steps.reconstruction.schedule import anneal, schedule_of
 from vitq.steps.reconstruction.segment_task import SegmentTask, batches
 from vitq.steps.step import OPTIMIZERS, Count, Network, NotNegative, Share, Step, Workspace, register_step
 from vitq.steps.stream import ImageStream, Stream, taught, through
 from vitq.steps.value_stream import ValueStream
+from vitq.steps.waiting import Waiting
 
 Group = Literal["weights", "activations"]
 # Sixteen images of a DeiT-tiny block: an iteration takes five sixths of the time that it takes with 64 at once.
@@ -166,25 +166,28 @@ class Reconstruct(Step):
         work.progress.stage("reconstruct", len(segments) * self.count(work.config))
         exact: Stream = ImageStream(work)
         noisy: Stream = exact
-        gradient_of: list[Stream | None] = list(gradients(work)) if self.loss in FISHER else [None] * len(segments)
+        slopes: list[Stream | None] = list(gradients(work)) if self.loss in FISHER else [None] * len(segments)
         for index, segment in enumerate(segments):
             here = [site for site in chosen if segment.holds(site.owner)]
             target = taught(work, index, exact)
             work.model.switch(here, on=True)
             # A segment without quantized sites meets its target already.
             if here and segment.learned:
-                task = SegmentTask(index, segment, here, exact, noisy, target, gradient_of[index])
-                self._learn_or_restore(work, task)
+                self._learn_or_restore(work, SegmentTask(index, segment, here, exact, noisy, target, slopes[index]))
             else:
                 work.progress.advance(self.count(work.config), segment.name)
             if self.input != "fp":
                 noisy = through(segment.forward, noisy, work)
             work.model.switch(here, on=False)
-            gradient_of[index] = None
+            slopes[index] = None
             exact = target
             if self.input == "fp":
                 noisy = exact
         work.model.switch([*before, *chosen], on=True)
+
+    def waiting(self, network: Network, waiting: Waiting) -> int:
+        kept = kept_by(self.loss, self.loss_options, network.model.structure.segments, waiting)
+        return waiting.images * waiting.learning(1 if self.input == "fp" else 2, kept, self.loss in FISHER)
 
     def _learn_or_restore(self, work: Workspace, task: SegmentTask) -> None:
         name = task.segment.name
@@ -219,7 +222,9 @@ def learn_segment(step: Reconstruct, work: Workspace, task: SegmentTask) -> Tens
             dropping = stack.enter_context(Dropping(task.sites, step.drop, work.device, seed))
         losses = []
         one_by_one = isinstance(task.target, ValueStream)
-        forward = segment.forward if one_by_one else _forward(step, segment, task.exact, iterations)
+        one = 0 if one_by_one else task.exact.select(torch.zeros(1, dtype=torch.int64)).numel()
+        compiled = pays(step.compile, one * min(step.batch_size, len(task.exact)), iterations)
+        forward = segment.forward if one_by_one else forward_of(segment, compiled)
         cast = partial(torch.autocast, work.device.type, dtype=torch.bfloat16, enabled=step.autocast == "bf16")
         for number, chosen in enumerate(batches(len(task.target), step.batch_size, iterations, generator)):
             optimizer.zero_grad(set_to_none=True)
@@ -292,9 +297,3 @@ def _backward(
         share.backward()
         loss += share.detach()
     return loss
-
-
-def _forward(step: Reconstruct, segment: Segment, inputs: Stream, iterations: int) -> Callable[[Tensor], Tensor]:
-    one = inputs.select(torch.zeros(1, dtype=torch.int64)).numel()
-    elements = one * min(step.batch_size, len(inputs))
-    return forward_of(segment, pays(step.compile, elements, iterations))
