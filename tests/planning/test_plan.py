@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.errors import is_about
 from tests.fake_engine import FakeEngine, result_of
 from tests.planning.plans import make, problems
 from vitq.config import RunConfig, signature
+from vitq.errors import Problem
 from vitq.store import Store
 
 

@@ -84,9 +84,9 @@ def _table(tables: Sequence[Matrix]) -> str:
         groups.append([line(row, [], [_of(matrix, row, label) for label in bits]) for row in matrix.rows])
     else:
         for label in bits:
-            rows = {(row.method, row.calib): row for matrix in tables for row in matrix.rows}
+            known = {(row.method, row.calib): row for matrix in tables for row in matrix.rows}
             group: list[list[str]] = []
-            for row in rows.values():
+            for row in known.values():
                 cells = [_like(matrix, row, label) for matrix in tables]
                 if any(cells):
                     group.append(line(row, [escape(_widths(label)) if not group else ""], cells))
