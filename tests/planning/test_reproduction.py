@@ -266,7 +266,7 @@ def test_every_protocol_of_detectors_is_valid(engine: FakeEngine, paper: str, me
 
 def test_the_papers_of_all_methods_on_detectors() -> None:
     """A method that vitq has and whose own authors' figures of detectors are known has a protocol for them."""
-    # Figures of ptq4vit stand in another paper's table, which does not say who obtained them; aocq has an abstract alone.
+    # Figures of ptq4vit stand in another paper's table, whoever obtained them; aocq has an abstract alone.
     printed = {cell.method for cell in Figures.load().cells if cell.metric == "ap_box"} & {*reproductions()}
     known = {paper for paper, one in reproductions().items() if one.detection}
     assert printed - {"ptq4vit"} == known - {"aocq"}
