@@ -87,7 +87,6 @@ def _reproduce(args: argparse.Namespace, console: Console, out: TextIO) -> int:
         config_dir=args.config_dir,
         task=args.task,
         checkpoints=args.checkpoints,
-        dry_run=args.dry_run,
     )
     typed = shlex.join(["vitq", *args.argv])
     plan, record = reproduction.make(request, args.again, typed)

@@ -14,13 +14,11 @@ RELEASED = "{}_patch4_window7.pth"
 _KEY = "model.checkpoint"
 
 
-def detector_weights(
-    models: Sequence[str], folder: str | None, overrides: Sequence[str], optional: bool = False
-) -> dict[str, list[str]]:
+def detector_weights(models: Sequence[str], folder: str | None, overrides: Sequence[str]) -> dict[str, list[str]]:
     """Model → the override that names its weights, none where the command line's own does.
 
-    folder: holds `MODEL_patch4_window7.pth` of each. optional: a model without weights is no error. Raises VitqError
-    for several models and one file and for none at all, ConfigError with all files that are missing.
+    folder: holds `MODEL_patch4_window7.pth` of each. Raises VitqError for several models and one file, and where
+    nothing names weights; ConfigError with all files that are missing.
     """
     files = [word for word in overrides if word.lstrip("+").startswith(f"{_KEY}=")]
     if files and (folder is not None or len(models) > 1):
@@ -34,9 +32,9 @@ def detector_weights(
         if missing:
             raise ConfigError(Problem(text, "--checkpoints", folder) for text in missing)
         return {model: shlex.split(quoted(_KEY, str(path))) for model, path in paths.items()}
-    if not files and not optional:
+    if not files:
         text = (
-            f"{', '.join(models)}: no weights, so that no figure means anything; --checkpoints DIR, a folder with "
+            f"{', '.join(models)}: detectors have no weights on the hub; --checkpoints DIR, a folder with "
             f"{RELEASED.format(models[0])}, or {_KEY}=FILE with one --model"
         )
         raise VitqError(text, _KEY)

@@ -34,8 +34,7 @@ class PaperRequest:
     task: `classification` or `detection`; None: that of the models or of the table, else classification. overrides: of
     the command line, on top of the protocol. public_code: our recipes as public code is, where they differ.
     checkpoints: folder of the detectors' weights, under the names of their release. name: of the sweep; None:
-    `reproduce_PAPER`, with `_detection` for detectors and `_METHOD` for another method than the paper's own. dry_run:
-    nothing will be executed, so that detectors may lack their weights.
+    `reproduce_PAPER`, with `_detection` for detectors and `_METHOD` for another method than the paper's own.
     """
 
     paper: str
@@ -49,7 +48,6 @@ class PaperRequest:
     config_dir: str | None = None
     task: Task | None = None
     checkpoints: str | None = None
-    dry_run: bool = False
 
 
 def make(request: PaperRequest, again: bool = False, command: str = "") -> tuple[Plan, ReproductionRecord]:
@@ -184,7 +182,7 @@ def _words(
     images, weights = ["data=imagenet"], {model: list[str]() for model in models}
     if task == "detection":
         images = ["data=coco", "task=segmentation"]
-        weights = detector_weights(models, request.checkpoints, request.overrides, request.dry_run)
+        weights = detector_weights(models, request.checkpoints, request.overrides)
     elif request.checkpoints is not None:
         text = "--checkpoints has the weights of detectors; those of classifiers are pinned in the configs of models"
         raise VitqError(text, "--checkpoints", request.checkpoints)
@@ -207,8 +205,7 @@ def _unlike(cells: Sequence[Cell], models: dict[str, ModelConfig], task: Task) -
     for cell in cells:
         model = models[cell.model]
         if task == "detection":
-            known = f"weights from {model.checkpoint}, taken for the paper's" if model.checkpoint else "random weights"
-            yield f"{cell.model}: {known}"
+            yield f"{cell.model}: weights from {model.checkpoint}, taken for the paper's"
             continue
         paper, ours = cell.facts.get("checkpoint"), model.name
         if paper is not None and paper != ours:
