@@ -24,6 +24,8 @@ EXAMPLES = """\
   vitq reproduce ias_vit --table 1 --bits W3A3 data.root=IMAGENET --dry-run     hours and memory, nothing is started
   vitq reproduce ias_vit --method qdrop data.root=IMAGENET                 another method of its tables
   vitq reproduce repq_vit --public-code data.root=IMAGENET                 as the public code is, where it differs
+  vitq reproduce repq_vit --task detection data.root=COCO --checkpoints DIR     its table of COCO: AP box and mask
+  vitq reproduce ias_vit --model mask_rcnn_swin_tiny data.root=COCO model.checkpoint=FILE.pth
   vitq reproduce repq_vit --model deit_tiny data.root=IMAGENET 'seed=range(3)' launcher=slurm
 """
 
@@ -38,9 +40,19 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("paper", metavar="PAPER", help="e.g. repq_vit, ias_vit, erq: a source of `vitq published`")
     parser.add_argument("--method", metavar="METHOD", help="of its tables (default: the paper's own)")
     parser.add_argument("--table", metavar="TABLE", help='e.g. 1 for "Table 1" (default: all)')
+    parser.add_argument(
+        "--task",
+        choices=("classification", "detection"),
+        help="whose tables (default: that of --model or --table, else classification)",
+    )
     parser.add_argument("--model", action="append", default=[], metavar="M", help="may be given several times")
     parser.add_argument("--bits", action="append", default=[], metavar="W4A4", help="may be given several times")
     parser.add_argument("--public-code", action="store_true", help="repeat what public code does otherwise than papers")
+    parser.add_argument(
+        "--checkpoints",
+        metavar="DIR",
+        help="of detectors: folder with their weights as released, MODEL_patch4_window7.pth of each model",
+    )
     parser.add_argument("--name", metavar="SWEEP", help="name of the sweep (default: reproduce_PAPER)")
     names = ("overrides", "--config-dir", "--dry-run", "--again", "--detach")
     return options.add(parser, *names, json="figures, intervals and verdicts")
@@ -73,6 +85,8 @@ def _reproduce(args: argparse.Namespace, console: Console, out: TextIO) -> int:
         overrides=args.overrides,
         name=args.name,
         config_dir=args.config_dir,
+        task=args.task,
+        checkpoints=args.checkpoints,
     )
     typed = shlex.join(["vitq", *args.argv])
     plan, record = reproduction.make(request, args.again, typed)
@@ -102,9 +116,9 @@ def _launch(plan: Plan, record: ReproductionRecord, console: Console) -> list[st
     """Full precision first, and what it says; then the rest. Signatures of failed runs."""
     from vitq.planning import display
     from vitq.planning.launcher import launch
-    from vitq.report.reproduction import first_words, full_precision
+    from vitq.report.reproduction import opening
 
-    references = {target.reference for target in record.targets}
+    references = record.references
     failed = []
     for first in (True, False):
         part = [run for run in plan.runs if (run.signature in references) is first]
@@ -112,7 +126,7 @@ def _launch(plan: Plan, record: ReproductionRecord, console: Console) -> list[st
             show = display.make(console, str(plan.name), len(part))
             failed += launch(dataclasses.replace(plan, runs=tuple(part)), show)
         if first:
-            for line in first_words(full_precision(plan.store, record)):
+            for line in opening(plan.store, record):
                 print_line(console, line)
     return failed
 
@@ -126,16 +140,16 @@ def _print(plan: Plan, record: ReproductionRecord, console: Console) -> None:
     # 80 columns hold it; where it is wider a cell is broken, never cut.
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left")
     table.title = f"{record.name}: {record.method}, ours beside published"
-    for head in comparison.HEAD:
+    ours = comparison.contents(plan.store, record)
+    for head in ours.head:
         table.add_column(head, overflow="fold")
-    for row in comparison.figures(plan.store, record):
-        table.add_row(*comparison.cells(row))
+    for row in ours.rows:
+        table.add_row(*row)
     console.print(table)
-    rows = comparison.full_precision(plan.store, record)
-    for line in [*comparison.first_words(rows), comparison.NOTE]:
+    for line in [*ours.first, ours.note]:
         print_line(console, line)
     print_line(console, "not as in the paper:")
-    for line in comparison.caveats(record, rows):
+    for line in ours.caveats:
         print_line(console, f"  {line}")
     if plan.part:  # the page of all figures stays
         return
@@ -147,17 +161,9 @@ def _print(plan: Plan, record: ReproductionRecord, console: Console) -> None:
 def _json(plan: Plan, record: ReproductionRecord) -> str:
     from vitq.report import reproduction as comparison
 
-    rows = comparison.full_precision(plan.store, record)
+    ours = comparison.contents(plan.store, record)
     document: dict[str, Any] = {
         "sweep": record.name, "paper": record.paper, "method": record.method, "runs_dir": str(plan.store.root),
-        "full_precision": [dataclasses.asdict(row) for row in rows],
-        "figures": [_plain(row) for row in comparison.figures(plan.store, record)],
-        "deviations": comparison.caveats(record, rows),
+        **ours.plain, "deviations": ours.caveats,
     }  # fmt: skip
     return json.dumps(document, indent=2)
-
-
-def _plain(row: Any) -> dict[str, Any]:
-    drop = None if row.drop is None else dataclasses.asdict(row.drop)
-    rest = {key: getattr(row, key) for key in ("seeds", "top1", "std", "seconds", "why")}
-    return {**row.target.model_dump(), "published_top1": row.target.top1, "drop": drop, **rest}

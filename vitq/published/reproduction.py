@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -15,6 +15,8 @@ from vitq.errors import ConfigError, VitqError, unknown
 from vitq.published.cell import Cell
 from vitq.published.figures import Figures
 from vitq.published.files import read_files
+
+Task = Literal["classification", "detection"]
 
 
 @dataclass(frozen=True, config=RULES)
@@ -45,17 +47,28 @@ class Setting:
 
 @dataclass(frozen=True, config=RULES)
 class Reproduction:
-    """A paper. about: where the protocol is from. settings: of its own method first, then of others in its tables."""
+    """A paper. about: where the protocol is from. settings: of its own method first, then of others in its tables.
+    detection: the same for COCO's detectors, empty where the paper has none."""
 
     about: str
     settings: Annotated[list[Setting], Field(min_length=1)]
+    detection: list[Setting] = field(default_factory=list)
 
-    def setting(self, method: str | None) -> Setting:
+    def of(self, task: Task) -> list[Setting]:
+        """The settings for a task."""
+        return self.detection if task == "detection" else self.settings
+
+    def setting(self, method: str | None, task: Task = "classification") -> Setting:
         """That of a method; the paper's own where none is named. Raises VitqError."""
-        for setting in self.settings:
+        settings = self.of(task)
+        for setting in settings:
             if method in (None, setting.method):
                 return setting
-        raise VitqError(unknown("method of this paper", method, [s.method for s in self.settings], key="--method"))
+        if not settings:
+            others = [paper for paper, one in reproductions().items() if one.detection]
+            text = f"vitq has no protocol of this paper for detectors; papers with one: {', '.join(others)}"
+            raise VitqError(text, "--task", task, others)
+        raise VitqError(unknown("method of this paper", method, [s.method for s in settings], key="--method"))
 
 
 @cache
@@ -76,12 +89,21 @@ def reproduction(paper: str) -> Reproduction:
     return known[paper]
 
 
-def figures_of(paper: str, setting: Setting, figures: Figures) -> list[Cell]:
-    """The top-1 figures of a setting: those that the authors obtained, and of the paper's own method all."""
-    source = setting.figures or paper
+def figures_of(paper: str, setting: Setting, figures: Figures, task: Task = "classification") -> list[Cell]:
+    """The figures of a setting, top-1 or AP box: those that the authors obtained, and of the paper's own method all."""
+    source, metric = setting.figures or paper, "ap_box" if task == "detection" else "top1"
     return [
         cell
         for cell in figures.cells
-        if (cell.source, cell.method, cell.variant, cell.metric) == (source, setting.method, setting.variant, "top1")
-        and (cell.run_by in (paper, source) or setting is reproduction(paper).settings[0])
+        if (cell.source, cell.method, cell.variant, cell.metric) == (source, setting.method, setting.variant, metric)
+        and (cell.run_by in (paper, source) or setting is reproduction(paper).of(task)[0])
     ]
+
+
+def mask_of(box: Cell, figures: Figures) -> Cell:
+    """The AP mask that is printed beside an AP box."""
+
+    def entry(cell: Cell) -> tuple[str | None, ...]:
+        return cell.source, cell.table, cell.method, cell.variant, cell.model, cell.bits, cell.run_by
+
+    return next(cell for cell in figures.cells if cell.metric == "ap_mask" and entry(cell) == entry(box))

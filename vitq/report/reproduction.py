@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from vitq.errors import StoreError
+from vitq.report import reproduced_detectors as detectors
 from vitq.report.comparison import interval
 from vitq.report.paired_test import Predictions
 from vitq.store import Store
@@ -155,12 +158,13 @@ def first_words(rows: Sequence[FullPrecision]) -> list[str]:
     return lines
 
 
-def caveats(record: ReproductionRecord, rows: Sequence[FullPrecision]) -> list[str]:
+def caveats(record: ReproductionRecord, rows: Sequence[FullPrecision | detectors.FullPrecision]) -> list[str]:
     """Every known deviation of the protocol, a line each."""
+    whole = detectors.WHOLE if record.detectors else _WHOLE
     lines = [f"unknown: {record.unknown}"] if record.unknown else []
     lines += record.unlike
-    scored = sorted({row.images for row in rows if row.images and row.images != _WHOLE})
-    lines += [f"{images:,} images are scored, the paper's {_WHOLE:,}" for images in scored]
+    scored = sorted({row.images for row in rows if row.images and row.images != whole})
+    lines += [f"{images:,} images are scored, the paper's {whole:,}" for images in scored]
     lines += [f"given: {word}" for word in record.given]
     return [*lines, *record.deviations]
 
@@ -195,11 +199,52 @@ def markdown(store: Store, record: ReproductionRecord) -> str:
 
 def section(store: Store, record: ReproductionRecord) -> str:
     """The comparison as Markdown without a title: full precision first, the table, and what is not as in the paper."""
-    rows = full_precision(store, record)
+    ours = contents(store, record)
     lines = [f"Figures of {record.paper} for `{record.method}`.", ""]
-    lines += [f"- {line}" for line in first_words(rows)]
-    lines += ["", "| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
-    lines += ["| " + " | ".join(cells(row)) + " |" for row in figures(store, record)]
-    lines += ["", NOTE, "", "Not as in the paper:", ""]
-    lines += [f"- {line}" for line in caveats(record, rows)]
+    lines += [f"- {line}" for line in ours.first]
+    lines += ["", "| " + " | ".join(ours.head) + " |", "|" + "---|" * len(ours.head)]
+    lines += ["| " + " | ".join(row) + " |" for row in ours.rows]
+    lines += ["", ours.note, "", "Not as in the paper:", ""]
+    lines += [f"- {line}" for line in ours.caveats]
     return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a comparison shows. first: full precision, in words. rows: figures as texts under head. caveats: what is not
+    as in the paper. plain: the same as data."""
+
+    first: list[str]
+    head: tuple[str, ...]
+    rows: list[list[str]]
+    note: str
+    caveats: list[str]
+    plain: dict[str, Any]
+
+
+def contents(store: Store, record: ReproductionRecord) -> Contents:
+    """The comparison of classifiers, or of detectors."""
+    if record.detectors:
+        full, found = detectors.full_precision(store, record), detectors.figures(store, record)
+        first, head, rows = detectors.first_words(full), detectors.HEAD, [detectors.cells(row) for row in found]
+        return Contents(first, head, rows, detectors.NOTE, caveats(record, full), detectors.plain(full, found))
+    full_rows, figure_rows = full_precision(store, record), figures(store, record)
+    data = {
+        "full_precision": [dataclasses.asdict(row) for row in full_rows],
+        "figures": [_plain(row) for row in figure_rows],
+    }
+    texts = [cells(row) for row in figure_rows]
+    return Contents(first_words(full_rows), HEAD, texts, NOTE, caveats(record, full_rows), data)
+
+
+def opening(store: Store, record: ReproductionRecord) -> list[str]:
+    """`first_words` of classifiers or of detectors, as soon as full precision has run."""
+    if record.detectors:
+        return detectors.first_words(detectors.full_precision(store, record))
+    return first_words(full_precision(store, record))
+
+
+def _plain(row: Figure) -> dict[str, Any]:
+    drop = None if row.drop is None else dataclasses.asdict(row.drop)
+    rest = {key: getattr(row, key) for key in ("seeds", "top1", "std", "seconds", "why")}
+    return {**row.target.model_dump(), "published_top1": row.target.top1, "drop": drop, **rest}

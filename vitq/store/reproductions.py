@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from vitq.store.atomic import write_bytes
 from vitq.store.files import read_record
@@ -26,8 +29,26 @@ class Target(StoredRecord):
     reference: str
 
 
+class DetectorTarget(StoredRecord):
+    """One published pair of average precisions and our runs of it; fields of the same name as `Target` has them.
+
+    ap_box, ap_mask: published, percent; full_precision_box, full_precision_mask: published for them, None where not
+    stated.
+    """
+
+    model: str
+    bits: str
+    table: str | None
+    ap_box: float
+    ap_mask: float
+    full_precision_box: float | None
+    full_precision_mask: float | None
+    runs: list[str]
+    reference: str
+
+
 class ReproductionRecord(StoredRecord):
-    """A sweep that reproduces figures of a paper.
+    """A sweep that reproduces figures of a paper: of classifiers (targets), or of detectors.
 
     paper: id of its source. method: whose figures. unknown: what of the protocol is not known. deviations: what is not
     as in the paper; given: overrides of the command line, which may be further ones. unlike: checkpoints and crops that
@@ -42,6 +63,17 @@ class ReproductionRecord(StoredRecord):
     deviations: list[str]
     given: list[str]
     unlike: list[str]
+    detectors: list[DetectorTarget] = Field(default_factory=list)
+
+    @property
+    def references(self) -> set[str]:
+        """Signatures of the full-precision runs."""
+        return {target.reference for target in (*self.targets, *self.detectors)}
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        own: dict[str, Any] = plain(self)
+        return {key: value for key, value in own.items() if key != "detectors" or value}
 
 
 def write_reproduction(store: Store, record: ReproductionRecord) -> None:
