@@ -249,6 +249,7 @@ def test_two_hundred_runs_stay_below_five_megabytes(browser: Any, tmp_path: Path
 
 
 def test_the_live_page_shows_a_new_result_by_itself(browser: Any, store: Store) -> None:
+    from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.support.ui import WebDriverWait
 
     with server(store, "127.0.0.1", 0) as running:
@@ -258,7 +259,9 @@ def test_the_live_page_shows_a_new_result_by_itself(browser: Any, store: Store) 
             browser.get(f"http://127.0.0.1:{running.server_address[1]}/sweep/demo")
             WebDriverWait(browser, 60).until(lambda b: "11 done" in b.find_element("id", "live").text)
             finish(store, config("percentile", 6), correct(4))
-            WebDriverWait(browser, 60).until(lambda b: "12 done" in b.find_element("css selector", "header").text)
+            # The page is replaced as it is read.
+            wait = WebDriverWait(browser, 60, ignored_exceptions=[StaleElementReferenceException])
+            wait.until(lambda b: "12 done" in b.find_element("css selector", "header").text)
         finally:
             running.shutdown()
             thread.join()

@@ -68,7 +68,7 @@ class ReproductionRecord(StoredRecord):
     @property
     def references(self) -> set[str]:
         """Signatures of the full-precision runs."""
-        return {target.reference for target in (*self.targets, *self.detectors)}
+        return {target.reference for target in self.targets} | {target.reference for target in self.detectors}
 
     @model_serializer(mode="wrap")
     def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from vitq.config.base import RULES
 from vitq.config.options import registered
 from vitq.config.problems import parse_options
 from vitq.errors import Problem
-from vitq.models.structure import Segment
 from vitq.registry import Registry
 from vitq.steps.reconstruction.loss import divergence
 from vitq.steps.reconstruction.segment_task import SegmentTask
@@ -123,9 +122,9 @@ def objective_of(loss: str, options: dict[str, Any]) -> tuple[Objective | None, 
     return parse_options(OBJECTIVES[loss], options, "loss_options")
 
 
-def kept_by(loss: str, options: dict[str, Any], segments: Sequence[Segment], waiting: Waiting) -> dict[int, int]:
-    """Bytes of one image that the loss keeps while segment i learns, beside its inputs and targets."""
+def kept_by(loss: str, options: dict[str, Any], learned: Sequence[int], waiting: Waiting) -> dict[int, int]:
+    """Bytes of one image that the loss keeps while segment i of those `learned` does, beside its inputs and targets."""
     objective, _ = objective_of(loss, options)
     if objective is None:
         return {}
-    return {index: objective.waiting(waiting, index) for index, segment in enumerate(segments) if segment.learned}
+    return {index: objective.waiting(waiting, index) for index in learned}

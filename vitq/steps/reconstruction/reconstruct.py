@@ -186,7 +186,10 @@ class Reconstruct(Step):
         work.model.switch([*before, *chosen], on=True)
 
     def waiting(self, network: Network, waiting: Waiting) -> int:
-        kept = kept_by(self.loss, self.loss_options, network.model.structure.segments, waiting)
+        owners = [site.owner for site in network.model.quantized()]
+        segments = enumerate(network.model.structure.segments)
+        learned = [index for index, part in segments if part.learned and any(map(part.holds, owners))]
+        kept = kept_by(self.loss, self.loss_options, learned, waiting)
         return waiting.images * waiting.learning(1 if self.input == "fp" else 2, kept, self.loss in FISHER)
 
     def _learn_or_restore(self, work: Workspace, task: SegmentTask) -> None:
