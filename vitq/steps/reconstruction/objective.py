@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 import torch
@@ -18,7 +18,7 @@ from vitq.errors import Problem
 from vitq.registry import Registry
 from vitq.steps.reconstruction.loss import divergence
 from vitq.steps.reconstruction.segment_task import SegmentTask
-from vitq.steps.step import Workspace
+from vitq.steps.step import Network, Workspace
 from vitq.steps.waiting import Waiting
 
 # Least first value that a term is divided by (GLF-Q's).
@@ -122,9 +122,15 @@ def objective_of(loss: str, options: dict[str, Any]) -> tuple[Objective | None, 
     return parse_options(OBJECTIVES[loss], options, "loss_options")
 
 
-def kept_by(loss: str, options: dict[str, Any], learned: Sequence[int], waiting: Waiting) -> dict[int, int]:
-    """Bytes of one image that the loss keeps while segment i of those `learned` does, beside its inputs and targets."""
+def kept_by(loss: str, options: dict[str, Any], network: Network, waiting: Waiting) -> dict[int, int]:
+    """Bytes of one image that the loss keeps while segment i learns, beside its inputs and targets; a segment without
+    quantized sites does not."""
     objective, _ = objective_of(loss, options)
     if objective is None:
         return {}
-    return {index: objective.waiting(waiting, index) for index in learned}
+    owners = [site.owner for site in network.model.quantized()]
+    return {
+        index: objective.waiting(waiting, index)
+        for index, segment in enumerate(network.model.structure.segments)
+        if segment.learned and any(map(segment.holds, owners))
+    }

@@ -186,10 +186,7 @@ class Reconstruct(Step):
         work.model.switch([*before, *chosen], on=True)
 
     def waiting(self, network: Network, waiting: Waiting) -> int:
-        owners = [site.owner for site in network.model.quantized()]
-        segments = enumerate(network.model.structure.segments)
-        learned = [index for index, part in segments if part.learned and any(map(part.holds, owners))]
-        kept = kept_by(self.loss, self.loss_options, learned, waiting)
+        kept = kept_by(self.loss, self.loss_options, network, waiting)
         return waiting.images * waiting.learning(1 if self.input == "fp" else 2, kept, self.loss in FISHER)
 
     def _learn_or_restore(self, work: Workspace, task: SegmentTask) -> None:
