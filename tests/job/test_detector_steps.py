@@ -54,6 +54,12 @@ MADE = {
     "mixed_precision": recipe("mixed_precision", allocate={"widths": [3, 8], "images": 1, "policy": "uniform"}),
     "ptq4vit": recipe("ptq4vit", search={"rounds": 1, "candidates": 6, "coarse": 3}),
     "aphq_vit": recipe("aphq_vit", mlp={"iterations": 1}, search={"rounds": 0, "images": 1}, learn={"iterations": 1}),
+    "fima_q": recipe(
+        "fima_q",
+        reparameterize={"granularity": "tensor"},
+        search={"rounds": 0, "images": 1},
+        learn={"iterations": 1},
+    ),
     "glf_q": recipe("glf_q", mlp={"iterations": 1}, learn={"iterations": 1}),
     "ls_vit": recipe("ls_vit", search={"rounds": 0, "images": 1}, learn={"iterations": 1}),
     "rols_distill": recipe(
@@ -63,6 +69,9 @@ MADE = {
         distill={"iterations": 1, "autocast": "none"},
     ),
 }
+
+# Images of their own sizes have no positions in common.
+MADE["fima_q"]["kinds"]["post_gelu"]["granularity"] = "tensor"
 
 
 @pytest.mark.parametrize("name", MADE)
