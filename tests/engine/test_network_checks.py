@@ -23,6 +23,12 @@ from vitq.quant.site_table import blank, shapes_of, site_table
 PLAIN = ("method=minmax", "bits=w4a4", "tracker=none")
 
 
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout may hold runs of a sweep."""
+    monkeypatch.chdir(tmp_path)
+
+
 def config(*overrides: str) -> RunConfig:
     file, roots = compose.root_config()
     cell = next(compose.expand(compose.load(file, roots, [*PLAIN, *overrides])))
