@@ -52,6 +52,19 @@ def test_a_run_leaves_a_complete_record(planner: Planner) -> None:
     assert {"calibrate", "reparameterize", "evaluate"} <= set(run_dir.log_path.read_text().split())
 
 
+def test_seconds_of_iterations_are_apart_from_what_prepares_them(planner: Planner) -> None:
+    """Budgets need them: preparations take as long however many iterations follow."""
+    ranges, learn = {"do": "calibrate"}, {"do": "reconstruct", "iterations": 2, "batch_size": 4, "compile": "off"}
+    method = {
+        "name": "learns",
+        "kinds": {"default": {"quantizer": "uniform"}},
+        "steps": {"ranges": ranges, "learn": learn},
+    }
+    stages = planner.execute(planner.plan(method=method)).timings.stages
+    assert 0 < stages["iterations.learn"] < stages["steps.learn"]
+    assert {name for name in stages if name.startswith("iterations.")} == {"iterations.learn"}
+
+
 def test_a_run_says_when_the_code_is_not_that_of_its_plan(planner: Planner) -> None:
     run_dir = planner.plan()
     run_dir.write_status(Status(state="planned", code={**provenance.code(), "commit": "1" * 40}))

@@ -29,6 +29,8 @@ from vitq.store.result import Result
 
 # Seconds of an iteration, and of the steps that do not learn.
 COST = {"ias_vit": (0.01, 3.0), "qdrop": (0.1, 1.0), "minmax": (0.0, 0.5)}
+# Seconds that each learning step takes before its first iteration, where they are timed apart.
+PREPARED: dict[str, float] = {}
 
 
 @dataclass
@@ -45,6 +47,10 @@ class TimedEngine(FakeEngine):
             each, fixed = COST[config.method.name]
             learning = self.learning(config)
             stages |= {f"steps.{name}": each * (config.method.iterations or 0) / len(learning) for name in learning}
+            if config.method.name in PREPARED:
+                for name in learning:
+                    stages[f"iterations.{name}"] = stages[f"steps.{name}"]
+                    stages[f"steps.{name}"] += PREPARED[config.method.name]
             stages["steps.weights"] = fixed
         result = result.model_copy(update={"timings": result.timings.model_copy(update={"stages": stages})})
         run_dir.write_result(result)
@@ -93,12 +99,24 @@ def test_pilots_come_first_and_every_method_gets_what_the_budget_allows(timed: T
     assert all(run.done for run in again.runs)
 
 
+def test_what_comes_before_the_iterations_does_not_grow_with_them(
+    timed: TimedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PREPARED, "qdrop", 9.0)
+    monkeypatch.setitem(PREPARED, "ias_vit", 2.0)
+    plan = pilots_first(made("sweep.budget_seconds=20"), show)
+    # (20 - 1 - 9) / 0.1; two steps learn in ias_vit: (20 - 3 - 2 * 2) / 0.01.
+    assert iterations(plan) == {"fp32": {None}, "minmax": {None}, "ias_vit": {1300}, "qdrop": {100}}
+    with refuses(ConfigError, "sweep.budget_seconds", 9.5):
+        pilots_first(made("sweep.budget_seconds=9.5", "method=qdrop"), show)
+
+
 def test_a_pilot_costs_in_proportion_to_the_budget(timed: TimedEngine) -> None:
     config = made("method=ias_vit", "bits=w4a4", "seed=1", "method.iterations=7")().runs[0].config
     counts = {seconds: pilots_of(config, seconds)[0].method.iterations for seconds in (0.5, 20.0, 120.0, 600.0, 9000.0)}
-    assert counts == {0.5: 5, 20.0: 5, 120.0: 10, 600.0: 50, 9000.0: 50}
+    assert counts == {0.5: 5, 20.0: 5, 120.0: 5, 600.0: 25, 9000.0: 50}
     assert [(one.seed, one.data.eval_limit, one.data.eval_choice) for one in pilots_of(config, 120.0)] == [
-        (0, 64, "spread"), (0, None, None)
+        (0, 64, "spread"), (0, 64, "spread"), (0, None, None)
     ]  # fmt: skip
     limited = dataclasses.replace(config, data=dataclasses.replace(config.data, eval_limit=9, eval_choice="first"))
     assert {(one.data.eval_limit, one.data.eval_choice) for one in pilots_of(limited, 120.0)} == {(9, "first")}

@@ -7,7 +7,7 @@ import socket
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from vitq import signals
 from vitq.errors import brief
@@ -30,6 +30,7 @@ class RunLog(Progress):
         self.attempt = run_dir.attempt + 1
         self.started_at = utc_now()
         self.timings: dict[str, float] = {}
+        self._part = ""
         self._begin = time.perf_counter()
         self._stage, self._done, self._note = "", 0, ""
         self._total: int | None = None
@@ -61,9 +62,15 @@ class RunLog(Progress):
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Seconds of a part of the run, under `timings.stages`."""
-        start = time.perf_counter()
+        start, outer = time.perf_counter(), self._part
+        self._part = name
         yield
+        self._part = outer
         self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - start
+
+    def iterating(self) -> AbstractContextManager[None]:
+        """`iterations.X` of the part `steps.X`, which holds them too."""
+        return self.timed(self._part.replace("steps.", "iterations.", 1))
 
     def begin(self) -> None:
         """Start the clock: what is before belongs to the process, such as imports and the tracker's start."""

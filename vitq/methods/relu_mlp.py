@@ -215,6 +215,7 @@ def learn_mlp(
     losses = []
     with ExitStack() as stack:
         stack.callback(lambda: [p.requires_grad_(False) for p in learned])
+        stack.enter_context(work.progress.iterating())
         for iteration, chosen in enumerate(batches(len(inputs), step.batch_size, iterations, generator)):
             optimizer.zero_grad(set_to_none=True)
             # Images of several sizes go through one at a time.
@@ -236,4 +237,5 @@ def learn_mlp(
             optimizer.step()
             losses.append(loss)
             work.progress.advance(1, name)
-    return torch.stack(losses).cpu()
+        # Within the time: a device works behind the program until its values are asked for.
+        return torch.stack(losses).cpu()

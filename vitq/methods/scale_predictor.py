@@ -194,15 +194,17 @@ def descend(work: Workspace, predictor: Predictor, step: PredictScales) -> None:
     generator = torch.Generator().manual_seed(work.config.seed)
     work.progress.stage("predict_scales", iterations)
     losses = []
-    for _ in range(iterations):
-        chosen = torch.randperm(images, generator=generator)[: step.batch_size]
-        optimizer.zero_grad(set_to_none=True)
-        losses.append(backward(chosen))
-        optimizer.step()
-        work.progress.advance()
+    with work.progress.iterating():
+        for _ in range(iterations):
+            chosen = torch.randperm(images, generator=generator)[: step.batch_size]
+            optimizer.zero_grad(set_to_none=True)
+            losses.append(backward(chosen))
+            optimizer.step()
+            work.progress.advance()
+        # Within the time: a device works behind the program until its values are asked for.
+        work.curves.setdefault("predict_scales", []).append(torch.stack(losses).cpu())
     for parameter in learned:
         parameter.requires_grad_(False)
-    work.curves.setdefault("predict_scales", []).append(torch.stack(losses).cpu())
 
 
 def _of_logits(work: Workspace, images: int) -> Callable[[Tensor], Tensor]:

@@ -18,7 +18,9 @@ from vitq.store.result import Result
 # than SECONDS, so that a pilot on a slow device does not cost many times what it is for, but FEWEST at least.
 PILOT = 50
 FEWEST = 5
-SECONDS = 600
+SECONDS = 1200
+# What SECONDS was before iterations were timed apart: such a pilot that is there is as good.
+EARLIER = 600
 # Images that a pilot scores: its figures are of no use.
 SCORED = 64
 KEY = "sweep.budget_seconds"
@@ -30,14 +32,14 @@ def with_iterations(config: RunConfig, iterations: int) -> RunConfig:
 
 
 def pilots_of(config: RunConfig, seconds: float) -> list[RunConfig]:
-    """Pilots of a run, the same for all seeds: the one to execute, which scores few images, then one of PILOT
-    iterations that scores all, as pilots of earlier versions did: where it is there, it is as good."""
-    count = max(FEWEST, min(PILOT, round(PILOT * seconds / SECONDS)))
+    """Pilots of a run, the same for all seeds: the one to execute, which scores few images, then those of earlier
+    versions, the last of which scored all: where one is there, it is as good."""
     limit = min(config.data.eval_limit or SCORED, SCORED)
     choice = (config.data.eval_limit and config.data.eval_choice) or "spread"
     data = dataclasses.replace(config.data, eval_limit=limit, eval_choice=choice)
-    short = dataclasses.replace(with_iterations(config, count), seed=0, data=data)
-    return [short, dataclasses.replace(with_iterations(config, PILOT), seed=0)]
+    counts = [max(FEWEST, min(PILOT, round(PILOT * seconds / whole))) for whole in (SECONDS, EARLIER)]
+    short = [dataclasses.replace(with_iterations(config, count), seed=0, data=data) for count in dict.fromkeys(counts)]
+    return [*short, dataclasses.replace(with_iterations(config, PILOT), seed=0)]
 
 
 def given(config: RunConfig) -> Problem | None:
@@ -54,15 +56,17 @@ def given(config: RunConfig) -> Problem | None:
 def iterations(pilot: RunConfig, result: Result, learning: Sequence[str], seconds: float) -> int | Problem:
     """Iterations of each learning step such that all steps take so many seconds, by a pilot's record.
 
-    learning: names of the steps that iterate. A problem where what does not learn takes longer already.
+    learning: names of the steps that iterate. What comes before their iterations (streams, derivatives of the network)
+    takes as long however many there are. A problem where all this takes longer already.
     """
-    stages = {name: spent for name, spent in result.timings.stages.items() if name.startswith("steps.")}
-    learnt = sum(stages.get(f"steps.{name}", 0.0) for name in learning)
-    fixed = sum(stages.values()) - learnt
+    stages = result.timings.stages
+    # Where the iterations were not timed apart, as by earlier versions, all of the step counts.
+    learnt = sum(stages.get(f"iterations.{name}", stages.get(f"steps.{name}", 0.0)) for name in learning)
+    fixed = sum(spent for name, spent in stages.items() if name.startswith("steps.")) - learnt
     each = learnt / (pilot.method.iterations or PILOT)
     count = math.floor((seconds - fixed) / each) if each > 0 else 0
     if count < 1:
         needed = fixed + each
-        text = f"{seconds:g} s are too few: steps that do not learn take {fixed:.1f} s, one iteration {each:.3g} s"
+        text = f"{seconds:g} s are too few: all but the iterations takes {fixed:.1f} s, one iteration {each:.3g} s"
         return Problem(f"{KEY}={seconds:g}: {text}; give more than {needed:.1f}", KEY, seconds)
     return count

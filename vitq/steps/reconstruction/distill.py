@@ -113,7 +113,8 @@ class Distill(Step):
                 work.progress.advance(iterations, "nothing to learn")
                 return
             kept = [tensor.detach().clone() for tensor in learnt.tensors()]
-            losses = self._learn(work, learnt, targets, learned)
+            with work.progress.iterating():
+                losses = self._learn(work, learnt, targets, learned)
             # Not `not after < before`: a loss that is no number is no gain.
             if len(held) and not targets.divergence(held) < before:
                 LOG.warning(

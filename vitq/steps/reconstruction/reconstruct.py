@@ -226,6 +226,7 @@ def learn_segment(step: Reconstruct, work: Workspace, task: SegmentTask) -> Tens
         compiled = pays(step.compile, one * min(step.batch_size, len(task.exact)), iterations)
         forward = segment.forward if one_by_one else forward_of(segment, compiled)
         cast = partial(torch.autocast, work.device.type, dtype=torch.bfloat16, enabled=step.autocast == "bf16")
+        stack.enter_context(work.progress.iterating())
         for number, chosen in enumerate(batches(len(task.target), step.batch_size, iterations, generator)):
             optimizer.zero_grad(set_to_none=True)
             if measure is not None and measure.due(number, iterations):
@@ -248,7 +249,8 @@ def learn_segment(step: Reconstruct, work: Workspace, task: SegmentTask) -> Tens
             schedule.step()
             losses.append(loss)
             work.progress.advance(1, segment.name)
-    return torch.stack(losses).cpu()
+        # Within the time: a device works behind the program until its values are asked for.
+        return torch.stack(losses).cpu()
 
 
 def _backward(
