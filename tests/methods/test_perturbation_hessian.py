@@ -9,7 +9,7 @@ from torch import Tensor
 from tests.methods.one_segment import Make, double, kl, logits, made, values
 from vitq.methods.perturbation_hessian import PerturbationHessian
 from vitq.steps import Workspace
-from vitq.steps.reconstruction.curvature import importance, products, signs_of
+from vitq.steps.reconstruction.curvature import importance, products, shared_importance, signs_of
 from vitq.steps.reconstruction.segment_task import SegmentTask
 
 
@@ -69,3 +69,13 @@ def test_a_step_below_an_ulp_is_lost_and_the_product_is_not(workspace: Make) -> 
     (plain,) = products(work, 1, [values(task.target)], 20.0)
     assert float(lost.abs().max()) == 0.0
     assert torch.allclose(kept, plain, atol=0.02 * float(plain.abs().max()))
+
+
+def test_steps_that_want_the_same_weights_share_them(workspace: Make) -> None:
+    work, task = made(workspace, 1, count=2)
+    first = shared_importance(work, 1, task.target, 20.0, "signs", None)
+    assert shared_importance(work, 1, task.target, 20.0, "signs", None) is first
+    assert torch.equal(first, importance(products(work, 1, task.target.batches(), 20.0)))
+    assert not torch.equal(shared_importance(work, 1, task.target, 1.0, "signs", None), first)
+    work.coordinates = ("turned",)
+    assert shared_importance(work, 1, task.target, 20.0, "signs", None) is not first

@@ -10,7 +10,7 @@ from torch import Tensor
 from vitq.config import RunConfig
 from vitq.errors import Problem, bad
 from vitq.steps.reconstruction import object_curvature as objects
-from vitq.steps.reconstruction.curvature import Direction, importance, products
+from vitq.steps.reconstruction.curvature import Direction, shared_importance
 from vitq.steps.reconstruction.objective import Measure, Objective, register_objective
 from vitq.steps.reconstruction.segment_task import SegmentTask
 from vitq.steps.step import Positive, Workspace
@@ -40,8 +40,8 @@ class PerturbationHessian(Objective):
     epsilon: Positive | None = None
 
     def of(self, work: Workspace, task: SegmentTask) -> Measure:
-        outputs = task.target.batches()
-        return Weighted(importance(products(work, task.index, outputs, self.temperature, self.direction, self.epsilon)))
+        options = self.temperature, self.direction, self.epsilon
+        return Weighted(shared_importance(work, task.index, task.target, *options))
 
     def of_objects(self, work: Workspace, task: SegmentTask) -> Measure:
         weights = objects.importance(work, task.index, task.exact, task.target, self.temperature, self.direction)

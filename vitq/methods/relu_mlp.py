@@ -17,7 +17,7 @@ from vitq.models.structure import Structure
 from vitq.quant.histogram import Histogram
 from vitq.quant.layout import Axes, Layout
 from vitq.steps.reconstruction import object_curvature as objects
-from vitq.steps.reconstruction.curvature import Direction, importance, products
+from vitq.steps.reconstruction.curvature import Direction, shared_importance
 from vitq.steps.reconstruction.schedule import rate
 from vitq.steps.reconstruction.segment_task import batches
 from vitq.steps.step import Count, Network, NotNegative, Positive, Step, Workspace, register_step
@@ -141,7 +141,7 @@ class ReluMlp(Step):
             square = sum(part.square().sum(dtype=torch.float64) for image in weights.batches() for part in image)
             weights.scale(1 / max(float(square / weights.elements()) ** 0.5, torch.finfo(torch.float32).tiny))
             return weights
-        weight = importance(products(work, index, target.batches(), self.temperature, self.direction, self.epsilon))
+        weight = shared_importance(work, index, target, self.temperature, self.direction, self.epsilon)
         return weight / weight.square().mean().sqrt().clamp(min=torch.finfo(weight.dtype).tiny)
 
 

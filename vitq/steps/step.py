@@ -76,6 +76,8 @@ class Workspace:
         self.checkpoint, self.memory, self._teacher = checkpoint, memory, teacher
         # What turned the channels of the teacher's activations since it was loaded (step `rotate`).
         self.coordinates: tuple[Hashable, ...] = ()
+        # Derivatives of the full-precision network that a later step may want too (curvature.py).
+        self.derivatives: dict[Hashable, Tensor] = {}
         self.curves: dict[str, list[Tensor]] = {}
         self.artifacts: dict[str, pd.DataFrame] = {}
 

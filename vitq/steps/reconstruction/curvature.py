@@ -13,6 +13,7 @@ from vitq.device import exact_attention
 from vitq.steps.reconstruction.loss import divergence
 from vitq.steps.reconstruction.segment_task import SegmentTask
 from vitq.steps.step import Workspace
+from vitq.steps.stream import Stream
 
 Direction = Literal["signs", "ones"]
 
@@ -67,6 +68,22 @@ def products(
             yield _exactly(work, index, z, v, temperature)
         else:
             yield _by_difference(work, index, z, v, temperature, epsilon)
+
+
+def shared_importance(
+    work: Workspace,
+    index: int,
+    outputs: Stream,
+    temperature: float,
+    direction: Direction,
+    epsilon: float | None,
+) -> Tensor:
+    """`importance` of the full-precision outputs of segment `index`, taken once for all steps that want the same."""
+    key = ("importance", work.coordinates, index, temperature, direction, epsilon)
+    if key not in work.derivatives:
+        given = products(work, index, outputs.batches(), temperature, direction, epsilon)
+        work.derivatives[key] = importance(given)
+    return work.derivatives[key]
 
 
 def importance(products: Iterable[Tensor]) -> Tensor:
