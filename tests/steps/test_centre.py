@@ -68,6 +68,14 @@ def test_few_bits_are_left_as_they_are(workspace: Make) -> None:
         assert value == pytest.approx(before[name][1], rel=1e-3)
 
 
+def test_where_no_part_has_the_bits_no_image_is_looked_at(workspace: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = workspace(tiny("vit", qkv_bias=False), METHOD, activation=4)
+    before = set(work.model.model.state_dict())
+    monkeypatch.setattr(work, "batches", None)
+    run(work, {**CENTRE, "least_bits": 5})
+    assert set(work.model.model.state_dict()) == before, "no bias was made"
+
+
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
 def test_no_family_computes_anything_else(workspace: Make, case: str) -> None:

@@ -49,17 +49,23 @@ class Centre(Step):
     detectors: ClassVar[bool] = True
 
     def run(self, work: Workspace) -> None:
-        twins = {f"{name}.qkv": (name, twin) for name, twin in joint_twins(work.model)}
+        chosen = {}
+        for attention, twin in joint_twins(work.model):
+            keys = self.keys and twin.bare_scores and self._wide(twin.scores)
+            values = self.values and sums_to_one(twin) and self._wide(twin.context)
+            if keys or values:
+                chosen[f"{attention}.qkv"] = (f"{attention}.proj", keys, values)
+        if not chosen:
+            return
         walk = quantized_walk(work, self.images)
         for name, layer in layers(work, [walk], "centre"):
-            if name not in twins:
+            if name not in chosen:
                 continue
-            attention, twin = twins[name]
+            projection, keys, values = chosen[name]
             _, key, value = mean_output(walk, name).chunk(3)
-            key = key * (self.keys and twin.bare_scores and self._wide(twin.scores))
-            value = value * (self.values and sums_to_one(twin) and self._wide(twin.context))
+            key, value = key * keys, value * values
             add_bias(layer, -torch.cat([torch.zeros_like(key), key, value]))
-            proj = work.model.layer(f"{attention}.proj")
+            proj = work.model.layer(projection)
             add_bias(proj, proj.weight.double() @ value)
 
     def _wide(self, product: nn.Module) -> bool:
