@@ -14,6 +14,7 @@ from tests.report.conftest import correct, finish
 from vitq import report
 from vitq.cli import main
 from vitq.config import RunConfig
+from vitq.report.ablation import waterfalls
 from vitq.report.answer import which_method
 from vitq.report.comparison import pairwise
 from vitq.report.numbers import scores
@@ -89,3 +90,17 @@ def test_one_kind_of_score_is_the_heading() -> None:
     assert scores([("", None)]) == ("top-1", [""])
     heading, cells = scores([("top-1", 90.0), ("AP box", 40.0)])
     assert (heading, cells) == ("score", ["top-1 90.00", "AP box 40.00"])
+
+
+def test_variants_of_a_method_are_drawn_by_their_average_precision(
+    make_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "runs")
+    detector = {"task": "segmentation", "model__name": "mask_rcnn"}
+    configs = [make_config("m", 4, method__steps={"a": {"do": "calibrate", "images": n}}, **detector) for n in (4, 8)]
+    names = [found(store, config, ap) for config, ap in zip(configs, (40.0, 45.0), strict=True)]
+    store.write_sweep(SweepRecord(name="two", signatures=names))
+    ((_, figure),) = waterfalls(report.table(store, "two"))
+    (bars,) = figure.data
+    assert list(bars.x) == [40.0, 5.0, 45.0]
+    assert figure.layout.xaxis.title.text == "AP mask, %"
