@@ -39,7 +39,7 @@ def pack(runs: Sequence[PlannedRun], options: SlurmOptions, history: History) ->
     job: list[PlannedRun] = []
     minutes = 0.0
     for run in sorted(runs, key=lambda run: models.index(run.config.model.name)):
-        cost = history.estimate(run.config) if options.minutes_per_job is not None else None
+        cost = history.estimate(run.config, run.images) if options.minutes_per_job is not None else None
         own = cost.seconds / 60 if cost else _UNKNOWN
         full = options.minutes_per_job is not None and minutes + own > options.minutes_per_job
         if job and (len(job) >= most or full or job[0].config.model != run.config.model):

@@ -226,10 +226,25 @@ def test_task_data_and_model_belong_together(detectors: Detectors) -> None:
     digits = yaml.safe_load((CONF / "data" / "digits.yaml").read_text())
     assert any(is_about(p, "data.dataset", "digits") for p in problems(detectors.config(data=digits)))
     assert any(is_about(p, "task", "classification") for p in problems(detectors.config(task="classification")))
+    plain = detectors.config().to_dict()
+    finder = detectors.config(task="classification", data=digits)
+    assert any(is_about(p, "task", "classification", ["detection", "segmentation"]) for p in problems(finder))
+    boxes = detectors.config(task="features", data=digits, model=plain["model"] | {"name": "yolos"})
+    assert any(is_about(p, "task", "features", ["detection"]) for p in problems(boxes))
     other = detectors.config(model={"name": "vit_digits", "pretrained": False})
     assert any(is_about(p, "model.name", "vit_digits", ["mask_rcnn"]) for p in problems(other))
     scoped = detectors.config(task="classification", bits={"scope": "backbone"})
     assert any(is_about(p, "bits.scope", "backbone") for p in problems(scoped))
+
+
+@pytest.mark.parametrize(
+    ("sides", "value"), [({"long_side": 96}, 96), ({"short_side": 96, "long_side": 64}, 64), ({"short_side": 96}, None)]
+)
+def test_sides_that_no_image_gets(detectors: Detectors, sides: dict[str, int], value: int | None) -> None:
+    config = detectors.config(model=detectors.config().to_dict()["model"] | sides)
+    wrong = network_problems(config)
+    assert len(wrong) == (value is not None)
+    assert all(is_about(problem, "model.long_side", value) for problem in wrong)
 
 
 def test_weights_of_the_other_swin_are_refused_by_the_plan(detectors: Detectors) -> None:

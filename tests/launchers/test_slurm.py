@@ -20,7 +20,7 @@ from vitq.launchers.slurm.launcher import Slurm
 from vitq.launchers.slurm.packing import Array, pack
 from vitq.planning import compose, planner
 from vitq.planning.display import Show
-from vitq.planning.estimate import History, facts
+from vitq.planning.estimate import History, Past, facts
 from vitq.planning.plan import Plan, PlannedRun
 
 
@@ -167,7 +167,7 @@ def test_jobs_hold_runs_of_one_model(engine: FakeEngine) -> None:
 def test_jobs_hold_as_many_runs_as_experience_allows(engine: FakeEngine, tmp_path: Path) -> None:
     planned = make("bits=w8a8,w6a6,w4a4,w3a3", "method=minmax,mse")
     by_method = {"minmax": 120.0, "mse": 300.0}
-    known = [(facts(run.config), by_method[run.config.method.name], 1) for run in planned.runs]
+    known = [Past(facts(run.config), by_method[run.config.method.name], 1) for run in planned.runs]
     options = Slurm({"minutes_per_job": 10}).options
     jobs = [[run.config.method.name for run in job] for job in pack(planned.runs, options, History(known))]
     minutes = [sum(by_method[name] for name in job) / 60 for job in jobs]

@@ -12,14 +12,14 @@ import pytest
 from tests.fake_engine import FakeEngine
 from tests.report.conftest import config, correct, finish
 from vitq.cli import main
-from vitq.planning.estimate import Estimate, History, facts, total
+from vitq.planning.estimate import Estimate, History, Past, facts, total
 from vitq.store import Store
 from vitq.store.result import Timings
 
 
 def test_the_most_alike_runs_count() -> None:
-    known = [(facts(config("mse", 4, calib=32)), s, 100) for s in (1.0, 2.0, 9.0)]
-    known += [(facts(config("mse", 4, calib=64)), 50.0, 300), (facts(config("gptq", 8)), 70.0, 10)]
+    known = [Past(facts(config("mse", 4, calib=32)), s, 100) for s in (1.0, 2.0, 9.0)]
+    known += [Past(facts(config("mse", 4, calib=64)), 50.0, 300), Past(facts(config("gptq", 8)), 70.0, 10)]
     history = History(known)
     assert history.estimate(config("mse", 4, calib=32)) == Estimate(
         2.0, 100, 3, ("model", "method", "bits", "calib", "iterations", "eval")
@@ -36,8 +36,29 @@ def test_the_most_alike_runs_count() -> None:
     assert history.estimate(config("mse", 4, model__name="swin")) is None
 
 
+@pytest.mark.parametrize(
+    "other", [{"model__kwargs": {"embed_dim": 96}}, {"model__input_size": [800, 1216]}, {"model__short_side": 800}]
+)
+def test_another_shape_of_one_name_says_nothing(other: dict[str, Any]) -> None:
+    """Detectors of all sizes are called mask_rcnn."""
+    history = History([Past(facts(config("mse", model__kwargs={"embed_dim": 32})), 10.0, 100)])
+    assert history.estimate(config("mse", **{"model__kwargs": {"embed_dim": 32}} | other)) is None
+
+
+def test_what_scoring_takes_grows_with_the_images() -> None:
+    """A run on fifty images says what five thousand cost: 10 s, and 40 s for each fifty."""
+    history = History([Past(facts(config("mse", data__eval_limit=50)), 50.0, 100, 40.0, 50)])
+    for images, seconds in ((5000, 4010.0), (50, 50.0), (None, 50.0)):
+        cost = history.estimate(config("mse"), images)
+        assert cost is not None
+        assert (cost.seconds, cost.alike) == (seconds, ("model", "method"))
+    same = history.estimate(config("mse", data__eval_limit=50), 50)
+    assert same is not None
+    assert same.seconds == 50.0
+
+
 def test_iterations_are_part_of_the_cost() -> None:
-    history = History([(facts(config("ias_vit", 4, method__iterations=1000)), 600.0, 1)])
+    history = History([Past(facts(config("ias_vit", 4, method__iterations=1000)), 600.0, 1)])
     cost = history.estimate(config("ias_vit", 4, method__iterations=10))
     assert cost is not None
     assert "iterations" not in cost.alike
@@ -46,14 +67,14 @@ def test_iterations_are_part_of_the_cost() -> None:
 def test_a_method_that_only_calibrates_says_nothing_of_one_that_reconstructs() -> None:
     ranges, learns = {"ranges": {"do": "calibrate"}}, {"stage": {"do": "reconstruct"}}
     off = {"stage": {"do": "reconstruct", "enabled": False}}
-    known = [(facts(config("minmax", method__steps=ranges)), 0.3, 1), (facts(config("fp32")), 0.1, 1)]
+    known = [Past(facts(config("minmax", method__steps=ranges)), 0.3, 1), Past(facts(config("fp32")), 0.1, 1)]
     assert History(known).estimate(config("aocq", method__steps=ranges | learns)) is None
     for steps in (ranges, ranges | off):
         cost = History(known).estimate(config("aocq", method__steps=steps))
         assert cost is not None
         assert (cost.seconds, cost.alike) == (0.3, ("model", "steps"))
     # Nor does the same method with that step switched off.
-    known.append((facts(config("aocq", method__steps=ranges | learns)), 90.0, 1))
+    known.append(Past(facts(config("aocq", method__steps=ranges | learns)), 90.0, 1))
     cost = History(known).estimate(config("aocq", method__steps=ranges | off))
     assert cost is not None
     assert cost.seconds == 0.3
@@ -61,12 +82,16 @@ def test_a_method_that_only_calibrates_says_nothing_of_one_that_reconstructs() -
 
 def test_the_store_is_the_history_and_damage_is_left_out(tmp_path: Path) -> None:
     store = Store(tmp_path / "runs")
-    finish(store, config("mse", 4), correct(3), timings=Timings(total=7.0))
+    stages = {"data": 1.0, "evaluate": 3.0, "full precision": 2.0}
+    finish(store, config("mse", 4), correct(3), timings=Timings(total=7.0, stages=stages))
     broken = finish(store, config("mse", 8), correct(3))
     store.run(broken).result_path.write_text("{")
     cost = History.of(store).estimate(config("mse", 4))
     assert cost is not None
     assert (cost.seconds, cost.runs) == (7.0, 1)
+    more = History.of(store).estimate(config("mse", 4, data__eval_limit=7), 2 * correct(3).size)
+    assert more is not None
+    assert more.seconds == 12.0
     assert History.of(Store(tmp_path / "none")).estimate(config()) is None
 
 

@@ -13,6 +13,7 @@ from vitq.planning.hints import located
     ("override", "key", "value", "hinted"),
     [
         ("seed=[1,2]", "seed", [1, 2], True),  # a list, meant as several runs
+        ("calib.ids=[1,1]", "calib.ids", [1, 1], False),  # one value, which is a list
         ("model.checkpoint=w.pth", "model.checkpoint", ["1 missing"], False),  # a list about the key's one value
     ],
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 
 from tests.job.test_detectors import KWARGS, Detectors
 from vitq.data.digit_scenes import draw
+from vitq.plots.distributions import draw as picture
 
 
 def test_distributions_and_sensitivity(tmp_path: Path) -> None:
@@ -28,6 +30,11 @@ def test_distributions_and_sensitivity(tmp_path: Path) -> None:
     height, width = (-(-side // 32) * 32 for side in draw("test", 0).pixels.shape)
     cells = sum(-(-height // stride) * -(-width // stride) for stride in (4, 8, 16, 32, 64))
     assert seen["counts"][seen["site"].tolist().index("rpn.head.conv.0.0.input")].sum() == KWARGS["pyramid"] * cells
+    figure = picture(seen, "a detector's names are long")
+    figure.draw_without_rendering()
+    titles = [axes.title.get_window_extent() for axes in figure.axes if axes.get_title()]
+    assert len(titles) == 12
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(titles, 2))
     found = run_dir.read_probe("sensitivity")
     assert found is not None
     assert {"dense", "weight", "probs"} <= set(found["name"].tolist())

@@ -145,6 +145,14 @@ def test_a_finished_run_is_probed_later_with_the_same_numbers(
     assert row["passes"] == 9 + 6 + 9 + 1.5
     assert row["seconds"] > 0
     assert run_dir.probes() == []
+    costs = []
+    for images in (4, 64):  # it looks at calibration images, however many the probes' are
+        few = ["probe=[sensitivity]", f"probe.images={images}", *words[-2:]]
+        assert cli.main(["probe", run_dir.signature[:8], *few, "--dry-run", "--json"]) == 0
+        costs += [row["seconds"] for row in json.loads(capsys.readouterr().out)]
+    assert costs[0] == pytest.approx(costs[1])
+    assert cli.main(["probe", run_dir.signature[:8], *few, "probe.max_seconds=0.01", "--dry-run"]) == 0
+    assert "stops after probe.max_seconds=0.01" in capsys.readouterr().out
     assert cli.main(["probe", run_dir.signature[:8], *words]) == 0
     assert "landscape done in" in capsys.readouterr().out
     now, then = run_dir.read_probe("landscape"), at_once.read_probe("landscape")

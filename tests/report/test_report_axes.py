@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.errors import refuses
+from tests.report.test_report_detectors import found
 from vitq import report
 from vitq.cli import main
 from vitq.config import RunConfig
@@ -155,3 +157,41 @@ def test_no_interval_contradicts_its_verdict_in_silence(make_config: Make, make_
     for row in pairs.to_dict("records"):
         excludes = row["low_holm"] > 0 or row["high_holm"] < 0
         assert excludes == (verdict(row) != SAME) or "at the margin" in sentence(row)
+
+
+def test_a_key_that_records_leave_out_where_it_has_its_default(make_config: Make, tmp_path: Path) -> None:
+    """`all` is in no record."""
+    detector = {"task": "segmentation", "model__name": "mask_rcnn"}
+    configs = [
+        make_config("m", bits, bits__scope=scope, **detector) for bits in (8, 4) for scope in ("all", "backbone")
+    ]
+    store = Store(tmp_path / "runs")
+    names = [found(store, config, ap) for config, ap in zip(configs, (50.0, 52.0, 40.0, 49.0), strict=True)]
+    axes = {"bits.scope": ["all", "backbone"], "calib.size": ["32"]}
+    store.write_sweep(SweepRecord(name="scopes", signatures=names, axes=axes))
+    rows = along(store, "scopes", "bits.scope")
+    assert rows["where"].tolist() == [f"mask_rcnn m {bits}, 32 calibration images" for bits in ("W8A8", "W4A4")]
+    assert {*rows["a"], *rows["b"]} == {"bits.scope=all", "bits.scope=backbone"}
+    assert rows["difference"].tolist() == pytest.approx([-2.0, -9.0])
+
+
+def test_bits_of_one_width_with_and_without_exceptions_are_two_values(make_config: Make, tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    detector = {"task": "segmentation", "model__name": "mask_rcnn"}
+    names = [found(store, make_config("m", bits__scope=s, **detector), 50.0) for s in ("all", "backbone")]
+    store.write_sweep(SweepRecord(name="two", signatures=names))
+    (group,) = groups(store, "two", "bits")
+    assert {value: list(runs.values()) for value, runs in group.runs.items()} == {
+        "W8A8": [names[0]], "W8A8*": [names[1]]
+    }  # fmt: skip
+
+
+def test_detectors_are_drawn_by_their_average_precision(make_config: Make, tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    detector = {"task": "segmentation", "model__name": "mask_rcnn"}
+    runs = [(make_config("m", 4, calib=size, **detector), ap) for size, ap in ((4, 40.0), (8, 45.0))]
+    names = [found(store, config, ap) for config, ap in runs]
+    store.write_sweep(SweepRecord(name="sizes", signatures=names, axes={"calib.size": ["4", "8"]}))
+    ((_, figure),) = figures(store, "sizes")
+    assert list(figure.data[0].y) == [40.0, 45.0]
+    assert figure.layout.yaxis.title.text == "AP mask, %"

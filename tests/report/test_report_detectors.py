@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from tests.report.conftest import correct, finish
 from vitq import report
 from vitq.cli import main
 from vitq.config import RunConfig
+from vitq.report.ablation import waterfalls
+from vitq.report.accuracy_table import matrices
 from vitq.report.answer import which_method
 from vitq.report.comparison import pairwise
 from vitq.report.numbers import scores
@@ -21,6 +24,7 @@ from vitq.store import Run, Store, SweepRecord
 from vitq.store.metrics import DetectionMetrics
 
 IMAGES = 50
+CONF = Path(__file__).resolve().parents[2] / "conf"
 FIGURES = [name for name, field in DetectionMetrics.model_fields.items() if field.is_required()]
 
 
@@ -89,3 +93,53 @@ def test_one_kind_of_score_is_the_heading() -> None:
     assert scores([("", None)]) == ("top-1", [""])
     heading, cells = scores([("top-1", 90.0), ("AP box", 40.0)])
     assert (heading, cells) == ("score", ["top-1 90.00", "AP box 40.00"])
+
+
+def test_variants_of_a_method_are_drawn_by_their_average_precision(
+    make_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "runs")
+    detector = {"task": "segmentation", "model__name": "mask_rcnn"}
+    configs = [make_config("m", 4, method__steps={"a": {"do": "calibrate", "images": n}}, **detector) for n in (4, 8)]
+    names = [found(store, config, ap) for config, ap in zip(configs, (40.0, 45.0), strict=True)]
+    store.write_sweep(SweepRecord(name="two", signatures=names))
+    ((_, figure),) = waterfalls(report.table(store, "two"))
+    (bars,) = figure.data
+    assert list(bars.x) == [40.0, 5.0, 45.0]
+    assert figure.layout.xaxis.title.text == "AP mask, %"
+
+
+def _of(name: str, **more: Any) -> dict[str, Any]:
+    raw = yaml.safe_load((CONF / "model" / f"{name}.yaml").read_text())
+    return {"task": "segmentation", "model__name": raw["name"], "model__kwargs": raw["kwargs"], **more}
+
+
+def test_detectors_are_called_as_their_configs(make_config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    models = ("mask_rcnn_swin_tiny", "mask_rcnn_swin_small", "cascade_mask_rcnn_swin_tiny", "mask_rcnn_digits")
+    names = [found(store, make_config("m", 4, **_of(name)), 50.0) for name in models]
+    names.append(found(store, make_config("m", 4, **_of(models[0]) | {"model__kwargs": {"embed_dim": 8}}), 50.0))
+    store.write_sweep(SweepRecord(name="four", signatures=names))
+    labels = [*models, "mask_rcnn"]
+    assert report.table(store, "four")["model"].tolist() == labels
+    assert [Run(store.run(name)).label.split()[0] for name in names] == labels
+
+
+def test_full_precision_stands_in_the_table_of_the_runs_that_it_scored_the_images_of(
+    make_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """Papers calibrate on another split than full precision's own, which it does not read."""
+    store = Store(tmp_path / "runs")
+    shared = {"data__calib_split": "val", "data__allow_overlap": True, "data__fingerprint": "bb-bb"}
+    runs = {
+        "one": [make_config("fp32", **_of("mask_rcnn_swin_tiny", data__fingerprint="aa-bb")),
+                make_config("m", 4, **_of("mask_rcnn_swin_tiny", **shared))],
+        "other images": [make_config("fp32", **_of("mask_rcnn_swin_tiny", data__fingerprint="aa-cc")),
+                         make_config("m", 4, **_of("mask_rcnn_swin_tiny", **shared))],
+    }  # fmt: skip
+    tables = {}
+    for name, configs in runs.items():
+        store.write_sweep(SweepRecord(name=name, signatures=[found(store, config, 50.0) for config in configs]))
+        tables[name] = matrices(report.table(store, name))
+    assert [(m.data, m.score) for m in tables["one"]] == [("digits", "AP box"), ("digits", "AP mask")]
+    assert len({m.data for m in tables["other images"]}) == 2

@@ -20,7 +20,7 @@ def preview(plan: Plan, as_json: bool, out: TextIO) -> None:
     from vitq.planning.launcher import launcher_of
 
     history = History.of(plan.store)
-    costs = {run.signature: None if run.done else history.estimate(run.config) for run in plan.runs}
+    costs = {run.signature: None if run.done else history.estimate(run.config, run.images) for run in plan.runs}
     left = [run for run in plan.runs if not run.done]
     sum_ = total([costs[run.signature] for run in left])
     outlined = launcher_of(plan).preview(left, history)

@@ -126,7 +126,7 @@ def _preview(runs: list[tuple[RunDir, RunConfig]], as_json: bool) -> int:
             probe, _ = parse_probe(name, chosen)
             assert probe is not None  # checked before
             about: dict[str, Any] = {"run": run_label(config), "signature": run_dir.signature, "probe": name}
-            cost = estimate(probe, run_dir, config.probe.images)
+            cost = estimate(probe, run_dir, config)
             rows.append(about | {"passes": probe.passes(config), "seconds": cost})
     if as_json:
         print(json.dumps(rows, indent=2))
@@ -135,6 +135,9 @@ def _preview(runs: list[tuple[RunDir, RunConfig]], as_json: bool) -> int:
         seconds = "unknown time" if row["seconds"] is None else f"about {row['seconds']:.0f} s"
         print(f"{row['signature']}  {row['run']}  {row['probe']}: {row['passes']:.0f} forward passes, {seconds}")
     print("seconds: at the pace of each run's own evaluation; the recipe is executed before")
+    limit = runs[0][1].probe.max_seconds
+    if any((row["seconds"] or 0) > limit for row in rows):
+        print(f"a probe stops after probe.max_seconds={limit:g} and goes on where it stopped when it is called again")
     return 0
 
 

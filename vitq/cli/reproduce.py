@@ -14,9 +14,12 @@ from vitq.cli import options
 from vitq.cli.output import print_line
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
     from vitq.planning.plan import Plan
+    from vitq.store import Store
     from vitq.store.reproductions import ReproductionRecord
 
 EXAMPLES = """\
@@ -109,7 +112,19 @@ def _reproduce(args: argparse.Namespace, console: Console, out: TextIO) -> int:
         print(_json(plan, record), file=out)
     else:
         _print(plan, record, console)
+    if not plan.part:  # else the page of all figures stays
+        print_line(console, f"page     {_write_page(plan.store, record)}")
     return 1 if failed else 0
+
+
+def _write_page(store: Store, record: ReproductionRecord) -> Path:
+    """The comparison as Markdown, in the sweep's folder."""
+    from vitq.report import reproduction as comparison
+    from vitq.store.atomic import write_bytes
+
+    path = store.sweep_folder(record.name) / "reproduction.md"
+    write_bytes(path, comparison.markdown(store, record).encode())
+    return path
 
 
 def _launch(plan: Plan, record: ReproductionRecord, console: Console) -> list[str]:
@@ -135,7 +150,6 @@ def _print(plan: Plan, record: ReproductionRecord, console: Console) -> None:
     from rich.table import Table
 
     from vitq.report import reproduction as comparison
-    from vitq.store.atomic import write_bytes
 
     # 80 columns hold it; where it is wider a cell is broken, never cut.
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left")
@@ -151,11 +165,6 @@ def _print(plan: Plan, record: ReproductionRecord, console: Console) -> None:
     print_line(console, "not as in the paper:")
     for line in ours.caveats:
         print_line(console, f"  {line}")
-    if plan.part:  # the page of all figures stays
-        return
-    path = plan.store.sweep_folder(record.name) / "reproduction.md"
-    write_bytes(path, comparison.markdown(plan.store, record).encode())
-    print_line(console, f"page     {path}")
 
 
 def _json(plan: Plan, record: ReproductionRecord) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
+
+import yaml
 
 from vitq.config.method import KINDS
 from vitq.config.run import RunConfig
+from vitq.config.search_path import shipped
 
 # What every model of its family has at 224 pixels, so that it distinguishes none.
 _USUAL = re.compile(r"_patch(16|4_window7)_224$")
@@ -22,8 +27,31 @@ def run_label(config: RunConfig) -> str:
 
 
 def model_label(config: RunConfig) -> str:
-    """timm name without tag and without the usual patch, window and image size: `deit_tiny`, `swin_small`."""
-    return _USUAL.sub("", config.model.name.partition(".")[0])
+    """timm name without tag and without the usual patch, window and image size: `deit_tiny`, `swin_small`; of a
+    detector as by `network_name`."""
+    return _USUAL.sub("", network_name(config).partition(".")[0])
+
+
+def network_name(config: RunConfig) -> str:
+    """`model.name`; of a detector, whose name stands for several shapes, the config of vitq's that has its shape:
+    `mask_rcnn_swin_tiny`."""
+    if not config.finds_objects:
+        return config.model.name
+    return _shapes().get(_shape(config.model.name, config.model.kwargs), config.model.name)
+
+
+@cache
+def _shapes() -> dict[str, str]:
+    """Name and shape of a network → name of the config that vitq ships for it."""
+    names = {}
+    for file in sorted((shipped("conf") / "model").glob("*.yaml")):
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+        names[_shape(str(raw["name"]), raw.get("kwargs", {}))] = file.stem
+    return names
+
+
+def _shape(name: str, kwargs: dict[str, Any]) -> str:
+    return json.dumps([name, kwargs], sort_keys=True, default=str)
 
 
 def bits_label(config: RunConfig) -> str:

@@ -63,6 +63,11 @@ def _unread(config: RunConfig) -> list[Problem]:
         wrong += [
             (key, "only a detector's images are resized by it; model.input_size is that of others") for key in sides
         ]
+    elif model.long_side is not None and model.short_side is None:
+        wrong.append(("long_side", "it is a limit of model.short_side, which is not set"))
+    elif model.long_side is not None and model.short_side is not None and model.long_side < model.short_side:
+        why = f"no image reaches model.short_side={model.short_side} then; set model.short_side to it, or less"
+        return [Problem(f"model.long_side={model.long_side}: {why}", "model.long_side", model.long_side)]
     lines = ((f"model.{key}", getattr(model, key), why) for key, why in wrong)
     return [Problem(f"{key}={value}: {why}; leave it out", key, value) for key, value, why in lines]
 

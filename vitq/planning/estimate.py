@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from vitq.config import RunConfig
 from vitq.errors import StoreError
@@ -23,6 +24,27 @@ _LIKENESS = (
 )
 
 
+# Stages whose seconds grow with the images that are scored.
+_SCORING = ("evaluate", "full precision")
+
+
+class Past(NamedTuple):
+    """A finished run. facts: as from `facts`; seconds, memory_bytes: of all of it; scoring: seconds of what grows with
+    the scored images, of which it had `images`."""
+
+    facts: Mapping[str, Any]
+    seconds: float
+    memory_bytes: int
+    scoring: float = 0.0
+    images: int = 0
+
+    def scaled(self, images: int | None) -> float:
+        """Seconds of such a run that scores so many images; None: as many as it had."""
+        if not images or not self.images:
+            return self.seconds
+        return self.seconds + self.scoring * (images / self.images - 1)
+
+
 @dataclass(frozen=True)
 class Estimate:
     """Of one run: seconds and bytes of peak memory, as medians over `runs` past runs alike in `alike`."""
@@ -37,12 +59,11 @@ class History:
     """Finished runs of a store that no earlier attempt began. Unreadable records are left out: an estimate stops
     nothing."""
 
-    def __init__(self, known: Iterable[tuple[Mapping[str, Any], float, int]]) -> None:
-        """known: (facts, seconds, bytes) of past runs; facts as from `facts`."""
-        self._groups: dict[tuple[Any, ...], list[tuple[float, int]]] = defaultdict(list)
-        for facts_, seconds, memory in known:
+    def __init__(self, known: Iterable[Past]) -> None:
+        self._groups: dict[tuple[Any, ...], list[Past]] = defaultdict(list)
+        for past in known:
             for keys in _LIKENESS:
-                self._groups[keys, *(facts_[key] for key in keys)].append((seconds, memory))
+                self._groups[keys, *(past.facts[key] for key in keys)].append(past)
 
     @classmethod
     def of(cls, store: Store) -> History:
@@ -56,28 +77,35 @@ class History:
                 continue  # damaged records are reported where they matter, by status and report
             if result is not None and config is not None and not result.timings.resumed:
                 memory = result.memory.peak_cuda_bytes or result.memory.peak_rss_bytes
-                known.append((facts(config), result.timings.total, memory))
+                scoring = sum(result.timings.stages.get(stage, 0.0) for stage in _SCORING)
+                known.append(Past(facts(config), result.timings.total, memory, scoring, result.metrics.n_eval))
         return cls(known)
 
-    def estimate(self, config: RunConfig) -> Estimate | None:
-        """Expected cost of a run, None where no past run of its model does what it does."""
+    def estimate(self, config: RunConfig, images: int | None = None) -> Estimate | None:
+        """Expected cost of a run, None where no past run of its model does what it does.
+
+        images: that it scores. Where past runs scored others, what they took for one counts.
+        """
         wanted = facts(config)
         for keys in _LIKENESS:
             group = self._groups.get((keys, *(wanted[key] for key in keys)))
             if group:
-                seconds, memory = zip(*group, strict=True)
-                return Estimate(median(seconds), int(median(memory)), len(group), keys)
+                seconds = median(past.scaled(None if "eval" in keys else images) for past in group)
+                return Estimate(seconds, int(median(past.memory_bytes for past in group)), len(group), keys)
         return None
 
 
 def facts(config: RunConfig) -> dict[str, Any]:
     """What the time and memory of a run depend on.
 
-    steps: what the steps that are switched on do. A method of which some are switched off is another one.
+    model: its name, shape and images; detectors of all sizes have one name. steps: what the steps that are switched on
+    do. A method of which some are switched off is another one.
     """
     steps = tuple(sorted({str(raw.get("do")) for raw in config.method.enabled.values()}))
+    model = config.model
+    sides = [model.input_size, model.short_side, model.long_side]
     return {
-        "model": config.model.name,
+        "model": (model.name, json.dumps([model.kwargs, sides], sort_keys=True, default=str)),
         "method": (config.method.name, steps),
         "steps": (config.method.quantizes, steps),
         "bits": config.bits.label,

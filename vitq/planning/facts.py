@@ -39,6 +39,11 @@ class Facts:
             problems += [problem for problem in error.problems if problem not in problems]
         return config, problems
 
+    def scored_images(self, config: RunConfig) -> int:
+        """How many images a run scores."""
+        facts = self._once("data", config.data, lambda: self.engine.describe(config))
+        return int(facts.eval_images)
+
     def newest_image(self, config: RunConfig) -> float:
         """When an image changed last that names and sizes alone stand for, seconds since 1970; 0: no such images."""
         facts = self._once("data", config.data, lambda: self.engine.describe(config))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
-from vitq.config.reference import keys
+from vitq.config import RunConfig
+from vitq.config.reference import entries, keys
 from vitq.config.search_path import installed
 from vitq.errors import Problem
 from vitq.planning.compose import ConfigCell, Primary
@@ -22,7 +23,8 @@ def located(problem: Problem, cell: ConfigCell, primary: Primary) -> Problem:
     text, written, action = str(problem), "", ""
     if problem.value == key and "." not in key and (meant := get_close_matches(key, keys(), 1, 0.85)):
         text, action = f"{text.partition(' Did you mean')[0]} Did you mean {meant[0]!r}?", meant[0]  # `calib_size`
-    if isinstance(problem.value, list) and given.get(key, "").startswith("["):  # else it is no value of the key
+    # Else it is no value of the key, or the list is what the key takes.
+    if isinstance(problem.value, list) and given.get(key, "").startswith("[") and not _takes_a_list(key):
         action = f"vitq run -m {key}={','.join(map(str, problem.value))}"
         text += f"; several values are runs of their own: {action}, without brackets or quotes"
     if isinstance(problem.value, str) and groups.is_group(key) and problem.value in groups.files(key):
@@ -33,3 +35,7 @@ def located(problem: Problem, cell: ConfigCell, primary: Primary) -> Problem:
         if written and not written.startswith(tuple(f"{folder}/" for folder in installed("conf"))):
             text += f" ({written})"
     return problem.reworded(text, written, action)
+
+
+def _takes_a_list(key: str) -> bool:
+    return any(entry.key == key and "list of" in entry.kind for entry in entries(RunConfig))

@@ -27,6 +27,7 @@ class PlannedRun:
     warnings: what is done to its images and weights that its config does not ask for. other_code: how the code that
     made the result of a finished run differs from today's. options: whose the options of its recipe are: the paper's,
     tuned … room: bytes that it keeps between two segments at once, and where (`calib.cache`), where that is known.
+    images: how many it scores.
     """
 
     signature: str
@@ -38,6 +39,7 @@ class PlannedRun:
     other_code: str = ""
     options: str = ""
     room: tuple[int, str] | None = None
+    images: int | None = None
 
 
 @dataclass(frozen=True)

@@ -200,7 +200,10 @@ class Planner:
                 self._newer.look(config, self._stores[config.runs_dir].run(sign))
             options = options_of(config, cell.overrides, self._sweep)
             room = None if done else self._facts.room(config)
-            self._runs[sign] = PlannedRun(sign, config, label, cell.overrides, done, warnings, other, options, room)
+            scored = self._facts.scored_images(config)
+            self._runs[sign] = PlannedRun(
+                sign, config, label, cell.overrides, done, warnings, other, options, room, scored
+            )
         else:
             self._refused.append((sign, label))
         self._unread.look(cell.overrides, config, done)

@@ -66,6 +66,6 @@ def _ranges(axes: Axes, arrays: dict[str, np.ndarray], index: int, prefix: str, 
         for key in ("level_low", "level_high"):
             axes.plot(x, arrays[f"channel.{key}"][index][order], color=ORANGE, lw=1)
     axes.axhline(0, color=GREY, lw=0.5)
-    axes.set_title(f"input of {arrays['norm'][index]}: channels, {where}", fontsize="small")
+    axes.set_title(f"channels, {where}: input of\n{arrays['norm'][index]}", fontsize="small")
     axes.set_xlabel("channels, by range")
     axes.set_ylabel("range; lines: outermost levels" if not prefix else "range")

@@ -128,14 +128,13 @@ def _stored(run_dir: RunDir, name: str) -> dict[str, Any] | None:
         return None  # unreadable: it is made again
 
 
-def estimate(probe: Probe, run_dir: RunDir, images: int) -> float | None:
+def estimate(probe: Probe, run_dir: RunDir, config: RunConfig) -> float | None:
     """Seconds that a probe will take, at the pace at which the run evaluated its images; None where that is unknown.
 
-    Raises VitqError where the run has no result.
+    config: the run's, with the probes that are asked for. Raises VitqError where the run has no result.
     """
     result = run_dir.require_result()
-    config, _ = RunConfig.parse(result.config)
     pace = result.timings.stages.get("evaluate")
-    if config is None or pace is None or not result.metrics.n_eval:
+    if pace is None or not result.metrics.n_eval:
         return None
-    return pace / result.metrics.n_eval * images * probe.passes(config)
+    return pace / result.metrics.n_eval * config.probe.images * probe.passes(config)

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from vitq.plots.layout import finish
 from vitq.plots.palette import PALETTE
 from vitq.report import wording
-from vitq.report.accuracy_table import summary
+from vitq.report.accuracy_table import primary, summary
 
 # So many variants are drawn; more belong into the table.
 MOST = 16
@@ -19,11 +19,13 @@ MOST = 16
 def waterfalls(df: pd.DataFrame) -> list[tuple[str, go.Figure]]:
     """(title, figure) for every method of which a sweep holds several variants with the same model, data and bits.
 
-    df: from `table`. The first variant stands as it is, each further one as its change in points from the one before
-    it, the last one in full again: bars say what a step of the sweep's order changed, not what a part is worth alone.
+    df: from `table`, runs of one task. The first variant stands as it is, each further one as its change in points from
+    the one before it, the last one in full again: bars say what a step of the sweep's order changed, not what a part is
+    worth alone.
     """
     names = df.drop_duplicates("method").set_index("method")["method_name"]
-    cells = summary(df[(df["bits"] != "FP") & (df["model"] != "?")])
+    score, scored = primary(df)
+    cells = summary(scored[(scored["bits"] != "FP") & (scored["model"] != "?")])
     cells = cells[cells["top1"].notna()].assign(name=lambda c: c["method"].map(names))
     figures = []
     for (model, data, bits, calib, name), part in cells.groupby(
@@ -33,11 +35,11 @@ def waterfalls(df: pd.DataFrame) -> list[tuple[str, go.Figure]]:
             title = f"{name} on {model}, {data}, {bits}" + (
                 "" if part["calib"].isna().any() else f", {calib} calibration images"
             )
-            figures.append((title, _waterfall(part, str(name))))
+            figures.append((title, _waterfall(part, str(name), score)))
     return figures
 
 
-def _waterfall(part: pd.DataFrame, name: str) -> go.Figure:
+def _waterfall(part: pd.DataFrame, name: str, score: str) -> go.Figure:
     labels = [variant(str(m), name) for m in part["method"]]
     values = part["top1"].tolist()
     steps = [values[0], *(after - before for before, after in pairwise(values)), values[-1]]
@@ -48,10 +50,14 @@ def _waterfall(part: pd.DataFrame, name: str) -> go.Figure:
             measure=["absolute", *["relative"] * (len(values) - 1), "total"], textposition="outside",
             increasing={"marker": {"color": PALETTE[2]}}, decreasing={"marker": {"color": PALETTE[3]}},
             totals={"marker": {"color": PALETTE[0]}}, cliponaxis=False,
-            customdata=[*values, values[-1]], hovertemplate="%{y}<br>top-1 %{customdata:.2f} %<extra></extra>",
+            customdata=[*values, values[-1]], hovertemplate=f"%{{y}}<br>{score} %{{customdata:.2f}} %<extra></extra>",
         )
     )  # fmt: skip
-    figure.update_xaxes(title="top-1 accuracy, %", range=[0, 112], tickvals=list(range(0, 101, 20)))
+    figure.update_xaxes(
+        title="top-1 accuracy, %" if score == "top-1" else f"{score}, %",
+        range=[0, 112],
+        tickvals=list(range(0, 101, 20)),
+    )
     figure.update_yaxes(autorange="reversed", type="category", showgrid=False)
     finish(figure)
     figure.update_layout(height=110 + 30 * len(steps), showlegend=False)

@@ -13,10 +13,12 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from vitq.config import RunConfig, canonical, orders
+from vitq.config.run import LATER
 from vitq.config.sweep import lookup
 from vitq.errors import VitqError, unknown
 from vitq.plots.layout import finish
 from vitq.plots.palette import band, style
+from vitq.report.accuracy_table import primary
 from vitq.report.comparison import compare_runs
 from vitq.report.correction import CORRECTED, corrected
 from vitq.report.paired_test import Predictions
@@ -29,17 +31,18 @@ _WHOLE = {"method": "method.name", "model": "model.name", "calib": "calib.size"}
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in the axis and the seed alone. where: what they share; runs: value → seed → signature; top1:
-    by signature."""
+    """Runs that differ in the axis and the seed alone. where: what they share; runs: value → seed → signature; score:
+    what they are compared by, e.g. `top-1`, `AP mask`; scores: by signature."""
 
     where: str
     runs: dict[str, dict[int, str]]
-    top1: pd.Series[float]
+    score: str
+    scores: pd.Series[float]
 
     def spread(self, value: str) -> tuple[float, float]:
-        """Mean and sample standard deviation of top-1 over the seeds; 0 for one."""
-        top1 = self.top1[list(self.runs[value].values())]
-        return float(top1.mean()), 0.0 if len(top1) < 2 else float(top1.std(ddof=1))
+        """Mean and sample standard deviation of the score over the seeds; 0 for one."""
+        own = self.scores[list(self.runs[value].values())]
+        return float(own.mean()), 0.0 if len(own) < 2 else float(own.std(ddof=1))
 
 
 def groups(store: Store, sweeps: str | Sequence[str], key: str) -> list[Group]:
@@ -51,7 +54,7 @@ def groups(store: Store, sweeps: str | Sequence[str], key: str) -> list[Group]:
     known: dict[str, list[tuple[str, str, int]]] = defaultdict(list)
     for signature in df.index[df["bits"] != "FP"]:
         config, _ = RunConfig.parse(store.run(signature).read_config())
-        if config is None or not _has(key, plain := config.to_dict()):
+        if config is None or not _has(key, plain := _plain(config)):
             continue
         known_key = True
         if df.at[signature, "state"] == "done":
@@ -61,10 +64,11 @@ def groups(store: Store, sweeps: str | Sequence[str], key: str) -> list[Group]:
         axes = [axis for record in records_of(store, sweeps) for axis in record.axes]
         raise VitqError(unknown("axis", key, axes, "Any key of a config is one.", key="--along"))
     several = [
-        Group(_where(df.loc[[signature for _, signature, _ in members]]), _by_value(members), df["top1"])
+        _group(df.loc[[signature for _, signature, _ in members]], _told_apart(key, members, df))
         for members in known.values()
-        if len({value for value, _, _ in members}) > 1
+        if len({signature for _, signature, _ in members}) > 1
     ]
+    several = [group for group in several if len(group.runs) > 1]
     if not several:
         names = " and ".join(record.name for record in records_of(store, sweeps))
         raise VitqError(f"no two finished runs of {names} differ in {key} and the seed alone", "--along", key)
@@ -95,8 +99,8 @@ def along(store: Store, sweeps: str | Sequence[str], key: str, asked: Sequence[s
 
 
 def figures(store: Store, sweeps: str | Sequence[str]) -> list[tuple[str, go.Figure]]:
-    """(axis, figure) for each numeric axis of a sweep, or of several, with at least two values: mean top-1 against
-    it, in a band of ± sample standard deviation over seeds."""
+    """(axis, figure) for each numeric axis of a sweep, or of several, with at least two values: mean score against
+    it, in a band of ± sample standard deviation over seeds. Scores of different names are figures of their own."""
     drawn = []
     axes: dict[str, list[str]] = defaultdict(list)
     for record in records_of(store, sweeps):
@@ -109,11 +113,12 @@ def figures(store: Store, sweeps: str | Sequence[str]) -> list[tuple[str, go.Fig
             known = groups(store, sweeps, key)
         except VitqError:  # nothing of it has finished
             continue
-        drawn.append((key, _figure(key, known)))
+        for score in dict.fromkeys(group.score for group in known):
+            drawn.append((key, _figure(key, score, [group for group in known if group.score == score])))
     return drawn
 
 
-def _figure(key: str, known: Sequence[Group]) -> go.Figure:
+def _figure(key: str, score: str, known: Sequence[Group]) -> go.Figure:
     figure = go.Figure()
     for index, group in enumerate(known):
         colour, symbol = style(index)
@@ -136,8 +141,14 @@ def _figure(key: str, known: Sequence[Group]) -> go.Figure:
     values = [float(value) for group in known for value in group.runs]
     decades = min(values) > 0 and max(values) / min(values) > 20
     figure.update_xaxes(title=key, type="log" if decades else "linear")
-    figure.update_yaxes(title="top-1, %")
+    figure.update_yaxes(title=f"{score}, %")
     return finish(figure)
+
+
+def _plain(config: RunConfig) -> dict[str, Any]:
+    """A config with the keys that a record leaves out where they have their default."""
+    plain: dict[str, Any] = {"task": config.task} | config.to_dict()
+    return plain | {section: keys | plain[section] for section, keys in LATER.items()}
 
 
 def _has(key: str, plain: dict[str, Any]) -> bool:
@@ -172,9 +183,24 @@ def _without(key: str, plain: dict[str, Any]) -> dict[str, Any]:
 def _where(rows: pd.DataFrame) -> str:
     """What some rows of the table share, in words."""
     method = "method" if rows["method"].nunique() == 1 else "method_name"
+    if rows["bits"].nunique() > 1:  # W4A4 and W4A4* have W4A4 in common
+        rows = rows.assign(bits=rows["bits"].str.extract(r"^(W\d+A\d+)", expand=False))
     shared = [str(rows[column].iloc[0]) for column in ("model", method, "bits") if rows[column].nunique() == 1]
     calib = [f"{rows['calib'].iloc[0]} calibration images"] if rows["calib"].nunique() == 1 else []
     return ", ".join([" ".join(shared), *calib])
+
+
+def _group(rows: pd.DataFrame, members: Sequence[tuple[str, str, int]]) -> Group:
+    score, scored = primary(rows)
+    return Group(_where(rows), _by_value(members), score, scored["top1"])
+
+
+def _told_apart(key: str, members: list[tuple[str, str, int]], df: pd.DataFrame) -> list[tuple[str, str, int]]:
+    """The same, by the table's unique labels where a whole section has one name for several: W4A4 and W4A4 with
+    exceptions, a method with two options, detectors of two sizes."""
+    if len({(value, seed) for value, _, seed in members}) == len(members) or key not in df:
+        return members
+    return [(str(df.at[signature, key]), signature, seed) for _, signature, seed in members]
 
 
 def _by_value(members: Sequence[tuple[str, str, int]]) -> dict[str, dict[int, str]]:

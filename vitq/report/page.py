@@ -100,7 +100,7 @@ def _extra(report: Report, sites: dict[str, pd.DataFrame], probed: dict[str, Arr
         ("Tuning", "Trials of vitq tune in the order in which they were asked for, and what their KL depends on.",
          "figures", [figure for sweep in sweeps for figure in study.figures(store, sweep)]),
         ("Accuracy against seconds", effort.NOTE, "figures", effort.figures(df)),
-        ("Along an axis", "Runs that differ in one number and their seed alone: mean top-1, in a band of ± sample "
+        ("Along an axis", "Runs that differ in one number and their seed alone: mean score, in a band of ± sample "
          "standard deviation over seeds. `vitq report SWEEP --along KEY` compares its values image by image.",
          "figures", axes.figures(store, sweeps)),
         ("Bit allocation", "Bits of every site (rows, in the order of the model) in every run (columns, first seed; "

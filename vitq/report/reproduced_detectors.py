@@ -30,7 +30,8 @@ class Judged:
     """An average precision of ours in percent, or a drop in points, beside a published one.
 
     verdict: `same` where they differ by a tenth at most; `above` and `below`: our precision is, so a smaller drop is
-    above; None where nothing is published. It is no test: how far the precision of a set varies is not known.
+    above; None where nothing is published, and where our full precision is less than the published drop. It is no
+    test: how far the precision of a set varies is not known.
     """
 
     ours: float
@@ -143,6 +144,8 @@ def _precision(
         return None
     mean = float(np.mean(known))
     drop = _judged(full - mean, None if stated is None else stated - published, larger="above")
+    if drop.verdict == "above" and (drop.published or 0) > full:  # no method could have lost as much
+        drop = dataclasses.replace(drop, verdict=None)
     return Precision(mean, float(np.std(known, ddof=1)) if len(known) > 1 else None, published, drop)
 
 
@@ -224,9 +227,10 @@ def _pair(parts: Sequence[Any], text: Callable[[Any], str]) -> str:
 
 NOTE = (
     "Drop: points of AP box/mask from full precision on the same images. Verdict: `same` where it differs from the "
-    "published one by 0.1 at most, which is the rounding of published figures; above and below are of our precision. "
-    "That is no test: no interval is known for the AP of a set. Own AP: what an image's own AP (of masks where there "
-    "are some) loses, mean over images, with its 95 % interval over images; another figure than the drop."
+    "published one by 0.1 at most, which is the rounding of published figures; above and below are of our precision; "
+    "none where full precision itself is less than the published drop. That is no test: no interval is known for the "
+    "AP of a set. Own AP: what an image's own AP (of masks where there are some) loses, mean over images, with its "
+    "95 % interval over images; another figure than the drop."
 )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from vitq.config import RunConfig, canonical, orders
-from vitq.config.labels import bits_label
+from vitq.config.labels import bits_label, network_name
 from vitq.errors import StoreError
 from vitq.report.accuracy_table import CELL
 from vitq.store import Run, Store, SweepRecord
@@ -57,6 +57,9 @@ class _RunRow:
     state: str
     error: str
 
+
+# What full precision has no use for: its images are the scored ones.
+_OF_CALIBRATION = ("data.calib_split", "data.allow_overlap", "data.fingerprint")
 
 # Where recipes say that they come from when it is no paper.
 _OF_NO_PAPER = ("", "this repository", "round-to-nearest")
@@ -149,6 +152,12 @@ def _labels(configs: Mapping[str, RunConfig], hidden: Collection[str] = ()) -> d
     ordered = _orders(configs)
     flat = {s: dict(_flatten(canonical(config))) | ordered[s] for s, config in configs.items()}
 
+    def varies(key: str, signatures: Sequence[str]) -> bool:
+        calibrated = [s for s in signatures if configs[s].method.quantizes]
+        values = {repr(flat[s].get(key)) for s in (key in _OF_CALIBRATION and calibrated) or signatures}
+        scored = {str(configs[s].data.fingerprint).rpartition("-")[2] for s in signatures}
+        return len(values) > 1 or (key == "data.fingerprint" and len(scored) > 1)
+
     def differing(part: str, group: Callable[[RunConfig], tuple[str, ...]]) -> dict[str, str]:
         members: dict[tuple[str, ...], list[str]] = defaultdict(list)
         for signature, config in configs.items():
@@ -158,7 +167,7 @@ def _labels(configs: Mapping[str, RunConfig], hidden: Collection[str] = ()) -> d
             keys = dict.fromkeys(
                 k for s in signatures for k in flat[s] if _part(k) == part and k not in {*_SHOWN, *hidden}
             )
-            vary = [k for k in keys if len({repr(flat[s].get(k)) for s in signatures}) > 1]
+            vary = [k for k in keys if varies(k, signatures)]
             if "model.weights" in vary:  # the weights stand for how they were trained, where they tell all apart
                 less = [k for k in vary if not k.startswith("model.train.")]
                 apart = (len({repr([flat[s].get(k) for k in some]) for s in signatures}) for some in (less, vary))
@@ -168,15 +177,15 @@ def _labels(configs: Mapping[str, RunConfig], hidden: Collection[str] = ()) -> d
                 texts[signature] = ", ".join(short)
         return texts
 
-    model = differing("model", lambda c: (c.model.name,))
-    data = differing("data", lambda c: (c.model.name, c.data.name))
-    method = differing("method", lambda c: (c.model.name, c.method.name))
-    bits = differing("bits", lambda c: (c.model.name, bits_label(c)))
+    model = differing("model", lambda c: (network_name(c),))
+    data = differing("data", lambda c: (network_name(c), c.data.name))
+    method = differing("method", lambda c: (network_name(c), c.method.name))
+    bits = differing("bits", lambda c: (network_name(c), bits_label(c)))
     # Nothing but the full-precision runs lacks these keys: compare the others among themselves.
     protocol = differing("protocol", lambda c: (c.task, str(c.method.quantizes)))
     return {
         signature: {
-            "model": _join(config.model.name, model[signature]),
+            "model": _join(network_name(config), model[signature]),
             "data": _join(config.data.name, data[signature]),
             "method": _join(config.method.name, ", ".join(filter(None, [method[signature], protocol[signature]]))),
             "bits": _join(bits_label(config), bits[signature]),
@@ -192,7 +201,7 @@ def _orders(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, str]]:
     for signature, config in configs.items():
         for key, order in orders(config).items():
             owner = bits_label(config) if _part(key) == "bits" else config.method.name
-            named[signature, key] = (key, config.model.name, owner, frozenset(order)), tuple(order)
+            named[signature, key] = (key, network_name(config), owner, frozenset(order)), tuple(order)
     seen: dict[tuple[object, ...], set[tuple[str, ...]]] = defaultdict(set)
     for group, names in named.values():
         seen[group].add(names)

@@ -34,7 +34,6 @@ class Detection(Task):
 
     primary = "ap_box"
     forms: ClassVar[dict[str, Form]] = {"box": "bbox"}
-    # Names of the networks that are of this task.
     models: ClassVar[tuple[str, ...]] = ("mask_rcnn", "cascade_mask_rcnn", "yolos")
 
     def __init__(self) -> None:

@@ -28,6 +28,8 @@ class Task(ABC):
 
     # The figure that tables and tests compare by: its name in `Metrics`.
     primary: ClassVar[str]
+    # Names of the networks that are of this task, where no others are.
+    models: ClassVar[tuple[str, ...]] = ()
 
     def images(self, config: RunConfig, progress: Progress) -> Images:
         """The images that are scored."""
@@ -70,11 +72,18 @@ class Task(ABC):
 
 
 def without_classes(config: RunConfig) -> list[Problem]:
-    """Why a config's images have no class each; [] where they have one."""
-    if config.data.dataset not in SCENES:
-        return []
-    text = f"data.dataset={config.data.dataset!r} holds objects, no classes; set task=segmentation or detection"
-    return [Problem(text, "task", config.task, ["segmentation", "detection"])]
+    """Why a config's images have no class each, or its network gives none; [] where they have one."""
+    if config.data.dataset in SCENES:
+        text = f"data.dataset={config.data.dataset!r} holds objects, no classes; set task=segmentation or detection"
+        return [Problem(text, "task", config.task, ["segmentation", "detection"])]
+    finders = [name for name in TASKS if config.model.name in TASKS[name].models]
+    if finders:
+        valid = " or ".join(finders)
+        text = (
+            f"task={config.task}: model.name={config.model.name!r} finds objects; set task={valid}, and data of objects"
+        )
+        return [Problem(text, "task", config.task, finders)]
+    return []
 
 
 TASKS: Registry[type[Task]] = Registry("task", "vitq.tasks")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 
 from tests.errors import refuses
+from tests.models.detection.released import release
 from tests.models.detection.small import sharp, small
 from vitq.data.padded import Padded
 from vitq.errors import ModelError
+from vitq.models.checkpoint import fitting
 from vitq.models.detection.anchors import Anchors, Coder
 from vitq.models.detection.mmdet_names import checkpoint_filter_fn
 from vitq.models.detection.paste import paste
@@ -202,6 +205,16 @@ def test_the_other_layout_is_refused() -> None:
     state = {"backbone.stages.0.blocks.0.attn.w_msa.qkv.weight": torch.zeros(1)}
     with refuses(ModelError, "model.checkpoint", "backbone.stages.0.blocks.0.attn.w_msa.qkv.weight"):
         checkpoint_filter_fn(state, small())
+
+
+@pytest.mark.parametrize("cascade", [False, True])
+def test_files_as_released_are_read(cascade: bool, tmp_path: Path) -> None:
+    """Every weight arrives where it was, among what else these files hold."""
+    network, other = small(cascade), small(cascade, seed=1)
+    release(network, tmp_path / "released.pth")
+    other.load_state_dict(fitting(other, tmp_path / "released.pth", None)[0], strict=True)
+    want = network.state_dict()
+    assert all(torch.equal(tensor, want[name]) for name, tensor in other.state_dict().items())
 
 
 def test_names_of_ours_stay() -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 
+from tests.models.detection.released import release
 from tests.models.detection.small import small
 from vitq.data.padded import Padded
 from vitq.models.checkpoint import fitting
@@ -32,6 +33,14 @@ def record(name: str) -> Path:
     if not file.is_file():
         pytest.skip("VITQ_GOLDEN names no folder with the records of the original code")
     return file
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_have_the_names_of_the_original_code(name: str, tmp_path: Path) -> None:
+    """So that files which tests write are such as the papers released."""
+    want = {key.removeprefix("weights."): t.shape for key, t in load_file(record(name)).items() if "weights." in key}
+    own = release(small(cascade=name.startswith("cascade")), tmp_path / "released.pth")
+    assert {key: t.shape for key, t in own.items() if not key.endswith("position_index")} == want
 
 
 @pytest.mark.parametrize("name", NAMES)
