@@ -65,6 +65,19 @@ def test_seconds_of_iterations_are_apart_from_what_prepares_them(planner: Planne
     assert {name for name in stages if name.startswith("iterations.")} == {"iterations.learn"}
 
 
+def test_what_a_step_warns_of_stands_in_the_result(planner: Planner) -> None:
+    """Learning that did harm is taken back: the result is that of the steps before it, and says so."""
+    learn = {"do": "distill", "iterations": 2, "batch_size": 2, "hold_out": 0.5, "lr_scales": 30.0}
+    steps = {"ranges": {"do": "calibrate"}, "learn": learn}
+    method = {"name": "learns", "kinds": {"default": {"quantizer": "uniform"}}, "steps": steps}
+    run_dir = planner.plan(method=method, calib={"size": 8, "batch_size": 8})
+    warnings = planner.execute(run_dir).warnings
+    assert [text.partition(":")[0] for text in warnings] == ["learn"]
+    status = run_dir.read_status()
+    assert status is not None
+    assert status.warnings == warnings
+
+
 def test_a_run_says_when_the_code_is_not_that_of_its_plan(planner: Planner) -> None:
     run_dir = planner.plan()
     run_dir.write_status(Status(state="planned", code={**provenance.code(), "commit": "1" * 40}))

@@ -32,7 +32,8 @@ def execute(run_dir: RunDir, progress: Progress, tracker: Tracker, group: str | 
         with tracker.run(config, run_dir.signature, group, run_dir) as tracked:
             run_log.begin()
             try:
-                result, sites, model = measured(config, run_dir, run_log)
+                with run_log.with_steps():
+                    result, sites, model = measured(config, run_dir, run_log)
             except BaseException as error:
                 run_log.fail(error)  # before the tracker closes its run, which may take long
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
@@ -90,8 +91,19 @@ class RunLog(Progress):
 
     def warn(self, text: str) -> None:
         """Add something that a reader of the result should know, to the log and to the result."""
-        self.warnings.append(text)
+        if text not in self.warnings:  # an attempt before may have said so
+            self.warnings.append(text)
         self.note(f"warning: {text}")
+
+    @contextmanager
+    def with_steps(self) -> Iterator[None]:
+        """What the engine, which knows no run, warns of meanwhile is kept with the run's warnings."""
+        logger, handler = logging.getLogger("vitq.steps"), _Kept(self)
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
 
     def finish_probes(self) -> None:
         """The status says `done` again: probes have shown their own stages after the result."""
@@ -130,3 +142,12 @@ class RunLog(Progress):
                 warnings=self.warnings,
             )
         )
+
+
+class _Kept(logging.Handler):
+    def __init__(self, run_log: RunLog):
+        super().__init__(logging.WARNING)
+        self._run_log = run_log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._run_log.warn(record.getMessage())

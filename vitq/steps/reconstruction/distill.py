@@ -116,12 +116,14 @@ class Distill(Step):
             with work.progress.iterating():
                 losses = self._learn(work, learnt, targets, learned)
             # Not `not after < before`: a loss that is no number is no gain.
-            if len(held) and not targets.divergence(held) < before:
+            if len(held) and not (after := targets.divergence(held)) < before:
                 LOG.warning(
-                    "%s: KL to full precision did not fall on the %d calibration images held out; nothing is changed. "
-                    "Smaller rates (lr, lr_bias, lr_scales) may help",
+                    "%s: KL to full precision did not fall on the %d calibration images held out (%.4g before, %.4g "
+                    "after); nothing is changed. Smaller rates (lr, lr_bias, lr_scales) may help",
                     self.name,
                     len(held),
+                    before,
+                    after,
                 )
                 for tensor, value in zip(learnt.tensors(), kept, strict=True):
                     tensor.data.copy_(value)
