@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vitq.config import RunConfig
 from vitq.errors import DataError, ModelError, Problem
 from vitq.planning.engine import Engine
 from vitq.planning.launcher import LAUNCHERS
+
+if TYPE_CHECKING:
+    from vitq.data import DataFacts
 
 T = TypeVar("T")
 
@@ -33,7 +36,7 @@ class Facts:
         asked = (config.task, config.model, config.data, config.calib, config.seed, config.method.quantizes)
         problems += self._once("fit", asked, lambda: self.engine.data_problems(config))
         try:
-            facts = self._once("data", config.data, lambda: self.engine.describe(config))
+            facts = self._data(config)
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, fingerprint=facts.fingerprint))
         except DataError as error:
             problems += [problem for problem in error.problems if problem not in problems]
@@ -41,13 +44,11 @@ class Facts:
 
     def scored_images(self, config: RunConfig) -> int:
         """How many images a run scores."""
-        facts = self._once("data", config.data, lambda: self.engine.describe(config))
-        return int(facts.eval_images)
+        return self._data(config).eval_images
 
     def newest_image(self, config: RunConfig) -> float:
         """When an image changed last that names and sizes alone stand for, seconds since 1970; 0: no such images."""
-        facts = self._once("data", config.data, lambda: self.engine.describe(config))
-        return float(facts.newest)
+        return self._data(config).newest
 
     def check(self, config: RunConfig) -> list[Problem]:
         """Problems that only the engine sees (method, steps, quantizers, the network's shapes); imports torch."""
@@ -81,6 +82,11 @@ class Facts:
         asked = (config.task, config.model, config.data.num_classes, config.calib, config.method, config.bits)
         needed: int | None = self._once("room", asked, lambda: self.engine.room(config))
         return None if needed is None else (needed, config.calib.cache)
+
+    def _data(self, config: RunConfig) -> DataFacts:
+        """Facts of the data, whether or not they have been filled in."""
+        asked = dataclasses.replace(config.data, fingerprint=None)
+        return self._once("data", asked, lambda: self.engine.describe(config))
 
     def _once(self, what: str, asked: Any, answer: Callable[[], T]) -> T:
         """The answer to a question already put, or the same error again."""
