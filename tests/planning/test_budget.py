@@ -52,7 +52,8 @@ class TimedEngine(FakeEngine):
                     stages[f"iterations.{name}"] = stages[f"steps.{name}"]
                     stages[f"steps.{name}"] += PREPARED[config.method.name]
             stages["steps.weights"] = fixed
-        result = result.model_copy(update={"timings": result.timings.model_copy(update={"stages": stages})})
+        timings = result.timings.model_copy(update={"stages": stages, "resumed": run_dir.state_dir.exists()})
+        result = result.model_copy(update={"timings": timings})
         run_dir.write_result(result)
         return result
 
@@ -131,6 +132,17 @@ def test_a_pilot_that_an_earlier_attempt_began_is_computed_again(timed: TimedEng
     run_dir.write_result(whole.model_copy(update={"timings": timings}))
     plan = pilots_first(make, show)
     assert (iterations(plan), timed.executed) == ({"ias_vit": {1700}}, 2 * [run_dir.signature])
+
+
+def test_a_pilot_that_was_killed_begins_anew(timed: TimedEngine) -> None:
+    """What it would go on from would hide what its iterations cost."""
+    make = made("sweep.budget_seconds=20", "method=ias_vit", "bits=w4a4", "seed=0")
+    (pilot,) = make().pilots
+    state = Store("runs").run(pilot.signature).state_dir
+    state.mkdir(parents=True)
+    (state / "stage1.safetensors").touch()
+    assert iterations(pilots_first(make, show)) == {"ias_vit": {1700}}
+    assert timed.executed == [pilot.signature]
 
 
 def test_pilots_of_earlier_versions_are_as_good(timed: TimedEngine) -> None:
