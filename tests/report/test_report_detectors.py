@@ -25,6 +25,7 @@ from vitq.report.numbers import scores
 from vitq.report.wording import FIDELITY
 from vitq.store import Run, Store, SweepRecord
 from vitq.store.metrics import DetectionMetrics
+from vitq.store.status import State, Status
 from vitq.tasks.detection import SURE
 
 IMAGES = 50
@@ -93,9 +94,38 @@ def test_status_and_lists_name_what_they_show(mixed: Store, capsys: pytest.Captu
         assert "top-1 97.50" in out
 
 
+@pytest.mark.parametrize(
+    ("task", "score"), [("segmentation", "AP mask"), ("detection", "AP box"), ("classification", "top-1")]
+)
+def test_runs_without_a_result_are_listed_below_the_score_of_their_task(
+    make_config: Callable[..., RunConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str, score: str
+) -> None:
+    store = Store(tmp_path / "runs")
+    names = []
+    ends: list[tuple[int, State | None]] = [(8, None), (4, "interrupted"), (3, "failed")]
+    for bits, state in ends:
+        run = make_config("a", bits, task=task, model__name="mask_rcnn")
+        folder = store.run(signature(run))
+        folder.write_config(run.to_dict())
+        if state:
+            folder.write_status(Status(state=state))
+        names.append(folder.signature)
+    store.write_sweep(SweepRecord(name="cut", signatures=names))
+    states = [Run(store.run(name)).read_state() for name in names]
+    assert [(one.state, one.score, one.value) for one in states] == [
+        ("planned", score, None), ("interrupted", score, None), ("failed", score, None)
+    ]  # fmt: skip
+    for words in (["list", "runs"], ["status", "cut"]):
+        assert main([*words, "--runs-dir", str(store.root)]) == 0
+        (head,) = [line for line in capsys.readouterr().out.splitlines() if "signature" in line]
+        assert score in head
+
+
 def test_one_kind_of_score_is_the_heading() -> None:
     assert scores([("AP box", 41.0), ("", None), ("AP box", 40.0)]) == ("AP box", ["41.00", "", "40.00"])
-    assert scores([("", None)]) == ("top-1", [""])
+    assert scores([("AP mask", None), ("AP mask", None)]) == ("AP mask", ["", ""])
+    assert scores([("top-1", 90.0), ("AP mask", None)]) == ("score", ["top-1 90.00", ""])
+    assert scores([("", None)]) == ("score", [""])
     heading, cells = scores([("top-1", 90.0), ("AP box", 40.0)])
     assert (heading, cells) == ("score", ["top-1 90.00", "AP box 40.00"])
 
