@@ -17,6 +17,7 @@ from tests.report.conftest import correct, finish
 from vitq import report
 from vitq.cli import main
 from vitq.config import RunConfig, signature
+from vitq.config.labels import star_note
 from vitq.report.ablation import waterfalls
 from vitq.report.accuracy_table import fidelities, matrices
 from vitq.report.answer import which_method
@@ -92,6 +93,41 @@ def test_status_and_lists_name_what_they_show(mixed: Store, capsys: pytest.Captu
         out = capsys.readouterr().out
         assert "AP mask 40.00" in out
         assert "top-1 97.50" in out
+
+
+@pytest.mark.parametrize(("scope", "said"), [("backbone", True), ("all", False)])
+def test_tables_say_what_a_star_is_where_they_show_one(
+    make_config: Callable[..., RunConfig],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    scope: str,
+    said: bool,
+) -> None:
+    store = Store(tmp_path / "runs")
+    run = make_config("a", 8, task="segmentation", model__name="mask_rcnn", bits__scope=scope)
+    store.write_sweep(SweepRecord(name="one", signatures=[found(store, run, 40.0)]))
+    tables = [_terminal(store, "one", 80)]
+    for words in (["list", "runs"], ["status", "one"]):
+        assert main([*words, "--runs-dir", str(store.root)]) == 0
+        tables.append(capsys.readouterr().out)
+    for text in tables:
+        assert ("W8A8*" in text, star_note(["W8A8*"]) in " ".join(text.split())) == (said, said), text
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        ("W8A8*", True),
+        ("swin w8a8* bits.scope=backbone", True),
+        ("W4A4* (kinds.probs=8)", True),
+        ("W4A4", False),
+        ("vit_digits minmax w4a4 bits.sites=*.weight", False),
+        ("", False),
+    ],
+)
+def test_a_star_behind_bits_alone_is_explained(label: str, said: bool) -> None:
+    assert bool(star_note(["W3A3", label])) is said
+    assert "exceptions" in star_note(["W8A8*"])
 
 
 @pytest.mark.parametrize(

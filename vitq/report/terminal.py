@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from vitq.config.labels import star_note
 from vitq.report import wording
 from vitq.report.accuracy_table import Matrix, MatrixCell, fidelities, matrices
 
@@ -25,6 +26,8 @@ def rich_table(df: pd.DataFrame) -> RenderableType:
     for own in fidelities(df):
         title = _title(f"{own[0].model} on {own[0].data}, fidelity")
         parts += [title, _fidelity(own), Text(wording.fidelity_caption(own), style="dim"), Text()]
+    if note := star_note(df["bits"]):
+        parts += [Text(note, style="dim"), Text()]
     parts.append(Text(wording.counts(df)))
     for _, row in wording.unfinished(df).iterrows():
         style = "red" if row["state"] in ("failed", "unreadable") else "dim"
