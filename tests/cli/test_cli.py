@@ -15,6 +15,7 @@ from tests.errors import command_problems, command_refuses, is_about
 from tests.fake_engine import FakeEngine
 from vitq.cli import COMMANDS, main
 from vitq.config import RunConfig
+from vitq.config.labels import star_note
 from vitq.store import Store
 from vitq.store.result import Result
 
@@ -186,6 +187,14 @@ def test_dry_run_lists_and_writes_nothing(
     assert "planned  vit_digits mse w4a4" in out
     assert engine.executed == []
     assert not (tmp_path / "runs").exists()
+
+
+def test_dry_run_says_what_a_star_is(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    for word, said in (("bits.kinds.probs=8", True), ("bits=w4a4", False)):
+        assert main(["run", "-m", *QUICK, word, "seed=1,2", "--dry-run"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert sum("planned  " in line and ("w8a8*" in line.lower()) is said for line in lines) == 2, lines
+        assert (star_note(["W8A8*"]) in lines) is said
 
 
 def test_sweep_twice_repeats_nothing_and_prints_the_same_table(

@@ -93,6 +93,22 @@ def test_the_terminal_cuts_no_number(seeded: Store, width: int) -> None:
     assert max(map(len, text.splitlines())) <= width
 
 
+@pytest.mark.parametrize(("width", "tables"), [(40, 8), (80, 2), (200, 1)])
+def test_bit_widths_that_do_not_fit_stand_in_a_table_below(
+    make_config: Callable[..., RunConfig], make_sweep: Callable[..., Store], width: int, tables: int
+) -> None:
+    kinds: list[dict[str, int]] = [{}, {"probs": 8}]
+    runs = [(make_config("mse", bits, bits__kinds=kind), 40 - 4 * bits) for bits in (8, 6, 4, 3) for kind in kinds]
+    text = terminal(make_sweep(*runs), width)
+    assert max(map(len, text.splitlines())) <= width
+    heads = [line.split()[1:-1] for line in text.splitlines() if line.split()[:1] == ["method"]]
+    assert len(heads) == tables
+    labels = [f"W{b}A{b}{star}" for b in (8, 6, 4, 3) for star in ("", "*")]
+    assert [label for head in heads for label in head] == labels
+    words = text.split()
+    assert [words.count(f"{98 - (40 - 4 * bits) / 4:.2f}") for bits in (8, 6, 4, 3)] == [2] * 4
+
+
 def test_the_terminal_names_failures(store: Store) -> None:
     text = terminal(store, 200)
     assert (

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.report.conftest import correct, finish
+from tests.report.test_report_detectors import _of as of_detector
 from tests.report.test_report_detectors import found
 from vitq import report
 from vitq.config import RunConfig
@@ -85,24 +86,56 @@ def test_detectors_have_columns_for_boxes_and_masks(make_config: Make, tmp_path:
     """Of each model, in a table without a classifier, whose task has one of its own."""
     store = Store(tmp_path / "runs")
     names = [
-        found(store, make_config(method, bits, task="segmentation", model__name=model), ap)
+        found(
+            store, make_config(method, bits, task="segmentation", model__name=model), ap,
+            fidelity_box=ap + 30, fidelity_mask=ap + 20,
+        )
         for model in ("mask_rcnn", "cascade_mask_rcnn")
         for method, bits, ap in (("minmax", 8, 59.0), ("minmax", 4, 40.0), ("repq_vit", 4, 55.0))
-    ]
+    ]  # fmt: skip
     names.append(finish(store, make_config("minmax", 4), correct(2)))
     store.write_sweep(SweepRecord(name="both", signatures=names))
     text = report.build(store, "both", ["latex"])["latex"].read_text()
     lines = text.splitlines()
     heads = [line for line in lines if line.startswith(("W/A &", "Method &"))]
-    assert heads == [r"W/A & Method & AP box & AP mask & AP box & AP mask \\", r"Method & W4A4 \\"]
-    assert lines[lines.index(heads[0]) - 2 : lines.index(heads[0])] == [
-        r" &  & \multicolumn{2}{c}{Mask R-CNN} & \multicolumn{2}{c}{Cascade Mask R-CNN} \\",
-        r"\cmidrule(lr){3-4}\cmidrule(lr){5-6}",
-    ]
+    assert heads == [
+        r"W/A & Method & AP box & AP mask & AP box & AP mask \\", r"W/A & Method & box & mask & box & mask \\",
+        r"Method & W4A4 \\",
+    ]  # fmt: skip
+    for head in heads[:2]:
+        assert lines[lines.index(head) - 2 : lines.index(head)] == [
+            r" &  & \multicolumn{2}{c}{Mask R-CNN} & \multicolumn{2}{c}{Cascade Mask R-CNN} \\",
+            r"\cmidrule(lr){3-4}\cmidrule(lr){5-6}",
+        ]
     assert r"32/32 & Full precision & 61.00 & 60.00 & 61.00 & 60.00 \\" in text
     assert r"4/4 & Min-max & 41.00 & 40.00 & 41.00 & 40.00 \\" in text
-    captions = re.findall(r"\\caption\{(.*?) on ", text)
-    assert captions == [r"AP box and AP mask (\%)", r"vit_digits: top-1 accuracy (\%)".replace("_", r"\_")]
+    assert r"4/4 & Min-max & 70.00 & 60.00 & 70.00 & 60.00 \\" in text
+    assert r" & RepQ-ViT & \textbf{85.00} & \textbf{75.00} & \textbf{85.00} & \textbf{75.00} \\" in text
+    captions = re.findall(r"\\caption\{(.*? \(\\%\))", text)
+    assert captions == [r"AP box and AP mask (\%)", r"Fidelity (\%)", r"vit\_digits: top-1 accuracy (\%)"]
+    assert re.findall(r"\\label\{(.*)\}", text) == ["tab:vitq", "tab:vitq-fidelity", "tab:vitq"]
+    assert compiled(PAPER % text, tmp_path) <= 2.0
+
+
+def test_fidelity_of_four_detectors_over_seeds_fits_two_columns(make_config: Make, tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    names = [
+        found(
+            store, make_config(method, 4, seed, **of_detector(f"{kind}rcnn_swin_{size}")), 40.0 + seed,
+            fidelity_box=80.0 + seed, fidelity_mask=78.0 - seed,
+        )
+        for kind in ("mask_", "cascade_mask_") for size in ("tiny", "small")
+        for method in ("repq_vit", "ias_vit") for seed in (0, 1)
+    ]  # fmt: skip
+    store.write_sweep(SweepRecord(name="four", signatures=names))
+    text = latex.render(report.table(store, "four"))
+    fidelity = text.partition("tab:vitq-fidelity")[2]
+    assert re.findall(r"\\label\{tab:vitq(.*)\}", text) == ["", "-2", "-fidelity", "-fidelity-2"]
+    titles = [re.findall(r"\\multicolumn\{2\}\{c\}\{(.*?)\}", line) for line in text.splitlines() if "multi" in line]
+    swins = [[f"{kind}Mask R-CNN Swin-{size}" for size in "TS"] for kind in ("", "Cascade ")]
+    assert titles == swins * 2
+    both = r"\textbf{80.50} {\scriptsize$\pm$0.71} & \textbf{77.50} {\scriptsize$\pm$0.71}"
+    assert fidelity.count(both) == 8
     assert compiled(PAPER % text, tmp_path) <= 2.0
 
 
@@ -188,6 +221,10 @@ def test_every_shipped_recipe_has_a_name_for_papers() -> None:
         ("deit3_small_patch16_224.x", "DeiT III-S"),
         ("vit_digits", "vit_digits"),
         ("cascade_mask_rcnn", "Cascade Mask R-CNN"),
+        ("cascade_mask_rcnn_swin_small", "Cascade Mask R-CNN Swin-S"),
+        ("mask_rcnn_swin_tiny", "Mask R-CNN Swin-T"),
+        ("yolos_tiny", "YOLOS-T"),
+        ("mask_rcnn_digits", "mask_rcnn_digits"),
     ],
 )
 def test_names_of_models(name: str, shown: str) -> None:

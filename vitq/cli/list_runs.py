@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from vitq.config import RunConfig
-from vitq.config.labels import bits_label, model_label, run_label
+from vitq.config.labels import bits_label, model_label, run_label, star_note
 from vitq.errors import ConfigError, Problem, StoreError, unknown
 from vitq.report.numbers import scores
 from vitq.store import Run, Store, SweepRecord
@@ -108,6 +108,8 @@ def _print(rows: Sequence[Mapping[str, Any]], total: int) -> None:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table if rows else ():
         print("  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip())
+    if note := star_note(row["run"] for row in rows):
+        print(note)
     for row in rows:
         if row["state"] == "unreadable":
             print(f"{row['signature']}: {row['error']}")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def preview(plan: Plan, as_json: bool, out: TextIO) -> None:
     """Print a plan. Nothing is started or written."""
+    from vitq.config.labels import star_note
     from vitq.planning.estimate import History, total
     from vitq.planning.launcher import launcher_of
 
@@ -33,6 +34,8 @@ def preview(plan: Plan, as_json: bool, out: TextIO) -> None:
         cost = costs[run.signature]
         text = f"  about {cost.seconds:.1f} s, {_gb(cost.memory_bytes)}" if cost else ""
         print(f"{run.signature}  {'done   ' if run.done else 'planned'}  {run.label}{text}", file=out)
+    if note := star_note(run.label for run in plan.runs):
+        print(note, file=out)
     if left:
         print(outlined.text, file=out)
     print(_estimate(sum_, outlined), file=out)

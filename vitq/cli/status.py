@@ -102,6 +102,7 @@ def table(name: str, rows: Sequence[RunState], most: int | None = None) -> Rende
     from rich.table import Column, Table
     from rich.text import Text
 
+    from vitq.config.labels import star_note
     from vitq.report.numbers import scores
 
     order = ("running", "failed", "unreadable", "interrupted", "planned", "done")
@@ -118,7 +119,8 @@ def table(name: str, rows: Sequence[RunState], most: int | None = None) -> Rende
     reasons = [Text(f"{row.signature}  {row.error}", overflow="fold") for row in shown if row.error]
     total = ", ".join(f"{count} {state}" for state, count in _counts(rows).items())
     more = f"; {len(rows) - len(shown)} more are not listed" if len(shown) < len(rows) else ""
-    return Group(out, *reasons, Text(f"{total} of {len(rows)} runs{more}"))
+    notes = [Text(note)] if (note := star_note(row.run for row in shown)) else []
+    return Group(out, *notes, *reasons, Text(f"{total} of {len(rows)} runs{more}"))
 
 
 def _left(seconds: float | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
@@ -16,6 +16,8 @@ from vitq.config.search_path import shipped
 
 # What every model of its family has at 224 pixels, so that it distinguishes none.
 _USUAL = re.compile(r"_patch(16|4_window7)_224$")
+
+_STAR = "*: with exceptions, of `bits` or of a recipe that leaves some activations in floating point"
 
 
 def run_label(config: RunConfig) -> str:
@@ -68,6 +70,12 @@ def bits_label(config: RunConfig) -> str:
         label += "*"
     limits = ", ".join(limit for raw in config.method.enabled.values() for limit in _limits(raw, config))
     return f"{label} ({limits})" if limits else label
+
+
+def star_note(labels: Iterable[str]) -> str:
+    """What the star of `W8A8*` says, for below a table; '' where none of its labels has one."""
+    starred = any(re.search(r"\bW\d+A\d+\*", label, re.IGNORECASE) for label in labels)
+    return _STAR if starred else ""
 
 
 def _partial(config: RunConfig) -> bool:

@@ -18,6 +18,8 @@ SCORES = {
     "feature cosine": ("cosine", "drop_cosine", "fp_cosine"),
     "k-NN top-1": ("knn_top1", "drop_knn", "fp_knn_top1"),
 }
+# How near a detector is to full precision, whatever its labels say: no score that runs are ranked by.
+FIDELITIES = {"fidelity box": "fidelity_box", "fidelity mask": "fidelity_mask"}
 
 
 def summary(df: pd.DataFrame) -> pd.DataFrame:
@@ -40,7 +42,8 @@ def summary(df: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class MatrixCell:
-    """One method at one bit-width: accuracies in percent, `n` finished of `runs` planned."""
+    """One method at one bit-width: accuracies in percent, `n` finished of `runs` planned. nothing: what is said where
+    finished runs have no number."""
 
     top1: float
     std: float
@@ -51,6 +54,7 @@ class MatrixCell:
     mb: float
     seconds: float
     best: bool = False
+    nothing: str = "not finite"
 
     @property
     def waiting(self) -> str:
@@ -72,7 +76,8 @@ class Row:
 class Matrix:
     """The table of one model on one dataset. sizes: (smallest, largest) MB per bit-width over the methods.
 
-    score: what `top1` and `fp_top1` hold, one of SCORES. published: top-1 that is published of full precision, or NaN.
+    score: what `top1` and `fp_top1` hold, one of SCORES or FIDELITIES. published: top-1 that is published of
+    full precision, or NaN.
     """
 
     model: str
@@ -123,6 +128,20 @@ def matrices(df: pd.DataFrame) -> list[Matrix]:
     ]
 
 
+def fidelities(df: pd.DataFrame) -> list[list[Matrix]]:
+    """Of each detector on each dataset its matrices of fidelity, one per name of FIDELITIES that it has, with the same
+    rows and bits; full precision's own is their ceiling. The cells have no drop."""
+    found = []
+    for (model, data), part in df[df["model"] != "?"].groupby(["model", "data"], sort=False):
+        names = [name for name, own in FIDELITIES.items() if own in part and part[own].notna().any()]
+        tables = [part.assign(top1=part[FIDELITIES[name]], drop=math.nan, fp_top1=math.nan) for name in names]
+        found.append([
+            replace(_matrix(str(model), str(data), own, nothing="–"), score=name)
+            for name, own in zip(names, tables, strict=True)
+        ])  # fmt: skip
+    return [own for own in found if own and own[0].rows]
+
+
 def scores(part: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The scores that runs of one task have, each with the runs' table where it stands as `top1`."""
     names = [name for name, (own, _, _) in SCORES.items() if own in part and part[own].notna().any()]
@@ -139,7 +158,7 @@ def primary(part: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     return scores(part)[-1]
 
 
-def _matrix(model: str, data: str, df: pd.DataFrame) -> Matrix:
+def _matrix(model: str, data: str, df: pd.DataFrame, nothing: str = MatrixCell.nothing) -> Matrix:
     cells = summary(df[df["bits"] != "FP"])
     bits = sorted(dict.fromkeys(cells["bits"]), key=bits_order)
     # Rounded as `_cell` rounds: pandas breaks ties another way.
@@ -152,7 +171,7 @@ def _matrix(model: str, data: str, df: pd.DataFrame) -> Matrix:
     for _, part in groups:
         method, calib = part[["method", "calib"]].iloc[0]
         by_bits = {str(c["bits"]): c for _, c in part.iterrows()}
-        row = [_cell(by_bits[b], best[b], groups.ngroups > 1) if b in by_bits else None for b in bits]
+        row = [_cell(by_bits[b], best[b], groups.ngroups > 1, nothing) if b in by_bits else None for b in bits]
         rows.append(Row(method, None if pd.isna(calib) else int(calib), row, float(part["seconds"].mean())))
     sizes = [_span(cells.loc[cells["bits"] == b, "mb"]) for b in bits]
     n_eval = df["n_eval"].dropna()
@@ -163,11 +182,11 @@ def _matrix(model: str, data: str, df: pd.DataFrame) -> Matrix:
     return Matrix(model, data, bits, rows, sizes, fp_top1, float(df["fp_mb"].mean()), images, published=published)
 
 
-def _cell(row: pd.Series, best: float, competes: bool) -> MatrixCell:
+def _cell(row: pd.Series, best: float, competes: bool, nothing: str) -> MatrixCell:
     return MatrixCell(
         top1=float(row["top1"]), std=float(row["top1_std"]), drop=float(row["drop"]), n=int(row["n"]),
         runs=int(row["runs"]), failed=int(row["failed"]), mb=float(row["mb"]), seconds=float(row["seconds"]),
-        best=competes and round(float(row["top1"]), 2) == best,
+        best=competes and round(float(row["top1"]), 2) == best, nothing=nothing,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ METHODS = {
     "rols_distill": "RoLS, distilled",
 }  # fmt: skip
 DETECTORS = {"mask_rcnn": "Mask R-CNN", "cascade_mask_rcnn": "Cascade Mask R-CNN", "yolos": "YOLOS"}
-_FAMILIES = {"vit": "ViT", "deit": "DeiT", "deit3": "DeiT III", "swin": "Swin"}
+_FAMILIES = {"vit": "ViT", "deit": "DeiT", "deit3": "DeiT III", "swin": "Swin", "yolos": "YOLOS"}
 _SIZES = {"tiny": "T", "small": "S", "base": "B", "large": "L", "huge": "H"}
 
 
@@ -29,7 +29,9 @@ def method_name(name: str) -> str:
 
 
 def model_name(name: str) -> str:
-    """`deit_tiny_patch16_224.fb_in1k` → `DeiT-T`; others as they are."""
+    """`deit_tiny_patch16_224.fb_in1k` → `DeiT-T`, `mask_rcnn_swin_tiny` → `Mask R-CNN Swin-T`; others as they are."""
+    if detector := re.fullmatch(r"((?:cascade_)?mask_rcnn)_(swin_.+)", name):
+        return f"{DETECTORS[detector[1]]} {model_name(detector[2])}"
     match = re.match(r"([a-z0-9]+)_(tiny|small|base|large|huge)(?=_patch|\.|$)", name)
     if match is None or match[1] not in _FAMILIES:
         return DETECTORS.get(name, name)

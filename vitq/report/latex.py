@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from vitq.report import wording
-from vitq.report.accuracy_table import Matrix, MatrixCell, Row, bits_order, matrices
+from vitq.report.accuracy_table import FIDELITIES, Matrix, MatrixCell, Row, bits_order, fidelities, matrices
 from vitq.report.display_names import method_name, model_name
 from vitq.report.markdown import PAIR_HEAD, PAIRS_NOTE, pair_cells
 
@@ -23,6 +23,8 @@ _SPECIAL = {
 }  # fmt: skip
 # Points of a column and of a page of a two-column article at 10 points, and of what stands in them at \small.
 _COLUMN, _PAGE, _LETTER, _GAP = 225.0, 460.0, 4.7, 6.0
+# Points below which names of methods are not broken any further.
+_NAME = 60.0
 _MARKS = {"true": r"\checkmark", "false": r"$\times$", "none": "--"}
 
 
@@ -30,11 +32,12 @@ def render(df: pd.DataFrame) -> str:
     r"""LaTeX of a sweep's table (`df` from `table`); needs `\usepackage{array, booktabs, amssymb}`.
 
     One model: methods × bits. Several: rows by bits, a column for each model. Keys in which variants of one method
-    differ are columns, with ✓ and × where they are switches. A `table*` where it is wider than a column.
+    differ are columns, with ✓ and × where they are switches. A `table*` where it is wider than a column; models that
+    are wider together than a page are several tables. The fidelity of detectors is a table of its own.
     """
-    tables = matrices(df)
+    near = [matrix for own in fidelities(df) for matrix in own]
     head = f"% {wording.counts(df)}. Needs \\usepackage{{array, booktabs, amssymb}}.\n"
-    return head + (_table(tables) if any(matrix.rows for matrix in tables) else "")
+    return head + "\n".join([*_tables(matrices(df), "tab:vitq"), *_tables(near, "tab:vitq-fidelity")])
 
 
 def pairs_table(pairs: pd.DataFrame) -> str:
@@ -54,7 +57,23 @@ class _Name:
     keys: dict[str, str]
 
 
-def _table(tables: Sequence[Matrix]) -> str:
+def _tables(tables: Sequence[Matrix], anchor: str) -> list[str]:
+    """As few tables as fit, of equally many models each; their labels: `anchor`, `anchor-2` …"""
+    models = [list(same) for _, same in itertools.groupby(tables, lambda matrix: (matrix.model, matrix.data))]
+    drawn: list[tuple[str, bool]] = []
+    for parts in range(1, len(models) + 1) if any(matrix.rows for matrix in tables) else ():
+        size = -(-len(models) // parts)
+        starts = range(0, len(models), size)
+        labels = [f"{anchor}-{n}" if n > 1 else anchor for n in range(1, len(starts) + 1)]
+        some = [[matrix for model in models[start : start + size] for matrix in model] for start in starts]
+        drawn = [_table(tables, label) for tables, label in zip(some, labels, strict=True)]
+        if all(fits for _, fits in drawn):
+            break
+    return [text for text, _ in drawn]
+
+
+def _table(tables: Sequence[Matrix], anchor: str) -> tuple[str, bool]:
+    """The table, and whether a page has room for it."""
     names = _names(list(dict.fromkeys(row.method for matrix in tables for row in matrix.rows)))
     keys = list(dict.fromkeys(key for name in names.values() for key in name.keys))
     with_calib = len({row.calib for matrix in tables for row in matrix.rows}) > 1
@@ -62,7 +81,7 @@ def _table(tables: Sequence[Matrix]) -> str:
     bits = sorted({label for matrix in tables for label in matrix.bits}, key=bits_order)
     titles = [_title(matrix, tables) for matrix in tables]
     scored = len({matrix.score for matrix in tables}) > 1  # boxes and masks: a column for each, below the model
-    values = bits if single else [matrix.score for matrix in tables] if scored else titles
+    values = bits if single else list(map(_form, tables)) if scored else titles
     over = titles if scored and len(set(titles)) > 1 else []
     head = [*([] if single else ["W/A"]), "Method", *map(_key_name, keys), *(["Images"] if with_calib else []), *values]
 
@@ -93,16 +112,16 @@ def _table(tables: Sequence[Matrix]) -> str:
             groups.append(group)
     halves = [[""] * before + [title[: -(-len(title) // over.count(title))] for title in over]] if over else []
     rows = [*body, *(cells for group in groups for cells in group)]
-    wide, name_width = _fit(head, [*halves, *rows], 0 if single else 1)
+    wide, name_width, fits = _fit(head, [*halves, *rows], 0 if single else 1)
     name = "l" if name_width is None else rf">{{\raggedright\arraybackslash}}p{{{name_width:.0f}pt}}"
     columns = ("" if single else "l") + name + "c" * len(keys) + ("r" if with_calib else "") + "r" * len(values)
     environment = "table*" if wide else "table"
-    return "\n".join(
+    text = "\n".join(
         [
             rf"\begin{{{environment}}}[t]",
             r"\centering\small\setlength{\tabcolsep}{3pt}",
             rf"\caption{{{escape(_caption(tables))}}}",
-            r"\label{tab:vitq}",
+            rf"\label{{{anchor}}}",
             rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}",
             r"\toprule",
             *_over(over, before),
@@ -117,6 +136,7 @@ def _table(tables: Sequence[Matrix]) -> str:
             "",
         ]
     )
+    return text, fits
 
 
 def _over(titles: Sequence[str], before: int) -> list[str]:
@@ -162,6 +182,15 @@ def _title(matrix: Matrix, tables: Sequence[Matrix]) -> str:
     return f"{model_name(matrix.model)}, {matrix.data}" if several else model_name(matrix.model)
 
 
+def _form(matrix: Matrix) -> str:
+    """Head of a column of one score: of fidelity, which the caption names, `box` or `mask`."""
+    return matrix.score.removeprefix("fidelity ")
+
+
+def _is_fidelity(tables: Sequence[Matrix]) -> bool:
+    return tables[0].score in FIDELITIES
+
+
 def _widths(label: str) -> str:
     """`W4A4` → `4/4`; others as they are."""
     match = re.fullmatch(r"W(\d+)A(\d+)", label)
@@ -177,13 +206,14 @@ def _like(matrix: Matrix, wanted: Row, label: str) -> MatrixCell | None:
     return _of(matrix, rows[0], label) if rows else None
 
 
-def _fit(head: Sequence[str], rows: Sequence[Sequence[str]], name: int) -> tuple[bool, float | None]:
-    """Whether the table needs both columns of the page; points of the column of names where these must be broken."""
+def _fit(head: Sequence[str], rows: Sequence[Sequence[str]], name: int) -> tuple[bool, float | None, bool]:
+    """Whether the table needs both columns of the page; points of the column of names where these must be broken;
+    whether it has room then."""
     widths = [max(_points(texts[i]) for texts in (head, *rows)) for i in range(len(head))]
     total = sum(widths) + _GAP * (len(widths) - 1)
     wide = total > _COLUMN
     room = (_PAGE if wide else _COLUMN) - (total - widths[name])
-    return wide, None if widths[name] <= room else max(room, 60.0)
+    return wide, None if widths[name] <= room else max(room, _NAME), room >= min(widths[name], _NAME)
 
 
 def _points(text: str) -> float:
@@ -197,7 +227,7 @@ def _caption(tables: Sequence[Matrix]) -> str:
     images = sorted({matrix.n_eval for matrix in tables if matrix.n_eval})
     on = f" on {' and '.join(f'{count:,}' for count in images)} images" if images else ""
     scores = list(dict.fromkeys(matrix.measure for matrix in tables))
-    what = f"{' and '.join(scores)} (%)"
+    what = f"fidelity (%), {wording.FIDELITY}," if _is_fidelity(tables) else f"{' and '.join(scores)} (%)"
     one = len({matrix.model for matrix in tables}) == 1
     what = f"{model_name(tables[0].model)}: {what}" if one else what[0].upper() + what[1:]
     spread = f"; mean ± sample standard deviation over up to {seeds} seeds" if seeds > 1 else ""

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from vitq.report import wording
-from vitq.report.accuracy_table import Matrix, MatrixCell, matrices
+from vitq.report.accuracy_table import Matrix, MatrixCell, fidelities, matrices
 from vitq.report.answer import which_method
 from vitq.report.comparison import belonging, verdict
 from vitq.report.contents import Report
@@ -35,6 +35,8 @@ def render(df: pd.DataFrame, comparisons: pd.DataFrame | None = None, pairs: pd.
         parts += [f"### {matrix.title}", wording.caption(matrix), _matrix(matrix)]
         if note := wording.caution(matrix):
             parts.append(note)
+    for own in fidelities(df):
+        parts += [f"### {own[0].model} on {own[0].data}, fidelity", wording.fidelity_caption(own), _fidelity(own)]
     if pairs is not None and len(pairs):
         rows = [pair_cells(row) for row in wording.with_data(pairs).to_dict("records")]
         parts += ["### Is A better than B here?", grid(PAIR_HEAD, rows, right_from=5), PAIRS_NOTE]
@@ -90,6 +92,19 @@ def _matrix(matrix: Matrix) -> str:
     full = "" if math.isnan(matrix.fp_mb) else f" (full precision {wording.size((matrix.fp_mb, matrix.fp_mb))})"
     rows.append([f"size, MB{full}", *gap, *map(wording.size, matrix.sizes), ""])
     return grid(head, rows, right_from=1)
+
+
+def _fidelity(own: Sequence[Matrix]) -> str:
+    first = own[0]
+    gap = ["calib. images"] if first.with_calib else []
+    rows = []
+    if not all(math.isnan(matrix.fp_top1) for matrix in own):
+        full = " / ".join(wording.number(matrix.fp_top1) for matrix in own)
+        rows.append(["full precision", *([""] if gap else []), *[full] * len(first.bits)])
+    for row, cells in wording.fidelity_rows(own):
+        texts = [" / ".join(f"**{text}**" if best else text for text, best in cell) for cell in cells]
+        rows.append([row.method, *([str(row.calib)] if gap else []), *texts])
+    return grid(["method", *gap, *first.bits], rows, right_from=1)
 
 
 def _cell(cell: MatrixCell | None) -> str:

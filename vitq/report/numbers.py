@@ -38,14 +38,14 @@ def figures(metrics: Mapping[str, Any]) -> str:
 
 
 def scores(runs: Sequence[tuple[str, float | None]]) -> tuple[str, list[str]]:
-    """Heading and cells of a column of scores, from the name and the value of each run's; '' without a value.
+    """Heading and cells of a column of scores, from the name and the value of each run's, a cell '' without a value.
 
     One name is the heading (`top-1`, or `AP mask`); of several each cell says its own, below `score`.
     """
-    names = {name for name, value in runs if value is not None}
+    names = {name for name, _ in runs if name}
     plain = ["" if value is None else number(value) for _, value in runs]
     if len(names) < 2:
-        return next(iter(names), "top-1"), plain
+        return next(iter(names), "score"), plain
     return "score", [f"{name} {text}" if text else "" for (name, _), text in zip(runs, plain, strict=True)]
 
 

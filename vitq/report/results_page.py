@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from vitq.report import markdown, reproduction, study, wording
-from vitq.report.accuracy_table import bits_order
+from vitq.report.accuracy_table import FIDELITIES, SCORES, bits_order
 from vitq.report.contents import Report
 from vitq.report.provenance import provenance
 from vitq.store.reproductions import read_reproduction
@@ -15,10 +15,7 @@ from vitq.store.studies import read_study
 _HEAD = "<!-- Written by `vitq report {name} --format results`. Do not edit: run the command again. -->"
 _SIGNATURE_HEAD = ("model", "method", "bits", "calib. images", "seed")
 # Figures of the list of signatures, in percent: those that some run has.
-_FIGURES = {
-    "top-1": "top1", "AP box": "ap_box", "AP mask": "ap_mask", "fidelity box": "fidelity_box",
-    "fidelity mask": "fidelity_mask", "feature cosine": "cosine", "k-NN top-1": "knn_top1",
-}  # fmt: skip
+_FIGURES = {name: own for name, (own, _, _) in SCORES.items()} | FIDELITIES
 
 
 def page(report: Report) -> str:

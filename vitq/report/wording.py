@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 
-from vitq.report.accuracy_table import Matrix, MatrixCell, standard_error
+from vitq.report.accuracy_table import Matrix, MatrixCell, Row, standard_error
 from vitq.report.numbers import MINUS as MINUS
 from vitq.report.numbers import number as number
 from vitq.report.numbers import signed
+
+# What fidelity is (vitq.tasks.detection).
+FIDELITY = "AP against the objects that full precision finds with a score of at least 0.5"
 
 
 def accuracy(cell: MatrixCell) -> str:
     """`97.50`, or `97.50 ± 0.12` where several seeds are finished; `failed` or `pending` without a number."""
     if math.isnan(cell.top1):
-        return cell.waiting if not cell.n else "not finite"
+        return cell.waiting if not cell.n else cell.nothing
     return f"{cell.top1:.2f}" + ("" if math.isnan(cell.std) else f" ± {cell.std:.2f}")
 
 
@@ -55,12 +59,33 @@ def caption(matrix: Matrix) -> str:
         f"{matrix.measure[0].upper()}{matrix.measure[1:]} in %; in brackets the change from full precision"
         f"{'' if math.isnan(matrix.fp_top1) else f' ({matrix.fp_top1:.2f} %{published})'} in percent points."
     )
+    return f"{text}{_cells(matrix)} s: mean seconds per run. Size: MB of 10⁶ bytes, scales included."
+
+
+def _cells(matrix: Matrix) -> str:
+    """What spread and bold type of its cells are."""
     seeds = max((cell.n for row in matrix.rows for cell in row.cells if cell), default=0)
-    if seeds > 1:
-        text += f" Mean ± sample standard deviation over up to {seeds} seeds."
-    if len(matrix.rows) > 1:
-        text += " Bold: best of the column."
-    return text + " s: mean seconds per run. Size: MB of 10⁶ bytes, scales included."
+    spread = f" Mean ± sample standard deviation over up to {seeds} seeds." if seeds > 1 else ""
+    return spread + (" Bold: best of the column." if len(matrix.rows) > 1 else "")
+
+
+def fidelity_caption(own: Sequence[Matrix]) -> str:
+    """What the numbers of one detector's fidelity are."""
+    forms = " / ".join(matrix.score.removeprefix("fidelity ") for matrix in own)
+    return f"Fidelity ({forms}) in %: {FIDELITY}.{_cells(own[0])}"
+
+
+def fidelity_rows(own: Sequence[Matrix]) -> list[tuple[Row, list[list[tuple[str, bool]]]]]:
+    """Rows of the table of one detector's fidelity; of each its cells, and of each cell (text, best) for each matrix;
+    one text where no run is finished, none where none was planned."""
+    rows = []
+    for parts in zip(*(matrix.rows for matrix in own), strict=True):
+        cells = []
+        for forms in zip(*(row.cells for row in parts), strict=True):
+            texts = [(accuracy(cell), cell.best) for cell in forms if cell]
+            cells.append(texts if any(cell and cell.n for cell in forms) else texts[:1])
+        rows.append((parts[0], cells))
+    return rows
 
 
 def caution(matrix: Matrix) -> str:

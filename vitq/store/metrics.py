@@ -9,6 +9,11 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 from vitq.store.record import Count, StoredRecord
 
 
+def score_name(task: str) -> str:
+    """Name of the figure that runs of a task are compared by (`Metrics.score`), before they have a result."""
+    return {"features": "feature cosine", "detection": "AP box", "segmentation": "AP mask"}.get(task, "top-1")
+
+
 class Metrics(StoredRecord):
     """Scores on the `n_eval` evaluation images; null where a value was not finite or does not apply.
 

@@ -11,7 +11,7 @@ from vitq.config import RunConfig, signature
 from vitq.config.labels import run_label
 from vitq.errors import ConfigError, Problem, StoreError
 from vitq.store import claim
-from vitq.store.metrics import Metrics
+from vitq.store.metrics import Metrics, score_name
 from vitq.store.result import Result
 from vitq.store.rundir import RunDir
 from vitq.store.status import Status
@@ -41,7 +41,8 @@ class RunState:
     unreadable. stage: where it is, e.g. `reconstruct 120/600 blocks.3`. eta: seconds to the end of that stage, None
     where unknown. attempt: number of the last execution, 0 before the first. error: why there is no result, one line.
     timed_out: because of time limits. job: what the scheduler says of it, where it was asked. score, value: name and
-    value, in percent, of the figure that finished runs are compared by; None where it is no number. top1: accuracy of a
+    value, in percent, of the figure that runs of its task are compared by; '' where its config cannot be read, None
+    before a result and where it is no number. top1: accuracy of a
     finished classifier, percent.
     """
 
@@ -153,7 +154,7 @@ class Run:
         """
         job = self.job.text if self.job else None
         try:
-            label = self.label
+            label, (config, _) = self.label, self._parsed
             status = self._read_status()
             result = self.dir.read_result() if self.dir.is_done() else None
         except StoreError as error:
@@ -165,14 +166,16 @@ class Run:
                 self.signature, label, "done", updated_at=updated_at, attempt=self.attempt, top1=metrics.top1,
                 score=score, value=value,
             )  # fmt: skip
+        name = score_name(config.task) if config else ""
         if status is None:
-            return RunState(self.signature, label, "planned", job=job)
+            return RunState(self.signature, label, "planned", job=job, score=name)
         if status.state == "done":
             lost = f"{self.dir.result_path} is missing or invalid; start the sweep again"
-            return RunState(self.signature, label, "failed", error=lost)
+            return RunState(self.signature, label, "failed", error=lost, score=name)
         return RunState(
             self.signature, label, status.state, _stage(status), _eta(status) if status.state == "running" else None,
             status.updated_at, 0 if status.state == "planned" else status.attempt, status.error, job, status.timed_out,
+            score=name,
         )  # fmt: skip
 
     @cached_property
