@@ -95,6 +95,15 @@ def test_the_budget_is_of_the_whole_study(tuned: TunedEngine) -> None:
     assert len(run(tuning(), trials=6, seconds=100).trials) == 6
 
 
+@pytest.mark.parametrize("seconds", ["0", "-3", "nan", "inf"])
+def test_a_budget_that_allows_no_trial_or_never_ends(tuned: TunedEngine, seconds: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["tune", "qdrop", "tracker=none", "--held-out", "50", "--seconds", seconds])
+    assert ended.value.code == 2
+    assert tuned.executed == []
+    assert not Path("runs").exists()
+
+
 def test_failed_trials_stop_nothing_and_infinite_ones_are_never_the_best(tuned: TunedEngine) -> None:
     def diverge(config: RunConfig) -> float:
         return float("nan") if bowl(config) > 2 else bowl(config)
