@@ -96,6 +96,9 @@ def test_latex_parses(capsys: pytest.CaptureFixture[str], words: list[str]) -> N
         (["qdrob"], "method", "qdrob", "qdrop"),
         (["qdrop", "--model", "vit_bse"], "model", "vit_bse", "vit_base"),
         (["qdrop", "--bits", "w9a9"], "bits", "W9A9", "W4A4"),
+        (["qdrop", "--bits", ""], "bits", "", "W4A4"),
+        (["--model", ""], "model", "", "vit_base"),
+        ([""], "method", "", "qdrop"),
     ],
 )
 def test_bad_names_end_with_2_and_the_valid_ones(words: list[str], key: str, value: str, valid: str) -> None:
