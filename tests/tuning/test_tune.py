@@ -104,6 +104,19 @@ def test_a_budget_that_allows_no_trial_or_never_ends(tuned: TunedEngine, seconds
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize("name", ["", "a/b", "../b", "a b", "b.yaml"])
+def test_a_name_that_no_recipe_can_have(tuned: TunedEngine, name: str) -> None:
+    with refuses(ConfigError, "--as", name):
+        tuning(as_=name)
+    assert not Path("runs").exists()
+
+
+def test_bits_with_exceptions_give_names_without_a_star(tuned: TunedEngine) -> None:
+    one = tuning("bits.first_last=8")
+    assert (one.config.bits.label, one.name) == ("W3A3*", "tune_qdrop_vit_digits_w3a3")
+    assert one.recipe_name == "qdrop_tuned_vit_digits_w3a3"
+
+
 def test_failed_trials_stop_nothing_and_infinite_ones_are_never_the_best(tuned: TunedEngine) -> None:
     def diverge(config: RunConfig) -> float:
         return float("nan") if bowl(config) > 2 else bowl(config)

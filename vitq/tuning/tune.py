@@ -78,7 +78,10 @@ class Tuning:
         own = space.own_options(config)
         for options in space.ends(config.method.tune):
             trials.plan(space.changed(own, options), "")
-        where = f"{primary_name(primary, config)}_{config.bits.label.lower()}"
+        if as_ is not None and (not as_ or as_ != _plain(as_)):
+            text = f"--as {as_!r}: a recipe's name becomes a file name; valid: letters, digits, '_' and '-'"
+            raise ConfigError([Problem(text, "--as", as_)])
+        where = f"{primary_name(primary, config)}_{_plain(config.bits.label.lower())}"
         name = name or f"tune_{_plain(config.method.name)}_{where}"
         plan_of([first], name, "")  # is it a name of a sweep?
         if parallel is None:
