@@ -111,6 +111,19 @@ def test_a_name_that_no_recipe_can_have(tuned: TunedEngine, name: str) -> None:
     assert not Path("runs").exists()
 
 
+def test_a_recipe_of_somebody_else_is_not_overwritten(tuned: TunedEngine, tmp_path: Path) -> None:
+    own = tmp_path / "conf" / "method" / "mine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("name: mine\n")
+    with refuses(VitqError, "--as", "mine"):
+        run(tuning(as_="mine"), trials=2, out=tmp_path / "conf")
+    assert (own.read_text(), tuned.executed) == ("name: mine\n", [])
+    own.unlink()
+    for trials in (2, 3):  # its own it writes again
+        record = run(tuning(as_="mine"), trials=trials, out=tmp_path / "conf")
+        assert (record.recipe, len(record.trials)) == (str(own), trials)
+
+
 def test_bits_with_exceptions_give_names_without_a_star(tuned: TunedEngine) -> None:
     one = tuning("bits.first_last=8")
     assert (one.config.bits.label, one.name) == ("W3A3*", "tune_qdrop_vit_digits_w3a3")
