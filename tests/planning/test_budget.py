@@ -229,8 +229,9 @@ def test_iterations_and_a_budget_contradict(timed: TimedEngine) -> None:
     assert {run.options for run in plan.runs} == {
         "", "paper's", "scaled to 20 s (1700 iterations)", "scaled to 20 s (190 iterations)"
     }  # fmt: skip
-    with refuses(ConfigError, "sweep.budget_seconds", -1):
-        made("sweep.budget_seconds=-1")()
+    for seconds in ("-1", "inf", "nan"):
+        with refuses(ConfigError, "sweep.budget_seconds"):
+            made(f"sweep.budget_seconds={seconds}")()
 
 
 def test_a_pilot_without_a_result(timed: TimedEngine) -> None:

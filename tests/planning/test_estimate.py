@@ -64,6 +64,19 @@ def test_iterations_are_part_of_the_cost() -> None:
     assert "iterations" not in cost.alike
 
 
+def test_what_learning_takes_grows_with_the_iterations(tmp_path: Path) -> None:
+    """A pilot of five iterations says what a thousand cost: 2 s, and 0.2 s for each iteration of both steps."""
+    store, steps = Store(tmp_path / "runs"), {"a": {"do": "reconstruct"}, "b": {"do": "reconstruct", "iterations": 40}}
+    stages = {"steps.a": 1.5, "iterations.a": 0.5, "steps.b": 0.7, "iterations.b": 0.5}
+    pilot = config("ias_vit", 4, method__iterations=5, method__steps=steps)
+    finish(store, pilot, correct(3), timings=Timings(total=3.0, stages=stages))
+    for iterations, seconds in ((1000, 202.0), (5, 3.0), (None, 6.5)):
+        # Without a number, b has its own 40; a's default is not known.
+        cost = History.of(store).estimate(config("ias_vit", 4, method__iterations=iterations, method__steps=steps))
+        assert cost is not None
+        assert cost.seconds == pytest.approx(seconds)
+
+
 def test_a_method_that_only_calibrates_says_nothing_of_one_that_reconstructs() -> None:
     ranges, learns = {"ranges": {"do": "calibrate"}}, {"stage": {"do": "reconstruct"}}
     off = {"stage": {"do": "reconstruct", "enabled": False}}

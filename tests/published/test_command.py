@@ -68,7 +68,9 @@ def test_claims_of_a_method_without_a_cell(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_csv_parses(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = list(csv.DictReader(io.StringIO(run(capsys, "repq_vit", "--task", "detection", "--format", "csv"))))
+    out = run(capsys, "repq_vit", "--task", "detection", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert out.count("\n") == len(rows) + 1, "no empty line behind them"
     assert {row["metric"] for row in rows} == {"ap_box", "ap_mask"}
     (cell,) = [
         row for row in rows if (row["model"], row["bits"], row["metric"]) == ("mask_rcnn_swin_tiny", "W6A6", "ap_box")
@@ -96,6 +98,9 @@ def test_latex_parses(capsys: pytest.CaptureFixture[str], words: list[str]) -> N
         (["qdrob"], "method", "qdrob", "qdrop"),
         (["qdrop", "--model", "vit_bse"], "model", "vit_bse", "vit_base"),
         (["qdrop", "--bits", "w9a9"], "bits", "W9A9", "W4A4"),
+        (["qdrop", "--bits", ""], "bits", "", "W4A4"),
+        (["--model", ""], "model", "", "vit_base"),
+        ([""], "method", "", "qdrop"),
     ],
 )
 def test_bad_names_end_with_2_and_the_valid_ones(words: list[str], key: str, value: str, valid: str) -> None:

@@ -85,6 +85,13 @@ def test_what_no_run_has(sizes: Store, key: str, asked: tuple[str, ...], named: 
         along(sizes, "demo", key, asked)
 
 
+def test_what_is_no_comparison(sizes: Store) -> None:
+    with refuses(VitqError, "--along", "seed"):
+        along(sizes, "demo", "seed")
+    with refuses(VitqError, "--compare", ("16", "16"), ["16", "128"]):
+        along(sizes, "demo", "calib.size", ["16", "16"])
+
+
 def test_a_switch_is_an_axis(make_config: Make, make_sweep: Sweep) -> None:
     def steps(on: bool) -> dict[str, Any]:
         return {"method__steps": {"a": {"do": "calibrate", "enabled": on}, "b": {"do": "calibrate"}}}

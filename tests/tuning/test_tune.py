@@ -95,6 +95,41 @@ def test_the_budget_is_of_the_whole_study(tuned: TunedEngine) -> None:
     assert len(run(tuning(), trials=6, seconds=100).trials) == 6
 
 
+@pytest.mark.parametrize("seconds", ["0", "-3", "nan", "inf"])
+def test_a_budget_that_allows_no_trial_or_never_ends(tuned: TunedEngine, seconds: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["tune", "qdrop", "tracker=none", "--held-out", "50", "--seconds", seconds])
+    assert ended.value.code == 2
+    assert tuned.executed == []
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../b", "a b", "b.yaml"])
+def test_a_name_that_no_recipe_can_have(tuned: TunedEngine, name: str) -> None:
+    with refuses(ConfigError, "--as", name):
+        tuning(as_=name)
+    assert not Path("runs").exists()
+
+
+def test_a_recipe_of_somebody_else_is_not_overwritten(tuned: TunedEngine, tmp_path: Path) -> None:
+    own = tmp_path / "conf" / "method" / "mine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("name: mine\n")
+    with refuses(VitqError, "--as", "mine"):
+        run(tuning(as_="mine"), trials=2, out=tmp_path / "conf")
+    assert (own.read_text(), tuned.executed) == ("name: mine\n", [])
+    own.unlink()
+    for trials in (2, 3):  # its own it writes again
+        record = run(tuning(as_="mine"), trials=trials, out=tmp_path / "conf")
+        assert (record.recipe, len(record.trials)) == (str(own), trials)
+
+
+def test_bits_with_exceptions_give_names_without_a_star(tuned: TunedEngine) -> None:
+    one = tuning("bits.first_last=8")
+    assert (one.config.bits.label, one.name) == ("W3A3*", "tune_qdrop_vit_digits_w3a3")
+    assert one.recipe_name == "qdrop_tuned_vit_digits_w3a3"
+
+
 def test_failed_trials_stop_nothing_and_infinite_ones_are_never_the_best(tuned: TunedEngine) -> None:
     def diverge(config: RunConfig) -> float:
         return float("nan") if bowl(config) > 2 else bowl(config)

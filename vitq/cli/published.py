@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
 
     figures = Figures.load()
     filters = (args.method, args.model, args.bits, args.task)
-    if not any(filters):
+    if filters == (None,) * 4:
         print(render.overview(figures, args.format))
         return 0
     chosen = figures.select(*filters)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import sys
 from contextlib import redirect_stdout
@@ -46,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("method", metavar="METHOD", help="a method of `vitq list methods`")
     parser.add_argument("--trials", type=_positive, metavar="N", help=f"end at N trials (default: {TRIALS})")
-    parser.add_argument("--seconds", type=float, metavar="S", help="ask for no trial once their runs took S seconds")
+    parser.add_argument("--seconds", type=_seconds, metavar="S", help="ask for no trial once their runs took S seconds")
     parser.add_argument(
         "--held-out", type=_positive, metavar="N", default=HELD_OUT, help=f"images held out (default: {HELD_OUT})"
     )
@@ -64,6 +65,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text}; a whole number of at least 1 is needed")
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}; a number of seconds above 0 is needed")
     return number
 
 

@@ -53,7 +53,7 @@ class SweepConfig:
     name: Annotated[str, AfterValidator(_name)]
     description: str = ""
     cost: str = ""
-    budget_seconds: Annotated[float, Field(gt=0)] | None = None
+    budget_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     baseline: str | None = None
     exclude: tuple[dict[str, Any], ...] = ()
     probes: tuple[CellProbes, ...] = ()

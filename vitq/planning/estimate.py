@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, NamedTuple
@@ -28,21 +28,34 @@ _LIKENESS = (
 _SCORING = ("evaluate", "full precision")
 
 
+class Learnt(NamedTuple):
+    """Iterations of a step that learns, and the seconds that they took."""
+
+    step: str
+    iterations: int
+    seconds: float
+
+
 class Past(NamedTuple):
     """A finished run. facts: as from `facts`; seconds, memory_bytes: of all of it; scoring: seconds of what grows with
-    the scored images, of which it had `images`."""
+    the scored images, of which it had `images`; learning: what grows with iterations."""
 
     facts: Mapping[str, Any]
     seconds: float
     memory_bytes: int
     scoring: float = 0.0
     images: int = 0
+    learning: tuple[Learnt, ...] = ()
 
-    def scaled(self, images: int | None) -> float:
-        """Seconds of such a run that scores so many images; None: as many as it had."""
-        if not images or not self.images:
-            return self.seconds
-        return self.seconds + self.scoring * (images / self.images - 1)
+    def scaled(self, config: RunConfig, images: int | None) -> float:
+        """Seconds of such a run with the config's iterations that scores so many images; None: as many as it had."""
+        seconds = self.seconds
+        for learnt in self.learning:
+            wanted = _iterations(config, learnt.step)
+            seconds += learnt.seconds * (wanted / learnt.iterations - 1) if wanted else 0.0
+        if images and self.images:
+            seconds += self.scoring * (images / self.images - 1)
+        return seconds
 
 
 @dataclass(frozen=True)
@@ -78,21 +91,38 @@ class History:
             if result is not None and config is not None and not result.timings.resumed:
                 memory = result.memory.peak_cuda_bytes or result.memory.peak_rss_bytes
                 scoring = sum(result.timings.stages.get(stage, 0.0) for stage in _SCORING)
-                known.append(Past(facts(config), result.timings.total, memory, scoring, result.metrics.n_eval))
+                seconds, images = result.timings.total, result.metrics.n_eval
+                learning = tuple(_learning(config, result.timings.stages))
+                known.append(Past(facts(config), seconds, memory, scoring, images, learning))
         return cls(known)
 
     def estimate(self, config: RunConfig, images: int | None = None) -> Estimate | None:
         """Expected cost of a run, None where no past run of its model does what it does.
 
-        images: that it scores. Where past runs scored others, what they took for one counts.
+        images: that it scores. Where past runs scored others, or had other iterations, what they took for one counts.
         """
         wanted = facts(config)
         for keys in _LIKENESS:
             group = self._groups.get((keys, *(wanted[key] for key in keys)))
             if group:
-                seconds = median(past.scaled(None if "eval" in keys else images) for past in group)
+                seconds = median(past.scaled(config, None if "eval" in keys else images) for past in group)
                 return Estimate(seconds, int(median(past.memory_bytes for past in group)), len(group), keys)
         return None
+
+
+def _learning(config: RunConfig, stages: Mapping[str, float]) -> Iterator[Learnt]:
+    """Of a finished run, as far as its record tells iterations from what prepares them."""
+    for stage, seconds in stages.items():
+        kind, _, step = stage.partition(".")
+        iterations = _iterations(config, step) if kind == "iterations" else None
+        if iterations:
+            yield Learnt(step, iterations, seconds)
+
+
+def _iterations(config: RunConfig, step: str) -> int | None:
+    """That a step has by the config; None where the step's own default holds."""
+    own = config.method.steps.get(step, {}).get("iterations")
+    return config.method.iterations or (own if isinstance(own, int) else None)
 
 
 def facts(config: RunConfig) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class Figures:
         self, method: str | None = None, model: str | None = None, bits: str | None = None, task: str | None = None
     ) -> Figures:
         """The cells that match, and the same sources. Raises VitqError for a name that no source has."""
-        wanted = {"method": method, "model": model, "bits": bits.upper() if bits else None, "task": task}
+        wanted = {"method": method, "model": model, "bits": None if bits is None else bits.upper(), "task": task}
         valid = {
             "method": self.methods,
             "model": [name for name in MODELS if any(cell.model == name for cell in self.cells)],

@@ -22,7 +22,7 @@ FORMATS = ("text", "csv", "latex", "json")
 def figures(chosen: Figures, claims: Sequence[tuple[str, Statement]], form: str) -> str:
     """The chosen cells with their spreads and statements, in one of FORMATS; CSV and LaTeX hold the cells alone."""
     if form == "csv":
-        return _long(chosen.cells).to_csv(index=False)
+        return _csv(_long(chosen.cells))
     if form == "latex":
         return "\n".join(_latex(title, frame) for title, frame in _tables(chosen.cells))
     if form == "json":
@@ -40,7 +40,7 @@ def overview(all_figures: Figures, form: str) -> str:
     widest = all_figures.widest()
     frame = pd.DataFrame([_row(spread) for spread in widest])
     if form == "csv":
-        return frame.to_csv(index=False)
+        return _csv(frame)
     if form == "latex":
         return _latex("Baselines with the widest spread of published top-1, %", frame)
     read = {cell.source for cell in all_figures.cells}
@@ -129,6 +129,11 @@ def _text(frame: pd.DataFrame) -> str:
         else:
             columns[name] = columns.pop(name)  # keeps the order
     return pd.DataFrame(columns).to_string(index=False)
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    """As text whose last line is ended by whoever prints it, like that of all formats."""
+    return frame.to_csv(index=False).rstrip("\n")
 
 
 def _latex(title: str, frame: pd.DataFrame) -> str:

@@ -47,8 +47,12 @@ class Group:
 
 def groups(store: Store, sweeps: str | Sequence[str], key: str) -> list[Group]:
     """The groups of a sweep, or of several, along an axis: a dotted key (`calib.size`, `method.steps.stage1.enabled`),
-    or `method`, `model`, `bits` as a whole. Raises VitqError for a key that no config has, and where no two values
-    meet."""
+    or `method`, `model`, `bits` as a whole. Raises VitqError for a key that no config has, for the seed, and where no
+    two values meet."""
+    if key == "seed":
+        axes = [axis for record in records_of(store, sweeps) for axis in record.axes if axis != key]
+        text = "--along seed: two seeds share no seed to be compared at; seeds are the replicates along any other axis"
+        raise VitqError(f"{text}, here {', '.join(axes) or 'none'}", "--along", key, axes)
     df = table(store, sweeps).set_index("signature")
     known_key = False
     known: dict[str, list[tuple[str, str, int]]] = defaultdict(list)
@@ -86,6 +90,9 @@ def along(store: Store, sweeps: str | Sequence[str], key: str, asked: Sequence[s
     for value in asked:
         if value not in values:
             raise VitqError(unknown(f"value of {key}", value, values, key="--compare"))
+    if len(asked) != len(set(asked)):
+        text = f"--compare {' '.join(asked)}: two different values of {key} are needed; valid: {', '.join(values)}"
+        raise VitqError(text, "--compare", tuple(asked), values)
     predictions = Predictions(store)
     rows = []
     for group in known:

@@ -16,6 +16,11 @@ from vitq.store.studies import StudyRecord
 _ADAPTER: TypeAdapter[MethodConfig] = TypeAdapter(MethodConfig)
 
 
+def may_be_written(path: Path) -> bool:
+    """Whether there is no such file, or one that an earlier `write` made."""
+    return not path.exists() or any(line.startswith("tuned:") for line in path.read_text().splitlines())
+
+
 def write(path: Path, name: str, method: MethodConfig, record: StudyRecord) -> None:
     """Write `method`, the one of the study's best trial, under a name of its own. Raises StoreError."""
     best = record.best

@@ -78,7 +78,10 @@ class Tuning:
         own = space.own_options(config)
         for options in space.ends(config.method.tune):
             trials.plan(space.changed(own, options), "")
-        where = f"{primary_name(primary, config)}_{config.bits.label.lower()}"
+        if as_ is not None and (not as_ or as_ != _plain(as_)):
+            text = f"--as {as_!r}: a recipe's name becomes a file name; valid: letters, digits, '_' and '-'"
+            raise ConfigError([Problem(text, "--as", as_)])
+        where = f"{primary_name(primary, config)}_{_plain(config.bits.label.lower())}"
         name = name or f"tune_{_plain(config.method.name)}_{where}"
         plan_of([first], name, "")  # is it a name of a sweep?
         if parallel is None:
@@ -104,10 +107,14 @@ class Tuning:
 
         show: makes the display of a round of so many runs. out: folder of config groups for the recipe; None: `conf`
         in the store. Trials that a killed process left are finished first; those of a living one are waited for.
-        Raises VitqError where no trial has a KL.
+        Raises VitqError where no trial has a KL, and where the recipe's file is another one.
         """
         from vitq.tuning.study import Study
 
+        path = self._recipe_path(out)
+        if not recipe.may_be_written(path):
+            text = f"{path} is no recipe of vitq tune and would be overwritten; give another name with --as"
+            raise VitqError(text, "--as", self.recipe_name)
         study = Study(
             journal_path(self.store, self.name), identity(self.config), self.config.method.tune, self.own,
             self.config.seed,
@@ -115,7 +122,10 @@ class Tuning:
         with driving(self.store, self.name) as me:
             while batch := self._next(study, budget, me.token):
                 self._round(study, batch, command, show)
-        return self._conclude(study, out)
+        return self._conclude(study, path)
+
+    def _recipe_path(self, out: Path | None) -> Path:
+        return (self.store.root / "conf" if out is None else out) / "method" / f"{self.recipe_name}.yaml"
 
     def _next(self, study: Study, budget: TuningBudget, me: str) -> list[TrialRecord]:
         """The trials of the next round; none when the study has ended."""
@@ -181,14 +191,12 @@ class Tuning:
         write_study(self.store, record)
         return record
 
-    def _conclude(self, study: Study, out: Path | None) -> StudyRecord:
+    def _conclude(self, study: Study, path: Path) -> StudyRecord:
         record = self._record(study)
         best = record.best
         if best is None:
             reasons = "; ".join(dict.fromkeys(self.problems.values())) or "`vitq status` says why"
             raise VitqError(f"no trial of study {self.name} has a KL: {reasons}", "study", self.name)
-        folder = self.store.root / "conf" if out is None else out
-        path = folder / "method" / f"{self.recipe_name}.yaml"
         method = self._planned(best).runs[0].config.method
         recipe.write(path, self.recipe_name, method, record)
         whole = self._record(study, path)
