@@ -19,7 +19,10 @@ class Progress:
         """`units` of the current stage are done; `note` says where it stands, e.g. `blocks.3`."""
 
     def iterating(self) -> AbstractContextManager[None]:
-        """Around the iterations of a step that learns, so that their seconds are known apart from its preparations."""
+        """Around the iterations of a step that learns, so that their seconds are known apart from its preparations.
+
+        The losses are taken to the CPU within it: a device works behind the program until its values are asked for.
+        """
         return nullcontext()
 
     def over(self, items: Iterable[T], name: str, total: int | None = None) -> Iterator[T]:

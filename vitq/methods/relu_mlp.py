@@ -237,5 +237,4 @@ def learn_mlp(
             optimizer.step()
             losses.append(loss)
             work.progress.advance(1, name)
-        # Within the time: a device works behind the program until its values are asked for.
         return torch.stack(losses).cpu()

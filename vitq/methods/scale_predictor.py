@@ -201,7 +201,6 @@ def descend(work: Workspace, predictor: Predictor, step: PredictScales) -> None:
             losses.append(backward(chosen))
             optimizer.step()
             work.progress.advance()
-        # Within the time: a device works behind the program until its values are asked for.
         work.curves.setdefault("predict_scales", []).append(torch.stack(losses).cpu())
     for parameter in learned:
         parameter.requires_grad_(False)

@@ -249,7 +249,6 @@ def learn_segment(step: Reconstruct, work: Workspace, task: SegmentTask) -> Tens
             schedule.step()
             losses.append(loss)
             work.progress.advance(1, segment.name)
-        # Within the time: a device works behind the program until its values are asked for.
         return torch.stack(losses).cpu()
 
 
