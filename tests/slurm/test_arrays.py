@@ -74,7 +74,7 @@ def test_the_time_limit(cluster: Cluster, engine: FakeEngine, repo: Path, tmp_pa
     """The job is warned, stops its run and queues itself again; the second attempt ends."""
     mark = tmp_path / "warned"
     first = f"time.sleep(0 if os.path.exists({str(mark)!r}) else open({str(mark)!r}, 'w').write('x') and 600)"
-    planned = make(repo, tmp_path, "bits=w4a4", fail=first, time=1, warning=55)
+    planned = make(repo, tmp_path, "bits=w4a4", fail=first, time=1, warning=10)
     with launched(planned) as out:
         until(
             lambda: "PENDING" in {e.state for e in commands.elements() if e.reason == "BeginTime"}, "it is queued again"
