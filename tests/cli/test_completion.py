@@ -22,7 +22,7 @@ from vitq.store import Store
         ("vitq sw", ["sweep"]),
         ("vitq sweep de", ["demo"]),
         ("vitq run method=repq", ["method=repq_vit"]),
-        ("vitq run -m bits=w8a8,w4a", ["bits=w8a8,w4a4", "bits=w8a8,w4a8"]),
+        ("vitq run -m bits=w8a8,w4a", ["bits=w8a8,w4a3", "bits=w8a8,w4a4", "bits=w8a8,w4a8"]),
         ("vitq run calib.s", ["calib.size="]),
         ("vitq run me", ["method="]),
         ("vitq run --dry", ["--dry-run"]),

@@ -95,7 +95,7 @@ def test_cells_do_not_share_state() -> None:
 
 def test_hydras_sweep_grammar() -> None:
     assert [c.raw["seed"] for c in cells("seed=choice(3,1)", multirun=True)] == [3, 1]
-    assert [c.choices["bits"] for c in cells("bits=glob(w4*)", multirun=True)] == ["w4a4", "w4a8"]
+    assert [c.choices["bits"] for c in cells("bits=glob(w4*)", multirun=True)] == ["w4a3", "w4a4", "w4a8"]
 
 
 def test_fast_path_equals_plain_hydra() -> None:
