@@ -94,7 +94,7 @@ STEPS: dict[str, dict[str, Values]] = {
         "ranges": STREAMED | {"images": 32},
         "weights": ROLS["weights"] | {"images": 32},
         "distill": {"do": "distill", "lr": 1e-5, "lr_bias": 3e-4, "lr_scales": 3e-3, "features": 1.0, "logits": 1.0}
-        | {"learn": ("weights", "bias", "activation_scales", "weight_scales"), "views": "fixed", "hold_out": 0.125},
+        | {"learn": ("weights", "bias", "activation_scales", "weight_scales"), "views": "fixed", "hold_out": 0.25},
     },
     "adaround": {
         "weights": WEIGHTS,
