@@ -62,11 +62,12 @@ class ChannelAffine(Step):
         """a − 1 and b of one layer, (channels,) float64."""
         layer, target = quantized.module(name), exact.module(name)
         channel = 1 if isinstance(layer, QuantConv2d) else -1
+        moved = work.moved.get(name, torch.zeros((), device=work.device)).float()
         fit, held = Sums(), Sums()
         left, learned = len(work.calib), len(work.calib) - round(self.hold_out * len(work.calib))
         for x_quantized, x_exact in zip(quantized.arriving(name), exact.arriving(name), strict=True):
             given = layer(x_quantized).movedim(channel, -1)
-            error = target(x_exact).movedim(channel, -1) - given
+            error = target(x_exact).movedim(channel, -1) + moved - given
             # Windows of one image lie side by side, so that an image is a run of rows.
             images = min(work.config.calib.batch_size, left)
             split = min(max(learned, 0), images) * (len(given) // images)
