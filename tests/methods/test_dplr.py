@@ -78,6 +78,7 @@ def test_learned_with_drop_and_soft_roundings_it_is_measured_without_drop(worksp
     [
         ({"loss": "dplr", "loss_options": {"rnak": 2}}, "loss_options.rnak", "rank"),
         ({"loss": "dplr", "loss_options": {"rank": 0}}, "loss_options.rank", None),
+        ({"loss": "dplr", "loss_options": {"low_rank": 0, "diagonal": 0}}, "loss_options.low_rank", None),
         ({"loss": "mse", "loss_options": {"rank": 2}}, "loss_options", "dplr"),
         ({"loss": "dlpr"}, "loss", "dplr"),
     ],

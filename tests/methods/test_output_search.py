@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from tests.job.test_detectors import Detectors
 from tests.methods.products import CALIBRATE, in_block, method, product_of
 from tests.tiny import run, tiny
 from vitq.config import RunConfig
+from vitq.engine.recipe import equipped
 from vitq.methods.adalog import AdaLogQuantizer
 from vitq.methods.output_search import OutputSearch, _arriving, _error, search_site
 from vitq.quant.layers import QuantLinear, QuantMatmul
 from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps import Workspace
+from vitq.steps.step import Network, parse_step
 
 GRANULARITIES = ["tensor", "head", "token", "head_token", "head_channel"]
 KINDS = ["probs", "value", "query", "key", "post_norm", "attn_out", "post_gelu"]
@@ -211,6 +214,7 @@ def test_problems_are_found_in_the_plan() -> None:
     assert found(kinds=("probs",)) == [("", "sulq")]
     assert ("kinds", "weight") in found(kinds=("weight",))
     assert found(kinds=("value",), gelu_codes="search") == [("gelu_codes", "search")]
+    assert found(kinds=()) == [("kinds", ())]
     assert found(kinds=("value",), images=0, rounds=-1) == [("images", 0), ("rounds", -1)]
 
 
@@ -221,6 +225,38 @@ def test_channel_wise_sites_are_refused(workspace: Callable[..., Workspace]) -> 
     run(work, CALIBRATE)
     with refuses(ValueError, key="granularity", value="channel", valid=GRANULARITIES):
         run(work, {"do": "output_search", "kinds": ["post_norm"]})
+
+
+@pytest.mark.parametrize(
+    ("kind", "granularity", "folded", "wrong"),
+    [
+        ("post_norm", "channel", True, False),
+        ("post_norm", "channel", False, True),
+        ("post_norm", "token", False, False),
+        ("value", "head_channel", False, False),
+        ("value", "token", False, True),
+        ("key", "head_channel", False, True),
+        ("probs", "head_token", False, False),
+    ],
+)
+def test_what_it_cannot_search_is_known_before_anything_starts(
+    workspace: Callable[..., Workspace], kind: str, granularity: str, folded: bool, wrong: bool
+) -> None:
+    """As it is when the step runs."""
+    steps: dict[str, Any] = {"ranges": {"do": "calibrate"}, "fold": {"do": "reparameterize", "enabled": folded}}
+    steps["search"] = {"do": "output_search", "kinds": [kind], "rounds": 0}
+    uniform = {"quantizer": "uniform", "granularity": granularity}
+    recipe = {**method({"quantizer": "uniform"}), "steps": steps}
+    recipe["kinds"][kind] = uniform
+    work = workspace(tiny("vit"), recipe, activation=4)
+    network = Network(work.config, lambda: equipped(work.config, tiny("vit")))
+    step, problems = parse_step("search", steps["search"])
+    assert isinstance(step, OutputSearch), problems
+    found = [(problem.key, problem.value) for problem in step.check_network(network)]
+    assert found == ([("granularity", granularity)] if wrong else [])
+    run(work, *[raw for raw in list(steps.values())[:-1] if raw.get("enabled", True)])
+    with refuses(ValueError, key="granularity", value=granularity) if wrong else nullcontext():
+        run(work, steps["search"])
 
 
 @torch.no_grad()

@@ -91,6 +91,19 @@ def test_steps_that_compare_layers_do_not_follow_it() -> None:
     assert step.check_order([], []) == []
 
 
+@pytest.mark.parametrize(
+    ("do", "wrong"), [("rotate", False), ("centre", False), ("calibrate", True), ("reparameterize", True)]
+)
+def test_nothing_is_folded_or_fitted_before_it(do: str, wrong: bool) -> None:
+    """Behind a fold its MLPs would learn on inputs that they never read."""
+    step, _ = parse_step("mlp", {"do": "relu_mlp"})
+    before, problems = parse_step("before", {"do": do})
+    assert step is not None
+    assert before is not None, problems
+    found = [problem.value for problem in step.check_order([before], [])]
+    assert set(found) == ({"before"} if wrong else set())
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 def test_images_of_several_sizes_learn_one_at_a_time(tmp_path: Path, weighted: bool) -> None:
     """A detector's first loss against numpy's mean of the images' means, each image with its own weights."""

@@ -112,3 +112,18 @@ def test_a_step_that_does_nothing_is_refused(workspace: Make) -> None:
     assert problem.key == "keys"
     (problem,) = Centre(do="centre", images=0).check(work.config)
     assert problem.key == "images"
+
+
+@pytest.mark.parametrize("step", [{"do": "bias_correction"}, {"do": "channel_affine", "hold_out": 0.0}])
+def test_what_was_taken_out_is_no_error_to_correct(workspace: Make, step: dict[str, Any]) -> None:
+    """Steps behind it compare layers with those of full precision, whose keys and values have their means."""
+    method = {"kinds": {"weight": {"granularity": "channel"}, "default": {}}}
+    work = workspace(tiny("vit"), method, weight=8, activation=8)
+    before = means(work)
+    run(work, CENTRE, {"do": "calibrate"}, step)
+    for name, (key, value) in means(work).items():
+        assert key < 0.1 * before[name][0]
+        assert value < 0.1 * before[name][1]
+    with torch.no_grad():
+        wanted, given = work.teach(images(work)), work.model(images(work))
+    assert (given - wanted).norm() < 0.1 * wanted.norm()

@@ -114,3 +114,12 @@ def test_one_scale_for_all_channels_cannot_hold_it(workspace: Make) -> None:
     (problem,) = step.check(work.config)
     assert isinstance(problem, Problem)
     assert is_about(problem, key="", value="tensor", valid=["channel", "group:N"])
+
+
+def test_a_share_that_leaves_no_image_to_fit_is_refused(workspace: Make) -> None:
+    work = workspace(tiny("vit"), UNIFORM, images=16)
+    step, problems = parse_step("affine", {"do": "channel_affine", "hold_out": 0.99})
+    assert step is not None, problems
+    (problem,) = step.check(work.config)
+    assert isinstance(problem, Problem)
+    assert is_about(problem, key="hold_out", value=0.99, valid=[])

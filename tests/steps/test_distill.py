@@ -193,9 +193,39 @@ def test_crops_are_parts_of_their_images() -> None:
     assert float(area.max()) > 0.9
 
 
-@pytest.mark.parametrize(("options", "key"), [({"learn": []}, "learn"), ({"features": 0.0, "logits": 0.0}, "features")])
-def test_options_that_say_nothing_are_refused(workspace: Make, options: dict[str, Any], key: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "images", "key"),
+    [
+        ({"learn": []}, 16, "learn"),
+        ({"features": 0.0, "logits": 0.0}, 16, "features"),
+        ({"hold_out": 0.99}, 16, "hold_out"),
+        ({}, 1, "features"),
+    ],
+)
+def test_options_that_say_nothing_are_refused(workspace: Make, options: dict[str, Any], images: int, key: str) -> None:
     step, problems = parse_step("distill", {**STEP, **options})
     assert isinstance(step, Distill), problems
-    (problem,) = step.check(workspace_of(workspace).config)
+    (problem,) = step.check(workspace_of(workspace, count=images).config)
     assert is_about(problem, key=key)
+
+
+@pytest.mark.parametrize(
+    ("options", "images", "said"),
+    [({"hold_out": 0.125}, 3, True), ({"hold_out": 0.0}, 3, False), ({"hold_out": 0.125}, 4 * 2, False)],
+)
+def test_it_is_said_that_nobody_judges(
+    workspace: Make, options: dict[str, Any], images: int, said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "vitq.steps"):
+        run(workspace_of(workspace, count=images), {**STEP, **options, "iterations": 20, "lr_scales": 1e-2})
+    assert bool(caplog.records) is said
+
+
+def test_it_is_said_that_nothing_can_learn(workspace: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """Scales of weights that are not quantized."""
+    work = workspace(tiny("vit"), METHOD, images=4, activation=3)
+    run(work, {"do": "calibrate", "sites": "activations"})
+    with caplog.at_level(logging.WARNING, "vitq.steps"):
+        run(work, {**STEP, "learn": ["weight_scales"]})
+    (record,) = caplog.records
+    assert "weight_scales" in record.getMessage()

@@ -221,6 +221,21 @@ def test_a_width_without_a_hadamard_matrix_takes_a_random_one() -> None:
     assert not Rotate(do="rotate", matrix="random").check_network(network)
 
 
+@pytest.mark.parametrize(("width", "heads", "off"), [(92, 23, ["stream"]), (36, 2, ["heads_qk", "heads_vo"])])
+@torch.no_grad()
+def test_a_part_that_is_switched_off_needs_no_matrix(
+    workspace: Callable[..., Workspace], width: int, heads: int, off: list[str]
+) -> None:
+    model = variant("vit_tiny_patch16_224", {**SMALL, "embed_dim": width, "num_heads": heads})
+    work = workspace(model, UNIFORM)
+    x = calibration_images(work)
+    expected, before = work.model(x), copy.deepcopy(work.model.model)
+    run(work, {**ROTATE, **dict.fromkeys(off, False)})
+    assert (work.model(x) - expected).abs().max() < 1e-4
+    name = "blocks.0.attn.qkv" if off == ["stream"] else "blocks.0.mlp.fc1"
+    assert not torch.equal(part(before, name).weight, part(work.model.model, name).weight)
+
+
 def test_it_must_come_first() -> None:
     calibrate = {"do": "calibrate"}
     for steps, wrong in (

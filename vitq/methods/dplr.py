@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vitq.config import RunConfig
+from vitq.errors import Problem, bad
 from vitq.steps.reconstruction import object_curvature as objects
 from vitq.steps.reconstruction.curvature import moments
 from vitq.steps.reconstruction.objective import Measure, Objective, register_objective
@@ -39,6 +41,12 @@ class Dplr(Objective):
     low_rank: NotNegative = 1.0
     diagonal: NotNegative = 1.0
     temperature: Positive = 20.0
+
+    def check(self, config: RunConfig) -> list[Problem]:
+        if self.low_rank or self.diagonal:
+            return []
+        why = "one of low_rank and diagonal is above 0, else nothing is compared"
+        return [bad("loss_options.low_rank", self.low_rank, why)]
 
     def of(self, work: Workspace, task: SegmentTask) -> Measure:
         return _LowRank(self, work, task)

@@ -19,7 +19,7 @@ from vitq.quant.quantizer import Quantizer, may_be
 from vitq.quant.site import Site
 from vitq.quant.uniform import UniformQuantizer
 from vitq.steps.layer_walk import NetworkWalk, ReachedError, quantized_walk
-from vitq.steps.step import Step, Workspace, register_step
+from vitq.steps.step import Network, Step, Workspace, enabled_steps, register_step
 
 SEARCHED = tuple(kind for kind in KINDS if kind not in ("weight", "patch"))
 _QUANTIZERS = ("uniform", "log2", "log_sqrt2", "adalog")
@@ -63,6 +63,8 @@ class OutputSearch(Step):
     def check(self, config: RunConfig) -> list[Problem]:
         what = "kind of an activation in a product"
         problems = [unknown(what, kind, SEARCHED, key="kinds") for kind in self.kinds if kind not in SEARCHED]
+        if not self.kinds:
+            problems.append(Problem("kinds names one at least; leave the step out, or enabled=false", "kinds", ()))
         if self.images is not None and self.images < 1:
             problems.append(bad("images", self.images, "at least 1, or null for the whole calibration set"))
         if self.rounds < 0:
@@ -76,6 +78,18 @@ class OutputSearch(Step):
                 text = f"kinds.{kind}.quantizer={wanted.quantizer}; searched are {', '.join(_QUANTIZERS)}"
                 problems.append(Problem(text, value=wanted.quantizer, valid=_QUANTIZERS))
         return problems
+
+    def check_network(self, network: Network) -> list[Problem]:
+        """Kinds with a site whose groups mix in its product, with the first such site."""
+        sites = {site.name: site for site in network.fitted(self) if site.kind in self.kinds}
+        if any(step.do == "reparameterize" for step in enabled_steps(network.config, self)):
+            folded = {f"{name}.input" for link in network.model.structure.links for name in link.consumers}
+            sites = {name: site for name, site in sites.items() if name not in folded}
+        mixed: dict[str, Problem] = {}
+        for site in sites.values():
+            if site.quantizer is not None and site.quantizer.granularity not in _apart(site.kind):
+                mixed.setdefault(site.kind, _mixed(site.name, site.quantizer.granularity))
+        return list(mixed.values())
 
     def run(self, work: Workspace) -> None:
         walk = quantized_walk(work, self.images)
@@ -164,13 +178,8 @@ def search_site(
     x, error = pieces[0]
     apart = error(x).shape
     if any(size not in (1, apart[dim]) for dim, size in enumerate(quantizer.layout.params)):
-        text = (
-            f"output_search: {site.name} has granularity {granularity}, whose groups mix in its product; searched "
-            "are scales of the tensor, of heads, of tokens, and of the channels of value: reparameterize first, or "
-            "leave its kind out of kinds"
-        )
-        valid = ["tensor", "head", "token", "head_token", "head_channel"]
-        raise ValueError(Problem(text, "granularity", granularity, valid))
+        problem = _mixed(site.name, granularity)
+        raise ValueError(problem.reworded(f"output_search: {problem}"))
 
     seen = torch.cat([quantizer.layout.rows(x) for x, _ in pieces], dim=1)
 
@@ -193,6 +202,20 @@ def search_site(
         logarithm = gelu_logarithm(quantizer, seen)
         if logarithm is not None and bool((best_of(logarithm).error < best.error).all()):
             site.quantizer = logarithm
+
+
+def _apart(kind: str) -> tuple[str, ...]:
+    """Granularities whose groups a product keeps apart."""
+    return ("tensor", "head", *(("channel", "head_channel") if kind == "value" else ("token", "head_token")))
+
+
+def _mixed(site: str, granularity: str) -> Problem:
+    text = (
+        f"{site} has granularity {granularity}, whose groups mix in its product; searched are scales of the tensor, of "
+        "heads, of tokens, and of the channels of value: reparameterize first, or leave its kind out of kinds"
+    )
+    valid = ["tensor", "head", "token", "head_token", "head_channel"]
+    return Problem(text, "granularity", granularity, valid)
 
 
 def gelu_logarithm(quantizer: Quantizer, rows: Tensor) -> AdaLogQuantizer | None:

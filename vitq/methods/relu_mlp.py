@@ -25,6 +25,8 @@ from vitq.steps.stream import ImageStream, Stream, TensorStream, taught
 from vitq.steps.value_stream import ValueStream
 from vitq.steps.waiting import Waiting
 
+# Steps that change weights and leave MLPs the inputs that they have in the full-precision network.
+_SAME_INPUTS = ("rotate", "centre")
 # What an MLP reads or gives, for all images.
 Seen = TensorStream | ValueStream
 
@@ -78,6 +80,13 @@ class ReluMlp(Step):
 
     def check_order(self, before: Sequence[Step], behind: Sequence[Step]) -> list[Problem]:
         problems = super().check_order(before, behind)
+        early = [step for step in before if step.fits() or (step.changes_weights and step.do not in _SAME_INPUTS)]
+        if early:
+            text = (
+                f"learns on what MLPs of the full-precision network read; {early[0].name} before it folds it, or fits "
+                "ranges to it: move it behind"
+            )
+            problems.append(Problem(text, value=early[0].name))
         for step in behind:
             if step.do in ("bias_correction", "channel_affine"):
                 text = (

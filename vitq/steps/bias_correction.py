@@ -26,6 +26,7 @@ class BiasCorrection(Step):
         left is corrected too. `quantized`: each segment of it reads what the quantized network's segment reads, so that
         only the error made inside the segment is.
 
+    What `centre` took out of a layer's output stays out of it.
     A detector's heads are left as they are: which boxes reach them depends on what is quantized.
     """
 
@@ -42,7 +43,7 @@ class BiasCorrection(Step):
                 continue
             if self.input == "quantized":
                 exact.inputs = quantized.inputs
-            add_bias(layer, -mean_error(quantized, exact, name))
+            add_bias(layer, work.moved.get(name, 0) - mean_error(quantized, exact, name))
 
 
 @torch.no_grad()

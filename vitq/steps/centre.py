@@ -64,7 +64,9 @@ class Centre(Step):
             projection, keys, values = chosen[name]
             _, key, value = mean_output(walk, name).chunk(3)
             key, value = key * keys, value * values
-            add_bias(layer, -torch.cat([torch.zeros_like(key), key, value]))
+            shift = -torch.cat([torch.zeros_like(key), key, value])
+            add_bias(layer, shift)
+            work.moved[name] = work.moved.get(name, 0) + shift
             proj = work.model.layer(projection)
             add_bias(proj, proj.weight.double() @ value)
 

@@ -12,6 +12,7 @@ from vitq.config import RunConfig
 from vitq.errors import Problem
 from vitq.quant.layers import QuantConv2d
 from vitq.quant.uniform import UniformQuantizer
+from vitq.steps.hold_out import learned_from, none_left, warn_unjudged
 from vitq.steps.layer_walk import Layer, NetworkWalk, layers, quantized_walk, teacher_walk
 from vitq.steps.step import NotNegative, Step, Workspace, register_step
 from vitq.steps.weight_grid import add_bias, needs_uniform_weights, put_weight
@@ -47,10 +48,11 @@ class ChannelAffine(Step):
         if weight is not None and weight.granularity == "tensor":
             text = "one scale for the whole weight cannot hold a factor for each channel; valid: channel, group:N"
             problems.append(Problem(text, value="tensor", valid=["channel", "group:N"]))
-        return problems
+        return problems + none_left(config, self.hold_out)
 
     def run(self, work: Workspace) -> None:
         quantized, exact = quantized_walk(work), teacher_walk(work)
+        warn_unjudged(self.name, len(work.calib), self.hold_out)
         for name, layer in layers(work, [quantized, exact], "channel_affine"):
             if self.input == "quantized":
                 exact.inputs = quantized.inputs
@@ -62,11 +64,12 @@ class ChannelAffine(Step):
         """a − 1 and b of one layer, (channels,) float64."""
         layer, target = quantized.module(name), exact.module(name)
         channel = 1 if isinstance(layer, QuantConv2d) else -1
+        moved = work.moved.get(name, torch.zeros((), device=work.device)).float()
         fit, held = Sums(), Sums()
-        left, learned = len(work.calib), len(work.calib) - round(self.hold_out * len(work.calib))
+        left, learned = len(work.calib), learned_from(len(work.calib), self.hold_out)
         for x_quantized, x_exact in zip(quantized.arriving(name), exact.arriving(name), strict=True):
             given = layer(x_quantized).movedim(channel, -1)
-            error = target(x_exact).movedim(channel, -1) - given
+            error = target(x_exact).movedim(channel, -1) + moved - given
             # Windows of one image lie side by side, so that an image is a run of rows.
             images = min(work.config.calib.batch_size, left)
             split = min(max(learned, 0), images) * (len(given) // images)

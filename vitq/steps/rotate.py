@@ -102,12 +102,15 @@ class Rotate(Step):
         edits = [Edit(model) for model in targets]
         generator = torch.Generator().manual_seed(work.config.seed + self.seed)
         for stream in work.progress.over(rotatable.streams, "rotate", len(rotatable.streams)):
-            if stream.fixed:
+            if stream.fixed or not (self.stream or self._known(stream.width)):
                 continue
             matrix = mean_preserving(stream.width, generator, self.matrix)
             for edit in edits if self.stream else []:
                 rotate_stream(edit, stream, matrix)
         for head in rotatable.heads:
+            turned = (self.heads_qk and not head.fixed_qk) or (self.heads_vo and not head.fixed_vo)
+            if not (turned or self._known(head.size)):
+                continue
             qk, vo = (
                 torch.stack([orthogonal(head.size, generator, self.matrix) for _ in range(head.heads)])
                 for _ in range(2)
@@ -123,6 +126,10 @@ class Rotate(Step):
             edit.write()
         parts = (bool(self.stream), bool(self.heads_qk), bool(self.heads_vo))
         work.coordinates += ((*parts, self.matrix, work.config.seed + self.seed),)
+
+    def _known(self, size: int) -> bool:
+        """Whether there is a matrix of this size, which is drawn for parts that are switched off too."""
+        return self.matrix == "random" or hadamard(size) is not None
 
 
 def _nowhere(structure: Structure, parts: list[tuple[str, int]]) -> str:

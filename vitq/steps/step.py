@@ -76,6 +76,8 @@ class Workspace:
         self.checkpoint, self.memory, self._teacher = checkpoint, memory, teacher
         # What turned the channels of the teacher's activations since it was loaded (step `rotate`).
         self.coordinates: tuple[Hashable, ...] = ()
+        # What was added to outputs of layers, (O,) float64 by name, and is made good behind them (step `centre`).
+        self.moved: dict[str, Tensor] = {}
         # Derivatives of the full-precision network that a later step may want too (curvature.py).
         self.derivatives: dict[Hashable, Tensor] = {}
         self.curves: dict[str, list[Tensor]] = {}

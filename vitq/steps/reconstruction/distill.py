@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from vitq.config import RunConfig
 from vitq.errors import Problem, bad
+from vitq.steps.hold_out import learned_from, none_left, warn_unjudged
 from vitq.steps.reconstruction.compiled import begin, forward_of, pays
 from vitq.steps.reconstruction.learn import Learnt
 from vitq.steps.reconstruction.loss import divergence
@@ -92,7 +93,10 @@ class Distill(Step):
         if config.finds_objects and self.temperature != 1:
             why = "of detectors the divergence is taken as it is; set it to 1"
             problems.append(bad("temperature", self.temperature, why, [1]))
-        return problems
+        if self.features and not config.finds_objects and config.calib.size < 2:
+            why = "the error of features is relative to their variance over images, and one image has none; set it to 0"
+            problems.append(bad("features", self.features, why, [0]))
+        return problems + none_left(config, self.hold_out)
 
     def count(self, config: RunConfig) -> int:
         """Iterations."""
@@ -105,13 +109,17 @@ class Distill(Step):
         sites = [site for site in work.model.quantized() if site.quantizer is not None and site.quantizer.fitted]
         work.model.switch(sites, on=True)
         targets = ImageTargets(work) if work.teacher.comparison is None else ObjectTargets(work)
-        learned = len(work.calib) - round(self.hold_out * len(work.calib))
+        learned = learned_from(len(work.calib), self.hold_out)
         held = torch.arange(learned, len(work.calib))
         before = targets.divergence(held)
         with Learnt(work.model, None, sites, self.learn, relative=True) as learnt:
             if learnt.empty:
+                LOG.warning(
+                    "%s: the network has no %s to learn; nothing is changed", self.name, " and no ".join(self.learn)
+                )
                 work.progress.advance(iterations, "nothing to learn")
                 return
+            warn_unjudged(self.name, len(work.calib), self.hold_out)
             kept = [tensor.detach().clone() for tensor in learnt.tensors()]
             with work.progress.iterating():
                 losses = self._learn(work, learnt, targets, learned)
