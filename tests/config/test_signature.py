@@ -153,6 +153,7 @@ def test_later_keys_are_stored_where_they_are_used(section: str, kind: type) -> 
         "long_side": 1333,
         "scope": "backbone",
         "rates": "sqrt",
+        "suited_rates": "paper",
         "ids": [5, 3],
     }
     used["tune"] = {"steps.a.x": {"low": 1, "high": 2, "log": False, "choices": None}}
@@ -176,3 +177,12 @@ def test_later_keys_are_stored_where_they_are_used(section: str, kind: type) -> 
         assert config.to_dict()[section][key] == used[key]
         assert RunConfig.parse(config.to_dict()) == (config, [])
         assert RunConfig.parse(merged(plain.to_dict(), {section: {key: default}})) == (plain, [])
+
+
+def test_a_tuned_recipe_has_the_rates_that_were_tuned() -> None:
+    tuned = {"study": "s", "method": "m", "trials": 1, "seconds": 1.0, "held_out": 9, "kl": 0.1, "kl_before": None}
+    method = {"suited_rates": "sqrt", "rates": "suited", "iterations": 5}
+    plain, chosen = (RunConfig.parse(merged(RAW, {"method": method | more}))[0] for more in ({}, {"tuned": tuned}))
+    assert plain is not None
+    assert chosen is not None
+    assert (plain.method.rates, chosen.method.rates) == ("sqrt", "paper")

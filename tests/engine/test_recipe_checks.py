@@ -22,6 +22,12 @@ def test_rates_that_follow_nothing_are_refused(iterations: int | None, refused: 
     assert [is_about(problem, "method.rates", "sqrt", ["paper"]) for problem in problems] == [True] * refused
 
 
+def test_suited_rates_of_a_recipe_that_has_no_rule_are_refused() -> None:
+    recipe = {"kinds": {"default": {}}, "steps": {"learn": {"do": "reconstruct"}}, "rates": "suited", "iterations": 5}
+    assert any(is_about(one, "method.rates", "suited", ["paper", "sqrt", "linear"]) for one in recipe_problems(recipe))
+    assert not any("method.rates" in problem_fields(one) for one in recipe_problems(recipe | {"suited_rates": "sqrt"}))
+
+
 @pytest.mark.parametrize("more", [{"keep_model": True}, {"tracker": {"log_model": True}}])
 def test_a_model_that_cannot_be_kept_is_refused_before_it_is_computed(more: dict[str, Any]) -> None:
     steps = {"all": {"do": "calibrate"}, "predict": {"do": "predict_scales"}}

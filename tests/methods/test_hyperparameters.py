@@ -64,3 +64,10 @@ def test_kinds_have_the_quantizers_of_their_source(method: str) -> None:
 def test_what_recipes_leave_to_the_quantizers(name: str) -> None:
     options = QUANTIZERS[name].options
     assert {key: options[key] for key in DEFAULTS[name]} == DEFAULTS[name]
+
+
+def test_recipes_that_learn_say_which_rates_suit_few_iterations() -> None:
+    learning = {"reconstruct", "distill", "relu_mlp"}
+    shipped = [recipe(path.stem) for path in sorted((ROOT / "conf" / "method").glob("*.yaml"))]
+    learns = [not learning.isdisjoint(raw["do"] for raw in one.steps.values()) for one in shipped]
+    assert [one.suited_rates is not None for one in shipped] == learns

@@ -100,6 +100,19 @@ def test_pilots_come_first_and_every_method_gets_what_the_budget_allows(timed: T
     assert all(run.done for run in again.runs)
 
 
+def test_rates_follow_the_iterations_of_the_budget(timed: TimedEngine) -> None:
+    """What an iteration costs is known from the pilots of any rates."""
+    known = pilots_first(made("sweep.budget_seconds=20", "bits=w4a4", "seed=0"), show)
+    make = made("sweep.budget_seconds=20", "bits=w4a4", "seed=0", "method.rates=suited")
+    assert make().pilots == ()
+    methods = {run.config.method.name: run.config.method for run in make().runs}
+    assert [(name, one.iterations, one.rates) for name, one in methods.items()] == [
+        ("fp32", None, "paper"), ("minmax", None, "paper"), ("ias_vit", 1700, "sqrt"), ("qdrop", 190, "sqrt")
+    ]  # fmt: skip
+    assert {run.signature for run in make().runs} != {run.signature for run in known.runs}
+    assert make().runs[-1].options.startswith("scaled to 20 s (190 iterations, rates=sqrt)")
+
+
 def test_what_comes_before_the_iterations_does_not_grow_with_them(
     timed: TimedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,7 +195,7 @@ def test_the_shipped_fair_table(timed: TimedEngine, monkeypatch: pytest.MonkeyPa
         name: {int(589.67 / each)} for name, each in cost.items()
     }
     assert {run.options for run in plan.runs if run.config.method.name == "ias_vit"} == {
-        "scaled to 600 s (1179 iterations)"
+        "scaled to 600 s (1179 iterations, rates=sqrt)"
     }
 
 

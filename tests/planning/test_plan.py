@@ -62,6 +62,16 @@ def test_rates_are_no_part_of_a_recipe_that_learns_nothing(engine: FakeEngine) -
     assert found == [("minmax", "paper"), ("ias_vit", "paper"), ("ias_vit", "sqrt")]
 
 
+def test_each_recipe_has_the_rates_that_suit_it(engine: FakeEngine) -> None:
+    """What is recorded is the rule, so a run is the same one whether it is asked for by name or as what suits."""
+    methods = "method=minmax,qdrop,adalog_reconstruct"
+    suited, named = (make(methods, "method.iterations=5", f"method.rates={word}") for word in ("suited", "paper,sqrt"))
+    rules = {run.config.method.name: run.config.method.rates for run in suited.runs}
+    assert rules == {"minmax": "paper", "qdrop": "sqrt", "adalog_reconstruct": "paper"}
+    assert {run.signature for run in suited.runs} < {run.signature for run in named.runs}
+    assert suited.warnings == ()
+
+
 def test_iterations_are_no_part_of_a_recipe_that_has_none(engine: FakeEngine) -> None:
     methods = "method=fp32,minmax,gptq,ias_vit,scale_predictor"
     planned = make(methods, "method.iterations=3,4,null")

@@ -6,7 +6,7 @@ import re
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 
 from vitq.config.base import RULES
@@ -65,10 +65,12 @@ class MethodConfig:
     source: where the recipe comes from. Volatile.
     iterations: overrides the iterations of every reconstructing step. The plan takes it away from a recipe without such
         a step, which is one run whatever a sweep asks of others.
-    rates: learning rates of these steps at another number of iterations than the recipe's. `paper`: as they stand
-        there; `sqrt`, `linear`: times (recipe's / `iterations`) to the power of ½ or 1.
     tune: options that `vitq tune` may choose, as dotted keys below `method`, and where: `{steps.learn.lr: {low: 1.0e-5,
         high: 1.0e-3, log: true}}`. tuned: of a recipe that `vitq tune` wrote. Both are volatile.
+    suited_rates: which of `paper`, `sqrt` and `linear` serves this recipe where it has few iterations. Volatile.
+    rates: learning rates of these steps at another number of iterations than the recipe's. `paper`: as they stand
+        there; `sqrt`, `linear`: times (recipe's / `iterations`) to the power of ½ or 1; `suited`: what `suited_rates`
+        says, which takes its place, and `paper` for a tuned recipe, whose rates were chosen as they stand.
     """
 
     name: str
@@ -76,9 +78,18 @@ class MethodConfig:
     steps: dict[str, dict[str, Any]] = field(default_factory=dict)
     source: str = ""
     iterations: Annotated[int, Field(ge=1)] | None = None
-    rates: Literal["paper", "sqrt", "linear"] = "paper"
     tune: dict[str, OptionRange] = field(default_factory=dict)
     tuned: Tuned | None = None
+    suited_rates: Literal["paper", "sqrt", "linear"] | None = None
+    rates: Literal["paper", "sqrt", "linear", "suited"] = "paper"
+
+    @field_validator("rates")
+    @classmethod
+    def _rule(cls, value: str, info: ValidationInfo) -> str:
+        """The rule in place of `suited`, so that a run's record says which it was."""
+        if value != "suited":
+            return value
+        return "paper" if info.data.get("tuned") else info.data.get("suited_rates") or value
 
     @property
     def quantizes(self) -> bool:

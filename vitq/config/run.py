@@ -166,7 +166,7 @@ LATER: dict[str, dict[str, Any]] = {
     "bits": {"scope": "all"},
     "data": {"labels": None, "white": None, "eval_choice": None, "held_out": None, "allow_overlap": False},
     "calib": {"ids": None},
-    "method": {"rates": "paper", "tune": {}, "tuned": None},
+    "method": {"rates": "paper", "suited_rates": None, "tune": {}, "tuned": None},
     "tracker": {"store_url": None},
 }
 

@@ -38,6 +38,7 @@ VOLATILE = (
     "model.fp_top1",
     "calib.cache",
     "method.source",
+    "method.suited_rates",  # `method.rates` says which it was
     "method.tune",
     "method.tuned",
 )

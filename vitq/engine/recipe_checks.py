@@ -42,8 +42,12 @@ def _kinds(config: RunConfig) -> Iterator[Problem]:
 
 
 def _rates(config: RunConfig) -> Iterator[Problem]:
-    """`method.rates` where the iterations are the recipe's own, so that it changes nothing."""
+    """`method.rates` where the iterations are the recipe's own, so that it changes nothing, or names no rule."""
     method = config.method
+    if method.rates == "suited":
+        text = f"method.rates=suited: {method.name} has no suited_rates, which would say which rule serves it"
+        yield Problem(text, "method.rates", method.rates, ["paper", "sqrt", "linear"])
+        return
     if method.rates != "paper" and method.iterations is None:
         text = f"method.rates={method.rates} follows method.iterations, which is not given; set it, or rates=paper"
         yield Problem(text, "method.rates", method.rates, ["paper"])

@@ -37,9 +37,11 @@ def pilots_of(config: RunConfig, seconds: float) -> list[RunConfig]:
     limit = min(config.data.eval_limit or SCORED, SCORED)
     choice = (config.data.eval_limit and config.data.eval_choice) or "spread"
     data = dataclasses.replace(config.data, eval_limit=limit, eval_choice=choice)
+    method = dataclasses.replace(config.method, rates="paper")  # an iteration costs as much at any rate
+    config = dataclasses.replace(config, seed=0, method=method)
     counts = [max(FEWEST, min(PILOT, round(PILOT * seconds / whole))) for whole in (SECONDS, EARLIER)]
-    short = [dataclasses.replace(with_iterations(config, count), seed=0, data=data) for count in dict.fromkeys(counts)]
-    return [*short, dataclasses.replace(with_iterations(config, PILOT), seed=0)]
+    short = [dataclasses.replace(with_iterations(config, count), data=data) for count in dict.fromkeys(counts)]
+    return [*short, with_iterations(config, PILOT)]
 
 
 def given(config: RunConfig) -> Problem | None:

@@ -124,7 +124,8 @@ def options_of(config: RunConfig, overrides: Sequence[str], sweep: SweepConfig |
     words = [word.lstrip("+") for word in overrides]
     changed = [word for word in words if word.lstrip("~").startswith("method.") and word not in kept]
     if seconds and config.method.iterations:
-        texts.append(f"scaled to {seconds:g} s ({config.method.iterations} iterations)")
+        rates = "" if config.method.rates == "paper" else f", rates={config.method.rates}"
+        texts.append(f"scaled to {seconds:g} s ({config.method.iterations} iterations{rates})")
     if changed:
         texts.append("changed: " + ", ".join(word.removeprefix("method.") for word in changed))
     return ", ".join(texts) or "paper's"

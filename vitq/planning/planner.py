@@ -113,7 +113,8 @@ class Planner:
                 count = budget.iterations(pilot, result, self._facts.engine.learning(config), seconds)
                 return (config, [count]) if isinstance(count, Problem) else (budget.with_iterations(config, count), [])
         sign = signature(pilots[0])
-        wanted = [*self._facts.check(config), *self._facts.check(pilots[0])]
+        learning = budget.with_iterations(config, budget.FEWEST)  # how many there will be is not known yet
+        wanted = [*self._facts.check(learning), *self._facts.check(pilots[0])]
         self._pilots.setdefault(sign, PlannedRun(sign, pilots[0], f"{label} pilot", (), False))
         return None, list(dict.fromkeys(wanted))
 

@@ -38,6 +38,8 @@ class Unread:
         for key, left_out in (("method.iterations", None), ("method.rates", "paper")):
             if any(_sets(override, key) and not override.endswith(f"={left_out or 'null'}") for override in overrides):
                 read = done or getattr(config.method, key.removeprefix("method.")) != left_out
+                # What suits a recipe may be `paper` itself.
+                read |= key == "method.rates" and bool(config.method.suited_rates or config.method.tuned)
                 self._learning[key] = self._learning.get(key, False) or read
 
     def warnings(self) -> list[str]:
